@@ -1,0 +1,156 @@
+"""Rows become examples: columns and labels mapped, every row checked, train and eval compared."""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from toolkit.data.sources import Row, describe, read_rows
+from toolkit.errors import DataError
+from toolkit.recipe import Recipe, Source
+from toolkit.task import Example
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """Distinct texts of the evaluation rows that also stand in the training rows."""
+
+    premises: int
+    hypotheses: int
+    pairs: int
+
+
+def load_examples(recipe: Recipe, source: Source, *, is_training: bool = False) -> list[Example]:
+    """Read a source and check each row.
+
+    Args:
+        recipe: names the columns, the labels and the columns to slice by.
+        source: where the rows are.
+        is_training: training rows need every label, and no columns to slice by.
+
+    Raises:
+        DataError: naming the column, or the first rows that cannot be used and why.
+    """
+    rows, columns = read_rows(source)
+    names = recipe.data.columns
+    slices = () if is_training else recipe.evaluation.slice_by
+    needed = [names.premise, names.hypothesis, names.label, *([names.id] if names.id else []), *slices]
+    if missing := [column for column in needed if column not in columns]:
+        raise DataError(
+            f"{describe(source)} has no column {missing[0]!r}; its columns are {', '.join(map(repr, columns))}.",
+            hint="Name the columns in data.columns (and evaluation.slice_by).",
+        )
+    examples, refused = [], []
+    for number, row in enumerate(rows, 1):
+        try:
+            examples.append(_example(recipe, row, number, slices))
+        except DataError as error:
+            refused.append(f"row {number}: {error}")
+    if refused:
+        more = f" ({len(refused)} rows cannot be used)" if len(refused) > 1 else ""
+        raise DataError(f"{describe(source)}, {'; '.join(refused[:3])}{more}.", hint=_label_hint(recipe))
+    counts = label_counts(recipe, examples)
+    if is_training and (absent := [label for label, count in counts.items() if count == 0]):
+        raise DataError(
+            f"{describe(source)} has no row of label {absent[0]!r}, so the model could not learn it.",
+            hint="Remove the label from task.labels, add rows, or raise data.train.limit.",
+        )
+    return examples
+
+
+def _example(recipe: Recipe, row: Row, number: int, slices: Sequence[str]) -> Example:
+    names = recipe.data.columns
+    texts = {}
+    for column in (names.premise, names.hypothesis):
+        text = row.get(column)
+        if not isinstance(text, str) or not text.strip():
+            raise DataError(f"column {column!r} holds {text!r}, not a text")
+        texts[column] = text.strip()
+    return Example(
+        id=str(row[names.id]) if names.id and row.get(names.id) is not None else str(number),
+        premise=texts[names.premise],
+        hypothesis=texts[names.hypothesis],
+        label=_label(recipe, row.get(names.label)),
+        slices={column: str(row.get(column)) for column in slices},
+    )
+
+
+def _label(recipe: Recipe, value: Any) -> str:
+    mapping = {str(key): label for key, label in (recipe.data.label_map or {}).items()}
+    text = str(value).strip()
+    label = mapping.get(text, text)
+    if label not in recipe.task.labels:
+        raise DataError(f"its label is {value!r}, which is not one of {', '.join(recipe.task.labels)}")
+    return label
+
+
+def _label_hint(recipe: Recipe) -> str:
+    example = {0: recipe.task.labels[0]}
+    return f"Mend the rows, or map other names of the labels with data.label_map, e.g. {example}."
+
+
+def label_counts(recipe: Recipe, examples: Sequence[Example]) -> dict[str, int]:
+    """Rows of each label, in the order of the labels."""
+    counts = Counter(example.label for example in examples)
+    return {label: counts[label] for label in recipe.task.labels}
+
+
+def fingerprint(examples: Sequence[Example]) -> str:
+    """SHA-256 of the rows' ids, texts, labels and order, as hexadecimal."""
+    digest = hashlib.sha256()
+    for example in examples:
+        row = [example.id, example.premise, example.hypothesis, example.label]
+        digest.update(json.dumps(row, ensure_ascii=False).encode() + b"\n")
+    return digest.hexdigest()
+
+
+def find_overlap(train: Sequence[Example], evaluation: Sequence[Example]) -> Overlap:
+    """Count what evaluation shares with training, letter for letter."""
+    return Overlap(
+        premises=len({row.premise for row in train} & {row.premise for row in evaluation}),
+        hypotheses=len({row.hypothesis for row in train} & {row.hypothesis for row in evaluation}),
+        pairs=len({(r.premise, r.hypothesis) for r in train} & {(r.premise, r.hypothesis) for r in evaluation}),
+    )
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The checked training and evaluation rows, and what was found out about them."""
+
+    train: list[Example]
+    eval: list[Example]
+    overlap: Overlap
+
+    def record(self, recipe: Recipe) -> dict[str, Any]:
+        """Counts, fingerprints and overlap, for run.json."""
+        return {
+            part: {
+                "source": describe(source),
+                "rows": len(rows),
+                "labels": label_counts(recipe, rows),
+                "fingerprint": fingerprint(rows),
+            }
+            for part, source, rows in (
+                ("train", recipe.data.train, self.train),
+                ("eval", recipe.data.eval, self.eval),
+            )
+        } | {"overlap": asdict(self.overlap)}
+
+
+def load_splits(recipe: Recipe) -> Splits:
+    """Load both parts of the data and refuse a pair that stands in both.
+
+    Raises:
+        DataError: as `load_examples`, or when evaluation pairs were trained on and the recipe does not allow it.
+    """
+    train = load_examples(recipe, recipe.data.train, is_training=True)
+    evaluation = load_examples(recipe, recipe.data.eval)
+    overlap = find_overlap(train, evaluation)
+    if overlap.pairs and not recipe.data.allow_overlap:
+        raise DataError(
+            f"{overlap.pairs} pairs of data.eval stand in data.train too, so the evaluation would measure memory.",
+            hint="Remove them from one of the two, or set data.allow_overlap: true.",
+        )
+    return Splits(train, evaluation, overlap)

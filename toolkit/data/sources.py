@@ -1,0 +1,167 @@
+"""Rows from a hub, a local file or the embedded generator, as plain dictionaries in their own order."""
+
+import csv
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from toolkit.embedded import nli_fr
+from toolkit.errors import DataError
+from toolkit.recipe import Source
+from toolkit.recipe_file import LOCAL_SUFFIXES
+
+Row = dict[str, Any]
+EMBEDDED = "embedded:nli-fr"
+
+
+def read_rows(source: Source) -> tuple[list[Row], list[str]]:
+    """Read a source.
+
+    Returns:
+        The rows in the source's order, cut to `limit`, and the names of their columns.
+
+    Raises:
+        DataError: the source cannot be found or read.
+    """
+    if source.path.startswith("embedded:"):
+        rows = _read_embedded(source)
+    elif source.path.endswith(LOCAL_SUFFIXES):
+        rows = _read_file(Path(source.path))
+    else:
+        rows = _read_hub(source)
+    rows = rows[: source.limit]
+    if not rows:
+        raise DataError(f"{describe(source)} holds no rows.")
+    return rows, list(dict.fromkeys(column for row in rows for column in row))
+
+
+def describe(source: Source) -> str:
+    """A source in a few words, for messages and records."""
+    if source.path.endswith(LOCAL_SUFFIXES):
+        return source.path
+    return ":".join(part for part in (source.path, source.name, source.split) if part)
+
+
+def slug(source: Source) -> str:
+    """A source as part of a file name: the folder and the stem of a file, else its path, configuration and split."""
+    if source.path.endswith(LOCAL_SUFFIXES):
+        path = Path(source.path)
+        return "-".join(part for part in (path.parent.name, path.stem) if part)
+    return describe(source).removeprefix("embedded:").replace(":", "-").replace("/", "-")
+
+
+def _read_embedded(source: Source) -> list[Row]:
+    if source.path != EMBEDDED:
+        raise DataError(f"There is no embedded dataset {source.path!r}.", hint=f"Write {EMBEDDED}.")
+    return [dict(row) for row in nli_fr.generate(source.split or "train")]
+
+
+def _read_hub(source: Source) -> list[Row]:
+    if Path(source.path).exists():
+        raise DataError(
+            f"{source.path} is a file or folder, but not one of {' '.join(LOCAL_SUFFIXES)}.",
+            hint="Give a file with one of these endings.",
+        )
+    if source.split is None:
+        raise DataError(f"The hub dataset {source.path} needs a split.", hint="Set data.train.split and data.eval.split.")
+    import datasets
+
+    try:
+        table = datasets.load_dataset(source.path, source.name, split=source.split)
+    except Exception as error:  # the hub, the network and the dataset's files each fail in their own way
+        raise DataError(
+            f"{describe(source)} is neither a local file nor a dataset that can be loaded from the hub "
+            f"({type(error).__name__}: {str(error).splitlines()[0][:200]}).",
+            hint="Check the name and the network, or give a local .jsonl, .json, .csv, .tsv or .parquet file.",
+        ) from error
+    names = {column: kind for column, kind in table.features.items() if isinstance(kind, datasets.ClassLabel)}
+    rows = [dict(row) for row in table]
+    for column, kind in names.items():
+        for row in rows:
+            if row[column] is not None and row[column] >= 0:
+                row[column] = kind.int2str(row[column])
+    return rows
+
+
+def _read_file(path: Path) -> list[Row]:
+    if not path.is_file():
+        raise DataError(f"There is no data file {path}.")
+    try:
+        return list(_READERS[path.suffix](path))
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 text (byte {error.start}).", hint="Convert it to UTF-8.") from error
+    except RecursionError as error:
+        raise DataError(f"{path} is nested too deeply to be rows.") from error
+
+
+def _open(path: Path) -> Any:
+    # utf-8-sig: Excel puts a byte-order mark in front, which would become part of the first column's name.
+    return path.open(encoding="utf-8-sig", newline="")
+
+
+def _read_jsonl(path: Path) -> Iterator[Row]:
+    with _open(path) as lines:
+        for number, line in enumerate(lines, 1):
+            if line.strip():
+                yield _json_row(line, f"{path}, line {number}")
+
+
+def _json_row(text: str, where: str) -> Row:
+    try:
+        row = json.loads(text)
+    except ValueError as error:
+        raise DataError(f"{where} is not JSON: {error}.", hint="Write one JSON object per line.") from error
+    if not isinstance(row, dict):
+        raise DataError(f"{where} is a {type(row).__name__}, not an object with columns.")
+    return row
+
+
+def _read_json(path: Path) -> Iterator[Row]:
+    with _open(path) as file:
+        try:
+            rows = json.load(file)
+        except ValueError as error:
+            raise DataError(f"{path} is not JSON: {error}.", hint="Is it JSON Lines? Then name it .jsonl.") from error
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise DataError(f"{path} is not a list of objects.", hint='Write [{"premise": ..., ...}, ...].')
+    yield from rows
+
+
+def _read_delimited(path: Path, delimiter: str) -> Iterator[Row]:
+    csv.field_size_limit(2**31 - 1)
+    with _open(path) as file:
+        reader = csv.reader(file, delimiter=delimiter, strict=True)
+        try:
+            header = next(reader, [])
+            for number, fields in enumerate(reader, 1):
+                if not fields:
+                    continue
+                swallowed = delimiter == "\t" and any("\n" in field or "\t" in field for field in fields)
+                if len(fields) != len(header) or swallowed:
+                    raise DataError(
+                        f"{path}, row {number} (line {reader.line_num}) has {len(fields)} fields where the header has "
+                        f"{len(header)}" + (", and one of them runs over several lines." if swallowed else "."),
+                        hint="A lone quotation mark does this: write it twice inside a quoted field.",
+                    )
+                yield dict(zip(header, fields, strict=True))
+        except csv.Error as error:
+            raise DataError(f"{path}, line {reader.line_num} cannot be read: {error}.") from error
+
+
+def _read_parquet(path: Path) -> Iterator[Row]:
+    import pyarrow.parquet
+
+    try:
+        yield from pyarrow.parquet.read_table(path).to_pylist()
+    except (OSError, ValueError) as error:  # pyarrow's ArrowInvalid is a ValueError
+        raise DataError(f"{path} is not a Parquet file: {str(error).splitlines()[0]}") from error
+
+
+_READERS: dict[str, Callable[[Path], Iterator[Row]]] = {
+    ".jsonl": _read_jsonl,
+    ".json": _read_json,
+    ".csv": lambda path: _read_delimited(path, ","),
+    ".tsv": lambda path: _read_delimited(path, "\t"),
+    ".parquet": _read_parquet,
+}

@@ -1,0 +1,85 @@
+"""The labels as a trie of token ids: every path from the root to a leaf is one label, and nothing else can be said."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from toolkit.errors import RecipeError
+
+
+@dataclass(frozen=True)
+class Edge:
+    """One allowed step: `token` may follow `path` (the ids since the end of the prompt)."""
+
+    path: tuple[int, ...]
+    token: int
+
+
+class LabelTrie:
+    """Label token sequences, and what their edges' log-probabilities say about the labels.
+
+    Args:
+        sequences: token ids of each label, the end-of-turn token included, in the order of the labels.
+
+    Raises:
+        RecipeError: a sequence is empty, or equals or begins another one, so that decoding could not tell them apart.
+    """
+
+    def __init__(self, sequences: Mapping[str, Sequence[int]]) -> None:
+        self.sequences = {label: tuple(ids) for label, ids in sequences.items()}
+        self.labels = tuple(self.sequences)
+        self._refuse_ambiguity()
+        steps = {Edge(ids[:i], ids[i]): None for ids in self.sequences.values() for i in range(len(ids))}
+        self.edges: tuple[Edge, ...] = tuple(steps)
+        """Every edge once, parents before children."""
+        self.contexts: tuple[tuple[int, ...], ...] = tuple(dict.fromkeys(edge.path for edge in self.edges))
+        """The distinct paths after which a token is predicted; the first is the empty one."""
+        index = {edge: i for i, edge in enumerate(self.edges)}
+        self._label_edges = [
+            np.array([index[Edge(ids[:i], ids[i])] for i in range(len(ids))]) for ids in self.sequences.values()
+        ]
+        self._children = {path: [e for e in self.edges if e.path == path] for path in self.contexts}
+        self._index = index
+
+    def _refuse_ambiguity(self) -> None:
+        for label, ids in self.sequences.items():
+            if not ids:
+                raise RecipeError(f"The verbalizer of label {label!r} has no tokens.", hint="Give it a word.")
+            for other, other_ids in self.sequences.items():
+                if other != label and other_ids[: len(ids)] == ids:
+                    raise RecipeError(
+                        f"The token sequence of label {label!r} begins that of label {other!r}, "
+                        "so a decoded answer could not be told apart.",
+                        hint="Change one of task.verbalizers, or use a chat template that ends the assistant's turn.",
+                    )
+
+    def label_log_probs(self, edge_log_probs: np.ndarray) -> np.ndarray:
+        """Log-likelihood of each label's whole sequence.
+
+        Args:
+            edge_log_probs: [rows, edges], natural logarithms under the full vocabulary, in the order of `edges`.
+
+        Returns:
+            [rows, labels], in the order of `labels`.
+        """
+        return np.stack([edge_log_probs[:, edges].sum(axis=1) for edges in self._label_edges], axis=1)
+
+    def greedy(self, edge_log_probs: np.ndarray) -> list[str]:
+        """Greedy constrained decoding: from the root, the likeliest allowed token at each branch.
+
+        Args:
+            edge_log_probs: [rows, edges], as for `label_log_probs`.
+
+        Returns:
+            The decoded label of each row; on a tie the label that the recipe names first.
+        """
+        leaf = {ids: label for label, ids in self.sequences.items()}
+        decoded = []
+        for row in edge_log_probs:
+            path: tuple[int, ...] = ()
+            while path not in leaf:
+                best = max(self._children[path], key=lambda edge: row[self._index[edge]])
+                path = (*path, best.token)
+            decoded.append(leaf[path])
+        return decoded

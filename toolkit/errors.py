@@ -1,0 +1,47 @@
+"""Every error a user can cause, each with one sentence, a hint and the exit code it ends the process with."""
+
+EXIT_FAILURE = 1
+EXIT_BAD_INPUT = 2
+EXIT_GATE_REFUSED = 3
+EXIT_INTERRUPTED = 130
+
+
+class ToolkitError(Exception):
+    """Base of the tree.
+
+    Args:
+        message: what was given and why it cannot work; one sentence, or one line per mistake.
+        hint: what to write instead, shown on a line of its own.
+    """
+
+    exit_code = EXIT_BAD_INPUT
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class RecipeError(ToolkitError, ValueError):
+    """The recipe, or an override of it, cannot be used."""
+
+
+class DataError(ToolkitError, ValueError):
+    """The rows cannot be read, or cannot be trained on or scored."""
+
+
+class RunError(ToolkitError, ValueError):
+    """The run folder is missing, taken, or does not hold what the command needs."""
+
+
+class ModelError(ToolkitError, RuntimeError):
+    """The model, tokenizer or adapter cannot be loaded as asked."""
+
+
+class TrainingError(ToolkitError, RuntimeError):
+    """Training had to stop: its numbers are no longer those of the recipe."""
+
+    exit_code = EXIT_FAILURE
+
+
+class ExportError(ToolkitError, RuntimeError):
+    """The model cannot be exported as asked."""

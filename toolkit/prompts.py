@@ -1,0 +1,208 @@
+"""Text becomes token ids here and nowhere else: training, scoring and export all speak through this module."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm.auto import tqdm
+
+from toolkit.errors import DataError, ModelError, RecipeError
+from toolkit.recipe import Task
+from toolkit.task import Example, answer, prompt_messages
+
+# Stand-ins for a message's text while the chat template is rendered; private-use characters that no template has.
+_SLOTS = {"system": "\ue000", "user": "\ue001", "assistant": "\ue002"}
+_LONG_LIST = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedRow:
+    """A row as token ids: the model reads `prompt` and is to say `answer` (verbalizer and end of turn).
+
+    `shortened` tells that the premise lost words to fit into `max_seq_length`.
+    """
+
+    prompt: tuple[int, ...]
+    answer: tuple[int, ...]
+    shortened: bool = False
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The fast tokenizer of a local model folder.
+
+    Raises:
+        ModelError: the folder has no tokenizer that can be read.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{folder} has no tokenizer that can be read: {str(error).splitlines()[0]}") from error
+
+
+def encode_plain(tokenizer: Any, text: str) -> list[int]:
+    """Token ids of text alone: nothing is added, and a marker such as `<|eot_id|>` in it stays text."""
+    return tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
+
+
+class PromptEncoder:
+    """Turns rows into token ids for one tokenizer and one task.
+
+    The chat template is rendered once with empty slots for the messages' texts; a row's texts are put into the slots
+    and everything between two special tokens is encoded as one plain text. So template markers become special tokens,
+    the same characters in a premise never do, there is exactly one BOS, and prompt and answer part by construction.
+
+    Args:
+        tokenizer: a fast tokenizer with a chat template, unless the task brings one.
+        task: labels, verbalizers, messages, template and date.
+        max_seq_length: tokens per row, prompt and answer together.
+
+    Raises:
+        RecipeError: the template does not show where the answer goes.
+        ModelError: the tokenizer has no template, or does not encode piecewise as it does at once.
+    """
+
+    def __init__(self, tokenizer: Any, task: Task, max_seq_length: int) -> None:
+        self.tokenizer = tokenizer
+        self.task = task
+        self.max_seq_length = max_seq_length
+        special = {str(token): i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+        self._special_ids = special
+        markers = sorted([*special, *_SLOTS.values()], key=len, reverse=True)
+        self._markers = re.compile("(" + "|".join(map(re.escape, markers)) + ")")
+
+        messages = [
+            {"role": message["role"], "content": _SLOTS[message["role"]]} for message in prompt_messages(task, "-", "-")
+        ]
+        reply = {"role": "assistant", "content": _SLOTS["assistant"]}
+        self._template = self._render(messages, add_generation_prompt=True)
+        whole = self._render([*messages, reply], add_generation_prompt=False)
+        before, slot, after = whole.partition(_SLOTS["assistant"])
+        if not slot or not before.startswith(self._template):
+            raise RecipeError(
+                "The chat template's generation prompt is not how it begins an assistant turn, "
+                "so the answer's place is unknown.",
+                hint="Write task.chat_template so that add_generation_prompt renders what precedes the answer.",
+            )
+        self.end_of_turn = self._end_of_turn(after)
+        lead = before.removeprefix(self._template)
+        self.label_ids: dict[str, tuple[int, ...]] = {
+            label: (*encode_plain(tokenizer, lead + answer(task, label)), self.end_of_turn) for label in task.labels
+        }
+        """Each label's token sequence: its verbalizer's tokens and the end-of-turn token."""
+        self._check_against_tokenizer()
+
+    def _render(self, messages: list[dict[str, str]], *, add_generation_prompt: bool) -> str:
+        date = {} if self.task.date_string is None else {"date_string": self.task.date_string}
+        template = self.task.chat_template or self.tokenizer.chat_template
+        if not template:
+            raise ModelError(
+                "The model's tokenizer has no chat template.", hint="Give one with task.chat_template in the recipe."
+            )
+        try:
+            return self.tokenizer.apply_chat_template(
+                messages,
+                chat_template=template,
+                tokenize=False,
+                add_generation_prompt=add_generation_prompt,
+                **date,
+            )
+        except Exception as error:  # Jinja's own errors, and whatever the template raises
+            raise RecipeError(f"The chat template cannot be rendered: {error}.") from error
+
+    def _end_of_turn(self, after_answer: str) -> int:
+        """The special token right behind the answer; the tokenizer's EOS where the template has none."""
+        first = self._markers.match(after_answer.lstrip())
+        if first:
+            return self._special_ids[first.group()]
+        if self.tokenizer.eos_token_id is None:
+            raise RecipeError("Neither the chat template nor the tokenizer ends a turn, so no label could be told apart.")
+        return self.tokenizer.eos_token_id
+
+    def _check_against_tokenizer(self) -> None:
+        """On a text without markers, our ids are those of the tokenizer's own way."""
+        messages = prompt_messages(self.task, "L'été, il pleut.", "Il fait 3 °C dehors !")
+        ours = self._encode_messages(messages)
+        theirs = self.tokenizer(self._render(messages, add_generation_prompt=True), add_special_tokens=False)["input_ids"]
+        if ours != self._one_bos(theirs):
+            raise ModelError(
+                "The chat template or the tokenizer changes with a message's text, so a prompt's ids would not be those "
+                "that the model was made with.",
+                hint="Use a template that renders each message as it is, and a byte-level BPE tokenizer.",
+            )
+
+    def _one_bos(self, ids: list[int]) -> list[int]:
+        bos = self.tokenizer.bos_token_id
+        if bos is None:
+            return ids
+        start = next((i for i, token in enumerate(ids) if token != bos), len(ids))
+        return [bos, *ids[start:]]
+
+    def _encode_messages(self, messages: Sequence[dict[str, str]]) -> list[int]:
+        contents = {_SLOTS[message["role"]]: message["content"] for message in messages}
+        ids: list[int] = []
+        text = ""
+        for piece in self._markers.split(self._template):
+            if piece in self._special_ids:
+                ids += [*encode_plain(self.tokenizer, text), self._special_ids[piece]] if text else [self._special_ids[piece]]
+                text = ""
+            else:
+                text += contents.get(piece, piece)
+        return self._one_bos(ids + (encode_plain(self.tokenizer, text) if text else []))
+
+    def prompt(self, premise: str, hypothesis: str) -> tuple[tuple[int, ...], bool]:
+        """Token ids up to the answer, and whether the premise was shortened at its end to make them fit.
+
+        Raises:
+            DataError: the row does not fit even without its premise.
+        """
+        # The longest answer is reserved whatever the label, so that the cut says nothing about it.
+        room = self.max_seq_length - max(len(ids) for ids in self.label_ids.values())
+
+        def encode(text: str) -> list[int]:
+            return self._encode_messages(prompt_messages(self.task, text, hypothesis))
+
+        ids = encode(premise)
+        if len(ids) <= room:
+            return tuple(ids), False
+        words = premise.split()
+        fits, too_many = 0, len(words)
+        while too_many - fits > 1:
+            middle = (fits + too_many) // 2
+            if len(encode(" ".join(words[:middle]))) <= room:
+                fits = middle
+            else:
+                too_many = middle
+        ids = encode(" ".join(words[:fits]))
+        if len(ids) > room:
+            raise DataError(f"needs {len(ids)} tokens without its premise, but {room} are left for a prompt")
+        return tuple(ids), True
+
+    def encode(self, examples: Sequence[Example]) -> list[EncodedRow]:
+        """Encode rows in order.
+
+        Raises:
+            DataError: naming the rows in which `max_seq_length` leaves no room for the answer.
+        """
+        rows, refused = [], []
+        for example in tqdm(examples, desc="tokenising", unit="row", disable=len(examples) < _LONG_LIST):
+            try:
+                ids, shortened = self.prompt(example.premise, example.hypothesis)
+            except DataError as error:
+                refused.append(f"{example.id} {error}")
+            else:
+                rows.append(EncodedRow(ids, self.label_ids[example.label], shortened))
+        if refused:
+            raise DataError(
+                f"model.max_seq_length {self.max_seq_length} is too short for the answer in {len(refused)} rows; "
+                f"row {'; row '.join(refused[:3])}.",
+                hint="Raise model.max_seq_length, or shorten task.system.",
+            )
+        return rows
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of token ids, special tokens shown."""
+        return self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)

@@ -1,0 +1,116 @@
+"""A run's folder: the names of its files, its run.json, and writing that never shows half a file."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from toolkit.errors import RunError
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a path beside `path`; on success it is renamed to `path`, on failure it is removed.
+
+    Works for a file and for a folder; an older `path` is replaced only at the end.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        yield partial
+        if partial.is_dir() and path.exists():
+            shutil.rmtree(path)
+        os.replace(partial, path)
+    finally:
+        if partial.is_dir():
+            shutil.rmtree(partial)
+        else:
+            partial.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text so that a reader sees the old file or the new one, never a part."""
+    with atomic_path(path) as partial:
+        partial.write_text(text, encoding="utf-8", newline="\n")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write indented UTF-8 JSON atomically; NaN and infinity are refused, as JSON has neither."""
+    write_text(path, json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False) + "\n")
+
+
+class RunFolder:
+    """The files of one run, by name.
+
+    Args:
+        path: the folder; it need not exist yet.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.recipe = path / "recipe.yaml"
+        self.run_json = path / "run.json"
+        self.adapter = path / "adapter"
+        self.checkpoints = path / "checkpoints"
+        self.train_log = path / "train_log.jsonl"
+        self.merged = path / "merged"
+        self.eval = path / "eval"
+
+    @classmethod
+    def open(cls, path: Path) -> "RunFolder":
+        """The folder of a run that was trained.
+
+        Raises:
+            RunError: there is no such folder, or no finished run in it.
+        """
+        run = cls(path)
+        if not path.is_dir():
+            raise RunError(f"There is no run folder {path}.", hint="Train first: python scripts/sft.py RECIPE")
+        if not run.recipe.is_file() or not (run.adapter / "adapter_config.json").is_file():
+            raise RunError(
+                f"{path} holds no finished run: its recipe.yaml or its adapter is missing.",
+                hint="Finish it with `python scripts/sft.py RECIPE --resume`, or give another folder.",
+            )
+        return run
+
+    def gguf(self, file_type: str) -> Path:
+        """Where the GGUF of one file type (f16, q8_0, ...) stands."""
+        return self.path / "gguf" / f"{self.path.resolve().name}-{file_type}.gguf"
+
+    @property
+    def is_taken(self) -> bool:
+        """Whether the folder already holds anything."""
+        return self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir()))
+
+    def begin(self, record: dict[str, Any], *, replace: bool) -> None:
+        """Create the folder and write a run.json of status `running`; `replace` empties an older run first."""
+        if replace and self.path.is_dir():
+            shutil.rmtree(self.path)
+        self.path.mkdir(parents=True, exist_ok=True)
+        self.update(status="running", started=now(), **record)
+
+    @cached_property
+    def _record(self) -> dict[str, Any]:
+        if not self.run_json.is_file():
+            return {}
+        return json.loads(self.run_json.read_text(encoding="utf-8"))
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What run.json holds; empty before the run began."""
+        return dict(self._record)
+
+    def update(self, **fields: Any) -> None:
+        """Set fields of run.json; fields that were there and are not named stay."""
+        self._record.update(fields)
+        write_json(self.run_json, self._record)
+
+
+def now() -> str:
+    """The time in UTC, ISO 8601, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
