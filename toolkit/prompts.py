@@ -119,18 +119,22 @@ class PromptEncoder:
         if first:
             return self._special_ids[first.group()]
         if self.tokenizer.eos_token_id is None:
-            raise RecipeError("Neither the chat template nor the tokenizer ends a turn, so no label could be told apart.")
+            raise RecipeError(
+                "Neither the chat template nor the tokenizer ends a turn, so no label could be told apart."
+            )
         return self.tokenizer.eos_token_id
 
     def _check_against_tokenizer(self) -> None:
         """On a text without markers, our ids are those of the tokenizer's own way."""
         messages = prompt_messages(self.task, "L'été, il pleut.", "Il fait 3 °C dehors !")
         ours = self._encode_messages(messages)
-        theirs = self.tokenizer(self._render(messages, add_generation_prompt=True), add_special_tokens=False)["input_ids"]
+        theirs = self.tokenizer(self._render(messages, add_generation_prompt=True), add_special_tokens=False)[
+            "input_ids"
+        ]
         if ours != self._one_bos(theirs):
             raise ModelError(
-                "The chat template or the tokenizer changes with a message's text, so a prompt's ids would not be those "
-                "that the model was made with.",
+                "The chat template or the tokenizer changes with a message's text, so a prompt's ids would not be "
+                "those that the model was made with.",
                 hint="Use a template that renders each message as it is, and a byte-level BPE tokenizer.",
             )
 
@@ -147,7 +151,11 @@ class PromptEncoder:
         text = ""
         for piece in self._markers.split(self._template):
             if piece in self._special_ids:
-                ids += [*encode_plain(self.tokenizer, text), self._special_ids[piece]] if text else [self._special_ids[piece]]
+                ids += (
+                    [*encode_plain(self.tokenizer, text), self._special_ids[piece]]
+                    if text
+                    else [self._special_ids[piece]]
+                )
                 text = ""
             else:
                 text += contents.get(piece, piece)

@@ -5,7 +5,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -38,11 +38,13 @@ _SYNONYMS = {
 class _Loader(yaml.SafeLoader):
     """A SafeLoader with YAML 1.2's scalars, that refuses repeated keys and aliases."""
 
-    yaml_implicit_resolvers: dict[str, Any] = {}
+    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
-            raise yaml.MarkedYAMLError(problem="aliases are not used in recipes", problem_mark=self.peek_event().start_mark)
+            raise yaml.MarkedYAMLError(
+                problem="aliases are not used in recipes", problem_mark=self.peek_event().start_mark
+            )
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
@@ -57,14 +59,15 @@ class _Loader(yaml.SafeLoader):
 class _Dumper(yaml.SafeDumper):
     """The loader's twin: quotes exactly the strings that the loader would take for something else."""
 
-    yaml_implicit_resolvers: dict[str, Any] = {}
+    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
 
 
 for _tag, (_pattern, _first) in _CORE_SCHEMA.items():
     for _class in (_Loader, _Dumper):
         _class.add_implicit_resolver(_tag, re.compile(f"^(?:{_pattern})$"), _first)
 _Dumper.add_representer(
-    str, lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+    str,
+    lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None),
 )
 
 
@@ -182,7 +185,7 @@ def _resolve(values: dict[str, Any]) -> None:
     if isinstance(model, dict) and isinstance(model.get("name"), str) and Path(model["name"]).expanduser().is_dir():
         model["name"] = str(Path(model["name"]).expanduser().resolve())
     template = task.get("chat_template") if isinstance(task, dict) else None
-    if isinstance(template, str) and "{" not in template:
+    if isinstance(task, dict) and isinstance(template, str) and "{" not in template:
         if not Path(template).is_file():
             raise RecipeError(
                 f"task.chat_template {template!r} is neither a file nor Jinja text.",

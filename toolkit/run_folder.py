@@ -25,7 +25,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         yield partial
         if partial.is_dir() and path.exists():
             shutil.rmtree(path)
-        os.replace(partial, path)
+        partial.replace(path)
     finally:
         if partial.is_dir():
             shutil.rmtree(partial)

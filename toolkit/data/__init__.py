@@ -1,0 +1,1 @@
+"""Labelled rows: where they come from and whether they can be used."""

@@ -64,7 +64,9 @@ def _read_hub(source: Source) -> list[Row]:
             hint="Give a file with one of these endings.",
         )
     if source.split is None:
-        raise DataError(f"The hub dataset {source.path} needs a split.", hint="Set data.train.split and data.eval.split.")
+        raise DataError(
+            f"The hub dataset {source.path} needs a split.", hint="Set data.train.split and data.eval.split."
+        )
     import datasets
 
     try:

@@ -1,0 +1,1 @@
+"""Labels decoded under constraint, and scored exactly, on either engine."""

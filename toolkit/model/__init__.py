@@ -1,0 +1,1 @@
+"""Base weights, adapter, precision, merging."""

@@ -1,0 +1,69 @@
+"""What the commands share: their flags in one style, and their ends as one sentence and an exit code."""
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from toolkit.errors import EXIT_FAILURE, EXIT_INTERRUPTED, ToolkitError
+
+
+def parser(description: str, epilog: str | None = None) -> argparse.ArgumentParser:
+    """A parser that keeps line breaks and refuses abbreviated flags."""
+    return argparse.ArgumentParser(
+        description=description,
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+
+
+def add_overrides(to: argparse.ArgumentParser) -> None:
+    """Add `--set section.key=value`."""
+    to.add_argument(
+        "--set",
+        dest="overrides",
+        metavar="SECTION.KEY=VALUE",
+        action="append",
+        default=[],
+        help="override a key of the recipe; the value is YAML; may be repeated",
+    )
+
+
+def add_run(to: argparse.ArgumentParser) -> None:
+    """Add the positional run folder."""
+    to.add_argument("run", metavar="RUN", type=Path, help="a run folder, e.g. outputs/nli_fr")
+
+
+def recipe_keys() -> str:
+    """Every key of a recipe with its default and description, as an epilog for --help."""
+    from toolkit.recipe_file import fields
+
+    keys = "\n".join(f"  {key} = {default}\n      {description}" for key, default, description in fields())
+    return f"keys of a recipe:\n{keys}"
+
+
+def positive(text: str) -> int:
+    """An argparse type: an integer of at least 1."""
+    number = int(text)
+    if number < 1:
+        raise ValueError
+    return number
+
+
+def run_command(command: Callable[[], None]) -> int:
+    """Run a command and return its exit code; what a user can cause ends in a sentence, never in a traceback."""
+    try:
+        command()
+    except ToolkitError as error:
+        print(f"error: {error}", file=sys.stderr)
+        if error.hint:
+            print(f"hint: {error.hint}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except OSError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_FAILURE
+    return 0

@@ -1,0 +1,72 @@
+"""Which engine scores: torch for the adapter, the base and the merged model, llama.cpp for a GGUF."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from toolkit.decoding.label_trie import LabelTrie
+from toolkit.errors import RunError
+from toolkit.recipe import Recipe
+from toolkit.run_folder import RunFolder
+
+
+class Scorer(Protocol):
+    """What every engine does: prompts' token ids in, [rows, edges] log-probabilities of the trie's edges out."""
+
+    def score(self, prompts: list[tuple[int, ...]]) -> np.ndarray:
+        """Natural logarithms under the full vocabulary, float64, in the order of the rows."""
+        ...
+
+
+def model_label(model: str, run: RunFolder) -> str:
+    """What an evaluation of `model` is called: adapter, base, merged, or gguf-<file type>.
+
+    Raises:
+        RunError: there is no such model in the run, and no such file.
+    """
+    if model in ("adapter", "base"):
+        return model
+    if model == "merged":
+        if not (run.merged / "config.json").is_file():
+            raise RunError(
+                f"{run.path} holds no merged model.", hint=f"Make it: python scripts/export_gguf.py {run.path}"
+            )
+        return model
+    path = Path(model)
+    if path.suffix != ".gguf":
+        raise RunError(f"--model {model!r} is none of adapter, base, merged and FILE.gguf.")
+    if not path.is_file():
+        raise RunError(f"There is no GGUF file {path}.", hint=f"Make it: python scripts/export_gguf.py {run.path}")
+    return f"gguf-{path.stem.removeprefix(f'{run.path.resolve().name}-')}"
+
+
+@contextmanager
+def open_scorer(model: str, run: RunFolder, recipe: Recipe, trie: LabelTrie) -> Iterator[Scorer]:
+    """Load `model` (see `model_label`) into the engine that can score it.
+
+    Raises:
+        ModelError: it cannot be loaded, or the adapter does not fit the base.
+    """
+    if model.endswith(".gguf"):
+        from toolkit.decoding.llama_cpp_scorer import LlamaCppScorer
+
+        with LlamaCppScorer(Path(model), trie) as scorer:
+            yield scorer
+        return
+    from toolkit.decoding.torch_scorer import TorchScorer
+    from toolkit.model.backend import DEVICE
+    from toolkit.model.files import find_model
+    from toolkit.model.loading import load_for_scoring, precision_for
+
+    if model == "merged":
+        recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"load_in_4bit": False})})
+    folder = run.merged if model == "merged" else find_model(recipe.model.name, recipe.model.revision)
+    adapter = run.adapter if model == "adapter" else None
+    loaded = load_for_scoring(folder, recipe, precision_for(recipe), adapter)
+    budget = recipe.evaluation.batch_tokens
+    if budget == "auto":
+        budget = 16_384 if DEVICE == "cuda" else 4_096
+    yield TorchScorer(loaded, trie, batch_tokens=budget)

@@ -1,0 +1,120 @@
+"""One evaluation: a run's model on labelled rows, and the files that say how well it did."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from toolkit.data.checks import fingerprint, load_examples, load_splits
+from toolkit.data.sources import EMBEDDED, describe, slug
+from toolkit.decoding.engines import model_label, open_scorer
+from toolkit.decoding.label_trie import LabelTrie
+from toolkit.evaluation.baselines import baseline_accuracies
+from toolkit.evaluation.metrics import Predictions, compute_metrics
+from toolkit.evaluation.plots import plot_confusion_matrix
+from toolkit.evaluation.report import terminal_report
+from toolkit.prompts import PromptEncoder, load_tokenizer
+from toolkit.recipe import Recipe, Source
+from toolkit.recipe_file import load_recipe, resolve_data_path
+from toolkit.run_folder import RunFolder, atomic_path, write_json
+from toolkit.task import Example
+
+
+def parse_data(data: str) -> Source:
+    """The source that `--data` names: a file, or `embedded:nli-fr:SPLIT`."""
+    if data.startswith(f"{EMBEDDED}:"):
+        return Source(path=EMBEDDED, split=data.removeprefix(f"{EMBEDDED}:"))
+    return Source(path=resolve_data_path(data))
+
+
+def evaluate(
+    run: RunFolder, recipe: Recipe, *, model: str = "adapter", data: str | None = None, limit: int | None = None
+) -> Path:
+    """Decode under constraint, measure, and write metrics.json, predictions.jsonl and confusion_matrix.png.
+
+    Args:
+        run: a finished run.
+        recipe: its recipe, with whatever the caller overrides.
+        model: adapter, base, merged, or the path of a GGUF.
+        data: other rows than the recipe's evaluation rows, see `parse_data`.
+        limit: the first N rows only.
+
+    Returns:
+        The folder of the files.
+
+    Raises:
+        ToolkitError: the model, the rows or the two together cannot be used.
+    """
+    name = model_label(model, run)
+    source = parse_data(data) if data else recipe.data.eval
+    if limit:
+        source = source.model_copy(update={"limit": limit})
+    recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"eval": source})})
+    examples, baselines = _load(recipe)
+    encoder = PromptEncoder(load_tokenizer(run.adapter), recipe.task, recipe.model.max_seq_length)
+    rows = encoder.encode(examples)
+    trie = LabelTrie(encoder.label_ids)
+    with open_scorer(model, run, recipe, trie) as scorer:
+        start = time.monotonic()
+        edge_log_probs = scorer.score([row.prompt for row in rows])
+        seconds = time.monotonic() - start
+    predictions = Predictions(trie.labels, list(trie.greedy(edge_log_probs)), trie.label_log_probs(edge_log_probs))
+    metrics = {
+        "n": len(examples),
+        "labels": list(trie.labels),
+        "mode": "constrained",
+        "model": name,
+        "data": {"source": describe(source), "fingerprint": fingerprint(examples)},
+        **compute_metrics(examples, predictions),
+        "baselines": baselines,
+        "shortened_rows": sum(row.shortened for row in rows),
+        "speed": {"seconds": round(seconds, 3), "examples_per_second": len(examples) / seconds},
+    }
+    folder = run.eval / _folder_name(name, source, run, data, limit)
+    _write(folder, examples, predictions, metrics)
+    print(terminal_report(examples, predictions, metrics))
+    return folder
+
+
+def _load(recipe: Recipe) -> tuple[list[Example], dict[str, float]]:
+    """The rows to score, and the baselines, which need the training rows; with those at hand, leaks are refused."""
+    if not recipe.evaluation.baselines:
+        return load_examples(recipe, recipe.data.eval), {}
+    splits = load_splits(recipe)
+    return splits.eval, baseline_accuracies(splits.train, splits.eval, recipe.task.labels)
+
+
+def _folder_name(name: str, source: Source, run: RunFolder, data: str | None, limit: int | None) -> str:
+    is_recipes_own = data is None and limit is None and source == load_recipe(run.recipe).data.eval
+    return name if is_recipes_own else f"{name}@{slug(source)}" + (f"-limit{limit}" if limit else "")
+
+
+def _write(folder: Path, examples: list[Example], predictions: Predictions, metrics: dict[str, Any]) -> None:
+    title = f"{metrics['model']}: {metrics['accuracy']:.1%} of {metrics['n']:,} rows"
+    with atomic_path(folder) as partial:
+        partial.mkdir(parents=True)
+        write_json(partial / "metrics.json", metrics)
+        with (partial / "predictions.jsonl").open("w", encoding="utf-8", newline="\n") as file:
+            for line in _prediction_lines(examples, predictions):
+                file.write(line + "\n")
+        plot_confusion_matrix(metrics["confusion_matrix"], metrics["labels"], title, partial / "confusion_matrix.png")
+
+
+def _prediction_lines(examples: list[Example], predictions: Predictions) -> list[str]:
+    probabilities = np.exp(predictions.log_probabilities).tolist()
+    return [
+        json.dumps(
+            {
+                "id": example.id,
+                "premise": example.premise,
+                "hypothesis": example.hypothesis,
+                "label": example.label,
+                "prediction": predicted,
+                "probabilities": dict(zip(predictions.labels, row, strict=True)),
+            },
+            ensure_ascii=False,
+        )
+        for example, predicted, row in zip(examples, predictions.predicted, probabilities, strict=True)
+    ]

@@ -1,0 +1,1 @@
+"""From a merged model folder to files that other programs run."""

@@ -1,0 +1,291 @@
+"""A Llama model's folder as Hugging Face writes it: the configuration, and the tensors with their GGUF names."""
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+
+from toolkit.errors import ExportError
+
+_FLOAT_TYPES = ("F16", "BF16", "F32")
+_MODEL_NAMES = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
+_LAYER_NAMES = {
+    "input_layernorm": "attn_norm",
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "post_attention_layernorm": "ffn_norm",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+}
+
+
+@dataclass(frozen=True)
+class Llama3Scaling:
+    """The numbers of `rope_type: llama3`; lengths in tokens."""
+
+    factor: float
+    low_freq_factor: float
+    high_freq_factor: float
+    original_max_position_embeddings: int
+
+
+@dataclass(frozen=True)
+class LlamaConfig:
+    """The fields of config.json that a GGUF file needs, under their Hugging Face names."""
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    max_position_embeddings: int
+    rms_norm_eps: float
+    rope_theta: float
+    rope_scaling: Llama3Scaling | None
+    tie_word_embeddings: bool
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One tensor of the folder, not yet read."""
+
+    hf_name: str
+    gguf_name: str
+    file: Path
+    shape: tuple[int, ...]
+    row_order: np.ndarray | None
+    """Which row of the folder's tensor stands where in the GGUF file; None where the order stays."""
+
+    def read(self, rows_at_once: int) -> Iterator[np.ndarray]:
+        """Yield float32 blocks of at most `rows_at_once` rows, in the folder's order."""
+        with safe_open(self.file, framework="pt") as file:
+            rows = file.get_slice(self.hf_name)
+            for start in range(0, self.shape[0], rows_at_once):
+                yield rows[start : start + rows_at_once].to(torch.float32).numpy()
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Raises:
+        ExportError: the file is missing, or is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ExportError(
+            f"{path.parent} has no {path.name}, so it is not a whole model folder.",
+            hint="Give the folder that merging wrote: config.json, tokenizer.json and safetensors.",
+        ) from None
+    except (OSError, ValueError) as error:
+        raise ExportError(f"{path} cannot be read: {error}.", hint="Merge again, or copy the file again.") from error
+
+
+def read_config(folder: Path) -> LlamaConfig:
+    """The configuration of a Llama folder.
+
+    Raises:
+        ExportError: another architecture, 4- or 8-bit weights, or an activation or rotary scaling that is not Llama's.
+    """
+    raw = read_json(folder / "config.json")
+    architectures = raw.get("architectures") or ["none"]
+    if architectures != ["LlamaForCausalLM"]:
+        raise ExportError(
+            f"{folder} is a {', '.join(architectures)}; only LlamaForCausalLM can be written as GGUF here.",
+            hint="Train a Llama model, or convert this one with llama.cpp's own convert_hf_to_gguf.py.",
+        )
+    if quantization := raw.get("quantization_config"):
+        method = quantization.get("quant_method", "unknown method") if isinstance(quantization, dict) else quantization
+        raise ExportError(
+            f"The weights of {folder} are quantised ({method}); GGUF needs the 16- or 32-bit ones.",
+            hint="Merge the adapter into the 16-bit base model and export that folder.",
+        )
+    if (activation := raw.get("hidden_act", "silu")) != "silu":
+        raise ExportError(f"{folder} uses the activation {activation!r}; llama.cpp's Llama computes silu only.")
+    try:
+        return _config(raw, folder)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ExportError(f"{folder / 'config.json'} lacks or misstates {error}.", hint="Merge again.") from error
+
+
+def _config(raw: dict[str, Any], folder: Path) -> LlamaConfig:
+    heads = int(raw["num_attention_heads"])
+    rope = _rope_parameters(raw)
+    return LlamaConfig(
+        vocab_size=int(raw["vocab_size"]),
+        hidden_size=int(raw["hidden_size"]),
+        intermediate_size=int(raw["intermediate_size"]),
+        num_hidden_layers=int(raw["num_hidden_layers"]),
+        num_attention_heads=heads,
+        num_key_value_heads=int(raw.get("num_key_value_heads") or heads),
+        head_dim=int(raw.get("head_dim") or raw["hidden_size"] // heads),
+        max_position_embeddings=int(raw["max_position_embeddings"]),
+        rms_norm_eps=float(raw["rms_norm_eps"]),
+        rope_theta=float(rope.get("rope_theta", 10000.0)),
+        rope_scaling=_rope_scaling(rope, folder),
+        tie_word_embeddings=bool(raw.get("tie_word_embeddings", False)),
+    )
+
+
+def _rope_parameters(raw: dict[str, Any]) -> dict[str, Any]:
+    """One dictionary for both spellings: `rope_parameters` (transformers 5), `rope_theta` with `rope_scaling` (4)."""
+    older = {"rope_theta": raw["rope_theta"]} if "rope_theta" in raw else {}
+    return {**older, **(raw.get("rope_scaling") or {}), **(raw.get("rope_parameters") or {})}
+
+
+def _rope_scaling(rope: dict[str, Any], folder: Path) -> Llama3Scaling | None:
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if kind == "default":
+        return None
+    if kind != "llama3":
+        raise ExportError(
+            f"{folder} scales its rotary positions by {kind!r}; only Llama 3's scaling can be written here.",
+            hint="Use a Llama 3 model without another context extension.",
+        )
+    return Llama3Scaling(
+        factor=float(rope["factor"]),
+        low_freq_factor=float(rope["low_freq_factor"]),
+        high_freq_factor=float(rope["high_freq_factor"]),
+        original_max_position_embeddings=int(rope["original_max_position_embeddings"]),
+    )
+
+
+class LlamaFolder:
+    """A folder that was checked to hold a whole Llama model.
+
+    Args:
+        path: the folder.
+
+    Raises:
+        ExportError: see `read_config`; or the weights are missing, incomplete, quantised, or of unknown names.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config = read_config(path)
+        found = [tensor for file in _weight_files(path) for tensor in self._tensors(file)]
+        self.tensors = sorted(found, key=lambda tensor: _file_order(tensor.gguf_name))
+        self._refuse_missing()
+
+    def _tensors(self, file: Path) -> Iterator[Tensor]:
+        try:
+            with safe_open(file, framework="pt") as weights:
+                for hf_name in weights.keys():  # noqa: SIM118 - the handle is not a mapping and cannot be iterated
+                    rows = weights.get_slice(hf_name)
+                    # A tied head repeats the embedding; rotary tables of older checkpoints follow from the config.
+                    if hf_name.endswith(".rotary_emb.inv_freq"):
+                        continue
+                    if hf_name == "lm_head.weight" and self.config.tie_word_embeddings:
+                        continue
+                    yield self._tensor(hf_name, file, tuple(rows.get_shape()), rows.get_dtype())
+        except (OSError, SafetensorError) as error:
+            raise ExportError(
+                f"{file} cannot be read: {error}.", hint="Merge again, or copy the file again."
+            ) from error
+
+    def _tensor(self, hf_name: str, file: Path, shape: tuple[int, ...], dtype: str) -> Tensor:
+        gguf_name = gguf_tensor_name(hf_name, self.config.num_hidden_layers)
+        if gguf_name is None:
+            raise ExportError(
+                f"{file} holds the tensor {hf_name}, which no Llama model of {self.config.num_hidden_layers} layers "
+                "has.",
+                hint="Merge the adapter into its base model first, and give the merged folder.",
+            )
+        if dtype not in _FLOAT_TYPES:
+            raise ExportError(
+                f"Tensor {hf_name} of {file} is stored as {dtype}; GGUF needs the 16- or 32-bit weights.",
+                hint="Merge the adapter into the 16-bit base model and export that folder.",
+            )
+        expected = self._expected_shape(gguf_name)
+        if shape != expected:
+            raise ExportError(
+                f"Tensor {hf_name} has the shape {list(shape)}, but config.json makes it {list(expected)}.",
+                hint="The weights and config.json are not of one model: merge again.",
+            )
+        return Tensor(hf_name, gguf_name, file, shape, self._row_order(gguf_name, shape[0]))
+
+    def _expected_shape(self, gguf_name: str) -> tuple[int, ...]:
+        config = self.config
+        queries, keys = config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim
+        part, kind = gguf_name.split(".")[-2:]
+        inner, vocabulary = config.intermediate_size, config.vocab_size
+        outputs = {"attn_q": queries, "attn_k": keys, "attn_v": keys, "ffn_gate": inner, "ffn_up": inner}
+        rows = {**outputs, "token_embd": vocabulary, "output": vocabulary}.get(part, config.hidden_size)
+        if part.endswith("_norm") or kind == "bias":
+            return (rows,)
+        columns = {"attn_output": queries, "ffn_down": inner}.get(part, config.hidden_size)
+        return (rows, columns)
+
+    def _row_order(self, gguf_name: str, rows: int) -> np.ndarray | None:
+        """Hugging Face rotates a head's first half against its second, llama.cpp neighbours: interleave the halves."""
+        part = gguf_name.split(".")[-2]
+        if part not in ("attn_q", "attn_k"):
+            return None
+        heads = self.config.num_attention_heads if part == "attn_q" else self.config.num_key_value_heads
+        return np.arange(rows).reshape(heads, 2, -1).swapaxes(1, 2).reshape(rows)
+
+    def _refuse_missing(self) -> None:
+        names = ["token_embd", "output_norm"] if self.config.tie_word_embeddings else [*_MODEL_NAMES.values()]
+        names += [f"blk.{i}.{part}" for i in range(self.config.num_hidden_layers) for part in _LAYER_NAMES.values()]
+        have = {tensor.gguf_name for tensor in self.tensors}
+        missing = [name for name in names if f"{name}.weight" not in have]
+        if missing:
+            raise ExportError(
+                f"{self.path} lacks {len(missing)} of the model's tensors, {missing[0]}.weight (GGUF name) among them.",
+                hint="A shard is missing or merging was interrupted: merge again.",
+            )
+
+
+def gguf_tensor_name(hf_name: str, layers: int) -> str | None:
+    """The GGUF name of a Llama tensor (`model.layers.0.mlp.up_proj.weight` is `blk.0.ffn_up.weight`), or None."""
+    stem, _, kind = hf_name.rpartition(".")
+    if kind == "weight" and stem in _MODEL_NAMES:
+        return f"{_MODEL_NAMES[stem]}.weight"
+    match = re.fullmatch(r"model\.layers\.(\d+)\.(.+)", stem)
+    if match is None or int(match[1]) >= layers or match[2] not in _LAYER_NAMES:
+        return None
+    if kind != "weight" and not (kind == "bias" and match[2].startswith(("self_attn.", "mlp."))):
+        return None
+    return f"blk.{match[1]}.{_LAYER_NAMES[match[2]]}.{kind}"
+
+
+def _file_order(gguf_name: str) -> tuple[int, str]:
+    """Embedding, layers in turn, final norm, head."""
+    if gguf_name.startswith("blk."):
+        _, layer, part = gguf_name.split(".", 2)
+        return int(layer), part
+    return (-1, gguf_name) if gguf_name.startswith("token_embd") else (1 << 30, gguf_name)
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        files = [folder / name for name in sorted(set(read_json(index).get("weight_map", {}).values()))]
+        if missing := [file.name for file in files if not file.is_file()]:
+            raise ExportError(
+                f"{folder} lacks {', '.join(missing)}, named in {index.name}.", hint="Merge again, or copy every shard."
+            )
+        return files
+    if (folder / "model.safetensors").is_file():
+        return [folder / "model.safetensors"]
+    if list(folder.glob("*.bin")):
+        raise ExportError(
+            f"{folder} holds its weights as .bin files, which are pickles and can run code when read.",
+            hint="Save the model again with save_pretrained, which writes safetensors.",
+        )
+    if (folder / "adapter_config.json").is_file():
+        raise ExportError(
+            f"{folder} holds an adapter, not a whole model.", hint="Merge it into its base model and export the result."
+        )
+    raise ExportError(f"{folder} has no model.safetensors.", hint="Give the folder that merging wrote.")

@@ -1,0 +1,61 @@
+"""From a model's name to a local folder with its files; nothing is loaded here."""
+
+from pathlib import Path
+
+from toolkit.embedded.tiny_llama import MODEL_FOLDER
+from toolkit.errors import ModelError
+
+EMBEDDED = "embedded:tiny-llama-fr"
+_SMALL_FILES = ["*.json", "*.jinja"]
+
+
+def find_model(name: str, revision: str | None = None, *, weights: bool = True) -> Path:
+    """The local folder of a model, downloaded from the hub when it is no local one.
+
+    Loading from a folder keeps Unsloth from mapping the name to another repository and dropping the revision.
+
+    Args:
+        name: a local folder, `embedded:tiny-llama-fr`, or a hub id.
+        revision: of a hub model: branch, tag or commit.
+        weights: False fetches configuration and tokenizer alone.
+
+    Raises:
+        ModelError: there is no such model, it cannot be reached, or its weights are no safetensors.
+    """
+    if name == EMBEDDED:
+        folder = MODEL_FOLDER
+    elif name.startswith("embedded:"):
+        raise ModelError(f"There is no embedded model {name!r}.", hint=f"Write {EMBEDDED}.")
+    elif Path(name).is_dir():
+        folder = Path(name)
+    elif _looks_like_a_path(name):
+        raise ModelError(f"There is no model folder {name}.", hint="Give a folder with a config.json, or a hub id.")
+    else:
+        folder = _download(name, revision, weights=weights)
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"{folder} is no model folder: it has no config.json.")
+    if weights and not any(folder.glob("*.safetensors")):
+        raise ModelError(
+            f"{folder} has no safetensors weights; pickled .bin files are not read, since they can run code.",
+            hint="Convert it: AutoModelForCausalLM.from_pretrained(...).save_pretrained(...).",
+        )
+    return folder
+
+
+def _looks_like_a_path(name: str) -> bool:
+    return name.startswith((".", "/", "~")) or "\\" in name or name.count("/") > 1
+
+
+def _download(name: str, revision: str | None, *, weights: bool) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    patterns = [*_SMALL_FILES, "*.safetensors"] if weights else _SMALL_FILES
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
+    except (OSError, HfHubHTTPError, HFValidationError) as error:
+        raise ModelError(
+            f"Model {name!r} is neither a local folder nor reachable on the hub "
+            f"({type(error).__name__}: {str(error).splitlines()[0][:200]}).",
+            hint="Check the name, the network, and for a gated model `hf auth login`; or give a local folder.",
+        ) from error

@@ -1,0 +1,106 @@
+"""Base weights and adapter into memory, through Unsloth, and a check that they are what was asked for."""
+
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+
+from toolkit.errors import ModelError
+from toolkit.model.backend import (
+    DEVICE,
+    FastLanguageModel,
+    PeftModel,
+    get_peft_model_state_dict,
+    is_bfloat16_supported,
+    quiet,
+)
+from toolkit.model.precision import Precision, choose_precision
+from toolkit.recipe import Lora, Recipe
+
+
+def precision_for(recipe: Recipe) -> Precision:
+    """The recipe's precision on this process's device."""
+    return choose_precision(recipe.model.dtype, DEVICE, has_bfloat16=is_bfloat16_supported())
+
+
+def load_base(folder: Path, recipe: Recipe, precision: Precision, *, gradient_checkpointing: bool = False) -> Any:
+    """Load base weights, in 4-bit when the recipe says so.
+
+    Raises:
+        ModelError: the folder cannot be loaded, or something else was loaded than what the recipe asks for.
+    """
+    try:
+        with quiet():
+            model, _ = FastLanguageModel.from_pretrained(
+                model_name=str(folder),
+                max_seq_length=recipe.model.max_seq_length,
+                dtype=precision.dtype,
+                load_in_4bit=recipe.model.load_in_4bit,
+                use_gradient_checkpointing="unsloth" if gradient_checkpointing else False,
+                use_exact_model_name=True,
+                trust_remote_code=False,
+                local_files_only=True,
+            )
+    except (OSError, ValueError, KeyError, RuntimeError, NotImplementedError) as error:
+        raise ModelError(f"{folder} cannot be loaded: {str(error).strip().splitlines()[0]}") from error
+    _assert_as_asked(model, recipe, precision)
+    return model
+
+
+def _assert_as_asked(model: Any, recipe: Recipe, precision: Precision) -> None:
+    is_4bit = any(type(module).__name__ == "Linear4bit" for module in model.modules())
+    if is_4bit != recipe.model.load_in_4bit:
+        asked, got = ("4-bit", "16-bit or 32-bit") if recipe.model.load_in_4bit else ("no 4-bit", "4-bit")
+        raise ModelError(
+            f"model.load_in_4bit asks for {asked} weights, but {got} ones were loaded.",
+            hint="bitsandbytes packs only layers of at least 64 inputs; a pre-quantised folder is always 4-bit.",
+        )
+    dtype = model.get_input_embeddings().weight.dtype
+    if dtype != precision.dtype:
+        raise ModelError(f"model.dtype resolves to {precision.name}, but the model was loaded in {dtype}.")
+
+
+def attach_lora(model: Any, lora: Lora, *, seed: int, gradient_checkpointing: bool) -> Any:
+    """Add a new adapter, its A matrices drawn from `seed` and its B matrices zero."""
+    try:
+        with quiet():
+            return FastLanguageModel.get_peft_model(
+                model,
+                r=lora.r,
+                lora_alpha=lora.alpha,
+                lora_dropout=lora.dropout,
+                target_modules=list(lora.target_modules),
+                use_rslora=lora.use_rslora,
+                use_dora=lora.use_dora,
+                use_gradient_checkpointing="unsloth" if gradient_checkpointing else False,
+                random_state=seed,
+            )
+    except ValueError as error:
+        raise ModelError(f"The adapter does not fit the model: {error}") from error
+
+
+def load_adapter(model: Any, adapter: Path) -> Any:
+    """Put a trained adapter on a base model.
+
+    Raises:
+        ModelError: it was not trained on a model of this shape.
+    """
+    misfit = "was not trained on this base model"
+    hint = "Use the model.name and model.revision that the run's recipe.yaml names."
+    try:
+        wrapped = PeftModel.from_pretrained(model, str(adapter), is_trainable=False)
+    except (RuntimeError, ValueError) as error:
+        raise ModelError(f"The adapter {adapter} {misfit}: {str(error).splitlines()[0]}", hint=hint) from error
+    with safe_open(adapter / "adapter_model.safetensors", framework="pt") as saved:
+        missing = set(get_peft_model_state_dict(wrapped)) ^ set(saved.keys())
+    if missing:
+        raise ModelError(f"The adapter {adapter} {misfit}: {len(missing)} tensors differ by name.", hint=hint)
+    return wrapped
+
+
+def load_for_scoring(folder: Path, recipe: Recipe, precision: Precision, adapter: Path | None) -> Any:
+    """A model in evaluation mode: the base alone, or with an adapter."""
+    model = load_base(folder, recipe, precision)
+    if adapter is not None:
+        model = load_adapter(model, adapter)
+    return model.eval()

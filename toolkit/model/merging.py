@@ -1,0 +1,38 @@
+"""Adapter and base become one set of weights."""
+
+from pathlib import Path
+
+import torch
+
+from toolkit.errors import ModelError
+from toolkit.model.backend import AutoConfig, AutoModelForCausalLM
+from toolkit.model.loading import load_adapter
+from toolkit.prompts import load_tokenizer
+from toolkit.run_folder import atomic_path
+
+_SIXTEEN_BIT = (torch.bfloat16, torch.float16)
+
+
+def merge_adapter(base: Path, adapter: Path, destination: Path) -> None:
+    """Write base + adapter as 16-bit safetensors, with the adapter's tokenizer.
+
+    The sum is made in float32 and rounded once. The base is the unquantised one, also for an adapter that was trained
+    on 4-bit weights: merging into those would change the answers (huggingface/peft#2321).
+
+    Raises:
+        ModelError: the adapter does not fit the base, or the base is itself quantised.
+    """
+    config = AutoConfig.from_pretrained(base, local_files_only=True, trust_remote_code=False)
+    if getattr(config, "quantization_config", None) is not None:
+        raise ModelError(
+            f"The base model {base} is quantised, and an adapter merges into 16-bit weights alone.",
+            hint="Train on the 16-bit model with model.load_in_4bit: true; it is quantised as it is loaded.",
+        )
+    dtype = config.dtype if config.dtype in _SIXTEEN_BIT else torch.bfloat16
+    model = AutoModelForCausalLM.from_pretrained(
+        base, dtype=torch.float32, local_files_only=True, trust_remote_code=False, use_safetensors=True
+    )
+    merged = load_adapter(model, adapter).merge_and_unload(safe_merge=True).to(dtype)
+    with atomic_path(destination) as partial:
+        merged.save_pretrained(partial)
+        load_tokenizer(adapter).save_pretrained(partial)

@@ -1,0 +1,71 @@
+"""Parameters counted on the meta device: exact, without weights, and the same for a quantised base."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from toolkit.errors import ModelError
+from toolkit.model.backend import AutoConfig, AutoModelForCausalLM, LoraConfig, get_peft_model
+from toolkit.model.precision import Precision
+from toolkit.recipe import Lora
+
+# nf4 with double quantisation, arXiv 2305.14314: 4 bits a weight, an 8-bit scale for each 64 of them,
+# and a 32-bit one for each 256 of those scales.
+_NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
+
+
+@dataclass(frozen=True)
+class ParameterCount:
+    """Numbers of parameters: `total` includes the adapter; tied weights count once.
+
+    `quantisable` are the base's linear weights, without the head: those that 4-bit loading packs.
+    """
+
+    trainable: int
+    total: int
+    quantisable: int
+
+    def weight_bytes(self, precision: Precision, *, load_in_4bit: bool) -> int:
+        """Memory of the base's weights and of the adapter, which trains in float32."""
+        packed = self.quantisable if load_in_4bit else 0
+        plain = self.total - self.trainable - packed
+        return round(plain * precision.dtype.itemsize + packed * _NF4_BYTES + 4 * self.trainable)
+
+    def __str__(self) -> str:
+        return f"{self.trainable:,} of {self.total:,} parameters are trained ({self.trainable / self.total:.4%})"
+
+
+def model_config(folder: Path) -> Any:
+    """The configuration of the model in `folder`."""
+    try:
+        return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"{folder / 'config.json'} cannot be read: {str(error).strip().splitlines()[0]}") from error
+
+
+def count_parameters(folder: Path, lora: Lora) -> ParameterCount:
+    """Count the parameters of the model in `folder` with the adapter of `lora`, reading only its config.json.
+
+    Raises:
+        ModelError: the configuration cannot be read, or the model lacks the adapter's target modules.
+    """
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(model_config(folder), trust_remote_code=False)
+        head = model.get_output_embeddings()
+        linear = [m.weight for m in model.modules() if isinstance(m, torch.nn.Linear) and m is not head]
+        try:
+            adapted = get_peft_model(model, _lora_config(lora))
+        except ValueError as error:
+            raise ModelError(f"The adapter does not fit the model: {error}") from error
+    sizes = [(parameter.numel(), parameter.requires_grad) for parameter in adapted.parameters()]
+    return ParameterCount(
+        trainable=sum(size for size, is_trained in sizes if is_trained),
+        total=sum(size for size, _ in sizes),
+        quantisable=sum(weight.numel() for weight in linear),
+    )
+
+
+def _lora_config(lora: Lora) -> LoraConfig:
+    return LoraConfig(r=lora.r, target_modules=list(lora.target_modules), use_dora=lora.use_dora, task_type="CAUSAL_LM")

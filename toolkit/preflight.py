@@ -1,0 +1,144 @@
+"""What can be known before any weight is loaded: rows, tokens, parameters, and an example as the model will read it."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from toolkit.data.checks import Splits, label_counts, load_splits
+from toolkit.decoding.label_trie import LabelTrie
+from toolkit.model.backend import DEVICE, device_name
+from toolkit.model.files import find_model
+from toolkit.model.loading import precision_for
+from toolkit.model.parameters import ParameterCount, count_parameters
+from toolkit.model.precision import Precision
+from toolkit.prompts import EncodedRow, PromptEncoder, load_tokenizer
+from toolkit.recipe import Recipe
+
+_GREEN, _GREY, _PLAIN = "\033[1;32m", "\033[90m", "\033[0m"
+
+
+@dataclass(frozen=True)
+class TokenStatistics:
+    """Tokens per row, prompt and answer together, and how many of them are trained."""
+
+    rows: int
+    shortest: int
+    median: int
+    p95: int
+    longest: int
+    total: int
+    trained_total: int
+    trained_per_row: float
+    shortened_rows: int
+
+    @classmethod
+    def of(cls, rows: Sequence[EncodedRow], loss_on: str) -> "TokenStatistics":
+        """Count over encoded rows; `loss_on` as in the recipe."""
+        lengths = np.array([len(row.prompt) + len(row.answer) for row in rows])
+        # The first token of a row has nothing to be predicted from.
+        trained = lengths - 1 if loss_on == "full_text" else np.array([len(row.answer) for row in rows])
+        return cls(
+            rows=len(rows),
+            shortest=int(lengths.min()),
+            median=int(np.median(lengths)),
+            p95=int(np.percentile(lengths, 95)),
+            longest=int(lengths.max()),
+            total=int(lengths.sum()),
+            trained_total=int(trained.sum()),
+            trained_per_row=round(float(trained.mean()), 2),
+            shortened_rows=sum(row.shortened for row in rows),
+        )
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """Everything that training needs but the weights, and what was found out about it."""
+
+    recipe: Recipe
+    folder: Path
+    splits: Splits
+    encoder: PromptEncoder
+    train_rows: list[EncodedRow]
+    tokens: TokenStatistics
+    parameters: ParameterCount
+    precision: Precision
+
+    def record(self) -> dict[str, Any]:
+        """The findings, for run.json."""
+        return {
+            "device": device_name(),
+            "precision": asdict(self.precision),
+            "data": self.splits.record(self.recipe),
+            "tokens": asdict(self.tokens),
+            "trainable_parameters": self.parameters.trainable,
+            "total_parameters": self.parameters.total,
+            "weight_bytes": self.weight_bytes,
+        }
+
+    @property
+    def weight_bytes(self) -> int:
+        """Memory of base and adapter on the device."""
+        return self.parameters.weight_bytes(self.precision, load_in_4bit=self.recipe.model.load_in_4bit)
+
+    def report(self) -> str:
+        """The findings as text for a terminal."""
+        recipe, tokens, overlap = self.recipe, self.tokens, self.splits.overlap
+        bits = "4-bit, computing in " if recipe.model.load_in_4bit else ""
+        lines = [
+            f"device      {device_name()}" + (" (one GPU per process)" if DEVICE == "cuda" else ""),
+            f"precision   {bits}{self.precision.name}: {self.precision.reason}",
+            f"model       {recipe.model.name}: {self.parameters}, {self.weight_bytes / 1e9:.2f} GB of weights",
+            f"train       {_labels(label_counts(recipe, self.splits.train))}",
+            f"eval        {_labels(label_counts(recipe, self.splits.eval))}",
+            f"overlap     {overlap.premises} premises, {overlap.hypotheses} hypotheses, {overlap.pairs} pairs",
+            f"tokens      {tokens.shortest} to {tokens.longest} per row, median {tokens.median}, 95 % at most "
+            f"{tokens.p95}; {tokens.trained_per_row:g} trained per row",
+        ]
+        if tokens.shortened_rows:
+            lines.append(
+                f"shortened   {tokens.shortened_rows} rows lose the end of their premise to fit "
+                f"model.max_seq_length {recipe.model.max_seq_length}"
+            )
+        if recipe.lora.dropout and DEVICE == "cuda":
+            lines.append("dropout     lora.dropout above 0 leaves Unsloth's fused LoRA kernels; 0 is faster")
+        return "\n".join(lines)
+
+    def example(self, *, colour: bool) -> str:
+        """The first training row as text, its trained tokens coloured, or in brackets where there is no colour."""
+        row = self.train_rows[0]
+        prompt, answer = self.encoder.decode(row.prompt), self.encoder.decode(row.answer)
+        if self.recipe.training.loss_on == "full_text":
+            prompt, answer = "", prompt + answer
+        return f"{_GREY}{prompt}{_GREEN}{answer}{_PLAIN}" if colour else f"{prompt}[{answer}]"
+
+
+def _labels(counts: dict[str, int]) -> str:
+    return f"{sum(counts.values()):,} rows: " + ", ".join(f"{count:,} {label}" for label, count in counts.items())
+
+
+def inspect(recipe: Recipe, *, weights: bool = False) -> Preflight:
+    """Check data, tokenizer and configuration of a recipe; `weights` also fetches the weights of a hub model.
+
+    Raises:
+        ToolkitError: whatever of the recipe cannot work with the data or the model.
+    """
+    splits = load_splits(recipe)
+    folder = find_model(recipe.model.name, recipe.model.revision, weights=weights)
+    precision = precision_for(recipe)
+    encoder = PromptEncoder(load_tokenizer(folder), recipe.task, recipe.model.max_seq_length)
+    LabelTrie(encoder.label_ids)  # refuses labels that could not be told apart, before any training
+    train_rows = encoder.encode(splits.train)
+    encoder.encode(splits.eval)  # refuses rows that could not be scored
+    return Preflight(
+        recipe=recipe,
+        folder=folder,
+        splits=splits,
+        encoder=encoder,
+        train_rows=train_rows,
+        tokens=TokenStatistics.of(train_rows, recipe.training.loss_on),
+        parameters=count_parameters(folder, recipe.lora),
+        precision=precision,
+    )
