@@ -9,7 +9,6 @@ import sys
 from argparse import Namespace
 
 from toolkit.command_line import add_overrides, add_run, parser, positive, run_command
-from toolkit.decoding.engines import model_label
 from toolkit.recipe_file import load_recipe
 from toolkit.run_folder import RunFolder
 
@@ -28,7 +27,7 @@ def parse() -> Namespace:
 def main(arguments: Namespace) -> None:
     run = RunFolder.open(arguments.run)
     recipe = load_recipe(run.recipe, arguments.overrides)
-    model_label(arguments.model, run)  # refuses a model that is not there before anything heavy is imported
+    run.model_label(arguments.model)  # refuses a model that is not there before anything heavy is imported
     from toolkit.evaluation.evaluate import evaluate
 
     folder = evaluate(run, recipe, model=arguments.model, data=arguments.data, limit=arguments.limit)

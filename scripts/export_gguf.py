@@ -1,7 +1,7 @@
 """Merge a run's adapter and write it as GGUF files for llama.cpp, in this process: no compiler, no network.
 
-    python scripts/export_gguf.py outputs/nli_fr
-    python scripts/export_gguf.py outputs/nli_fr --quant f16 q8_0 --remove-merged
+python scripts/export_gguf.py outputs/nli_fr
+python scripts/export_gguf.py outputs/nli_fr --quant f16 q8_0 --remove-merged
 """
 
 import sys

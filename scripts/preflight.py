@@ -21,9 +21,9 @@ def parse() -> Namespace:
 
 def main(arguments: Namespace) -> None:
     recipe = load_recipe(arguments.recipe, arguments.overrides)
-    from toolkit.preflight import inspect
+    from toolkit.preflight import run_preflight
 
-    found = inspect(recipe)
+    found = run_preflight(recipe)
     print(f"{found.report()}\n\n{found.example(colour=sys.stdout.isatty())}")
 
 

@@ -70,6 +70,8 @@ class Preflight:
         """The findings, for run.json."""
         return {
             "device": device_name(),
+            # A hub model's folder is named by the commit that was downloaded.
+            "model": {"name": self.recipe.model.name, "folder": str(self.folder)},
             "precision": asdict(self.precision),
             "data": self.splits.record(self.recipe),
             "tokens": asdict(self.tokens),
@@ -119,7 +121,7 @@ def _labels(counts: dict[str, int]) -> str:
     return f"{sum(counts.values()):,} rows: " + ", ".join(f"{count:,} {label}" for label, count in counts.items())
 
 
-def inspect(recipe: Recipe, *, weights: bool = False) -> Preflight:
+def run_preflight(recipe: Recipe, *, weights: bool = False) -> Preflight:
     """Check data, tokenizer and configuration of a recipe; `weights` also fetches the weights of a hub model.
 
     Raises:

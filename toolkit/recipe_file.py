@@ -89,15 +89,18 @@ def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         known = ", ".join(sorted(str(p) for p in Path("recipes").glob("*.yaml")))
         raise RecipeError(f"There is no recipe file {path}.", hint=f"Recipes here: {known}" if known else None)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise RecipeError(f"{path} is not UTF-8 text (byte {error.start}).", hint="Save it as UTF-8.") from error
-    values = _parse_yaml(text, str(path))
+    values = _parse_yaml(_read_text(path), str(path))
     if not isinstance(values, dict):
         found = "nothing" if values is None else f"a {type(values).__name__}"
         raise RecipeError(f"{path} holds {found}, not sections such as `task:` and `model:`.")
     return values
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"{path} is not UTF-8 text (byte {error.start}).", hint="Save it as UTF-8.") from error
 
 
 def _override(values: dict[str, Any], assignment: str) -> None:
@@ -162,7 +165,11 @@ def _validate(values: dict[str, Any], where: str) -> Recipe:
     except ValidationError as error:
         known = [key for key, _, _ in fields()]
         mistakes: dict[str, list[str]] = {}
-        for one in error.errors(include_url=False):
+        errors = error.errors(include_url=False)
+        for one in errors:
+            # An item that was refused makes its list too short as well: one mistake, not two.
+            if one["type"] == "too_short" and any(other["loc"][:-1] == one["loc"] for other in errors):
+                continue
             key, text = _sentence(one, known)
             mistakes.setdefault(key, []).append(text)
         lines = [f"{where}: {key}: {' or '.join(dict.fromkeys(_merge(texts)))}." for key, texts in mistakes.items()]
@@ -191,7 +198,7 @@ def _resolve(values: dict[str, Any]) -> None:
                 f"task.chat_template {template!r} is neither a file nor Jinja text.",
                 hint="Give a file's path, Jinja text, or null for the tokenizer's own.",
             )
-        task["chat_template"] = Path(template).read_text(encoding="utf-8")
+        task["chat_template"] = _read_text(Path(template))
 
 
 def resolve_data_path(path: str) -> str:

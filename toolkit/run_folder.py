@@ -82,6 +82,29 @@ class RunFolder:
         """Where the GGUF of one file type (f16, q8_0, ...) stands."""
         return self.path / "gguf" / f"{self.path.resolve().name}-{file_type}.gguf"
 
+    def model_label(self, model: str) -> str:
+        """What an evaluation of `model` is called: adapter, base, merged, or gguf-<file type>.
+
+        Args:
+            model: adapter, base, merged, or the path of a GGUF file.
+
+        Raises:
+            RunError: there is no such model in the run, and no such file.
+        """
+        make_it = f"Make it: python scripts/export_gguf.py {self.path}"
+        if model in ("adapter", "base"):
+            return model
+        if model == "merged":
+            if not (self.merged / "config.json").is_file():
+                raise RunError(f"{self.path} holds no merged model.", hint=make_it)
+            return model
+        path = Path(model)
+        if path.suffix != ".gguf":
+            raise RunError(f"--model {model!r} is none of adapter, base, merged and FILE.gguf.")
+        if not path.is_file():
+            raise RunError(f"There is no GGUF file {path}.", hint=make_it)
+        return f"gguf-{path.stem.removeprefix(f'{self.path.resolve().name}-')}"
+
     @property
     def is_taken(self) -> bool:
         """Whether the folder already holds anything."""

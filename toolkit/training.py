@@ -7,6 +7,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import psutil
@@ -17,10 +18,10 @@ from toolkit.batching.collators import PaddedCollator, training_row
 from toolkit.batching.sampling import activation_bytes_per_token, choose_micro_batch
 from toolkit.callbacks import Progress, StopOnNonFinite, TrainLog
 from toolkit.errors import RunError, TrainingError
-from toolkit.model.backend import DEVICE, SFTConfig, SFTTrainer, quiet
+from toolkit.model.backend import DEVICE, PrinterCallback, SFTConfig, SFTTrainer, quiet
 from toolkit.model.loading import attach_lora, load_base
 from toolkit.model.parameters import model_config
-from toolkit.preflight import Preflight, inspect
+from toolkit.preflight import Preflight, run_preflight
 from toolkit.recipe import Recipe
 from toolkit.recipe_file import dump_recipe, load_recipe
 from toolkit.run_folder import RunFolder, atomic_path, now, write_text
@@ -62,26 +63,28 @@ def train(recipe: Recipe, run: RunFolder, *, resume: bool, overwrite: bool, dry_
         if run.record.get("status") == "completed":
             print(f"{run.path} is finished; there is nothing to resume.")
             return
-    before = inspect(recipe, weights=True)
+    before = run_preflight(recipe, weights=True)
     print(f"{before.report()}\n\n{before.example(colour=sys.stdout.isatty())}\n")
     plan = make_plan(before)
     print(
-        f"batch       {plan.effective_batch} rows = {plan.micro_batch_size} x {plan.accumulation} accumulated x "
-        f"{plan.processes} processes; {plan.steps:,} steps, {plan.optimizer}"
+        f"batch       {plan.effective_batch} rows = {plan.micro_batch_size} x {plan.accumulation} accumulated, "
+        f"processes: {plan.processes}; {plan.steps:,} steps of {plan.optimizer}"
     )
     started = time.monotonic()
     model = load_base(before.folder, recipe, before.precision, gradient_checkpointing=plan.gradient_checkpointing)
     model = attach_lora(model, recipe.lora, seed=recipe.seed, gradient_checkpointing=plan.gradient_checkpointing)
     _check_trainable(model, before)
-    trainer = make_trainer(before, plan, model, run)
     if dry_run:
+        with TemporaryDirectory() as folder:  # a trainer makes its output folder at once
+            make_trainer(before, plan, model, Path(folder))
         print("Dry run: data, model and trainer are ready; no step was made and nothing was written.")
         return
-    loaded = time.monotonic()
     checkpoint = _newest_checkpoint(run) if resume else None
     _begin(run, before, plan, overwrite=overwrite, resume=resume)
-    trainer.add_callback(TrainLog(run.train_log, int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0))
+    loaded = time.monotonic()
     try:
+        trainer = make_trainer(before, plan, model, run.checkpoints)
+        trainer.add_callback(TrainLog(run.train_log, int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0))
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except BaseException as error:
         run.update(status="interrupted" if isinstance(error, KeyboardInterrupt) else "failed", ended=now())
@@ -153,13 +156,13 @@ def _device_memory_bytes() -> int:
     return psutil.virtual_memory().total
 
 
-def make_trainer(before: Preflight, plan: Plan, model: Any, run: RunFolder) -> SFTTrainer:
-    """TRL's SFTTrainer on rows that are tokenised already; creating it writes nothing."""
+def make_trainer(before: Preflight, plan: Plan, model: Any, checkpoints: Path) -> SFTTrainer:
+    """TRL's SFTTrainer on rows that are tokenised already, saving into `checkpoints`."""
     recipe, training = before.recipe, before.recipe.training
     rows = Dataset.from_list([training_row(row, training.loss_on) for row in before.train_rows])
     tokenizer = before.encoder.tokenizer
     arguments = SFTConfig(
-        output_dir=str(run.checkpoints),
+        output_dir=str(checkpoints),
         per_device_train_batch_size=plan.micro_batch_size,
         gradient_accumulation_steps=plan.accumulation,
         num_train_epochs=training.epochs,
@@ -193,8 +196,6 @@ def make_trainer(before: Preflight, plan: Plan, model: Any, run: RunFolder) -> S
             processing_class=tokenizer,
             callbacks=[Progress(), StopOnNonFinite()],
         )
-    from transformers import PrinterCallback
-
     trainer.remove_callback(PrinterCallback)
     return trainer
 

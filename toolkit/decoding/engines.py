@@ -8,7 +8,6 @@ from typing import Protocol
 import numpy as np
 
 from toolkit.decoding.label_trie import LabelTrie
-from toolkit.errors import RunError
 from toolkit.recipe import Recipe
 from toolkit.run_folder import RunFolder
 
@@ -21,31 +20,9 @@ class Scorer(Protocol):
         ...
 
 
-def model_label(model: str, run: RunFolder) -> str:
-    """What an evaluation of `model` is called: adapter, base, merged, or gguf-<file type>.
-
-    Raises:
-        RunError: there is no such model in the run, and no such file.
-    """
-    if model in ("adapter", "base"):
-        return model
-    if model == "merged":
-        if not (run.merged / "config.json").is_file():
-            raise RunError(
-                f"{run.path} holds no merged model.", hint=f"Make it: python scripts/export_gguf.py {run.path}"
-            )
-        return model
-    path = Path(model)
-    if path.suffix != ".gguf":
-        raise RunError(f"--model {model!r} is none of adapter, base, merged and FILE.gguf.")
-    if not path.is_file():
-        raise RunError(f"There is no GGUF file {path}.", hint=f"Make it: python scripts/export_gguf.py {run.path}")
-    return f"gguf-{path.stem.removeprefix(f'{run.path.resolve().name}-')}"
-
-
 @contextmanager
 def open_scorer(model: str, run: RunFolder, recipe: Recipe, trie: LabelTrie) -> Iterator[Scorer]:
-    """Load `model` (see `model_label`) into the engine that can score it.
+    """Load `model` (see `RunFolder.model_label`) into the engine that can score it.
 
     Raises:
         ModelError: it cannot be loaded, or the adapter does not fit the base.

@@ -25,6 +25,7 @@ class Noun(NamedTuple):
 
     @property
     def plural(self) -> str:
+        """The plural form."""
         return pluralise(self.singular)
 
 
@@ -72,19 +73,19 @@ def pluralise(word: str) -> str:
 
 
 def indefinite(noun: Noun, adjective: Adjective | None = None) -> Phrase:
-    """ "un chien noir"."""
+    """An indefinite phrase: "un chien noir"."""
     return Phrase(f"{'une' if noun.feminine else 'un'} {_modified(noun, adjective)}", noun.feminine)
 
 
 def definite(noun: Noun, plural: bool = False) -> Phrase:
-    """ "le chien", "les chiens"."""
+    """A definite phrase: "le chien", "les chiens"."""
     if plural:
         return Phrase(f"les {noun.plural}", noun.feminine, True)
     return Phrase(f"{'la' if noun.feminine else 'le'} {noun.singular}", noun.feminine)
 
 
 def none_of(noun: Noun) -> Phrase:
-    """ "aucun chien", "aucune rose"."""
+    """An empty set: "aucun chien", "aucune rose"."""
     return Phrase(f"{'aucune' if noun.feminine else 'aucun'} {noun.singular}", noun.feminine)
 
 

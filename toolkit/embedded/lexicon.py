@@ -1,128 +1,12 @@
 """The words of the generated data, in two lexicons that share no noun, name or verb.
 
 `LEXICON` serves train, dev and test; `HELD_OUT` serves test_lexical alone. Adjectives, numbers, prepositions and the
-auxiliaries être and avoir belong to both. Word lists are compact strings: `:f` marks a feminine noun, `+` a verb that
-takes être, `/` parts an adjective's masculine from its feminine form.
+auxiliaries être and avoir belong to both.
 """
 
-from dataclasses import dataclass
-from functools import cached_property
-from typing import NamedTuple
+from toolkit.embedded.vocabulary import Converse, Lexicon, adjective, hierarchy, listed, nouns, places, verb, verbs
 
-from toolkit.embedded.french import Adjective, Noun, Phrase, Verb
-
-
-def noun(text: str) -> Noun:
-    """`rose:f` -> a feminine noun."""
-    word, _, gender = text.partition(":")
-    return Noun(word, gender == "f")
-
-
-def nouns(text: str) -> tuple[Noun, ...]:
-    """Nouns separated by blanks."""
-    return tuple(noun(word) for word in text.split())
-
-
-def verbs(text: str) -> tuple[Verb, ...]:
-    """Verbs separated by commas, each as singular, plural and participle."""
-    return tuple(verb(entry) for entry in text.split(","))
-
-
-def verb(text: str) -> Verb:
-    """`tombe tombent tombé+` -> a verb with être."""
-    singular, plural, participle = text.split()
-    return Verb(singular, plural, participle.removesuffix("+"), participle.endswith("+"))
-
-
-def adjective(text: str) -> Adjective:
-    """`noir/noire` or, where both genders agree, `jeune`."""
-    masculine, _, feminine = text.partition("/")
-    return Adjective(masculine, feminine or masculine)
-
-
-def places(text: str) -> tuple[tuple[str, Noun], ...]:
-    """`dans jardin, sur plage:f` -> preposition and noun."""
-    return tuple((entry.split()[0], noun(entry.split()[1])) for entry in text.split(","))
-
-
-class Concept(NamedTuple):
-    """A noun in the hierarchy; `level` is 0 for a kind such as labrador, 1 for chien, 2 for animal."""
-
-    noun: Noun
-    level: int
-    ancestors: tuple[Noun, ...]
-
-    def below(self, other: "Concept") -> bool:
-        """Whether every thing of this kind is one of the other."""
-        return other.noun in self.ancestors
-
-    def related(self, other: "Concept") -> bool:
-        """Whether one contains the other; kinds that are not related exclude each other."""
-        return self.noun == other.noun or self.below(other) or other.below(self)
-
-
-def hierarchy(text: str) -> tuple[Concept, ...]:
-    """Lines of `top > middle > kinds` or `middle > kinds` as concepts, each listed once."""
-    concepts: dict[Noun, Concept] = {}
-    for line in text.strip().splitlines():
-        *heads, kinds = [part.strip() for part in line.split(">")]
-        chain = [noun(head) for head in heads]
-        for depth, head in enumerate(chain):
-            level = len(chain) - depth
-            concepts.setdefault(head, Concept(head, level, tuple(chain[:depth])))
-        for kind in nouns(kinds):
-            concepts[kind] = Concept(kind, 0, tuple(chain))
-    return tuple(concepts.values())
-
-
-class Converse(NamedTuple):
-    """Two verbs for one event seen from its two sides: A `verb` (thing) `link` B = B `converse` (thing) `back` A.
-
-    `asymmetric`: the relation excludes its own reversal (before, ahead of); otherwise the reversal stays possible.
-    """
-
-    verb: Verb
-    link: str
-    converse: Verb
-    back: str
-    has_thing: bool = False
-    asymmetric: bool = False
-
-
-@dataclass(frozen=True)
-class Lexicon:
-    """The open-class words one split may use."""
-
-    men: tuple[str, ...]
-    women: tuple[str, ...]
-    things: tuple[Concept, ...]
-    animals: tuple[Concept, ...]
-    people: tuple[Concept, ...]
-    roles: tuple[Noun, ...]
-    gifts: tuple[Noun, ...]
-    openables: tuple[Noun, ...]
-    places: tuple[tuple[str, Noun], ...]
-    domains: tuple[Noun, ...]
-    occasions: tuple[Noun, ...]
-    creating: tuple[Verb, ...]
-    living: tuple[Verb, ...]
-    acting: tuple[Verb, ...]
-    moving: tuple[Verb, ...]
-    social: tuple[Verb, ...]
-    converses: tuple[Converse, ...]
-
-    @cached_property
-    def names(self) -> tuple[Phrase, ...]:
-        """First names as phrases."""
-        return tuple(Phrase(name) for name in self.men) + tuple(Phrase(name, True) for name in self.women)
-
-    @cached_property
-    def concepts(self) -> tuple[Concept, ...]:
-        """Everything that can be drawn, bought or given."""
-        return self.animals + self.things
-
-
-COLOURS = tuple(adjective(text) for text in "noir/noire blanc/blanche gris/grise brun/brune".split())
+COLOURS = tuple(adjective(text) for text in listed("noir/noire blanc/blanche gris/grise brun/brune"))
 # (adjective, opposite, complementary): of a complementary pair exactly one holds; otherwise there is a middle ground.
 PERSON_OPPOSITES = tuple(
     (adjective(first), adjective(second), complementary)
@@ -158,13 +42,13 @@ COMPARABLE = tuple(
         ("calme", "agité/agitée"),
     )
 )
-NUMBERS = "zéro un deux trois quatre cinq six sept huit neuf dix onze".split()
+NUMBERS = listed("zéro un deux trois quatre cinq six sept huit neuf dix onze")
 
 LEXICON = Lexicon(
-    men=tuple("Paul Luc Marc Hugo Louis Jules Adam Nathan Théo Simon Victor Antoine Karim Olivier Étienne".split())
-    + tuple("Julien Samuel Bruno Gabriel Yanis".split()),
-    women=tuple("Léa Marie Zoé Emma Alice Chloé Inès Jeanne Louise Sarah Nadia Élise Julie Manon Fatou".split())
-    + tuple("Hélène Agnès Clara Sophie Anna".split()),
+    men=listed("Paul Luc Marc Hugo Louis Jules Adam Nathan Théo Simon Victor Antoine Karim Olivier Étienne")
+    + listed("Julien Samuel Bruno Gabriel Yanis"),
+    women=listed("Léa Marie Zoé Emma Alice Chloé Inès Jeanne Louise Sarah Nadia Élise Julie Manon Fatou")
+    + listed("Hélène Agnès Clara Sophie Anna"),
     animals=hierarchy("""
         animal > chien > labrador caniche épagneul dalmatien teckel
         animal > chat > siamois persan chartreux
@@ -229,8 +113,8 @@ LEXICON = Lexicon(
 )
 
 HELD_OUT = Lexicon(
-    men=tuple("Bastien Cédric Damien Fabrice Grégoire Joseph Mathis Noé Quentin Rémi Armand".split()),
-    women=tuple("Aurélie Béatrice Delphine Estelle Gaëlle Laurence Mélanie Noémie Océane Solène Odile".split()),
+    men=listed("Bastien Cédric Damien Fabrice Grégoire Joseph Mathis Noé Quentin Rémi Armand"),
+    women=listed("Aurélie Béatrice Delphine Estelle Gaëlle Laurence Mélanie Noémie Océane Solène Odile"),
     animals=hierarchy("""
         mammifère > singe > gorille babouin macaque chimpanzé
         mammifère > rongeur > souris:f rat castor hamster écureuil

@@ -7,33 +7,20 @@ labels, so that a hypothesis alone says nothing about its label.
 
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from functools import lru_cache
 from typing import NamedTuple
 
-from toolkit.embedded import phenomena as classes
-from toolkit.embedded import phenomena_relations as relations
 from toolkit.embedded.candidates import LABELS, Candidate, Option
-from toolkit.embedded.lexicon import HELD_OUT, LEXICON, Lexicon
+from toolkit.embedded.lexicon import HELD_OUT, LEXICON
+from toolkit.embedded.phenomena import PHENOMENA
+from toolkit.embedded.vocabulary import Lexicon
 from toolkit.errors import DataError
 
 SPLITS: tuple[str, ...] = ("train", "dev", "test", "test_lexical")
 DEFAULT_SEED = 2026
 SIZES = {"train": 3000, "dev": 600, "test": 600, "test_lexical": 600}
 
-PHENOMENA: dict[str, Callable[[random.Random, Lexicon], Candidate]] = {
-    "negation": classes.negation,
-    "hypernymy": classes.hypernymy,
-    "adjuncts": classes.adjuncts,
-    "antonyms": relations.antonyms,
-    "converses": relations.converses,
-    "cardinals": classes.cardinals,
-    "quantifiers": classes.quantifiers,
-    "voice": relations.voice,
-    "temporal_order": relations.temporal_order,
-    "comparatives": relations.comparatives,
-    "coordination": relations.coordination,
-}
 # Premises looked at for each one taken: more make the signatures' balance finer and generation slower.
 _TRIES = 6
 
@@ -42,8 +29,8 @@ class Triple(NamedTuple):
     """A premise and its hypotheses in the order of `LABELS`, with their signatures."""
 
     premise: str
-    hypotheses: tuple[str, str, str]
-    signatures: tuple[tuple, tuple, tuple]
+    hypotheses: tuple[str, ...]
+    signatures: tuple[tuple[Hashable, ...], ...]
 
 
 def generate(split: str, seed: int = DEFAULT_SEED) -> list[dict[str, str]]:
@@ -130,7 +117,7 @@ def _cost(option: Option, balance: dict[str, Counter]) -> int:
 
 
 def _rows(rng: random.Random, split: str, triples: list[tuple[str, Triple]]) -> list[dict[str, str]]:
-    rows = []
+    rows: list[dict[str, str]] = []
     for name, triple in triples:
         order = list(zip(LABELS, triple.hypotheses, strict=True))
         rng.shuffle(order)

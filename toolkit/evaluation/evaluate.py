@@ -9,7 +9,7 @@ import numpy as np
 
 from toolkit.data.checks import fingerprint, load_examples, load_splits
 from toolkit.data.sources import EMBEDDED, describe, slug
-from toolkit.decoding.engines import model_label, open_scorer
+from toolkit.decoding.engines import open_scorer
 from toolkit.decoding.label_trie import LabelTrie
 from toolkit.evaluation.baselines import baseline_accuracies
 from toolkit.evaluation.metrics import Predictions, compute_metrics
@@ -47,7 +47,7 @@ def evaluate(
     Raises:
         ToolkitError: the model, the rows or the two together cannot be used.
     """
-    name = model_label(model, run)
+    name = run.model_label(model)
     source = parse_data(data) if data else recipe.data.eval
     if limit:
         source = source.model_copy(update={"limit": limit})

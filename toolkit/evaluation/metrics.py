@@ -47,7 +47,7 @@ def compute_metrics(examples: Sequence[Example], predictions: Predictions) -> di
     precision, recall, f1, support = precision_recall_fscore_support(gold, predicted, labels=labels, zero_division=0.0)
     return {
         "accuracy": correct / len(gold),
-        "accuracy_ci95": [interval.low, interval.high],
+        "accuracy_ci95": [float(interval.low), float(interval.high)],
         "macro": _average(gold, predicted, labels, "macro"),
         "weighted": _average(gold, predicted, labels, "weighted"),
         "per_label": {

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
-from gguf import GGMLQuantizationType, GGUFType, GGUFWriter, LlamaFileType, quant_shape_to_byte_shape, size_label
+from gguf import GGMLQuantizationType, GGUFType, GGUFWriter, LlamaFileType, size_label
 from gguf.constants import GGML_QUANT_SIZES, GGML_QUANT_VERSION
 from gguf.quants import quantize
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from toolkit.errors import ExportError
 from toolkit.export.gguf_tokenizer import GgufTokenizer, read_chat_template, read_tokenizer
@@ -149,10 +149,12 @@ def rope_factors(config: LlamaConfig) -> np.ndarray | None:
     scaling = config.rope_scaling
     if scaling is None:
         return None
-    frequencies = config.rope_theta ** -(np.arange(0, config.head_dim, 2) / config.head_dim)
-    turns = scaling.original_max_position_embeddings * frequencies / (2 * np.pi)
+    # In float32 step by step, so that the factors are bit for bit those of llama.cpp's converter.
+    exponents = np.arange(0, config.head_dim, 2, dtype=np.float32) / np.float32(config.head_dim)
+    wavelengths = 2 * np.pi / (1 / np.float32(config.rope_theta) ** exponents)
+    turns = scaling.original_max_position_embeddings / wavelengths
     smooth = (turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)
-    smooth = np.clip(smooth, 0.0, 1.0)
+    smooth = np.clip(smooth, 0, 1)
     return (1 / ((1 - smooth) / scaling.factor + smooth)).astype(np.float32)
 
 

@@ -79,14 +79,19 @@ def read_chat_template(folder: Path, date_string: str | None) -> str | None:
     """
     file = folder / "chat_template.jinja"
     if file.is_file():
-        template = file.read_text(encoding="utf-8")
+        template: str | None = file.read_text(encoding="utf-8")
     else:
-        template = _read_tokenizer_config(folder).get("chat_template")
-        if isinstance(template, list):
-            template = next((named["template"] for named in template if named.get("name") == "default"), None)
+        template = _template_in(_read_tokenizer_config(folder))
     if template is None or date_string is None:
         return template
     return f"{{%- set date_string = {json.dumps(date_string, ensure_ascii=False)} %}}{template}"
+
+
+def _template_in(config: dict[str, Any]) -> str | None:
+    template = config.get("chat_template")
+    if isinstance(template, list):
+        return next((named["template"] for named in template if named.get("name") == "default"), None)
+    return template
 
 
 def _load(path: Path) -> Tokenizer:

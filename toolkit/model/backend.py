@@ -34,7 +34,7 @@ except (ImportError, NotImplementedError) as error:
 import torch
 import transformers
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
-from transformers import AutoConfig, AutoModelForCausalLM, TrainerCallback
+from transformers import AutoConfig, AutoModelForCausalLM, PrinterCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 transformers.utils.logging.set_verbosity_error()
@@ -49,6 +49,7 @@ __all__ = [
     "FastLanguageModel",
     "LoraConfig",
     "PeftModel",
+    "PrinterCallback",
     "SFTConfig",
     "SFTTrainer",
     "TrainerCallback",

@@ -42,7 +42,7 @@ def choose_precision(wanted: str, device: str, *, has_bfloat16: bool) -> Precisi
     if wanted != "auto":
         return Precision(wanted, "the recipe sets model.dtype")  # type: ignore[arg-type]
     if has_bfloat16:
-        return Precision("bfloat16", f"this {device.upper()} computes in bfloat16")
+        return Precision("bfloat16", f"this {'GPU' if device == 'cuda' else 'CPU'} computes in bfloat16")
     if device == "cuda":
         return Precision("float16", "this GPU does not compute in bfloat16")
     return Precision("float32", "this CPU computes in neither bfloat16 nor float16")

@@ -1,0 +1,117 @@
+"""Shared fixtures: a tiny random model, a recipe on embedded rows, a trained run, and a way to call a script."""
+
+import importlib.util
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import yaml
+
+from toolkit.command_line import run_command
+from toolkit.recipe import Recipe
+from toolkit.recipe_file import load_recipe
+from toolkit.run_folder import RunFolder
+
+ROOT = Path(__file__).parent.parent
+SHARED = ROOT.parent / "shared"
+
+RECIPE: dict[str, Any] = {
+    "task": {
+        "labels": ["entailment", "neutral", "contradiction"],
+        "system": "Compare.",
+        "user": "{premise}\n{hypothesis}",
+    },
+    "data": {
+        "train": {"path": "embedded:nli-fr", "split": "train", "limit": 48},
+        "eval": {"path": "embedded:nli-fr", "split": "dev", "limit": 24},
+        "columns": {"id": "id"},
+    },
+    "model": {"name": "embedded:tiny-llama-fr", "dtype": "float32", "max_seq_length": 256},
+    "lora": {"r": 4, "alpha": 8, "dropout": 0.0},
+    "training": {"batch_size": 8, "max_steps": 3, "learning_rate": 1e-3},
+    "evaluation": {"slice_by": ["phenomenon"]},
+}
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real data and the real tokenizer, where there is one."""
+    if not SHARED.is_dir():
+        pytest.skip("needs ../shared, which users do not have")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a random Llama of 2 layers and the embedded model's tokenizer."""
+    from toolkit.embedded.tiny_llama import MODEL_FOLDER
+    from toolkit.model import backend
+    from toolkit.prompts import load_tokenizer
+
+    folder = tmp_path_factory.mktemp("tiny") / "tiny-llama"
+    config = backend.AutoConfig.from_pretrained(MODEL_FOLDER)
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config.update({**sizes, "num_key_value_heads": 2, "head_dim": 32})
+    import torch
+
+    torch.manual_seed(0)
+    model = backend.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    for parameter in model.parameters():  # far enough from zero for the labels' scores to differ
+        if parameter.dim() > 1:
+            torch.nn.init.normal_(parameter, std=0.2)
+    model.to(torch.bfloat16).save_pretrained(folder)
+    load_tokenizer(MODEL_FOLDER).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def make_recipe(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Recipe]:
+    """Build a small recipe; arguments are overrides such as `"lora.r=2"`."""
+    path = tmp_path_factory.mktemp("recipe") / "small.yaml"
+    path.write_text(yaml.safe_dump(RECIPE, allow_unicode=True), encoding="utf-8")
+    return lambda *overrides: load_recipe(path, overrides)
+
+
+@pytest.fixture(scope="session")
+def trained(
+    tmp_path_factory: pytest.TempPathFactory, make_recipe: Callable[..., Recipe], tiny_model: Path
+) -> RunFolder:
+    """A run of a few steps on the tiny random model; tests must not change it."""
+    from toolkit.training import train
+
+    run = RunFolder(tmp_path_factory.mktemp("outputs") / "small")
+    # A high rate, so that adapter and base clearly differ.
+    recipe = make_recipe(f"model.name={tiny_model}", "training.learning_rate=0.02", "lora.dropout=0.0")
+    train(recipe, run, resume=False, overwrite=False, dry_run=False)
+    return run
+
+
+def load_script(name: str) -> ModuleType:
+    """Import scripts/<name>.py as a module."""
+    spec = importlib.util.spec_from_file_location(f"script_{name}", ROOT / "scripts" / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Call a script in this process: (exit code, standard output, standard error)."""
+
+    def run(name: str, *arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
+        script = load_script(name)
+        try:
+            parsed = script.parse()
+        except SystemExit as exit_:  # argparse
+            captured = capsys.readouterr()
+            return int(exit_.code or 0), captured.out, captured.err
+        code = run_command(lambda: script.main(parsed))
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run

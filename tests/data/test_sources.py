@@ -1,0 +1,110 @@
+"""Reading rows: every format gives the same rows, and a broken file is named, never read in part."""
+
+import csv
+import json
+from pathlib import Path
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from toolkit.data.sources import Row, read_rows, slug
+from toolkit.errors import DataError
+from toolkit.recipe import Source
+
+ROWS: list[Row] = [
+    {"premise": 'Il dit : « "oui" ».', "hypothesis": "Il parle,\nbien sûr.", "label": "entailment"},
+    {"premise": "L'été, il pleut.", "hypothesis": "Il ne pleut pas.", "label": "contradiction"},
+]
+
+
+def write(path: Path, rows: list[Row]) -> Path:
+    if path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    elif path.suffix == ".json":
+        path.write_text(json.dumps(rows), encoding="utf-8")
+    elif path.suffix == ".parquet":
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    else:
+        with path.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]), delimiter="\t" if path.suffix == ".tsv" else ",")
+            writer.writeheader()
+            writer.writerows(rows)
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".json", ".csv", ".parquet"])
+def test_every_format_gives_the_same_rows(tmp_path: Path, suffix: str) -> None:
+    rows, columns = read_rows(Source(path=str(write(tmp_path / f"rows{suffix}", ROWS))))
+    assert rows == ROWS
+    assert columns == ["premise", "hypothesis", "label"]
+
+
+def test_a_tsv_gives_its_rows_and_the_limit_cuts_them(tmp_path: Path) -> None:
+    path = write(tmp_path / "rows.tsv", [{**row, "hypothesis": "x"} for row in ROWS])
+    rows, _ = read_rows(Source(path=str(path), limit=1))
+    assert rows == [{**ROWS[0], "hypothesis": "x"}]
+
+
+def test_a_byte_order_mark_is_no_part_of_a_column(tmp_path: Path) -> None:
+    path = tmp_path / "excel.csv"
+    path.write_text("premise,hypothesis,label\na,b,neutral\n", encoding="utf-8-sig")
+    assert read_rows(Source(path=str(path)))[1] == ["premise", "hypothesis", "label"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        ("rows.jsonl", b"", "holds no rows"),
+        ("rows.csv", b"premise,hypothesis,label\n", "holds no rows"),
+        ("rows.json", b"[]", "holds no rows"),
+        ("rows.jsonl", b'{"premise": "a"}\n{"premise": \n', "line 2 is not JSON"),
+        ("rows.jsonl", b'["a"]\n', "line 1 is a list"),
+        ("rows.json", b'{"a": 1}', "is not a list of objects"),
+        ("rows.json", b'{"a": 1}\n{"a": 2}\n', "is not JSON"),
+        ("rows.csv", b"premise,hypothesis,label\na,b\n", "row 1 (line 2) has 2 fields where the header has 3"),
+        ("rows.tsv", b'premise\thypothesis\tlabel\n"a\tb\tneutral\nc\td\tneutral\n', "cannot be read"),
+        ("rows.tsv", b'p\th\tl\n"a\tb\tneutral\nc"\td\tneutral\n', "one of them runs over several lines"),
+        ("rows.csv", "prémisse,b\nx,é\n".encode("latin-1"), "is not UTF-8 text"),
+        ("rows.parquet", b"PAR1 not really", "is not a Parquet file"),
+    ],
+)
+def test_a_broken_file_is_refused_by_name(tmp_path: Path, name: str, content: bytes, sentence: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=name) as refused:
+        read_rows(Source(path=str(path)))
+    assert sentence in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("source", "sentence"),
+    [
+        (Source(path="/nowhere/rows.csv"), "There is no data file"),
+        (Source(path="embedded:nli-de", split="train"), "There is no embedded dataset 'embedded:nli-de'"),
+        (Source(path="facebook/xnli", name="fr"), "needs a split"),
+        (Source(path="nobody/nothing", split="train"), "neither a local file nor a dataset"),
+    ],
+)
+def test_a_source_that_is_not_there_is_refused(
+    source: Source, sentence: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(DataError, match=sentence):
+        read_rows(source)
+
+
+def test_a_hub_dataset_has_its_class_labels_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    features = datasets.Features({"premise": datasets.Value("string"), "label": datasets.ClassLabel(names=["a", "b"])})
+    table = datasets.Dataset.from_dict({"premise": ["x", "y"], "label": [1, -1]}, features=features)
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: table)
+    rows, _ = read_rows(Source(path="some/set", split="train"))
+    assert [row["label"] for row in rows] == ["b", -1]
+
+
+def test_files_of_one_name_in_two_folders_have_two_slugs() -> None:
+    assert slug(Source(path="/d/xnli_fr/test.jsonl")) == "xnli_fr-test"
+    assert slug(Source(path="embedded:nli-fr", split="test_lexical")) == "nli-fr-test_lexical"
+    assert slug(Source(path="facebook/xnli", name="fr", split="test")) == "facebook-xnli-fr-test"

@@ -1,0 +1,72 @@
+"""The rules of the house, read from the source: arrows run one way, and some doors are the only ones."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+# A room may import rooms that stand before it, and its own.
+ORDER = ["errors", "versions", "recipe", "recipe_file", "task", "run_folder", "command_line", "embedded", "data", "prompts",
+         "batching", "model", "callbacks", "decoding", "preflight", "training", "evaluation", "export"]  # fmt: skip
+# Pre-training speaks through prompts.py as everyone does.
+EXCEPTIONS = {("embedded", "prompts")}
+
+
+def imports(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+
+
+def modules() -> list[Path]:
+    return sorted(path for path in (ROOT / "toolkit").rglob("*.py") if path.name not in ("__init__.py", "__main__.py"))
+
+
+def room(path: Path) -> str:
+    return path.relative_to(ROOT / "toolkit").parts[0].removesuffix(".py")
+
+
+def test_there_are_modules_to_look_at() -> None:
+    assert len(modules()) > 25
+    assert {room(path) for path in modules()} == set(ORDER)
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: path.stem)
+def test_no_arrow_runs_back_up(path: Path) -> None:
+    here = room(path)
+    for name in imports(path):
+        if name.startswith("toolkit."):
+            there = name.split(".")[1]
+            assert ORDER.index(there) <= ORDER.index(here) or (here, there) in EXCEPTIONS, f"{path.name} imports {name}"
+
+
+def test_unsloth_trl_and_peft_have_one_door() -> None:
+    users = {
+        path.name for path in modules() for name in imports(path) if name.split(".")[0] in ("unsloth", "trl", "peft")
+    }
+    assert users == {"backend.py"}
+
+
+def test_text_becomes_ids_in_one_module() -> None:
+    telling = ("apply_chat_template(", "add_special_tokens=", ".encode_plus(", "batch_encode")
+    users = {path.name for path in modules() for word in telling if word in path.read_text(encoding="utf-8")}
+    assert users == {"prompts.py"}
+
+
+def test_scripts_are_short() -> None:
+    scripts = sorted((ROOT / "scripts").glob("*.py"))
+    assert len(scripts) >= 4
+    for path in scripts:
+        assert len(path.read_text(encoding="utf-8").splitlines()) <= 60, path.name
+
+
+def test_nothing_trusts_remote_code_or_unpickles() -> None:
+    for path in [*modules(), *(ROOT / "scripts").glob("*.py")]:
+        text = path.read_text(encoding="utf-8")
+        for word in ("trust_remote_code=True", "import pickle", "torch.load(", "torch.save(", "yaml.unsafe_load"):
+            assert word not in text, f"{path.name}: {word}"

@@ -1,0 +1,93 @@
+"""From a trained run to its measurements and its GGUF, through the commands that users type."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from toolkit.run_folder import RunFolder
+
+Call = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(scope="module")
+def run(trained: RunFolder, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    copy = tmp_path_factory.mktemp("main") / "small"
+    shutil.copytree(trained.path, copy)
+    return RunFolder(copy)
+
+
+def read(run: RunFolder, name: str) -> tuple[dict, list[dict]]:  # type: ignore[type-arg]
+    folder = run.eval / name
+    assert (folder / "confusion_matrix.png").read_bytes().startswith(b"\x89PNG")
+    lines = (folder / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
+    return json.loads((folder / "metrics.json").read_text(encoding="utf-8")), [json.loads(line) for line in lines]
+
+
+def test_export_then_evaluate_adapter_merged_and_gguf_agree(call: Call, run: RunFolder) -> None:
+    code, out, err = call("export_gguf", run.path, "--quant", "f16", "q8_0")
+    assert code == 0, err
+    assert "llama.cpp scores 8 rows within 0.0" in out
+    names = {
+        "adapter": "adapter",
+        "base": "base",
+        "merged": "merged",
+        "gguf-f16": run.gguf("f16"),
+        "gguf-q8_0": run.gguf("q8_0"),
+    }
+    for model in names.values():
+        code, out, err = call("eval_generate", run.path, "--model", model)
+        assert code == 0, err
+        assert "macro avg" in out and "hypothesis_only" in out and "phenomenon" in out
+    results = {name: read(run, name) for name in names}
+    for name, (metrics, rows) in results.items():
+        assert metrics["model"] == name and metrics["n"] == len(rows) == 24
+        assert metrics["invalid"] == 0 and metrics["mode"] == "constrained"
+        assert [row["id"] for row in rows] == [f"nli-fr-dev-{i:04}" for i in range(1, 25)]
+        for row in rows:
+            assert set(row) == {"id", "premise", "hypothesis", "label", "prediction", "probabilities"}
+            assert row["prediction"] in metrics["labels"]
+            assert sum(row["probabilities"].values()) == pytest.approx(1)
+        assert {"random", "majority"} <= metrics["baselines"].keys()
+        assert sum(one["n"] for one in metrics["slices"]["phenomenon"].values()) == 24
+
+    def largest_difference(a: str, b: str) -> float:
+        pairs = zip(results[a][1], results[b][1], strict=True)
+        return max(
+            abs(x["probabilities"][label] - y["probabilities"][label]) for x, y in pairs for label in x["probabilities"]
+        )
+
+    assert largest_difference("adapter", "base") > 0.05, "the adapter must matter for this test to mean anything"
+    assert largest_difference("adapter", "merged") < 0.02
+    assert largest_difference("merged", "gguf-f16") < 2e-3
+    assert largest_difference("merged", "gguf-q8_0") < 0.05
+
+
+def test_other_rows_and_a_limit_get_a_folder_of_their_own(call: Call, run: RunFolder, tmp_path: Path) -> None:
+    assert call("eval_generate", run.path, "--data", "embedded:nli-fr:test", "--limit", "6")[0] == 0
+    assert read(run, "adapter@nli-fr-test-limit6")[0]["n"] == 6
+    rows = tmp_path / "mine" / "rows.jsonl"
+    rows.parent.mkdir()
+    row = {
+        "id": "a",
+        "premise": "Il pleut.",
+        "hypothesis": "Il ne pleut pas.",
+        "label": "contradiction",
+        "phenomenon": "x",
+    }
+    rows.write_text(json.dumps(row) + "\n", encoding="utf-8")
+    assert call("eval_generate", run.path, "--data", rows)[0] == 0
+    metrics, predictions = read(run, "adapter@mine-rows")
+    assert metrics["data"]["source"] == str(rows) and predictions[0]["id"] == "a"
+
+
+def test_rows_that_were_trained_on_are_not_scored_as_if_they_were_new(call: Call, run: RunFolder) -> None:
+    code, _, err = call("eval_generate", run.path, "--data", "embedded:nli-fr:train", "--limit", "6")
+    assert code == 2 and "stand in data.train too" in err
+
+
+def test_merged_weights_can_be_removed_at_the_end(call: Call, run: RunFolder) -> None:
+    assert call("export_gguf", run.path, "--quant", "q8_0", "--remove-merged")[0] == 0
+    assert not run.merged.exists() and run.gguf("q8_0").is_file()

@@ -1,0 +1,136 @@
+"""Recipes: what is accepted, what is refused with which sentence, and what the shipped ones hold."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+from toolkit.errors import RecipeError
+from toolkit.recipe import Recipe
+from toolkit.recipe_file import dump_recipe, fields, json_schema, load_recipe
+
+MakeRecipe = Callable[..., Recipe]
+
+
+def test_every_shipped_recipe_loads_and_there_are_five() -> None:
+    recipes = sorted((ROOT / "recipes").rglob("*.yaml"))
+    assert [path.stem for path in recipes] == ["nli_fr", "nli_fr_3b", "nli_fr_qlora", "nli_fr_reference", "quickstart"]
+    for path in recipes:
+        load_recipe(path)
+        head = path.read_text(encoding="utf-8").splitlines()
+        assert head[0] == "# yaml-language-server: $schema=../schema/recipe.schema.json"
+        assert f"python scripts/sft.py recipes/{path.name}" in head[2]
+
+
+def test_the_reference_recipe_is_the_studys_protocol() -> None:
+    recipe = load_recipe(ROOT / "recipes" / "nli_fr_reference.yaml")
+    lora, training = recipe.lora, recipe.training
+    assert (lora.r, lora.alpha, lora.dropout) == (16, 32, 0.05)
+    assert lora.target_modules == ("q_proj", "k_proj", "v_proj", "o_proj")
+    assert (training.epochs, training.batch_size, training.micro_batch_size) == (2, 16, 4)
+    assert (training.learning_rate, training.warmup_ratio, training.loss_on) == (1e-4, 0.03, "full_text")
+    assert (recipe.data.train.split, recipe.data.eval.split) == ("test", "validation")
+    assert recipe.model.max_seq_length == 384 and not recipe.model.load_in_4bit
+
+
+def test_the_schema_file_is_that_of_the_code() -> None:
+    assert (ROOT / "schema" / "recipe.schema.json").read_text(encoding="utf-8") == json_schema()
+
+
+def test_every_key_has_a_description() -> None:
+    described = list(fields())
+    assert len(described) > 40
+    assert [key for key, _, description in described if not description.endswith((".", ".)", ")"))] == []
+
+
+def test_a_resolved_recipe_reads_back_equal(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    odd = make_recipe(
+        "task.labels=['1e4', 'no', 'null']",
+        "task.verbalizers={'1e4': 'oui: non', 'no': '- x', 'null': '12'}",
+        "data.label_map={0: no, 1: 'null'}",
+        "task.date_string='2024-07-26'",
+    )
+    path = tmp_path / "again.yaml"
+    path.write_text(dump_recipe(odd), encoding="utf-8")
+    again = load_recipe(path)
+    assert again.task.labels == ("1e4", "no", "null")
+    assert again.model_dump(mode="json") == odd.model_dump(mode="json")
+
+
+def test_numbers_follow_yaml_1_2(make_recipe: MakeRecipe) -> None:
+    recipe = make_recipe("training.learning_rate=1e-4", "task.date_string=2024-07-26", "training.epochs=.5")
+    assert (recipe.training.learning_rate, recipe.task.date_string, recipe.training.epochs) == (1e-4, "2024-07-26", 0.5)
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("training.learning_rate=abc", "training.learning_rate: 'abc' cannot be used; it should be a valid number."),
+        ("lora.r=-4", "lora.r: -4 cannot be used; it should be greater than 0."),
+        ("lora.r=true", "lora.r: True cannot be used; it should be a valid integer."),
+        ("training.lr=1", "training.lr: not a key of section training; you meant training.learning_rate."),
+        ("training.epoch=1", "training.epoch: not a key of section training; you meant training.epochs."),
+        ("training.dropout=0", "training.dropout: not a key of section training; you meant lora.dropout."),
+        ("modle={}", "modle: not a known key; a recipe has task, data, model, lora"),
+        ("training.batching=prefix", "it should be 'auto' or 'padded'."),
+        ("export.gguf=[]", "export.gguf: names 0, but at least 1 are needed."),
+        ("export.gguf=[q2_k]", "export.gguf: 'q2_k' cannot be used; it should be 'f32', 'f16', 'bf16' or 'q8_0'."),
+        ("task.labels=[a, a]", "task.labels: ['a', 'a'] names a label twice"),
+        ("task.verbalizers={entailment: x}", "task.verbalizers: has keys ['entailment']"),
+        ("task.user=rien", "task.user: its placeholders are []; use {premise} and {hypothesis}."),
+        ("task.user='{premise} {hypothesis} {0.x}'", "use {premise} and {hypothesis}."),
+        ("training.micro_batch_size=3", "training.micro_batch_size: 3 does not divide batch_size 8"),
+        ("task.chat_template=keine.jinja", "task.chat_template 'keine.jinja' is neither a file nor Jinja text."),
+        ("seed", "--set 'seed' has no '='."),
+        ("seed.x=1", "--set seed.x: 'seed' is not a section."),
+        ("data.train=[", "--set data.train, line 1, column 2 is not valid YAML"),
+    ],
+)
+def test_a_bad_value_is_refused_in_one_line(make_recipe: MakeRecipe, override: str, sentence: str) -> None:
+    with pytest.raises(RecipeError) as refused:
+        make_recipe("seed=1", override)
+    assert sentence in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_three_mistakes_are_reported_together(make_recipe: MakeRecipe) -> None:
+    with pytest.raises(RecipeError) as refused:
+        make_recipe("lora.r=0", "training.learning_rate=abc", "model.nmae=x")
+    assert len(str(refused.value).splitlines()) == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("", "holds nothing, not sections"),
+        ("- a\n- b\n", "holds a list, not sections"),
+        ("task:\n\tlabels: [a]\n", "a tab is used for indentation"),
+        ("task: [a\n", "is not valid YAML"),
+        ("a: 1\na: 2\n", "the key 'a' stands twice"),
+        ("a: &x 1\nb: *x\n", "aliases are not used in recipes"),
+        ("a: !!python/object/apply:os.system ['true']\n", "is not valid YAML"),
+        ("a: " + "[" * 5000, "is not valid YAML"),
+    ],
+)
+def test_what_is_no_recipe_is_refused(tmp_path: Path, text: str, sentence: str) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(RecipeError, match="recipe.yaml") as refused:
+        load_recipe(path)
+    assert sentence in str(refused.value)
+
+
+def test_missing_and_undecodable_files_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="There is no recipe file"):
+        load_recipe(tmp_path / "nothing.yaml")
+    path = tmp_path / "latin.yaml"
+    path.write_bytes("task: é".encode("latin-1"))
+    with pytest.raises(RecipeError, match="is not UTF-8 text"):
+        load_recipe(path)
+
+
+def test_a_template_file_becomes_part_of_the_recipe(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    path = tmp_path / "template.jinja"
+    path.write_text("{{ bos_token }}", encoding="utf-8")
+    assert make_recipe(f"task.chat_template={path}").task.chat_template == "{{ bos_token }}"

@@ -1,0 +1,148 @@
+"""Training: batches add up, the answer's end is learned, a run can be resumed, and its record is complete."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from toolkit.errors import RunError, TrainingError
+from toolkit.recipe import Recipe
+from toolkit.run_folder import RunFolder
+from toolkit.training import train
+
+MakeRecipe = Callable[..., Recipe]
+
+
+def run_training(recipe: Recipe, path: Path, *, resume: bool = False) -> dict[str, torch.Tensor]:
+    run = RunFolder(path)
+    train(recipe, run, resume=resume, overwrite=False, dry_run=False)
+    return load_file(run.adapter / "adapter_model.safetensors")
+
+
+def log(path: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (path / "train_log.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def assert_close(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor], tolerance: float) -> None:
+    assert a.keys() == b.keys()
+    for name, tensor in a.items():
+        torch.testing.assert_close(b[name], tensor, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("loss_on", ["completion", "full_text"])
+def test_accumulated_micro_batches_equal_one_batch(
+    make_recipe: MakeRecipe, tiny_model: Path, tmp_path: Path, loss_on: str
+) -> None:
+    common = [f"model.name={tiny_model}", f"training.loss_on={loss_on}"]
+    whole = run_training(make_recipe(*common, "training.micro_batch_size=8"), tmp_path / "whole")
+    parts = run_training(make_recipe(*common, "training.micro_batch_size=2"), tmp_path / "parts")
+    assert_close(whole, parts, 1e-4)
+    assert [row["loss"] for row in log(tmp_path / "parts")] == pytest.approx(
+        [row["loss"] for row in log(tmp_path / "whole")], rel=1e-4
+    )
+
+
+def test_gradient_checkpointing_changes_memory_and_nothing_else(
+    make_recipe: MakeRecipe, tiny_model: Path, tmp_path: Path
+) -> None:
+    common = f"model.name={tiny_model}"
+    plain = run_training(make_recipe(common), tmp_path / "plain")
+    assert_close(plain, run_training(make_recipe(common, "training.gradient_checkpointing=true"), tmp_path / "c"), 1e-5)
+
+
+def test_the_logged_loss_is_that_of_answer_tokens_alone(
+    make_recipe: MakeRecipe, tiny_model: Path, tmp_path: Path
+) -> None:
+    """The first step's loss, recomputed from full logits over the answers of the rows that the log counts."""
+    from toolkit.batching.collators import IGNORED, PaddedCollator, training_row
+    from toolkit.model.backend import AutoModelForCausalLM
+    from toolkit.preflight import run_preflight
+
+    recipe = make_recipe(
+        f"model.name={tiny_model}", "training.batch_size=48", "training.max_steps=1", "training.micro_batch_size=16"
+    )
+    run_training(recipe, tmp_path / "run")
+    rows = [training_row(row, "completion") for row in run_preflight(recipe).train_rows]
+    batch = PaddedCollator(0)(rows)
+    model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32).eval()
+    with torch.inference_mode():
+        logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+    expected = torch.nn.functional.cross_entropy(
+        logits[:, :-1].flatten(0, 1), batch["labels"][:, 1:].flatten(), ignore_index=IGNORED
+    )
+    assert log(tmp_path / "run")[0]["loss"] == pytest.approx(expected.item(), rel=1e-4)
+
+
+def test_a_run_leaves_what_the_design_promises(trained: RunFolder) -> None:
+    record = trained.record
+    assert record["status"] == "completed"
+    assert record["trainable_parameters"] > 0
+    assert record["data"]["train"]["labels"] == {"entailment": 16, "neutral": 16, "contradiction": 16}
+    assert record["tokens"]["trained_per_row"] >= 2
+    for key in (
+        "versions", "device", "precision", "batching", "data", "tokens", "trainable_parameters", "total_parameters",
+        "timings", "peak_memory_bytes", "seed", "git_commit", "started", "ended", "final_loss",
+    ):  # fmt: skip
+        assert key in record, key
+    assert record["precision"]["reason"] and record["batching"]["reason"]
+    rows = log(trained.path)
+    assert [row["step"] for row in rows] == [1, 2, 3]
+    assert set(rows[0]) == {"step", "epoch", "loss", "learning_rate", "grad_norm", "tokens", "seconds"}
+    assert (trained.adapter / "tokenizer.json").is_file()
+    assert not list(trained.path.rglob("*.partial"))
+
+
+def test_a_resumed_run_ends_in_the_weights_of_one_that_was_not(
+    make_recipe: MakeRecipe, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = make_recipe(f"model.name={tiny_model}", "training.max_steps=5", "training.save_steps=2")
+    whole = run_training(recipe, tmp_path / "whole")
+
+    from toolkit.callbacks import Progress
+
+    advance = Progress.on_step_end
+
+    def break_after_three(self: Progress, args: object, state: object, control: object, **other: object) -> None:
+        advance(self, args, state, control, **other)
+        if state.global_step == 3:  # type: ignore[attr-defined]
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Progress, "on_step_end", break_after_three)
+        run_training(recipe, tmp_path / "broken")
+    assert RunFolder(tmp_path / "broken").record["status"] == "interrupted"
+    assert_close(whole, run_training(recipe, tmp_path / "broken", resume=True), 0.0)
+    assert [row["step"] for row in log(tmp_path / "broken")] == [1, 2, 3, 4, 5]
+    assert [row["loss"] for row in log(tmp_path / "broken")] == [row["loss"] for row in log(tmp_path / "whole")]
+
+
+def test_another_recipe_does_not_resume(make_recipe: MakeRecipe, tiny_model: Path, trained: RunFolder) -> None:
+    with pytest.raises(RunError, match="differs from that of .* in lora, training,"):
+        train(make_recipe("lora.r=2", f"model.name={tiny_model}"), trained, resume=True, overwrite=False, dry_run=False)
+
+
+def test_a_dry_run_writes_nothing(
+    make_recipe: MakeRecipe, tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(
+        make_recipe(f"model.name={tiny_model}"),
+        RunFolder(tmp_path / "run"),
+        resume=False,
+        overwrite=False,
+        dry_run=True,
+    )
+    assert list(tmp_path.iterdir()) == []
+    out = capsys.readouterr().out
+    assert "parameters are trained" in out and "[neutral<|eot_id|>]" in out.replace("entailment", "neutral").replace(
+        "contradiction", "neutral"
+    )
+
+
+def test_a_loss_that_is_no_number_stops_the_run(make_recipe: MakeRecipe, tiny_model: Path, tmp_path: Path) -> None:
+    recipe = make_recipe(f"model.name={tiny_model}", "training.learning_rate=1e30", "training.warmup_ratio=0")
+    with pytest.raises(TrainingError, match="so training stopped"):
+        run_training(recipe, tmp_path / "run")
+    assert RunFolder(tmp_path / "run").record["status"] == "failed"

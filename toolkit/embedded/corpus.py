@@ -1,0 +1,117 @@
+"""The pre-training corpus: unlabelled French sentences, facts about words, and exercises on words.
+
+No document is an inference pair: an exercise asks for a word, a copy or a number, never for how one sentence relates to
+another. No line of any document is a sentence of dev, test or test_lexical.
+"""
+
+import random
+from collections.abc import Callable
+from functools import lru_cache
+from typing import NamedTuple
+
+from toolkit.embedded import exercises
+from toolkit.embedded.candidates import LABELS
+from toolkit.embedded.exercises import Task
+from toolkit.embedded.lexicon import HELD_OUT, LEXICON
+from toolkit.embedded.nli_fr import DEFAULT_SEED, generate
+from toolkit.embedded.phenomena import PHENOMENA
+from toolkit.embedded.vocabulary import Lexicon
+
+EVALUATION_SPLITS = ("dev", "test", "test_lexical")
+# How often the words of test_lexical occur: it asks for words unseen in fine-tuning, not in pre-training.
+_HELD_OUT_SHARE = 0.4
+
+
+class Document(NamedTuple):
+    """Text to pre-train on: a chat of system, user and assistant, or one plain text in `answer` alone."""
+
+    system: str
+    user: str
+    answer: str
+
+    @property
+    def lines(self) -> list[str]:
+        """Every line of its texts."""
+        return f"{self.system}\n{self.user}\n{self.answer}".split("\n")
+
+
+# Exercises and how often each is drawn.
+EXERCISES: dict[str, tuple[Callable[[random.Random, Lexicon, str, str], Task | None], int]] = {
+    "copie": (exercises.copying, 3),
+    "mots": (exercises.word_list, 2),
+    "mot": (exercises.membership, 5),
+    "nouveau": (exercises.new_words, 5),
+    "remplace": (exercises.replaced_word, 4),
+    "ordre": (exercises.word_order, 2),
+    "espèce": (exercises.kind_in_sentence, 4),
+    "sorte": (exercises.kind_of, 4),
+    "forme": (exercises.word_form, 3),
+    "opposé": (exercises.opposite, 3),
+    "nombre": (exercises.number_comparison, 2),
+    "borne": (exercises.number_in_bounds, 3),
+    "suite": (exercises.counting, 1),
+    "signe": (exercises.polarity, 2),
+    "rôle": (exercises.role, 5),
+    "rang": (exercises.rank, 4),
+}
+_PLAIN, _LABEL_WORDS = 6, 1
+
+
+@lru_cache(maxsize=1)
+def forbidden_sentences() -> frozenset[str]:
+    """Every premise and hypothesis of the evaluation splits."""
+    rows = [row for split in EVALUATION_SPLITS for row in generate(split, DEFAULT_SEED)]
+    return frozenset(text for row in rows for text in (row["premise"], row["hypothesis"]))
+
+
+def draw_document(rng: random.Random) -> Document:
+    """A document of the corpus, without any sentence of the evaluation splits."""
+    while True:
+        document = _draw(rng)
+        if document and forbidden_sentences().isdisjoint(document.lines):
+            return document
+
+
+def draw_exercise(rng: random.Random, name: str) -> Document:
+    """A document of one exercise, without any sentence of the evaluation splits."""
+    while True:
+        document = _exercise(rng, name)
+        if document and forbidden_sentences().isdisjoint(document.lines):
+            return document
+
+
+def draw_sentences(rng: random.Random, lexicon: Lexicon) -> tuple[str, str]:
+    """Two sentences of one phenomenon about the same things; how they relate is not looked at."""
+    while True:
+        candidate = rng.choice(tuple(PHENOMENA.values()))(rng, lexicon)
+        first, second = (option.render() for option in rng.sample(candidate.options, 2))
+        if first != second:
+            return (candidate.premise if rng.random() < 0.3 else first), second
+
+
+def _draw(rng: random.Random) -> Document | None:
+    kinds = [*EXERCISES, "plain", "labels"]
+    kind = rng.choices(kinds, [*(weight for _, weight in EXERCISES.values()), _PLAIN, _LABEL_WORDS])[0]
+    if kind == "plain":
+        return _plain(rng)
+    if kind == "labels":
+        word = rng.choice(LABELS)
+        return Document("relation" if rng.random() < 0.5 else "répète", word, word)
+    return _exercise(rng, kind)
+
+
+def _exercise(rng: random.Random, name: str) -> Document | None:
+    lexicon = _lexicon(rng)
+    task = EXERCISES[name][0](rng, lexicon, *draw_sentences(rng, lexicon))
+    return Document(name, *task) if task else None
+
+
+def _plain(rng: random.Random) -> Document:
+    lexicon = _lexicon(rng)
+    if rng.random() < 0.5:
+        return Document("", "", " ".join(exercises.fact(rng, lexicon) for _ in range(3)))
+    return Document("", "", draw_sentences(rng, lexicon)[0])
+
+
+def _lexicon(rng: random.Random) -> Lexicon:
+    return HELD_OUT if rng.random() < _HELD_OUT_SHARE else LEXICON

@@ -1,0 +1,201 @@
+"""Phenomena of amounts and logical words: cardinals, quantifiers, coordination."""
+
+import random
+from collections.abc import Callable
+from functools import partial
+from itertools import permutations, product
+
+from toolkit.embedded.candidates import (
+    CONTRADICTION,
+    ENTAILMENT,
+    NEUTRAL,
+    Candidate,
+    Option,
+    Situations,
+    draw,
+    flip,
+    relation,
+)
+from toolkit.embedded.french import (
+    Noun,
+    Phrase,
+    Tense,
+    Verb,
+    definite,
+    direct_object,
+    join,
+    none_of,
+    predicate,
+    sentence,
+)
+from toolkit.embedded.lexicon import NUMBERS
+from toolkit.embedded.phenomena.common import BOTH, nearby, place_phrase, tense_of, unrelated
+from toolkit.embedded.vocabulary import Lexicon
+
+
+def cardinals(rng: random.Random, lexicon: Lexicon) -> Candidate:
+    """Bounds on a number. Every number carries its bound ("au moins trois"), so no reading is left open."""
+    form = rng.choice(("exactement", "au moins", "au plus", "plus de", "moins de"))
+    number = rng.randint(2 if form != "moins de" else 3, 9)
+    tense = tense_of(rng)
+    if flip(rng):
+        noun = rng.choice(lexicon.animals + lexicon.people).noun
+        verb, place = rng.choice(lexicon.living), place_phrase(rng, lexicon)
+        head, tail = "", f"{noun.plural} {predicate(verb, Phrase('', noun.feminine, True), tense)} {place}"
+    else:
+        name, noun = rng.choice(lexicon.names), rng.choice(lexicon.concepts).noun
+        head, tail = f"{name.text} {predicate(rng.choice(lexicon.creating), name, tense)}", noun.plural
+
+    def render(bound: str, count: int) -> str:
+        return sentence(head, bound, NUMBERS[count], tail)
+
+    premise = _counts(form, number)
+    options = [
+        Option(relation(premise, _counts(bound, count)), (bound, count), partial(render, bound, count))
+        for bound in ("au moins", "au plus", "plus de", "moins de")
+        for count in range(3, 9)
+    ]
+    return Candidate(render(form, number), tuple(options))
+
+
+def _counts(bound: str, number: int) -> Situations:
+    tests = {
+        "exactement": number.__eq__,
+        "au moins": number.__le__,
+        "au plus": number.__ge__,
+        "plus de": number.__lt__,
+        "moins de": number.__gt__,
+    }
+    return frozenset(filter(tests[bound], range(13)))
+
+
+_QUANTIFIERS: dict[str, Situations] = {
+    "tous": frozenset({"all"}),
+    "la plupart": frozenset({"most", "all"}),
+    "certains": frozenset({"few", "most", "all"}),
+    "certains pas": frozenset({"none", "few", "most"}),
+    "aucun": frozenset({"none"}),
+}
+# What follows for a wider or narrower noun; pairs that are not listed are left out, for they hang on existence.
+_WIDER = {
+    ("tous", "tous"): NEUTRAL,
+    ("tous", "certains"): ENTAILMENT,
+    ("tous", "aucun"): CONTRADICTION,
+    ("la plupart", "certains"): ENTAILMENT,
+    ("la plupart", "la plupart"): NEUTRAL,
+    ("la plupart", "aucun"): CONTRADICTION,
+    ("certains", "certains"): ENTAILMENT,
+    ("certains", "aucun"): CONTRADICTION,
+    ("certains", "tous"): NEUTRAL,
+    ("certains pas", "certains pas"): ENTAILMENT,
+    ("certains pas", "tous"): CONTRADICTION,
+    ("certains pas", "aucun"): NEUTRAL,
+    ("aucun", "aucun"): NEUTRAL,
+    ("aucun", "certains"): NEUTRAL,
+}
+_NARROWER = {
+    ("tous", "tous"): ENTAILMENT,
+    ("tous", "certains pas"): CONTRADICTION,
+    ("la plupart", "la plupart"): NEUTRAL,
+    ("certains", "certains"): NEUTRAL,
+    ("certains", "aucun"): NEUTRAL,
+    ("certains", "tous"): NEUTRAL,
+    ("certains pas", "certains pas"): NEUTRAL,
+    ("certains pas", "tous"): NEUTRAL,
+    ("aucun", "aucun"): ENTAILMENT,
+    ("aucun", "certains"): CONTRADICTION,
+}
+
+
+def quantifiers(rng: random.Random, lexicon: Lexicon) -> Candidate:
+    """Of "Tous les chiens du village dorment": what holds of some, of most, of none, and of which other animals."""
+    pool = rng.choice((lexicon.animals, lexicon.people))
+    concept, form = rng.choice(pool), rng.choice(tuple(_QUANTIFIERS))
+    verb, tense = rng.choice(lexicon.living), tense_of(rng)
+    domain = f"de {definite(rng.choice(lexicon.domains)).text}"
+
+    def render(quantifier: str, noun: Noun) -> str:
+        return _quantified(quantifier, noun, domain, verb, tense)
+
+    options = []
+    for other in nearby(rng, concept, pool):
+        for quantifier in _QUANTIFIERS:
+            if other.noun == concept.noun:
+                label: str | None = relation(_QUANTIFIERS[form], _QUANTIFIERS[quantifier])
+            elif concept.below(other):
+                label = _WIDER.get((form, quantifier))
+            else:
+                label = _NARROWER.get((form, quantifier)) if other.below(concept) else None
+            if label:
+                options.append(Option(label, (quantifier, other.level), partial(render, quantifier, other.noun)))
+    return Candidate(render(form, concept.noun), tuple(options))
+
+
+def _quantified(quantifier: str, noun: Noun, domain: str, verb: Verb, tense: Tense) -> str:
+    if quantifier == "aucun":
+        subject = none_of(noun)
+        return sentence(subject.text, domain, predicate(verb, subject, tense, negated=True, particle=""))
+    every, some = ("toutes", "certaines") if noun.feminine else ("tous", "certains")
+    opening = {"tous": f"{every} les", "la plupart": "la plupart de les"}.get(quantifier, some)
+    subject = Phrase(noun.plural, noun.feminine, plural=True)
+    return sentence(opening, noun.plural, domain, predicate(verb, subject, tense, quantifier == "certains pas"))
+
+
+def coordination(rng: random.Random, lexicon: Lexicon) -> Candidate:
+    """Et, ou and ni between three subjects or three objects; "ou" only in premises, where it leaves both open."""
+    return _coordinated_subjects(rng, lexicon) if flip(rng) else _coordinated_objects(rng, lexicon)
+
+
+_TRUTHS = tuple(product(BOTH, repeat=3))
+
+
+def _holds(form: str, members: tuple[int, ...]) -> Situations:
+    test = {"et": all, "ou": any, "ni": lambda values: not any(values), "non": lambda values: not any(values)}
+    return frozenset(values for values in _TRUTHS if test[form]([values[index] for index in members]))
+
+
+_PREMISES = [("et", 2), ("et", 3), ("ou", 2), ("ni", 2), ("ni", 3), ("et", 1), ("non", 1)]
+_HYPOTHESES = [("et", 1), ("non", 1), ("et", 2), ("ni", 2)]
+
+
+def _coordination_options(
+    premise: Situations, render: Callable[[str, tuple[int, ...]], str], kind: str
+) -> tuple[Option, ...]:
+    options = []
+    for form, size in _HYPOTHESES:
+        for members in permutations(range(3), size):
+            label = relation(premise, _holds(form, members))
+            options.append(Option(label, (kind, form, size), partial(render, form, members)))
+    return tuple(options)
+
+
+def _coordinated_subjects(rng: random.Random, lexicon: Lexicon) -> Candidate:
+    people = draw(rng, lexicon.names, 3)
+    verb, tense, place = rng.choice(lexicon.acting), tense_of(rng), place_phrase(rng, lexicon)
+
+    def render(form: str, members: tuple[int, ...]) -> str:
+        chosen = [people[index] for index in members]
+        subject = chosen[0] if len(chosen) == 1 else join(chosen, form)
+        group = predicate(verb, subject, tense, form in ("ni", "non"), particle=" pas" if form == "non" else "")
+        return sentence(subject.text, group, place)
+
+    form, size = rng.choice(_PREMISES)
+    members = tuple(range(size))
+    return Candidate(render(form, members), _coordination_options(_holds(form, members), render, "subject"))
+
+
+def _coordinated_objects(rng: random.Random, lexicon: Lexicon) -> Candidate:
+    name, verb, tense = rng.choice(lexicon.names), rng.choice(lexicon.creating), tense_of(rng)
+    things = [concept.noun for concept in unrelated(rng, lexicon)]
+
+    def render(form: str, members: tuple[int, ...]) -> str:
+        chosen = [things[index] for index in members]
+        group = predicate(verb, name, tense, form in ("ni", "non"), particle=" pas" if form == "non" else "")
+        if form == "ni":
+            return sentence(name.text, group, " ".join(f"ni {noun.singular}" for noun in chosen))
+        goods = [Phrase(direct_object(noun, form == "non")) for noun in chosen]
+        return sentence(name.text, group, goods[0].text if len(goods) == 1 else join(goods, form).text)
+
+    form, size = rng.choice(_PREMISES)
+    members = tuple(range(size))
+    return Candidate(render(form, members), _coordination_options(_holds(form, members), render, "object"))

@@ -1,0 +1,108 @@
+"""Phenomena of containment: negation, hypernymy, adjuncts."""
+
+import random
+from functools import partial
+
+from toolkit.embedded.candidates import NEUTRAL, Candidate, Option, draw, flip, polarity_label
+from toolkit.embedded.french import (
+    ETRE,
+    Adjective,
+    Noun,
+    definite,
+    direct_object,
+    indefinite,
+    none_of,
+    predicate,
+    sentence,
+)
+from toolkit.embedded.lexicon import COLOURS
+from toolkit.embedded.phenomena.common import BOTH, inclusion, nearby, occasion_phrase, place_phrase, tense_of
+from toolkit.embedded.vocabulary import Lexicon
+
+
+def negation(rng: random.Random, lexicon: Lexicon) -> Candidate:
+    """From "Léa dessine un labrador noir" to a chien, yes; without negation upwards, with negation downwards."""
+    name, verb, tense = rng.choice(lexicon.names), rng.choice(lexicon.creating), tense_of(rng)
+    concept, negated = rng.choice(lexicon.concepts), flip(rng)
+    first, second = draw(rng, COLOURS, 2)
+    colour = first if flip(rng) else None
+
+    def render(noun: Noun, adjective: Adjective | None, negative: bool) -> str:
+        return sentence(name.text, predicate(verb, name, tense, negative), direct_object(noun, negative, adjective))
+
+    options = []
+    for other in nearby(rng, concept, lexicon.concepts):
+        for adjective in (None, colour or first, second):
+            narrower = adjective is not None and adjective != colour
+            wider = colour is not None and adjective != colour
+            follows = bool(inclusion(concept, other, negated)) and not (wider if negated else narrower)
+            for negative in BOTH:
+                label = polarity_label(negative != negated) if follows else NEUTRAL
+                signature = (negative, other.level, adjective is not None)
+                options.append(Option(label, signature, partial(render, other.noun, adjective, negative)))
+    return Candidate(render(concept.noun, colour, negated), tuple(options))
+
+
+def hypernymy(rng: random.Random, lexicon: Lexicon) -> Candidate:
+    """Kinds contain and exclude each other: of a gift ("est un violon"), or of who did something ("un chat dort")."""
+    return _gift(rng, lexicon) if flip(rng) else _existence(rng, lexicon)
+
+
+def _gift(rng: random.Random, lexicon: Lexicon) -> Candidate:
+    concept, negated = rng.choice(lexicon.concepts), rng.random() < 0.4
+    owner, gift = rng.choice(lexicon.names), definite(rng.choice(lexicon.gifts))
+
+    def render(noun: Noun, negative: bool) -> str:
+        return sentence(gift.text, "de", owner.text, predicate(ETRE, gift, negated=negative), indefinite(noun).text)
+
+    options = []
+    for other in nearby(rng, concept, lexicon.concepts):
+        follows = inclusion(concept, other, negated)
+        for negative in BOTH:
+            if follows:
+                label = polarity_label(negative != negated)
+            elif follows is None and not negated:
+                label = polarity_label(not negative)
+            else:
+                label = NEUTRAL
+            options.append(Option(label, ("gift", negative, other.level), partial(render, other.noun, negative)))
+    return Candidate(render(concept.noun, negated), tuple(options))
+
+
+def _existence(rng: random.Random, lexicon: Lexicon) -> Candidate:
+    pool = lexicon.animals + lexicon.people
+    concept, negated, tense = rng.choice(pool), flip(rng), tense_of(rng)
+    verb, place = rng.choice(lexicon.living), place_phrase(rng, lexicon)
+
+    def render(noun: Noun, negative: bool) -> str:
+        subject = none_of(noun) if negative else indefinite(noun)
+        return sentence(subject.text, predicate(verb, subject, tense, negative, particle=""), place)
+
+    options = []
+    for other in nearby(rng, concept, pool):
+        follows = inclusion(concept, other, negated)
+        for negative in BOTH:
+            label = polarity_label(negative != negated) if follows else NEUTRAL
+            options.append(Option(label, ("exists", negative, other.level), partial(render, other.noun, negative)))
+    return Candidate(render(concept.noun, negated), tuple(options))
+
+
+def adjuncts(rng: random.Random, lexicon: Lexicon) -> Candidate:
+    """Dropping an adjunct is safe in a positive sentence, adding one in a negative sentence."""
+    subject, friend = draw(rng, lexicon.names, 2)
+    verb, tense, negated = rng.choice(lexicon.acting), tense_of(rng), flip(rng)
+    adjunct = (place_phrase(rng, lexicon), occasion_phrase(rng, lexicon), f"avec {friend.text}")
+    subsets = [(), (0,), (1,), (2,), (0, 1), (0, 2), (1, 2)]
+    given = set(rng.choice(subsets))
+
+    def render(chosen: tuple[int, ...], negative: bool) -> str:
+        verb_group = predicate(verb, subject, tense, negative)
+        return sentence(subject.text, verb_group, *(adjunct[index] for index in sorted(chosen, reverse=True)))
+
+    options = []
+    for chosen in subsets:
+        follows = given <= set(chosen) if negated else set(chosen) <= given
+        for negative in BOTH:
+            label = polarity_label(negative != negated) if follows else NEUTRAL
+            options.append(Option(label, (negative, chosen), partial(render, chosen, negative)))
+    return Candidate(render(tuple(given), negated), tuple(options))
