@@ -38,7 +38,7 @@ class Document(NamedTuple):
 # Exercises and how often each is drawn.
 EXERCISES: dict[str, tuple[Callable[[random.Random, Lexicon, str, str], Task | None], int]] = {
     "copie": (exercises.copying, 3),
-    "mots": (exercises.word_list, 2),
+    "mots": (exercises.word_list, 4),
     "mot": (exercises.membership, 5),
     "nouveau": (exercises.new_words, 5),
     "remplace": (exercises.replaced_word, 4),
@@ -64,10 +64,15 @@ def forbidden_sentences() -> frozenset[str]:
     return frozenset(text for row in rows for text in (row["premise"], row["hypothesis"]))
 
 
-def draw_document(rng: random.Random) -> Document:
-    """A document of the corpus, without any sentence of the evaluation splits."""
+def draw_document(rng: random.Random, copying_first: bool = False) -> Document:
+    """A document of the corpus, without any sentence of the evaluation splits.
+
+    Args:
+        copying_first: of five documents, make four a copy of words or of a sentence.
+    """
     while True:
-        document = _draw(rng)
+        copying = copying_first and rng.random() < 0.8
+        document = _exercise(rng, rng.choice(("copie", "mots", "mots", "mots"))) if copying else _draw(rng)
         if document and forbidden_sentences().isdisjoint(document.lines):
             return document
 

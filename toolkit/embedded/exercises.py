@@ -58,7 +58,7 @@ def copying(rng: random.Random, lexicon: Lexicon, text: str, sibling: str) -> Ta
 
 def word_list(rng: random.Random, lexicon: Lexicon, text: str, sibling: str) -> Task | None:
     """Repeat words in random order, which no grammar helps to guess."""
-    listed = " ".join(draw(rng, vocabulary(lexicon), rng.randint(2, 7)))
+    listed = " ".join(draw(rng, vocabulary(lexicon), rng.randint(3, 16)))
     return listed, listed
 
 

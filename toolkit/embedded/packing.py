@@ -12,7 +12,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 # Answers carry the skill; the words of a question are mostly random and teach grammar alone.
-QUESTION_WEIGHT = 0.2
+QUESTION_WEIGHT = 0.1
+
+# The first steps are mostly copying: matching words is what everything else builds on, and it is learned alone first.
+COPYING_STEPS = 300
 
 
 class Encoded(NamedTuple):
@@ -91,7 +94,7 @@ def training_batch(tokenizer: Any, seed: int, step: int, rows: int, length: int)
     room = [length] * rows
     misses = 0
     while misses < 3:
-        entry = encode_document(tokenizer, draw_document(rng))
+        entry = encode_document(tokenizer, draw_document(rng, copying_first=step < COPYING_STEPS))
         row = next((index for index in range(rows) if room[index] >= len(entry.ids)), None)
         if row is None:
             misses += 1

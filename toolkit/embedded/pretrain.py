@@ -8,6 +8,7 @@ import argparse
 import json
 import math
 import random
+import shutil
 import sys
 import time
 from dataclasses import asdict, dataclass
@@ -18,7 +19,7 @@ from toolkit.errors import ModelError, ToolkitError
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from torch.optim import AdamW
+    from torch.optim import Optimizer
 
     from toolkit.embedded.packing import Batch
 
@@ -31,21 +32,21 @@ PROBES = 80
 class Settings:
     """What decides a pre-training run; rows of `length` tokens, `rows` of them per step."""
 
-    steps: int = 2600
+    steps: int = 1800
     seed: int = 7
     rows: int = 16
     length: int = 128
-    learning_rate: float = 1.5e-3
-    warmup: int = 100
-    weight_decay: float = 0.05
-    save_every: int = 250
+    muon_rate: float = 0.02
+    adam_rate: float = 2e-3
+    warmup: int = 40
+    save_every: int = 200
 
     def rate(self, step: int) -> float:
-        """The learning rate of a step: linear warm-up, then a cosine down to a fiftieth."""
+        """The share of the peak learning rates at a step: linear warm-up, then a cosine down to a fiftieth."""
         if step < self.warmup:
-            return self.learning_rate * (step + 1) / self.warmup
+            return (step + 1) / self.warmup
         progress = (step - self.warmup) / max(1, self.steps - self.warmup)
-        return self.learning_rate * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress)))
+        return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress))
 
 
 @dataclass
@@ -92,8 +93,6 @@ def pretrain(output: Path, settings: Settings, resume: bool = False, stop_after:
     Raises:
         ModelError: nothing to resume, a checkpoint of other settings, or one in the way.
     """
-    import torch
-
     from toolkit.embedded.saving import save_model
     from toolkit.embedded.tiny_llama import build_model
 
@@ -104,15 +103,14 @@ def pretrain(output: Path, settings: Settings, resume: bool = False, stop_after:
         raise ModelError(f"{output} holds an interrupted run.", hint="Add --resume, or choose another --output-dir.")
     tokenizer = _tokenizer(settings.seed)
     model = build_model(tokenizer, settings.seed)
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=settings.learning_rate, betas=(0.9, 0.95), weight_decay=settings.weight_decay, fused=True
-    )
-    progress = _load(checkpoint, model, optimizer, settings) if resume else Progress(losses=[])
-    _train(model, tokenizer, optimizer, settings, progress, checkpoint, stop_after)
+    optimizers = _optimizers(model, settings)
+    progress = _load(checkpoint, model, optimizers, settings) if resume else Progress(losses=[])
+    _train(model, tokenizer, optimizers, settings, progress, checkpoint, stop_after)
     if progress.step < settings.steps:
         return {}
     figures = _figures(model, tokenizer, settings, progress)
     save_model(output, model, tokenizer, figures)
+    shutil.rmtree(checkpoint)
     return figures
 
 
@@ -125,10 +123,26 @@ def _tokenizer(seed: int) -> Any:
     return build_tokenizer(text for _ in range(_TOKENIZER_DOCUMENTS) for text in segments(draw_document(rng)))
 
 
+def _optimizers(model: Any, settings: Settings) -> "list[Optimizer]":
+    """Muon for the matrices: the model learns to copy in a fraction of AdamW's steps. AdamW for the rest."""
+    import torch
+
+    matrices: list[Tensor] = []
+    rest: list[Tensor] = []
+    for name, parameter in model.named_parameters():
+        (matrices if parameter.dim() == 2 and "embed" not in name else rest).append(parameter)
+    muon = torch.optim.Muon(matrices, lr=settings.muon_rate, weight_decay=0.01, momentum=0.95)
+    adam = torch.optim.AdamW(rest, lr=settings.adam_rate, betas=(0.9, 0.95), weight_decay=0.0)
+    for optimizer in (muon, adam):
+        for group in optimizer.param_groups:
+            group["peak"] = group["lr"]
+    return [muon, adam]
+
+
 def _train(
     model: Any,
     tokenizer: Any,
-    optimizer: "AdamW",
+    optimizers: "list[Optimizer]",
     settings: Settings,
     progress: Progress,
     checkpoint: Path,
@@ -146,13 +160,14 @@ def _train(
     for step in bar:
         began = time.perf_counter()
         batch = training_batch(tokenizer, settings.seed, step, settings.rows, settings.length)
-        for group in optimizer.param_groups:
-            group["lr"] = settings.rate(step)
+        for group in (group for optimizer in optimizers for group in optimizer.param_groups):
+            group["lr"] = group["peak"] * settings.rate(step)
         loss = _loss(model, batch)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        for optimizer in optimizers:
+            optimizer.step()
+        model.zero_grad(set_to_none=True)
         recent.append(loss.item())
         progress.step = step + 1
         progress.tokens += int((batch.weights > 0).sum())
@@ -162,7 +177,7 @@ def _train(
             bar.set_postfix(loss=progress.losses[-1])
             recent = []
         if progress.step % settings.save_every == 0 or progress.step == last:
-            _save(checkpoint, model, optimizer, settings, progress)
+            _save(checkpoint, model, optimizers, settings, progress)
 
 
 def _loss(model: Any, batch: "Batch") -> "Tensor":
@@ -213,10 +228,8 @@ def exercise_accuracy(model: Any, tokenizer: Any, probes: int = PROBES) -> dict[
     return accuracy
 
 
-def _save(folder: Path, model: Any, optimizer: "AdamW", settings: Settings, progress: Progress) -> None:
+def _save(folder: Path, model: Any, optimizers: "list[Optimizer]", settings: Settings, progress: Progress) -> None:
     """Write the checkpoint beside its name, then exchange the two, so that a kill leaves one that is whole."""
-    import shutil
-
     from safetensors.torch import save_file
 
     partial, old = folder.with_name("checkpoint.partial"), folder.with_name("checkpoint.old")
@@ -225,7 +238,7 @@ def _save(folder: Path, model: Any, optimizer: "AdamW", settings: Settings, prog
     tensors = {}
     for name, parameter in model.named_parameters():
         tensors[f"model.{name}"] = parameter.data
-        for key, value in optimizer.state[parameter].items():
+        for key, value in _state(optimizers, parameter).items():
             tensors[f"{key}.{name}"] = value
     save_file(tensors, partial / "state.safetensors")
     (partial / "state.json").write_text(json.dumps({"settings": asdict(settings), "progress": asdict(progress)}))
@@ -235,7 +248,15 @@ def _save(folder: Path, model: Any, optimizer: "AdamW", settings: Settings, prog
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _load(folder: Path, model: Any, optimizer: "AdamW", settings: Settings) -> Progress:
+def _owns(optimizer: "Optimizer", parameter: "Tensor") -> bool:
+    return any(parameter is owned for group in optimizer.param_groups for owned in group["params"])
+
+
+def _state(optimizers: "list[Optimizer]", parameter: "Tensor") -> dict[str, "Tensor"]:
+    return next(optimizer.state[parameter] for optimizer in optimizers if _owns(optimizer, parameter))
+
+
+def _load(folder: Path, model: Any, optimizers: "list[Optimizer]", settings: Settings) -> Progress:
     from safetensors.torch import load_file
 
     state = json.loads((folder / "state.json").read_text())
@@ -244,8 +265,9 @@ def _load(folder: Path, model: Any, optimizer: "AdamW", settings: Settings) -> P
     tensors = load_file(folder / "state.safetensors")
     for name, parameter in model.named_parameters():
         parameter.data.copy_(tensors.pop(f"model.{name}"))
-        keys = [key for key in tensors if key.endswith(f".{name}") and key.split(".", 1)[1] == name]
-        optimizer.state[parameter] = {key.split(".", 1)[0]: tensors[key] for key in keys}
+        owner = next(optimizer for optimizer in optimizers if _owns(optimizer, parameter))
+        keys = [key for key in tensors if key.split(".", 1)[1] == name]
+        owner.state[parameter] = {key.split(".", 1)[0]: tensors[key] for key in keys}
     return Progress(**state["progress"])
 
 

@@ -17,7 +17,8 @@ from tqdm.auto import tqdm
 
 from toolkit.errors import ExportError
 from toolkit.export.gguf_tokenizer import GgufTokenizer, read_chat_template, read_tokenizer
-from toolkit.export.llama_folder import LlamaConfig, LlamaFolder, Tensor
+from toolkit.export.llama_config import LlamaConfig
+from toolkit.export.llama_folder import LlamaFolder, Tensor
 from toolkit.run_folder import atomic_path
 
 FileType = Literal["f32", "f16", "bf16", "q8_0"]

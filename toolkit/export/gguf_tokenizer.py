@@ -9,7 +9,7 @@ from gguf import TokenType
 from tokenizers import Tokenizer
 
 from toolkit.errors import ExportError
-from toolkit.export.llama_folder import read_json
+from toolkit.export.llama_config import read_json
 
 LLAMA3_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"

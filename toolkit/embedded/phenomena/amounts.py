@@ -29,7 +29,7 @@ from toolkit.embedded.french import (
     sentence,
 )
 from toolkit.embedded.lexicon import NUMBERS
-from toolkit.embedded.phenomena.common import BOTH, nearby, place_phrase, tense_of, unrelated
+from toolkit.embedded.phenomena.common import BOTH, nearby, of_any_level, place_phrase, tense_of, unrelated
 from toolkit.embedded.vocabulary import Lexicon
 
 
@@ -39,23 +39,27 @@ def cardinals(rng: random.Random, lexicon: Lexicon) -> Candidate:
     number = rng.randint(2 if form != "moins de" else 3, 9)
     tense = tense_of(rng)
     if flip(rng):
-        noun = rng.choice(lexicon.animals + lexicon.people).noun
+        first = rng.choice(lexicon.animals + lexicon.people)
+        others = [concept for concept in lexicon.animals + lexicon.people if not concept.related(first)]
+        nouns = [first.noun, rng.choice(others).noun]
         verb, place = rng.choice(lexicon.living), place_phrase(rng, lexicon)
-        head, tail = "", f"{noun.plural} {predicate(verb, Phrase('', noun.feminine, True), tense)} {place}"
+        head = ""
+        tails = [f"{noun.plural} {predicate(verb, Phrase('', noun.feminine, True), tense)} {place}" for noun in nouns]
     else:
-        name, noun = rng.choice(lexicon.names), rng.choice(lexicon.concepts).noun
-        head, tail = f"{name.text} {predicate(rng.choice(lexicon.creating), name, tense)}", noun.plural
+        name, verb = rng.choice(lexicon.names), rng.choice(lexicon.creating)
+        head = f"{name.text} {predicate(verb, name, tense)}"
+        tails = [concept.noun.plural for concept in unrelated(rng, lexicon)[:2]]
 
-    def render(bound: str, count: int) -> str:
+    def render(bound: str, count: int, tail: str) -> str:
         return sentence(head, bound, NUMBERS[count], tail)
 
     premise = _counts(form, number)
-    options = [
-        Option(relation(premise, _counts(bound, count)), (bound, count), partial(render, bound, count))
-        for bound in ("au moins", "au plus", "plus de", "moins de")
-        for count in range(3, 9)
-    ]
-    return Candidate(render(form, number), tuple(options))
+    options = []
+    for bound, count in product(("au moins", "au plus", "plus de", "moins de"), range(4, 8)):
+        label = relation(premise, _counts(bound, count))
+        options.append(Option(label, (bound, count), partial(render, bound, count, tails[0])))
+        options.append(Option(NEUTRAL, (bound, count), partial(render, bound, count, tails[1])))
+    return Candidate(render(form, number, tails[0]), tuple(options))
 
 
 def _counts(bound: str, number: int) -> Situations:
@@ -109,26 +113,31 @@ _NARROWER = {
 
 def quantifiers(rng: random.Random, lexicon: Lexicon) -> Candidate:
     """Of "Tous les chiens du village dorment": what holds of some, of most, of none, and of which other animals."""
-    pool = rng.choice((lexicon.animals, lexicon.people))
-    concept, form = rng.choice(pool), rng.choice(tuple(_QUANTIFIERS))
+    pool = rng.choice((lexicon.animals, lexicon.animals, lexicon.people))
+    concept, form = of_any_level(rng, pool), rng.choice(tuple(_QUANTIFIERS))
     verb, tense = rng.choice(lexicon.living), tense_of(rng)
-    domain = f"de {definite(rng.choice(lexicon.domains)).text}"
+    here, elsewhere = (f"de {definite(noun).text}" for noun in draw(rng, lexicon.domains, 2))
 
-    def render(quantifier: str, noun: Noun) -> str:
+    def render(quantifier: str, noun: Noun, domain: str) -> str:
         return _quantified(quantifier, noun, domain, verb, tense)
 
+    # Nothing lies above the top, so some quantifiers would never follow there: it stands in premises only.
+    top = max(other.level for other in pool)
     options = []
-    for other in nearby(rng, concept, pool):
-        for quantifier in _QUANTIFIERS:
-            if other.noun == concept.noun:
-                label: str | None = relation(_QUANTIFIERS[form], _QUANTIFIERS[quantifier])
-            elif concept.below(other):
-                label = _WIDER.get((form, quantifier))
-            else:
-                label = _NARROWER.get((form, quantifier)) if other.below(concept) else None
+    for other, quantifier in product(nearby(rng, concept, pool), _QUANTIFIERS):
+        label: str | None = None
+        if other.noun == concept.noun:
+            label = relation(_QUANTIFIERS[form], _QUANTIFIERS[quantifier])
+        elif concept.below(other):
+            label = _WIDER.get((form, quantifier))
+        elif other.below(concept):
+            label = _NARROWER.get((form, quantifier))
+        if other.level < top:
+            signature = (quantifier, other.level)
+            options.append(Option(NEUTRAL, signature, partial(render, quantifier, other.noun, elsewhere)))
             if label:
-                options.append(Option(label, (quantifier, other.level), partial(render, quantifier, other.noun)))
-    return Candidate(render(form, concept.noun), tuple(options))
+                options.append(Option(label, signature, partial(render, quantifier, other.noun, here)))
+    return Candidate(render(form, concept.noun, here), tuple(options))
 
 
 def _quantified(quantifier: str, noun: Noun, domain: str, verb: Verb, tense: Tense) -> str:

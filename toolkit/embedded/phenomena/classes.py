@@ -8,6 +8,7 @@ from toolkit.embedded.french import (
     ETRE,
     Adjective,
     Noun,
+    Phrase,
     definite,
     direct_object,
     indefinite,
@@ -16,7 +17,15 @@ from toolkit.embedded.french import (
     sentence,
 )
 from toolkit.embedded.lexicon import COLOURS
-from toolkit.embedded.phenomena.common import BOTH, inclusion, nearby, occasion_phrase, place_phrase, tense_of
+from toolkit.embedded.phenomena.common import (
+    BOTH,
+    inclusion,
+    nearby,
+    occasion_phrase,
+    of_any_level,
+    place_phrase,
+    tense_of,
+)
 from toolkit.embedded.vocabulary import Lexicon
 
 
@@ -49,10 +58,11 @@ def hypernymy(rng: random.Random, lexicon: Lexicon) -> Candidate:
 
 
 def _gift(rng: random.Random, lexicon: Lexicon) -> Candidate:
-    concept, negated = rng.choice(lexicon.concepts), rng.random() < 0.4
-    owner, gift = rng.choice(lexicon.names), definite(rng.choice(lexicon.gifts))
+    concept, negated = of_any_level(rng, lexicon.concepts), rng.random() < 0.4
+    owner, stranger = draw(rng, lexicon.names, 2)
+    gift = definite(rng.choice(lexicon.gifts))
 
-    def render(noun: Noun, negative: bool) -> str:
+    def render(noun: Noun, negative: bool, owner: Phrase = owner) -> str:
         return sentence(gift.text, "de", owner.text, predicate(ETRE, gift, negated=negative), indefinite(noun).text)
 
     options = []
@@ -65,13 +75,17 @@ def _gift(rng: random.Random, lexicon: Lexicon) -> Candidate:
                 label = polarity_label(not negative)
             else:
                 label = NEUTRAL
-            options.append(Option(label, ("gift", negative, other.level), partial(render, other.noun, negative)))
+            # A positive sentence about the narrowest kind never follows from another one, so it is not asked.
+            if negative or other.level > 0:
+                signature = ("gift", negative, other.level)
+                options.append(Option(label, signature, partial(render, other.noun, negative)))
+                options.append(Option(NEUTRAL, signature, partial(render, other.noun, negative, stranger)))
     return Candidate(render(concept.noun, negated), tuple(options))
 
 
 def _existence(rng: random.Random, lexicon: Lexicon) -> Candidate:
     pool = lexicon.animals + lexicon.people
-    concept, negated, tense = rng.choice(pool), flip(rng), tense_of(rng)
+    concept, negated, tense = of_any_level(rng, pool), flip(rng), tense_of(rng)
     verb, place = rng.choice(lexicon.living), place_phrase(rng, lexicon)
 
     def render(noun: Noun, negative: bool) -> str:
@@ -83,19 +97,21 @@ def _existence(rng: random.Random, lexicon: Lexicon) -> Candidate:
         follows = inclusion(concept, other, negated)
         for negative in BOTH:
             label = polarity_label(negative != negated) if follows else NEUTRAL
-            options.append(Option(label, ("exists", negative, other.level), partial(render, other.noun, negative)))
+            # Nor does one that denies the widest kind.
+            if (negative or other.level > 0) and not (negative and other.level == 2):
+                options.append(Option(label, ("exists", negative, other.level), partial(render, other.noun, negative)))
     return Candidate(render(concept.noun, negated), tuple(options))
 
 
 def adjuncts(rng: random.Random, lexicon: Lexicon) -> Candidate:
     """Dropping an adjunct is safe in a positive sentence, adding one in a negative sentence."""
-    subject, friend = draw(rng, lexicon.names, 2)
+    subject, stranger, friend = draw(rng, lexicon.names, 3)
     verb, tense, negated = rng.choice(lexicon.acting), tense_of(rng), flip(rng)
     adjunct = (place_phrase(rng, lexicon), occasion_phrase(rng, lexicon), f"avec {friend.text}")
     subsets = [(), (0,), (1,), (2,), (0, 1), (0, 2), (1, 2)]
     given = set(rng.choice(subsets))
 
-    def render(chosen: tuple[int, ...], negative: bool) -> str:
+    def render(chosen: tuple[int, ...], negative: bool, subject: Phrase = subject) -> str:
         verb_group = predicate(verb, subject, tense, negative)
         return sentence(subject.text, verb_group, *(adjunct[index] for index in sorted(chosen, reverse=True)))
 
@@ -103,6 +119,9 @@ def adjuncts(rng: random.Random, lexicon: Lexicon) -> Candidate:
     for chosen in subsets:
         follows = given <= set(chosen) if negated else set(chosen) <= given
         for negative in BOTH:
-            label = polarity_label(negative != negated) if follows else NEUTRAL
-            options.append(Option(label, (negative, chosen), partial(render, chosen, negative)))
+            # What has most adjuncts never follows when positive, what has none never when negative.
+            if len(chosen) < 2 if not negative else chosen:
+                label = polarity_label(negative != negated) if follows else NEUTRAL
+                options.append(Option(label, (negative, chosen), partial(render, chosen, negative)))
+                options.append(Option(NEUTRAL, (negative, chosen), partial(render, chosen, negative, stranger)))
     return Candidate(render(tuple(given), negated), tuple(options))

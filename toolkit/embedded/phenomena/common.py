@@ -38,8 +38,14 @@ def inclusion(premise: Concept, hypothesis: Concept, premise_negated: bool) -> b
     return hypothesis.below(premise) if premise_negated else premise.below(hypothesis)
 
 
+def of_any_level(rng: random.Random, pool: tuple[Concept, ...]) -> Concept:
+    """A kind of the pool, each level as likely as the others, though there are far more labradors than animals."""
+    level = rng.choice(sorted({concept.level for concept in pool}))
+    return rng.choice([concept for concept in pool if concept.level == level])
+
+
 def nearby(rng: random.Random, concept: Concept, pool: tuple[Concept, ...]) -> list[Concept]:
-    """The concept, its relatives (one of those below) and two strangers, one of them of its own level."""
+    """The concept, its relatives (two of those below) and two strangers, one of them of its own level."""
     below = [other for other in pool if other.below(concept)]
     above = [other for other in pool if concept.below(other)]
     strangers = [other for other in pool if not concept.related(other)]

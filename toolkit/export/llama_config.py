@@ -1,0 +1,122 @@
+"""config.json of a Llama folder: the fields that a GGUF file needs, and refusals of what it cannot hold."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from toolkit.errors import ExportError
+
+
+@dataclass(frozen=True)
+class Llama3Scaling:
+    """The numbers of `rope_type: llama3`; lengths in tokens."""
+
+    factor: float
+    low_freq_factor: float
+    high_freq_factor: float
+    original_max_position_embeddings: int
+
+
+@dataclass(frozen=True)
+class LlamaConfig:
+    """The fields of config.json that a GGUF file needs, under their Hugging Face names."""
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    max_position_embeddings: int
+    rms_norm_eps: float
+    rope_theta: float
+    rope_scaling: Llama3Scaling | None
+    tie_word_embeddings: bool
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Raises:
+        ExportError: the file is missing, or is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ExportError(
+            f"{path.parent} has no {path.name}, so it is not a whole model folder.",
+            hint="Give the folder that merging wrote: config.json, tokenizer.json and safetensors.",
+        ) from None
+    except (OSError, ValueError) as error:
+        raise ExportError(f"{path} cannot be read: {error}.", hint="Merge again, or copy the file again.") from error
+
+
+def read_config(folder: Path) -> LlamaConfig:
+    """The configuration of a Llama folder.
+
+    Raises:
+        ExportError: another architecture, 4- or 8-bit weights, or an activation or rotary scaling that is not Llama's.
+    """
+    raw = read_json(folder / "config.json")
+    architectures = raw.get("architectures") or ["none"]
+    if architectures != ["LlamaForCausalLM"]:
+        raise ExportError(
+            f"{folder} is a {', '.join(architectures)}; only LlamaForCausalLM can be written as GGUF here.",
+            hint="Train a Llama model, or convert this one with llama.cpp's own convert_hf_to_gguf.py.",
+        )
+    if quantization := raw.get("quantization_config"):
+        method = quantization.get("quant_method", "unknown method") if isinstance(quantization, dict) else quantization
+        raise ExportError(
+            f"The weights of {folder} are quantised ({method}); GGUF needs the 16- or 32-bit ones.",
+            hint="Merge the adapter into the 16-bit base model and export that folder.",
+        )
+    if (activation := raw.get("hidden_act", "silu")) != "silu":
+        raise ExportError(f"{folder} uses the activation {activation!r}; llama.cpp's Llama computes silu only.")
+    try:
+        return _config(raw, folder)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ExportError(f"{folder / 'config.json'} lacks or misstates {error}.", hint="Merge again.") from error
+
+
+def _config(raw: dict[str, Any], folder: Path) -> LlamaConfig:
+    heads = int(raw["num_attention_heads"])
+    rope = _rope_parameters(raw)
+    return LlamaConfig(
+        vocab_size=int(raw["vocab_size"]),
+        hidden_size=int(raw["hidden_size"]),
+        intermediate_size=int(raw["intermediate_size"]),
+        num_hidden_layers=int(raw["num_hidden_layers"]),
+        num_attention_heads=heads,
+        num_key_value_heads=int(raw.get("num_key_value_heads") or heads),
+        head_dim=int(raw.get("head_dim") or raw["hidden_size"] // heads),
+        max_position_embeddings=int(raw["max_position_embeddings"]),
+        rms_norm_eps=float(raw["rms_norm_eps"]),
+        rope_theta=float(rope.get("rope_theta", 10000.0)),
+        rope_scaling=_rope_scaling(rope, folder),
+        tie_word_embeddings=bool(raw.get("tie_word_embeddings", False)),
+    )
+
+
+def _rope_parameters(raw: dict[str, Any]) -> dict[str, Any]:
+    """One dictionary for both spellings: `rope_parameters` (transformers 5), `rope_theta` with `rope_scaling` (4)."""
+    older = {"rope_theta": raw["rope_theta"]} if "rope_theta" in raw else {}
+    return {**older, **(raw.get("rope_scaling") or {}), **(raw.get("rope_parameters") or {})}
+
+
+def _rope_scaling(rope: dict[str, Any], folder: Path) -> Llama3Scaling | None:
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if kind == "default":
+        return None
+    if kind != "llama3":
+        raise ExportError(
+            f"{folder} scales its rotary positions by {kind!r}; only Llama 3's scaling can be written here.",
+            hint="Use a Llama 3 model without another context extension.",
+        )
+    return Llama3Scaling(
+        factor=float(rope["factor"]),
+        low_freq_factor=float(rope["low_freq_factor"]),
+        high_freq_factor=float(rope["high_freq_factor"]),
+        original_max_position_embeddings=int(rope["original_max_position_embeddings"]),
+    )
