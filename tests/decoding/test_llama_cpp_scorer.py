@@ -67,6 +67,11 @@ def test_one_row_and_many_and_a_second_time_give_the_same_numbers(gguf: Path) ->
     np.testing.assert_allclose(backwards, together, atol=1e-4)
 
 
+def test_the_number_of_threads_changes_nothing(gguf: Path) -> None:
+    with scorer(gguf, threads=1) as one, scorer(gguf, threads=2) as two:
+        np.testing.assert_array_equal(one.score(PROMPTS[:1]), two.score(PROMPTS[:1]))
+
+
 def test_two_scorers_live_side_by_side(gguf: Path) -> None:
     first, second = scorer(gguf), scorer(gguf)
     expected = first.score(PROMPTS[:1])

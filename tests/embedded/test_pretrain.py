@@ -4,19 +4,22 @@ import random
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from toolkit.embedded import corpus, exercises
+from toolkit.embedded import corpus, exercises, exercises_words
 from toolkit.embedded.candidates import LABELS
 from toolkit.embedded.corpus import EVALUATION_SPLITS, EXERCISES, Document, draw_document, forbidden_sentences
-from toolkit.embedded.lexicon import LEXICON
+from toolkit.embedded.french import elide
+from toolkit.embedded.lexicon import LEXICON, NUMBERS
 from toolkit.embedded.nli_fr import generate
 from toolkit.embedded.packing import encode_document, pack, training_batch
 from toolkit.embedded.pretrain import Settings, pretrain
 from toolkit.embedded.tiny_llama import MODEL_FOLDER, build_model
+from toolkit.embedded.word_forms import word_relation, words
 from toolkit.errors import ModelError
 from toolkit.prompts import load_tokenizer
 
@@ -27,8 +30,9 @@ SMALL = Settings(steps=4, rows=2, length=128, save_every=2)
 
 @pytest.fixture
 def small_tokenizer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Train a tokenizer on few documents, which takes a fraction of a second."""
+    """Train the tokenizer on few documents and measure little, which takes a fraction of a second."""
     monkeypatch.setattr("toolkit.embedded.pretrain._TOKENIZER_DOCUMENTS", 300)
+    monkeypatch.setattr("toolkit.embedded.pretrain.PROBES", 3)
 
 
 @pytest.fixture(scope="module")
@@ -62,30 +66,77 @@ def test_labels_are_answers_only_where_the_question_is_the_same_word() -> None:
 
 def test_the_words_of_test_lexical_occur_in_the_corpus() -> None:
     rng = random.Random(13)
-    seen = {word for _ in range(4000) for word in exercises.words(" ".join(draw_document(rng).lines))}
+    seen = {word for _ in range(4000) for word in words(" ".join(draw_document(rng).lines))}
     assert {"gorille", "sculpte", "Solène", "contemplé"} <= seen
 
 
+def test_exercises_agree_with_the_sentence_they_ask_about() -> None:
+    text, sibling = "Léa dessine un labrador noir.", "Luc a dessiné un chien blanc."
+    aligned = set()
+    for seed in range(200):
+        rng = random.Random(seed)
+        question, answer = exercises.membership(rng, LEXICON, text, sibling)
+        asked = question.split("\n")[1].split()
+        assert answer.split()[::2] == asked
+        assert answer.split()[1::2] == ["oui" if word in text[:-1].split() else "non" for word in asked]
+        question, answer = exercises.word_order(rng, LEXICON, text, sibling) or ("", "")
+        assert sorted(question.split("\n")[1].split()) == sorted(answer.split())
+        assert answer.split() == sorted(answer.split(), key=text.index)
+        question, answer = exercises.alignment(rng, LEXICON, text, sibling) or ("", "")
+        aligned |= {answer} if question.endswith(sibling) else set()
+    assert aligned == {"Luc autre dessiné même chien contient blanc autre"}
+    assert exercises.copying(random.Random(0), LEXICON, text, sibling) == (text, text)
+
+
 @pytest.mark.parametrize(
-    ("exercise", "text", "answers"),
+    ("word", "others", "answer"),
     [
-        (exercises.copying, "Léa rit.", {"Léa rit."}),
-        (exercises.polarity, "Léa ne rit pas.", {"négative"}),
-        (exercises.polarity, "Léa rit.", {"positive"}),
+        ("labrador", ["chien"], "dans"),
+        ("animal", ["labrador"], "contient"),
+        ("chat", ["chien"], "autre"),
+        ("chiens", ["chien"], "même"),
+        ("invitée", ["invite"], "même"),
+        ("grande", ["petits"], "contraire"),
+        ("emprunte", ["prêté"], "contraire"),
+        ("trois", ["cinq"], "moins"),
+        ("six", ["cinq"], "plus"),
+        ("avant", ["après"], "contraire"),
     ],
 )
-def test_an_exercise_has_the_right_answer(exercise: Any, text: str, answers: set[str]) -> None:
-    assert exercise(random.Random(0), LEXICON, text, "Luc rit.")[1] in answers
+def test_words_relate_as_a_dictionary_says(word: str, others: list[str], answer: str) -> None:
+    assert word_relation(word, others, LEXICON) == answer
 
 
-def test_membership_and_order_agree_with_the_sentence() -> None:
-    text = "Léa dessine un labrador noir."
-    for seed in range(200):
-        question, answer = exercises.membership(random.Random(seed), LEXICON, text, text) or ("", "")
-        assert answer == ("oui" if question.split("\n")[1] in text[:-1].split() else "non")
-        question, answer = exercises.word_order(random.Random(seed), LEXICON, text, text) or ("", "")
-        first, second = question.split("\n")[1].split()
-        assert answer == min(first, second, key=text.index)
+def test_roles_and_ranks_are_those_of_the_sentence() -> None:
+    seen: Counter[str] = Counter()
+    for seed in range(300):
+        text, answer = exercises.role(random.Random(seed), LEXICON, "", "")
+        if "patient" in answer and "par" in text.split():
+            agent = answer.removeprefix("agent ").split(" patient ")[0]
+            seen["passive"] += elide(f"par {agent}").lower() in text.lower()
+        question, answer = exercises.rank(random.Random(seed), LEXICON, "", "")
+        text, asked = question.split("\n")
+        if asked == "premier" and " avant " in text:
+            assert answer.split()[0] == text.split()[0]
+            seen["first"] += 1
+        if asked == "dernier" and " avant " in text:
+            assert answer.split()[-1] == text.split()[0]
+            seen["last"] += 1
+    assert min(seen["passive"], seen["first"], seen["last"]) >= 20
+
+
+def test_bounds_allow_the_numbers_they_name() -> None:
+    allowed = {"au moins": {3, 4, 5}, "au plus": {1, 2, 3}, "plus de": {4, 5}, "moins de": {1, 2}, "exactement": {3}}
+    checked = 0
+    for seed in range(3000):
+        question, answer = exercises_words.bounds(random.Random(seed), LEXICON, "", "")
+        bound, asked = question.split("\n")
+        if bound.endswith(" trois"):
+            for word, verdict in zip(asked.split(), answer.split()[1::2], strict=True):
+                if NUMBERS.index(word) <= 5:
+                    assert (verdict == "oui") == (NUMBERS.index(word) in allowed[bound.removesuffix(" trois")])
+                    checked += 1
+    assert checked > 200
 
 
 def test_every_document_fits_into_a_row(tokenizer: Any) -> None:

@@ -18,10 +18,10 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, proce
 
 from toolkit.decoding.label_trie import LabelTrie
 from toolkit.decoding.llama_cpp_scorer import LlamaCppScorer
+from toolkit.embedded.tiny_llama import SPLIT_RULE
 from toolkit.errors import ExportError
 from toolkit.export import gguf as gguf_module
 from toolkit.export.gguf import write_gguf
-from toolkit.export.gguf_tokenizer import LLAMA3_SPLIT
 from toolkit.model.backend import AutoConfig, AutoModelForCausalLM
 
 MARKERS = ["<|begin|>", "<|start_header|>", "<|end_header|>", "<|eot|>", "<|pad|>"]
@@ -37,7 +37,7 @@ ROPE = {"rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_f
 
 def train_tokenizer(ignore_merges: bool = True) -> Tokenizer:
     tokenizer = Tokenizer(models.BPE(ignore_merges=ignore_merges))
-    split = pre_tokenizers.Split(Regex(LLAMA3_SPLIT), behavior="isolated")
+    split = pre_tokenizers.Split(Regex(SPLIT_RULE), behavior="isolated")
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
     )
@@ -326,6 +326,11 @@ def weights(change: Callable[[dict[str, torch.Tensor]], object]) -> Callable[[Pa
     return damage
 
 
+def fewer_rows(folder: Path) -> None:
+    edit_json(folder / "config.json", vocab_size=100)
+    weights(lambda w: w.update({EMBEDDING: w[EMBEDDING][:100].clone()}))(folder)
+
+
 def only_bin(folder: Path) -> None:
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
 
@@ -334,6 +339,7 @@ def cut(folder: Path) -> None:
     (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:1000])
 
 
+EMBEDDING = "model.embed_tokens.weight"
 UP = "model.layers.1.mlp.up_proj.weight"
 REFUSALS: dict[str, tuple[Callable[[Path], object], str]] = {
     "another architecture": (config(architectures=["Qwen3ForCausalLM"]), "Qwen3ForCausalLM"),
@@ -346,8 +352,8 @@ REFUSALS: dict[str, tuple[Callable[[Path], object], str]] = {
     "no tokenizer": (lambda f: (f / "tokenizer.json").unlink(), "tokenizer.json"),
     "another split rule": (break_split_rule, r"\\p\{N\}\|"),
     "a normaliser": (lambda f: edit_json(f / "tokenizer.json", normalizer={"type": "NFC"}), "NFC"),
-    "tokens that merging never makes": (break_merges, "merging"),
-    "more tokens than rows": (config(vocab_size=100), "100 rows"),
+    "tokens that merging never makes": (break_merges, "never produces its token .+ by merging"),
+    "more tokens than rows": (fewer_rows, "100 rows"),
     "no weights": (lambda f: (f / "model.safetensors").unlink(), "model.safetensors"),
     "pickled weights": (only_bin, r"\.bin"),
     "damaged weights": (cut, "cannot be read"),

@@ -30,7 +30,7 @@ def open_scorer(model: str, run: RunFolder, recipe: Recipe, trie: LabelTrie) -> 
     if model.endswith(".gguf"):
         from toolkit.decoding.llama_cpp_scorer import LlamaCppScorer
 
-        with LlamaCppScorer(Path(model), trie) as scorer:
+        with LlamaCppScorer(Path(model), trie, context_length=recipe.model.max_seq_length) as scorer:
             yield scorer
         return
     from toolkit.decoding.torch_scorer import TorchScorer

@@ -154,7 +154,10 @@ def _start_server(gguf: Path, context_length: int, threads: int) -> xllamacpp.Se
     params.api_keys = [secrets.token_hex()]
     params.ui = params.endpoint_slots = False
     try:
-        return xllamacpp.Server(params)
+        server = xllamacpp.Server(params)
+        # A server that is freed before its loop has begun waits for it forever: let it answer once.
+        server.handle_completions({"prompt": [0], "max_tokens": 1})
+        return server
     except RuntimeError as error:
         raise ModelError(
             f"llama.cpp cannot load {gguf}: the file is cut short or damaged, or not a model it knows.",

@@ -12,10 +12,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 # Answers carry the skill; the words of a question are mostly random and teach grammar alone.
-QUESTION_WEIGHT = 0.1
+QUESTION_WEIGHT = 0.05
 
-# The first steps are mostly copying: matching words is what everything else builds on, and it is learned alone first.
-COPYING_STEPS = 300
+# Matching words is what everything else builds on, so the first steps are about nothing else.
+MATCHING_STEPS = 300
 
 
 class Encoded(NamedTuple):
@@ -59,10 +59,18 @@ def encode_document(tokenizer: Any, document: Document) -> Encoded:
         turn = [special(START_HEADER), *header, special(END_HEADER), *content, special(EOT)]
         ids += turn
         weights += [QUESTION_WEIGHT] * len(turn)
-    # The answer begins after its header and line break.
-    answer = len(pieces[-1])
-    weights[-answer:] = [1.0] * answer
+    # The answer begins after its header and line break, and ends with the end of turn.
+    answer = _answer_weights(tokenizer, document)
+    weights[-len(answer) :] = answer
     return Encoded(ids, weights)
+
+
+def _answer_weights(tokenizer: Any, document: Document) -> list[float]:
+    weights: list[float] = []
+    for index, word in enumerate(document.answer.split(" ")):
+        count = len(encode_plain(tokenizer, f" {word}" if index else word))
+        weights += [QUESTION_WEIGHT if document.tagged and index % 2 == 0 else 1.0] * count
+    return [*weights, 0.0 if document.tagged else 1.0]
 
 
 def pack(documents: list[list[Encoded]], length: int, pad_id: int) -> Batch:
@@ -94,7 +102,7 @@ def training_batch(tokenizer: Any, seed: int, step: int, rows: int, length: int)
     room = [length] * rows
     misses = 0
     while misses < 3:
-        entry = encode_document(tokenizer, draw_document(rng, copying_first=step < COPYING_STEPS))
+        entry = encode_document(tokenizer, draw_document(rng, matching_only=step < MATCHING_STEPS))
         row = next((index for index in range(rows) if room[index] >= len(entry.ids)), None)
         if row is None:
             misses += 1

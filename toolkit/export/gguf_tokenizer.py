@@ -1,6 +1,7 @@
 """The tokenizer of a model folder as llama.cpp wants it: byte-level BPE with Llama 3's split rule, nothing else."""
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,14 +9,9 @@ from typing import Any
 from gguf import TokenType
 from tokenizers import Tokenizer
 
+from toolkit.embedded.tiny_llama import SPLIT_RULE
 from toolkit.errors import ExportError
 from toolkit.export.llama_config import read_json
-
-LLAMA3_SPLIT = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
-    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-"""How Llama 3 cuts text into words before merging; the rule that llama.cpp calls `llama-bpe`."""
 
 
 @dataclass(frozen=True)
@@ -127,13 +123,14 @@ def _refuse_other_rules(raw: dict[str, Any], tokenizer: Tokenizer, folder: Path)
             f"The tokenizer of {folder} normalises text ({raw['normalizer'].get('type')}); llama.cpp would not.",
             hint=hint,
         )
-    if (rule := _split_rule(raw.get("pre_tokenizer"))) != LLAMA3_SPLIT:
+    if (rule := _split_rule(raw.get("pre_tokenizer"))) != SPLIT_RULE:
         raise ExportError(
             f"The tokenizer of {folder} splits words by another rule than Llama 3's ({rule}), so llama.cpp would see "
             "other tokens.",
             hint=hint,
         )
-    if not model.get("ignore_merges") and (token := _unmerged_token(tokenizer, model["vocab"])) is not None:
+    whole_words = model["vocab"].keys() - {token["content"] for token in raw.get("added_tokens", [])}
+    if not model.get("ignore_merges") and (token := _unmerged_token(tokenizer, whole_words)) is not None:
         raise ExportError(
             f"The tokenizer of {folder} never produces its token {token!r} by merging; llama.cpp would use it.",
             hint="Set `ignore_merges` to true in tokenizer.json before training, as Llama 3 does.",
@@ -154,9 +151,6 @@ def _split_rule(pre_tokenizer: dict[str, Any] | None) -> str:
     return split["pattern"].get("Regex", str(split["pattern"]))
 
 
-def _unmerged_token(tokenizer: Tokenizer, vocabulary: dict[str, int]) -> str | None:
+def _unmerged_token(tokenizer: Tokenizer, tokens: Iterable[str]) -> str | None:
     """A token that merging does not rebuild from its bytes; llama.cpp's `llama-bpe` takes whole words regardless."""
-    for token in vocabulary:
-        if len(tokenizer.model.tokenize(token)) != 1:
-            return token
-    return None
+    return next((token for token in sorted(tokens) if len(tokenizer.model.tokenize(token)) != 1), None)
