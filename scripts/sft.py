@@ -10,7 +10,6 @@ from argparse import Namespace
 from pathlib import Path
 
 from toolkit.command_line import add_overrides, parser, recipe_keys, run_command
-from toolkit.errors import RunError
 from toolkit.recipe_file import load_recipe
 from toolkit.run_folder import RunFolder
 
@@ -30,11 +29,8 @@ def parse() -> Namespace:
 def main(arguments: Namespace) -> None:
     recipe = load_recipe(arguments.recipe, arguments.overrides)
     run = RunFolder(arguments.output_dir or Path("outputs") / arguments.recipe.stem)
-    if run.is_taken and not (arguments.resume or arguments.overwrite or arguments.dry_run):
-        raise RunError(
-            f"{run.path} exists already, and a run is never overwritten silently.",
-            hint="Add --resume to finish it, --overwrite to replace it, or --output-dir for another folder.",
-        )
+    if not (arguments.resume or arguments.dry_run):
+        run.refuse_if_taken(overwrite=arguments.overwrite)
     from toolkit.training import train
 
     train(recipe, run, resume=arguments.resume, overwrite=arguments.overwrite, dry_run=arguments.dry_run)

@@ -70,17 +70,16 @@ def test_other_rows_and_a_limit_get_a_folder_of_their_own(call: Call, run: RunFo
     assert read(run, "adapter@nli-fr-test-limit6")[0]["n"] == 6
     rows = tmp_path / "mine" / "rows.jsonl"
     rows.parent.mkdir()
-    row = {
-        "id": "a",
-        "premise": "Il pleut.",
-        "hypothesis": "Il ne pleut pas.",
-        "label": "contradiction",
-        "phenomenon": "x",
-    }
+    row = {"premise": "Il pleut.", "hypothesis": "Il ne pleut pas.", "label": "contradiction"}
     rows.write_text(json.dumps(row) + "\n", encoding="utf-8")
     assert call("eval_generate", run.path, "--data", rows)[0] == 0
     metrics, predictions = read(run, "adapter@mine-rows")
-    assert metrics["data"]["source"] == str(rows) and predictions[0]["id"] == "a"
+    assert metrics["data"]["source"] == str(rows) and predictions[0]["id"] == "1" and metrics["slices"] == {}
+
+
+def test_an_overridden_recipe_does_not_replace_the_runs_own_figures(call: Call, run: RunFolder) -> None:
+    assert call("eval_generate", run.path, "--set", "task.system=Autre.", "--limit", "3")[0] == 0
+    assert read(run, "adapter@nli-fr-dev-limit3")[0]["overrides"] == ["task.system", "data.eval.limit"]
 
 
 def test_rows_that_were_trained_on_are_not_scored_as_if_they_were_new(call: Call, run: RunFolder) -> None:

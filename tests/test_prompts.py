@@ -1,4 +1,4 @@
-"""Text to ids: one BOS, markers that stay text, an answer that is never cut, the same ids as the tokenizer's own way."""
+"""Text to ids: one BOS, markers that stay text, an answer that is never cut, and the tokenizer's own ids."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,9 @@
 """Recipes: what is accepted, what is refused with which sentence, and what the shipped ones hold."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -38,6 +40,22 @@ def test_the_schema_file_is_that_of_the_code() -> None:
     assert (ROOT / "schema" / "recipe.schema.json").read_text(encoding="utf-8") == json_schema()
 
 
+def test_editors_accept_the_shipped_recipes() -> None:
+    import yaml
+
+    schema = json.loads(json_schema())
+
+    def missing(values: dict[str, Any], where: dict[str, Any]) -> list[str]:
+        where = schema["$defs"][where["$ref"].rsplit("/", 1)[1]] if "$ref" in where else where
+        absent = [key for key in where.get("required", []) if key not in values]
+        inner = {key: kind for key, kind in where.get("properties", {}).items() if isinstance(values.get(key), dict)}
+        return absent + [name for key, kind in inner.items() for name in missing(values[key], kind)]
+
+    for path in (ROOT / "recipes").glob("*.yaml"):
+        assert missing(yaml.safe_load(path.read_text(encoding="utf-8")), schema) == []
+    assert missing({"task": {}}, schema) == ["data", "model", "labels", "system", "user"]
+
+
 def test_every_key_has_a_description() -> None:
     described = list(fields())
     assert len(described) > 40
@@ -59,7 +77,8 @@ def test_a_resolved_recipe_reads_back_equal(make_recipe: MakeRecipe, tmp_path: P
 
 
 def test_numbers_follow_yaml_1_2(make_recipe: MakeRecipe) -> None:
-    recipe = make_recipe("training.learning_rate=1e-4", "task.date_string=2024-07-26", "training.epochs=.5")
+    recipe = make_recipe("training.learning_rate=1e-4", "task.date_string=2024-07-26", "training.epochs=.5", "seed=010")
+    assert recipe.seed == 10
     assert (recipe.training.learning_rate, recipe.task.date_string, recipe.training.epochs) == (1e-4, "2024-07-26", 0.5)
 
 
@@ -80,6 +99,9 @@ def test_numbers_follow_yaml_1_2(make_recipe: MakeRecipe) -> None:
         ("task.verbalizers={entailment: x}", "task.verbalizers: has keys ['entailment']"),
         ("task.user=rien", "task.user: its placeholders are []; use {premise} and {hypothesis}."),
         ("task.user='{premise} {hypothesis} {0.x}'", "use {premise} and {hypothesis}."),
+        ("task.user='{premise:d} {hypothesis!r}'", "task.user: its placeholders are ['premise:d', 'hypothesis!r']"),
+        ("data.label_map={0: entailmnt}", "data.label_map: 'entailmnt' is not one of the labels"),
+        ("model.name=''", "model.name: '' cannot be used"),
         ("training.micro_batch_size=3", "training.micro_batch_size: 3 does not divide batch_size 8"),
         ("task.chat_template=keine.jinja", "task.chat_template 'keine.jinja' is neither a file nor Jinja text."),
         ("seed", "--set 'seed' has no '='."),
@@ -116,7 +138,7 @@ def test_three_mistakes_are_reported_together(make_recipe: MakeRecipe) -> None:
 def test_what_is_no_recipe_is_refused(tmp_path: Path, text: str, sentence: str) -> None:
     path = tmp_path / "recipe.yaml"
     path.write_text(text, encoding="utf-8")
-    with pytest.raises(RecipeError, match="recipe.yaml") as refused:
+    with pytest.raises(RecipeError, match=r"recipe\.yaml") as refused:
         load_recipe(path)
     assert sentence in str(refused.value)
 

@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from tests.conftest import RECIPE, ROOT
+from toolkit.recipe_file import fields
 from toolkit.run_folder import RunFolder
 
 Call = Callable[..., tuple[int, str, str]]
@@ -41,7 +42,8 @@ def test_help_and_refusals_that_need_no_model_take_under_half_a_second(arguments
 def test_help_describes_every_key(call: Call) -> None:
     code, out, _ = call("sft", "--help")
     assert code == 0
-    assert "training.learning_rate = 0.0001\n      Peak learning rate." in out
+    for key, default, description in fields():
+        assert f"  {key} = {default}\n      {description}" in out
 
 
 @pytest.fixture
@@ -120,12 +122,19 @@ def test_a_run_is_never_overwritten_silently_and_resume_needs_a_run(
     assert code == 2 and "not allowed with" in err
 
 
-def test_a_failing_overwrite_loses_nothing(call: Call, recipe_file: Callable[..., Path], tmp_path: Path) -> None:
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "precious.txt").write_text("kept")
+def test_overwriting_loses_nothing_before_all_is_checked_and_never_what_is_no_run(
+    call: Call, recipe_file: Callable[..., Path], tmp_path: Path
+) -> None:
+    run, other = tmp_path / "run", tmp_path / "photos"
+    for folder in (run, other):
+        folder.mkdir()
+        (folder / "precious.txt").write_text("kept")
+    (run / "run.json").write_text("{}")
     path = recipe_file(model={"name": "/nowhere/model"})
-    assert call("sft", path, "--output-dir", tmp_path / "run", "--overwrite")[0] == 2
-    assert (tmp_path / "run" / "precious.txt").read_text() == "kept"
+    assert call("sft", path, "--output-dir", run, "--overwrite")[0] == 2
+    code, _, err = call("sft", path, "--output-dir", other, "--overwrite")
+    assert code == 2 and "is not a run folder" in err
+    assert (run / "precious.txt").read_text() == (other / "precious.txt").read_text() == "kept"
 
 
 def test_what_cannot_be_evaluated_is_refused(call: Call, trained: RunFolder, tmp_path: Path) -> None:

@@ -119,8 +119,31 @@ def test_a_resumed_run_ends_in_the_weights_of_one_that_was_not(
     assert [row["loss"] for row in log(tmp_path / "broken")] == [row["loss"] for row in log(tmp_path / "whole")]
 
 
+def test_the_recipes_chat_template_goes_with_the_adapter(
+    make_recipe: MakeRecipe, tiny_model: Path, tmp_path: Path
+) -> None:
+    template = "{% for m in messages %}{{ m.content }}{{ eos_token }}{% endfor %}"
+    run_training(make_recipe(f"model.name={tiny_model}", f'task.chat_template="{template}"'), tmp_path / "run")
+    assert (tmp_path / "run" / "adapter" / "chat_template.jinja").read_text(encoding="utf-8") == template
+
+
+def test_a_4_bit_base_trains_and_its_adapter_merges_into_16_bit_weights(
+    make_recipe: MakeRecipe, tiny_model: Path, tmp_path: Path
+) -> None:
+    from toolkit.model.merging import merge_adapter
+
+    recipe = make_recipe(f"model.name={tiny_model}", "model.load_in_4bit=true", "model.dtype=bfloat16")
+    adapter = run_training(recipe, tmp_path / "run")
+    assert any(tensor.abs().max() > 0 for name, tensor in adapter.items() if "lora_B" in name)
+    merge_adapter(tiny_model, tmp_path / "run" / "adapter", tmp_path / "merged")
+    base, merged = (load_file(folder / "model.safetensors") for folder in (tiny_model, tmp_path / "merged"))
+    changed = {name for name in base if not torch.equal(base[name], merged[name])}
+    assert changed and all(name.endswith("_proj.weight") for name in changed)
+    assert {tensor.dtype for tensor in merged.values()} == {torch.bfloat16}
+
+
 def test_another_recipe_does_not_resume(make_recipe: MakeRecipe, tiny_model: Path, trained: RunFolder) -> None:
-    with pytest.raises(RunError, match="differs from that of .* in lora, training,"):
+    with pytest.raises(RunError, match=r"differs from that of .* in lora\.r, so"):
         train(make_recipe("lora.r=2", f"model.name={tiny_model}"), trained, resume=True, overwrite=False, dry_run=False)
 
 

@@ -6,6 +6,11 @@ EXIT_GATE_REFUSED = 3
 EXIT_INTERRUPTED = 130
 
 
+def first_line(error: BaseException) -> str:
+    """What another package's exception says, in one line; its type where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 class ToolkitError(Exception):
     """Base of the tree.
 
@@ -35,6 +40,12 @@ class RunError(ToolkitError, ValueError):
 
 class ModelError(ToolkitError, RuntimeError):
     """The model, tokenizer or adapter cannot be loaded as asked."""
+
+
+class DeviceMemoryError(ToolkitError, MemoryError):
+    """The device has too little memory for the model or for a step."""
+
+    exit_code = EXIT_FAILURE
 
 
 class TrainingError(ToolkitError, RuntimeError):

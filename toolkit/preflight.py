@@ -10,7 +10,7 @@ import numpy as np
 from toolkit.data.checks import Splits, label_counts, load_splits
 from toolkit.decoding.label_trie import LabelTrie
 from toolkit.model.backend import DEVICE, device_name
-from toolkit.model.files import find_model
+from toolkit.model.files import find_model, hub_commit
 from toolkit.model.loading import precision_for
 from toolkit.model.parameters import ParameterCount, count_parameters
 from toolkit.model.precision import Precision
@@ -70,8 +70,11 @@ class Preflight:
         """The findings, for run.json."""
         return {
             "device": device_name(),
-            # A hub model's folder is named by the commit that was downloaded.
-            "model": {"name": self.recipe.model.name, "folder": str(self.folder)},
+            "model": {
+                "name": self.recipe.model.name,
+                "folder": str(self.folder),
+                "commit": hub_commit(self.folder),
+            },
             "precision": asdict(self.precision),
             "data": self.splits.record(self.recipe),
             "tokens": asdict(self.tokens),

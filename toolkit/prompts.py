@@ -8,7 +8,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from toolkit.errors import DataError, ModelError, RecipeError
+from toolkit.errors import DataError, ModelError, RecipeError, first_line
 from toolkit.recipe import Task
 from toolkit.task import Example, answer, prompt_messages
 
@@ -40,7 +40,7 @@ def load_tokenizer(folder: Path) -> Any:
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError) as error:
-        raise ModelError(f"{folder} has no tokenizer that can be read: {str(error).splitlines()[0]}") from error
+        raise ModelError(f"{folder} has no tokenizer that can be read: {first_line(error)}") from error
 
 
 def encode_plain(tokenizer: Any, text: str) -> list[int]:
@@ -71,6 +71,8 @@ class PromptEncoder:
         self.max_seq_length = max_seq_length
         special = {str(token): i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
         self._special_ids = special
+        if task.chat_template:
+            tokenizer.chat_template = task.chat_template  # so that it is saved, merged and exported with the model
         markers = sorted([*special, *_SLOTS.values()], key=len, reverse=True)
         self._markers = re.compile("(" + "|".join(map(re.escape, markers)) + ")")
 
@@ -97,15 +99,13 @@ class PromptEncoder:
 
     def _render(self, messages: list[dict[str, str]], *, add_generation_prompt: bool) -> str:
         date = {} if self.task.date_string is None else {"date_string": self.task.date_string}
-        template = self.task.chat_template or self.tokenizer.chat_template
-        if not template:
+        if not self.tokenizer.chat_template:
             raise ModelError(
                 "The model's tokenizer has no chat template.", hint="Give one with task.chat_template in the recipe."
             )
         try:
             return self.tokenizer.apply_chat_template(
                 messages,
-                chat_template=template,
                 tokenize=False,
                 add_generation_prompt=add_generation_prompt,
                 **date,

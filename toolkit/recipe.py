@@ -24,7 +24,9 @@ class Task(Section):
     """What is asked of the model, in which words."""
 
     labels: Labels = Field(description="The classes; their order is that of every table.")
-    verbalizers: dict[str, str] = Field(description="The text that stands for each label; default: the label itself.")
+    verbalizers: dict[str, str] = Field(
+        default_factory=dict, description="The text that stands for each label; default: the label itself."
+    )
     system: str | None = Field(description="The instruction; null sends no system message.")
     user: str = Field(description="The user's message, with {premise} and {hypothesis}.")
     chat_template: str | None = Field(
@@ -54,11 +56,14 @@ class Task(Section):
         if any(not text.strip() for text in self.verbalizers.values()):
             raise ValueError("task.verbalizers: a verbalizer is blank, so there is nothing to decode; give each a word")
         try:
-            fields = {name for _, name, _, _ in Formatter().parse(self.user) if name is not None}
+            parts = [part for part in Formatter().parse(self.user) if part[1] is not None]
         except ValueError as error:
             raise ValueError(f"task.user: {error}; write a literal brace twice") from error
-        if fields != {"premise", "hypothesis"}:
-            raise ValueError(f"task.user: its placeholders are {sorted(fields)}; use {{premise}} and {{hypothesis}}")
+        if {name for _, name, _, _ in parts} != {"premise", "hypothesis"} or any(
+            spec or how for *_, spec, how in parts
+        ):
+            given = [f"{name}{'!' + how if how else ''}{':' + spec if spec else ''}" for _, name, spec, how in parts]
+            raise ValueError(f"task.user: its placeholders are {given}; use {{premise}} and {{hypothesis}}")
         return self
 
 
@@ -194,3 +199,10 @@ class Recipe(Section):
     evaluation: Evaluation = Field(default=Evaluation(), description="How the model is measured.")
     export: Export = Field(default=Export(), description="What is shipped.")
     seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(default=42, description="Seed of data order and adapter.")
+
+    @model_validator(mode="after")
+    def _check(self) -> "Recipe":
+        unknown = [label for label in (self.data.label_map or {}).values() if label not in self.task.labels]
+        if unknown:
+            raise ValueError(f"data.label_map: {unknown[0]!r} is not one of the labels {list(self.task.labels)}")
+        return self

@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -62,6 +63,7 @@ class _Dumper(yaml.SafeDumper):
     yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
 
 
+_Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(node.value))  # 1.1: a leading 0 is octal
 for _tag, (_pattern, _first) in _CORE_SCHEMA.items():
     for _class in (_Loader, _Dumper):
         _class.add_implicit_resolver(_tag, re.compile(f"^(?:{_pattern})$"), _first)
@@ -123,7 +125,7 @@ def fields(model: type[BaseModel] = Recipe, prefix: str = "") -> Iterator[tuple[
         if isinstance(kind, type) and issubclass(kind, BaseModel):
             yield from fields(kind, f"{prefix}{name}.")
         else:
-            default = "required" if field.is_required() else json.dumps(field.default)
+            default = "required" if field.is_required() else json.dumps(field.get_default(call_default_factory=True))
             yield f"{prefix}{name}", default, field.description or ""
 
 
@@ -189,8 +191,13 @@ def _resolve(values: dict[str, Any]) -> None:
         if isinstance(source, dict) and isinstance(source.get("path"), str):
             source["path"] = resolve_data_path(source["path"])
     model, task = values.get("model"), values.get("task")
-    if isinstance(model, dict) and isinstance(model.get("name"), str) and Path(model["name"]).expanduser().is_dir():
-        model["name"] = str(Path(model["name"]).expanduser().resolve())
+    if (
+        isinstance(model, dict)
+        and model.get("name")
+        and isinstance(model["name"], str)
+        and _local(model["name"]).is_dir()
+    ):
+        model["name"] = str(_local(model["name"]))
     template = task.get("chat_template") if isinstance(task, dict) else None
     if isinstance(task, dict) and isinstance(template, str) and "{" not in template:
         if not Path(template).is_file():
@@ -203,7 +210,11 @@ def _resolve(values: dict[str, Any]) -> None:
 
 def resolve_data_path(path: str) -> str:
     """A local data file's absolute path; a hub id or an embedded dataset's name as it is."""
-    return str(Path(path).expanduser().resolve()) if path.endswith(LOCAL_SUFFIXES) else path
+    return str(_local(path)) if path.endswith(LOCAL_SUFFIXES) else path
+
+
+def _local(path: str) -> Path:
+    return Path(os.path.expanduser(path)).resolve()  # noqa: PTH111 - pathlib's raises where there is no such user
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -226,6 +237,21 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
 def dump_recipe(recipe: Recipe) -> str:
     """The recipe as YAML that `load_recipe` reads back to an equal recipe."""
     return yaml.dump(recipe.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+
+
+def differences(one: Recipe, other: Recipe) -> list[str]:
+    """The dotted keys in which two recipes differ, in the order of the recipe."""
+
+    def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+        flattened = {}
+        for name, value in values.items():
+            is_section = isinstance(value, dict) and f"{prefix}{name}" not in known
+            flattened.update(flat(value, f"{prefix}{name}.") if is_section else {f"{prefix}{name}": value})
+        return flattened
+
+    known = {key for key, _, _ in fields()}
+    ours, theirs = flat(one.model_dump()), flat(other.model_dump())
+    return [key for key in ours if ours[key] != theirs[key]]
 
 
 def json_schema() -> str:

@@ -6,7 +6,6 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +109,25 @@ class RunFolder:
         """Whether the folder already holds anything."""
         return self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir()))
 
+    def refuse_if_taken(self, *, overwrite: bool) -> None:
+        """Refuse a folder that holds something, unless that is an older run which may be overwritten.
+
+        Raises:
+            RunError: the folder is taken.
+        """
+        if not self.is_taken:
+            return
+        if not overwrite:
+            raise RunError(
+                f"{self.path} exists already, and a run is never overwritten silently.",
+                hint="Add --resume to finish it, --overwrite to replace it, or --output-dir for another folder.",
+            )
+        if self.path.is_symlink() or not self.run_json.is_file():
+            raise RunError(
+                f"{self.path} is not a run folder (it has no run.json), so it is not overwritten.",
+                hint="Give another folder with --output-dir.",
+            )
+
     def begin(self, record: dict[str, Any], *, replace: bool) -> None:
         """Create the folder and write a run.json of status `running`; `replace` empties an older run first."""
         if replace and self.path.is_dir():
@@ -117,21 +135,16 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         self.update(status="running", started=now(), **record)
 
-    @cached_property
-    def _record(self) -> dict[str, Any]:
+    @property
+    def record(self) -> dict[str, Any]:
+        """What run.json holds; empty before the run began."""
         if not self.run_json.is_file():
             return {}
         return json.loads(self.run_json.read_text(encoding="utf-8"))
 
-    @property
-    def record(self) -> dict[str, Any]:
-        """What run.json holds; empty before the run began."""
-        return dict(self._record)
-
     def update(self, **fields: Any) -> None:
         """Set fields of run.json; fields that were there and are not named stay."""
-        self._record.update(fields)
-        write_json(self.run_json, self._record)
+        write_json(self.run_json, self.record | fields)
 
 
 def now() -> str:

@@ -17,15 +17,18 @@ from datasets import Dataset
 from toolkit.batching.collators import PaddedCollator, training_row
 from toolkit.batching.sampling import activation_bytes_per_token, choose_micro_batch
 from toolkit.callbacks import Progress, StopOnNonFinite, TrainLog
-from toolkit.errors import RunError, TrainingError
+from toolkit.errors import DeviceMemoryError, RunError, TrainingError
 from toolkit.model.backend import DEVICE, PrinterCallback, SFTConfig, SFTTrainer, quiet
 from toolkit.model.loading import attach_lora, load_base
 from toolkit.model.parameters import model_config
 from toolkit.preflight import Preflight, run_preflight
 from toolkit.recipe import Recipe
-from toolkit.recipe_file import dump_recipe, load_recipe
+from toolkit.recipe_file import differences, dump_recipe, load_recipe
 from toolkit.run_folder import RunFolder, atomic_path, now, write_text
 from toolkit.versions import git_commit, package_versions
+
+_IS_MAIN = os.environ.get("RANK", "0") == "0"
+"""Whether this process writes the run's files, of those that a launcher started together."""
 
 
 @dataclass(frozen=True)
@@ -84,31 +87,42 @@ def train(recipe: Recipe, run: RunFolder, *, resume: bool, overwrite: bool, dry_
     loaded = time.monotonic()
     try:
         trainer = make_trainer(before, plan, model, run.checkpoints)
-        trainer.add_callback(TrainLog(run.train_log, int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0))
+        if _IS_MAIN:
+            log = TrainLog(run.train_log, int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0)
+            trainer.callback_handler.callbacks.insert(0, log)  # before a callback that may stop the run
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        if _IS_MAIN:
+            save_adapter(model, before, run)
     except BaseException as error:
-        run.update(status="interrupted" if isinstance(error, KeyboardInterrupt) else "failed", ended=now())
+        _finish(run, status="interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
+        if isinstance(error, torch.OutOfMemoryError):
+            raise DeviceMemoryError(
+                "The device's memory does not hold a training step.",
+                hint="Lower training.micro_batch_size, or set model.load_in_4bit: true.",
+            ) from error
         raise
-    if trainer.is_world_process_zero():
-        save_adapter(model, before, run)
-        run.update(
-            status="completed",
-            ended=now(),
-            final_loss=trainer.state.log_history[-1].get("train_loss"),
-            timings={"load_seconds": round(loaded - started, 2), "train_seconds": round(time.monotonic() - loaded, 2)},
-            peak_memory_bytes=peak_memory_bytes(),
-        )
-        print(f"adapter     {run.adapter}")
+    _finish(
+        run,
+        status="completed",
+        final_loss=trainer.state.log_history[-1].get("train_loss"),
+        timings={"load_seconds": round(loaded - started, 2), "train_seconds": round(time.monotonic() - loaded, 2)},
+        peak_memory_bytes=peak_memory_bytes(),
+    )
+    print(f"adapter     {run.adapter}")
+
+
+def _finish(run: RunFolder, **fields: Any) -> None:
+    if _IS_MAIN:
+        run.update(ended=now(), **fields)
 
 
 def _refuse_other_recipe(recipe: Recipe, run: RunFolder) -> None:
     if not run.recipe.is_file():
         raise RunError(f"{run.path} holds no run that could be resumed.", hint="Leave out --resume.")
     if (saved := load_recipe(run.recipe)) != recipe:
-        old, new = saved.model_dump(), recipe.model_dump()
-        changed = [section for section in old if old[section] != new[section]]
         raise RunError(
-            f"The recipe differs from that of {run.path} in {', '.join(changed)}, so the run cannot be resumed.",
+            f"The recipe differs from that of {run.path} in {', '.join(differences(saved, recipe))}, "
+            "so the run cannot be resumed.",
             hint="Resume with the same recipe and overrides, or start anew with --overwrite or --output-dir.",
         )
 
@@ -161,6 +175,7 @@ def make_trainer(before: Preflight, plan: Plan, model: Any, checkpoints: Path) -
     recipe, training = before.recipe, before.recipe.training
     rows = Dataset.from_list([training_row(row, training.loss_on) for row in before.train_rows])
     tokenizer = before.encoder.tokenizer
+    in_bf16, in_fp16 = before.precision.name == "bfloat16", before.precision.name == "float16"
     arguments = SFTConfig(
         output_dir=str(checkpoints),
         per_device_train_batch_size=plan.micro_batch_size,
@@ -172,8 +187,8 @@ def make_trainer(before: Preflight, plan: Plan, model: Any, checkpoints: Path) -
         lr_scheduler_type=training.scheduler,
         weight_decay=training.weight_decay,
         optim=plan.optimizer,
-        bf16=before.precision.name == "bfloat16",
-        fp16=before.precision.name == "float16",
+        bf16=in_bf16,
+        fp16=in_fp16,
         use_cpu=DEVICE == "cpu",
         gradient_checkpointing=plan.gradient_checkpointing,
         logging_steps=1,
@@ -197,6 +212,11 @@ def make_trainer(before: Preflight, plan: Plan, model: Any, checkpoints: Path) -
             callbacks=[Progress(), StopOnNonFinite()],
         )
     trainer.remove_callback(PrinterCallback)
+    if (trainer.args.bf16, trainer.args.fp16) != (in_bf16, in_fp16):
+        raise TrainingError(
+            f"The trainer would compute in another type than model.dtype, which resolves to {before.precision.name}.",
+            hint="Set model.dtype to auto.",
+        )
     return trainer
 
 
@@ -214,6 +234,8 @@ def _newest_checkpoint(run: RunFolder) -> Path | None:
 
 
 def _begin(run: RunFolder, before: Preflight, plan: Plan, *, overwrite: bool, resume: bool) -> None:
+    if not _IS_MAIN:
+        return
     record = {
         "versions": package_versions(),
         "git_commit": git_commit(),

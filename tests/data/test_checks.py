@@ -89,7 +89,7 @@ def test_a_pair_in_both_parts_is_refused_unless_allowed(make_recipe: MakeRecipe,
         "data.columns.id=null",
         "evaluation.slice_by=[]",
     ]
-    with pytest.raises(DataError, match="20 pairs of data.eval stand in data.train too"):
+    with pytest.raises(DataError, match=r"20 pairs of data\.eval stand in data\.train too"):
         load_splits(make_recipe(*both))
     assert load_splits(make_recipe(*both, "data.allow_overlap=true")).overlap.pairs == 20
 

@@ -95,6 +95,24 @@ def test_an_adapter_of_another_shape_is_refused(
         load_for_scoring(tiny_model, recipe, FULL, partial)
 
 
+def test_a_damaged_model_or_adapter_is_refused(
+    trained: RunFolder, make_recipe: MakeRecipe, tiny_model: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(tiny_model, tmp_path / "model")
+    shutil.copytree(trained.adapter, tmp_path / "adapter")
+    for name in ("model/model.safetensors", "adapter/adapter_model.safetensors"):
+        whole = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_bytes(whole[: len(whole) // 2])
+    recipe = make_recipe()
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        load_base(tmp_path / "model", recipe, FULL)
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        merge_adapter(tmp_path / "model", trained.adapter, tmp_path / "merged")
+    with pytest.raises(ModelError, match="was not trained on this base model"):
+        load_for_scoring(tiny_model, recipe, FULL, tmp_path / "adapter")
+    assert not (tmp_path / "merged").exists()
+
+
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [

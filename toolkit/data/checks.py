@@ -22,13 +22,16 @@ class Overlap:
     pairs: int
 
 
-def load_examples(recipe: Recipe, source: Source, *, is_training: bool = False) -> list[Example]:
+def load_examples(
+    recipe: Recipe, source: Source, *, is_training: bool = False, is_foreign: bool = False
+) -> list[Example]:
     """Read a source and check each row.
 
     Args:
         recipe: names the columns, the labels and the columns to slice by.
         source: where the rows are.
         is_training: training rows need every label, and no columns to slice by.
+        is_foreign: rows that the recipe was not written for need no id and no columns to slice by.
 
     Raises:
         DataError: naming the column, or the first rows that cannot be used and why.
@@ -36,7 +39,10 @@ def load_examples(recipe: Recipe, source: Source, *, is_training: bool = False) 
     rows, columns = read_rows(source)
     names = recipe.data.columns
     slices = () if is_training else recipe.evaluation.slice_by
-    needed = [names.premise, names.hypothesis, names.label, *([names.id] if names.id else []), *slices]
+    if is_foreign:
+        slices = tuple(column for column in slices if column in columns)
+    named = [names.id] if names.id and not is_foreign else []
+    needed = [names.premise, names.hypothesis, names.label, *named, *slices]
     if missing := [column for column in needed if column not in columns]:
         raise DataError(
             f"{describe(source)} has no column {missing[0]!r}; its columns are {', '.join(map(repr, columns))}.",
@@ -67,6 +73,8 @@ def _example(recipe: Recipe, row: Row, number: int, slices: Sequence[str]) -> Ex
         text = row.get(column)
         if not isinstance(text, str) or not text.strip():
             raise DataError(f"column {column!r} holds {text!r}, not a text")
+        if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
+            raise DataError(f"column {column!r} holds half of a character (a lone surrogate)")
         texts[column] = text.strip()
     return Example(
         id=str(row[names.id]) if names.id and row.get(names.id) is not None else str(number),
@@ -139,14 +147,18 @@ class Splits:
         } | {"overlap": asdict(self.overlap)}
 
 
-def load_splits(recipe: Recipe) -> Splits:
+def load_splits(recipe: Recipe, *, is_foreign: bool = False) -> Splits:
     """Load both parts of the data and refuse a pair that stands in both.
+
+    Args:
+        recipe: names the sources.
+        is_foreign: of the evaluation rows, as for `load_examples`.
 
     Raises:
         DataError: as `load_examples`, or when evaluation pairs were trained on and the recipe does not allow it.
     """
     train = load_examples(recipe, recipe.data.train, is_training=True)
-    evaluation = load_examples(recipe, recipe.data.eval)
+    evaluation = load_examples(recipe, recipe.data.eval, is_foreign=is_foreign)
     overlap = find_overlap(train, evaluation)
     if overlap.pairs and not recipe.data.allow_overlap:
         raise DataError(

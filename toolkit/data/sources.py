@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.embedded import nli_fr
-from toolkit.errors import DataError
+from toolkit.errors import DataError, first_line
 from toolkit.recipe import Source
 from toolkit.recipe_file import LOCAL_SUFFIXES
 
@@ -74,7 +74,7 @@ def _read_hub(source: Source) -> list[Row]:
     except Exception as error:  # the hub, the network and the dataset's files each fail in their own way
         raise DataError(
             f"{describe(source)} is neither a local file nor a dataset that can be loaded from the hub "
-            f"({type(error).__name__}: {str(error).splitlines()[0][:200]}).",
+            f"({type(error).__name__}: {first_line(error)[:200]}).",
             hint="Check the name and the network, or give a local .jsonl, .json, .csv, .tsv or .parquet file.",
         ) from error
     names = {column: kind for column, kind in table.features.items() if isinstance(kind, datasets.ClassLabel)}
@@ -157,7 +157,7 @@ def _read_parquet(path: Path) -> Iterator[Row]:
     try:
         yield from pyarrow.parquet.read_table(path).to_pylist()
     except (OSError, ValueError) as error:  # pyarrow's ArrowInvalid is a ValueError
-        raise DataError(f"{path} is not a Parquet file: {str(error).splitlines()[0]}") from error
+        raise DataError(f"{path} is not a Parquet file: {first_line(error)}") from error
 
 
 _READERS: dict[str, Callable[[Path], Iterator[Row]]] = {

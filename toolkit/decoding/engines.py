@@ -8,6 +8,7 @@ from typing import Protocol
 import numpy as np
 
 from toolkit.decoding.label_trie import LabelTrie
+from toolkit.errors import ModelError
 from toolkit.recipe import Recipe
 from toolkit.run_folder import RunFolder
 
@@ -18,6 +19,22 @@ class Scorer(Protocol):
     def score(self, prompts: list[tuple[int, ...]]) -> np.ndarray:
         """Natural logarithms under the full vocabulary, float64, in the order of the rows."""
         ...
+
+
+def score(scorer: Scorer, prompts: list[tuple[int, ...]]) -> np.ndarray:
+    """Score rows and check that each score is a number.
+
+    Raises:
+        ModelError: naming the first rows whose scores are none.
+    """
+    scores = scorer.score(prompts)
+    broken = np.flatnonzero(~np.isfinite(scores).all(axis=1)) + 1
+    if len(broken):
+        raise ModelError(
+            f"The model's scores of {len(broken)} rows are no numbers; row {', '.join(map(str, broken[:3]))}.",
+            hint="Its weights or its precision are at fault: look into train_log.jsonl, or set model.dtype: float32.",
+        )
+    return scores
 
 
 @contextmanager
@@ -35,12 +52,12 @@ def open_scorer(model: str, run: RunFolder, recipe: Recipe, trie: LabelTrie) -> 
         return
     from toolkit.decoding.torch_scorer import TorchScorer
     from toolkit.model.backend import DEVICE
-    from toolkit.model.files import find_model
+    from toolkit.model.files import find_base
     from toolkit.model.loading import load_for_scoring, precision_for
 
     if model == "merged":
         recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"load_in_4bit": False})})
-    folder = run.merged if model == "merged" else find_model(recipe.model.name, recipe.model.revision)
+    folder = run.merged if model == "merged" else find_base(run, recipe)
     adapter = run.adapter if model == "adapter" else None
     loaded = load_for_scoring(folder, recipe, precision_for(recipe), adapter)
     budget = recipe.evaluation.batch_tokens

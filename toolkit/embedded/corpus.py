@@ -61,9 +61,12 @@ EXERCISES: dict[str, tuple[Callable[[random.Random, Lexicon, str, str], Task | N
 }
 _PLAIN, _LABEL_WORDS = 3, 1
 _TAGGED = frozenset({"liste", "mot", "aligne"})
-# What the first steps practise alone. Finding a word again is a sudden insight: a new model has it within two hundred
-# steps of nothing else, one that has learned to do without it hardly ever.
-_FIRST = ("liste", "liste", "mots")
+# Up to which step only these are drawn. Finding a word again is a sudden insight: a new model has it within two hundred
+# steps of nothing else, one that has learned to do without it hardly ever. Copying builds on it.
+CURRICULUM: tuple[tuple[int, tuple[str, ...]], ...] = (
+    (250, ("liste",)),
+    (400, ("liste", "mots", "mot", "copie", "aligne")),
+)
 
 
 @lru_cache(maxsize=1)
@@ -73,14 +76,15 @@ def forbidden_sentences() -> frozenset[str]:
     return frozenset(text for row in rows for text in (row["premise"], row["hypothesis"]))
 
 
-def draw_document(rng: random.Random, matching_only: bool = False) -> Document:
+def draw_document(rng: random.Random, step: int | None = None) -> Document:
     """A document of the corpus, without any sentence of the evaluation splits.
 
     Args:
-        matching_only: draw only exercises on finding and copying random words.
+        step: of training, for the curriculum; None draws from the whole corpus.
     """
+    early = next((names for until, names in CURRICULUM if step is not None and step < until), None)
     while True:
-        document = _exercise(rng, rng.choice(_FIRST)) if matching_only else _draw(rng)
+        document = _exercise(rng, rng.choice(early)) if early else _draw(rng)
         if document and forbidden_sentences().isdisjoint(document.lines):
             return document
 

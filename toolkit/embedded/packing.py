@@ -13,9 +13,8 @@ if TYPE_CHECKING:
 
 # Answers carry the skill; the words of a question are mostly random and teach grammar alone.
 QUESTION_WEIGHT = 0.05
-
-# Matching words is what everything else builds on, so the first steps are about nothing else.
-MATCHING_STEPS = 300
+# Until then questions are random words, which only disturb.
+QUESTION_STEPS = 250
 
 
 class Encoded(NamedTuple):
@@ -47,8 +46,13 @@ def segments(document: Document) -> list[str]:
     return [text for role, content in turns for text in (role, f"\n\n{content}")]
 
 
-def encode_document(tokenizer: Any, document: Document) -> Encoded:
-    """The ids of a document: in chat format, or plain text that ends in `<|end_of_text|>`."""
+def encode_document(tokenizer: Any, document: Document, learn_questions: bool = True) -> Encoded:
+    """The ids of a document: in chat format, or plain text that ends in `<|end_of_text|>`.
+
+    Args:
+        learn_questions: give what cannot be foreseen a little weight too, for its grammar.
+    """
+    light = QUESTION_WEIGHT if learn_questions else 0.0
     special = tokenizer.convert_tokens_to_ids
     if not document.system:
         text = encode_plain(tokenizer, document.answer)
@@ -58,18 +62,18 @@ def encode_document(tokenizer: Any, document: Document) -> Encoded:
     for header, content in zip(pieces[::2], pieces[1::2], strict=True):
         turn = [special(START_HEADER), *header, special(END_HEADER), *content, special(EOT)]
         ids += turn
-        weights += [QUESTION_WEIGHT] * len(turn)
+        weights += [light] * len(turn)
     # The answer begins after its header and line break, and ends with the end of turn.
-    answer = _answer_weights(tokenizer, document)
+    answer = _answer_weights(tokenizer, document, light)
     weights[-len(answer) :] = answer
     return Encoded(ids, weights)
 
 
-def _answer_weights(tokenizer: Any, document: Document) -> list[float]:
+def _answer_weights(tokenizer: Any, document: Document, light: float) -> list[float]:
     weights: list[float] = []
     for index, word in enumerate(document.answer.split(" ")):
         count = len(encode_plain(tokenizer, f" {word}" if index else word))
-        weights += [QUESTION_WEIGHT if document.tagged and index % 2 == 0 else 1.0] * count
+        weights += [light if document.tagged and index % 2 == 0 else 1.0] * count
     return [*weights, 0.0 if document.tagged else 1.0]
 
 
@@ -102,7 +106,7 @@ def training_batch(tokenizer: Any, seed: int, step: int, rows: int, length: int)
     room = [length] * rows
     misses = 0
     while misses < 3:
-        entry = encode_document(tokenizer, draw_document(rng, matching_only=step < MATCHING_STEPS))
+        entry = encode_document(tokenizer, draw_document(rng, step), step >= QUESTION_STEPS)
         row = next((index for index in range(rows) if room[index] >= len(entry.ids)), None)
         if row is None:
             misses += 1

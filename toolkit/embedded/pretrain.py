@@ -32,7 +32,7 @@ PROBES = 80
 class Settings:
     """What decides a pre-training run; rows of `length` tokens, `rows` of them per step."""
 
-    steps: int = 2200
+    steps: int = 1700
     seed: int = 7
     rows: int = 8
     length: int = 256

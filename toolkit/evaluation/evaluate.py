@@ -9,7 +9,7 @@ import numpy as np
 
 from toolkit.data.checks import fingerprint, load_examples, load_splits
 from toolkit.data.sources import EMBEDDED, describe, slug
-from toolkit.decoding.engines import open_scorer
+from toolkit.decoding.engines import open_scorer, score
 from toolkit.decoding.label_trie import LabelTrie
 from toolkit.evaluation.baselines import baseline_accuracies
 from toolkit.evaluation.metrics import Predictions, compute_metrics
@@ -17,7 +17,7 @@ from toolkit.evaluation.plots import plot_confusion_matrix
 from toolkit.evaluation.report import terminal_report
 from toolkit.prompts import PromptEncoder, load_tokenizer
 from toolkit.recipe import Recipe, Source
-from toolkit.recipe_file import load_recipe, resolve_data_path
+from toolkit.recipe_file import differences, load_recipe, resolve_data_path
 from toolkit.run_folder import RunFolder, atomic_path, write_json
 from toolkit.task import Example
 
@@ -48,17 +48,20 @@ def evaluate(
         ToolkitError: the model, the rows or the two together cannot be used.
     """
     name = run.model_label(model)
+    if not model.endswith(".gguf"):
+        import toolkit.model.backend  # noqa: F401 - Unsloth comes before transformers, which the tokenizer imports
+    saved = load_recipe(run.recipe)
     source = parse_data(data) if data else recipe.data.eval
     if limit:
         source = source.model_copy(update={"limit": limit})
     recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"eval": source})})
-    examples, baselines = _load(recipe)
+    examples, baselines = _load(recipe, is_foreign=data is not None)
     encoder = PromptEncoder(load_tokenizer(run.adapter), recipe.task, recipe.model.max_seq_length)
     rows = encoder.encode(examples)
     trie = LabelTrie(encoder.label_ids)
     with open_scorer(model, run, recipe, trie) as scorer:
         start = time.monotonic()
-        edge_log_probs = scorer.score([row.prompt for row in rows])
+        edge_log_probs = score(scorer, [row.prompt for row in rows])
         seconds = time.monotonic() - start
     predictions = Predictions(trie.labels, list(trie.greedy(edge_log_probs)), trie.label_log_probs(edge_log_probs))
     metrics = {
@@ -67,28 +70,30 @@ def evaluate(
         "mode": "constrained",
         "model": name,
         "data": {"source": describe(source), "fingerprint": fingerprint(examples)},
+        "overrides": differences(saved, recipe),
         **compute_metrics(examples, predictions),
         "baselines": baselines,
         "shortened_rows": sum(row.shortened for row in rows),
         "speed": {"seconds": round(seconds, 3), "examples_per_second": len(examples) / seconds},
     }
-    folder = run.eval / _folder_name(name, source, run, data, limit)
+    folder = run.eval / _folder_name(name, recipe, saved, limit)
     _write(folder, examples, predictions, metrics)
     print(terminal_report(examples, predictions, metrics))
     return folder
 
 
-def _load(recipe: Recipe) -> tuple[list[Example], dict[str, float]]:
+def _load(recipe: Recipe, *, is_foreign: bool) -> tuple[list[Example], dict[str, float]]:
     """The rows to score, and the baselines, which need the training rows; with those at hand, leaks are refused."""
     if not recipe.evaluation.baselines:
-        return load_examples(recipe, recipe.data.eval), {}
-    splits = load_splits(recipe)
+        return load_examples(recipe, recipe.data.eval, is_foreign=is_foreign), {}
+    splits = load_splits(recipe, is_foreign=is_foreign)
     return splits.eval, baseline_accuracies(splits.train, splits.eval, recipe.task.labels)
 
 
-def _folder_name(name: str, source: Source, run: RunFolder, data: str | None, limit: int | None) -> str:
-    is_recipes_own = data is None and limit is None and source == load_recipe(run.recipe).data.eval
-    return name if is_recipes_own else f"{name}@{slug(source)}" + (f"-limit{limit}" if limit else "")
+def _folder_name(name: str, recipe: Recipe, saved: Recipe, limit: int | None) -> str:
+    """`name` alone is kept for the run's own recipe; what was overridden stands in metrics.json."""
+    changed = [key for key in differences(saved, recipe) if not key.startswith("evaluation.")]
+    return f"{name}@{slug(recipe.data.eval)}" + (f"-limit{limit}" if limit else "") if changed else name
 
 
 def _write(folder: Path, examples: list[Example], predictions: Predictions, metrics: dict[str, Any]) -> None:

@@ -8,11 +8,13 @@ import numpy as np
 from scipy.special import softmax
 
 from toolkit.data.checks import load_examples
-from toolkit.decoding.engines import open_scorer
+from toolkit.decoding.engines import open_scorer, score
 from toolkit.decoding.label_trie import LabelTrie
 from toolkit.errors import ExportError
 from toolkit.export.gguf import write_gguf
-from toolkit.model.files import find_model
+from toolkit.export.gguf_tokenizer import read_tokenizer
+from toolkit.export.llama_config import read_config
+from toolkit.model.files import find_base
 from toolkit.model.merging import merge_adapter
 from toolkit.prompts import PromptEncoder, load_tokenizer
 from toolkit.recipe import GgufType, Recipe
@@ -37,8 +39,11 @@ def export_run(run: RunFolder, recipe: Recipe, file_types: Sequence[GgufType], *
         ModelError: the adapter does not fit the base, or llama.cpp cannot load a file.
         ExportError: the model is none that can be converted, or a file scores rows as no model would.
     """
+    base = find_base(run, recipe)
+    # What cannot be converted is refused before gigabytes are merged.
+    read_tokenizer(run.adapter, read_config(base).vocab_size)
     print(f"merging     {recipe.model.name} + adapter into {run.merged}")
-    merge_adapter(find_model(recipe.model.name, recipe.model.revision), run.adapter, run.merged)
+    merge_adapter(base, run.adapter, run.merged)
     prompts, trie = _sample(run, recipe)
     reference = _label_probabilities("merged", run, recipe, trie, prompts)
     files = []
@@ -68,10 +73,10 @@ def _label_probabilities(
 ) -> np.ndarray:
     """[rows, labels], normalised over the labels."""
     with open_scorer(model, run, recipe, trie) as scorer:
-        scores = trie.label_log_probs(scorer.score(prompts))
-    if not np.isfinite(scores).all() or (np.ptp(scores, axis=1) == 0).all():
+        scores = trie.label_log_probs(score(scorer, prompts))
+    if (np.ptp(scores, axis=1) == 0).all():
         raise ExportError(
-            f"{model} gives all labels the same score or none, so it is not the model that was trained.",
+            f"{model} gives all labels the same score, so it is not the model that was trained.",
             hint="Please report this with the recipe; the adapter itself is unharmed.",
         )
     return softmax(scores, axis=1)

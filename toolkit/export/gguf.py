@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 from gguf import GGMLQuantizationType, GGUFType, GGUFWriter, LlamaFileType, size_label
@@ -19,9 +19,8 @@ from toolkit.errors import ExportError
 from toolkit.export.gguf_tokenizer import GgufTokenizer, read_chat_template, read_tokenizer
 from toolkit.export.llama_config import LlamaConfig
 from toolkit.export.llama_folder import LlamaFolder, Tensor
+from toolkit.recipe import GgufType
 from toolkit.run_folder import atomic_path
-
-FileType = Literal["f32", "f16", "bf16", "q8_0"]
 
 _FILE_TYPES = {
     "f32": (LlamaFileType.ALL_F32, GGMLQuantizationType.F32),
@@ -48,7 +47,7 @@ class _PlannedTensor:
 
 
 def write_gguf(
-    model_folder: Path, destination: Path, file_type: FileType, *, date_string: str | None, name: str
+    model_folder: Path, destination: Path, file_type: GgufType, *, date_string: str | None, name: str
 ) -> None:
     """Write the merged Llama model of `model_folder` as the GGUF file `destination`.
 
@@ -63,9 +62,9 @@ def write_gguf(
         ExportError: the folder is not a Llama model with Llama 3's tokenizer in 16- or 32-bit safetensors, or the file
             type is unknown.
     """
-    if file_type not in get_args(FileType):
+    if file_type not in get_args(GgufType):
         raise ExportError(
-            f"The GGUF file type {file_type!r} is not known.", hint=f"Use one of {', '.join(get_args(FileType))}."
+            f"The GGUF file type {file_type!r} is not known.", hint=f"Use one of {', '.join(get_args(GgufType))}."
         )
     folder = LlamaFolder(model_folder)
     tokenizer = read_tokenizer(model_folder, folder.config.vocab_size)
@@ -84,7 +83,7 @@ def write_gguf(
         _write(writer, tensors, destination.name)
 
 
-def _plan(folder: LlamaFolder, file_type: FileType) -> list[_PlannedTensor]:
+def _plan(folder: LlamaFolder, file_type: GgufType) -> list[_PlannedTensor]:
     """Every tensor of the file in its order, before any is read."""
     planned = []
     factors = rope_factors(folder.config)
@@ -96,7 +95,7 @@ def _plan(folder: LlamaFolder, file_type: FileType) -> list[_PlannedTensor]:
     return planned
 
 
-def _stored_type(shape: tuple[int, ...], file_type: FileType) -> GGMLQuantizationType:
+def _stored_type(shape: tuple[int, ...], file_type: GgufType) -> GGMLQuantizationType:
     """Vectors are float32; a matrix whose rows do not divide into blocks is float16, as llama.cpp's converter does."""
     wanted = _FILE_TYPES[file_type][1]
     if len(shape) == 1:

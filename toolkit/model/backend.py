@@ -33,12 +33,14 @@ except (ImportError, NotImplementedError) as error:
 
 import torch
 import transformers
+from huggingface_hub.utils import enable_progress_bars
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from transformers import AutoConfig, AutoModelForCausalLM, PrinterCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
+enable_progress_bars()  # of downloads, which the line above turns off as well
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 

@@ -3,7 +3,9 @@
 from pathlib import Path
 
 from toolkit.embedded.tiny_llama import MODEL_FOLDER
-from toolkit.errors import ModelError
+from toolkit.errors import ModelError, first_line
+from toolkit.recipe import Recipe
+from toolkit.run_folder import RunFolder
 
 EMBEDDED = "embedded:tiny-llama-fr"
 _SMALL_FILES = ["*.json", "*.jinja"]
@@ -42,20 +44,31 @@ def find_model(name: str, revision: str | None = None, *, weights: bool = True) 
     return folder
 
 
+def find_base(run: RunFolder, recipe: Recipe) -> Path:
+    """The folder of the base model that a run was trained on: the very commit, where it came from the hub."""
+    trained_on = run.record.get("model", {})
+    same = trained_on.get("name") == recipe.model.name and recipe.model.revision is None
+    return find_model(recipe.model.name, trained_on.get("commit") if same else recipe.model.revision)
+
+
+def hub_commit(folder: Path) -> str | None:
+    """The commit that a downloaded folder holds; None for a folder that is not in the hub's cache."""
+    return folder.name if folder.parent.name == "snapshots" else None
+
+
 def _looks_like_a_path(name: str) -> bool:
     return name.startswith((".", "/", "~")) or "\\" in name or name.count("/") > 1
 
 
 def _download(name: str, revision: str | None, *, weights: bool) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     patterns = [*_SMALL_FILES, "*.safetensors"] if weights else _SMALL_FILES
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
-    except (OSError, HfHubHTTPError, HFValidationError) as error:
+    except Exception as error:  # the hub, its names and the network each fail in their own way
         raise ModelError(
             f"Model {name!r} is neither a local folder nor reachable on the hub "
-            f"({type(error).__name__}: {str(error).splitlines()[0][:200]}).",
+            f"({type(error).__name__}: {first_line(error)[:200]}).",
             hint="Check the name, the network, and for a gated model `hf auth login`; or give a local folder.",
         ) from error

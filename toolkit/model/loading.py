@@ -3,9 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
+import torch
+from safetensors import SafetensorError, safe_open
 
-from toolkit.errors import ModelError
+from toolkit.errors import DeviceMemoryError, ModelError, first_line
 from toolkit.model.backend import (
     DEVICE,
     FastLanguageModel,
@@ -41,8 +42,12 @@ def load_base(folder: Path, recipe: Recipe, precision: Precision, *, gradient_ch
                 trust_remote_code=False,
                 local_files_only=True,
             )
-    except (OSError, ValueError, KeyError, RuntimeError, NotImplementedError) as error:
-        raise ModelError(f"{folder} cannot be loaded: {str(error).strip().splitlines()[0]}") from error
+    except torch.OutOfMemoryError as error:
+        raise DeviceMemoryError(
+            f"{folder} does not fit into the device's memory.", hint="Set model.load_in_4bit: true, or a smaller model."
+        ) from error
+    except (OSError, ValueError, KeyError, RuntimeError, NotImplementedError, SafetensorError) as error:
+        raise ModelError(f"{folder} cannot be loaded: {first_line(error)}") from error
     _assert_as_asked(model, recipe, precision)
     return model
 
@@ -89,8 +94,8 @@ def load_adapter(model: Any, adapter: Path) -> Any:
     hint = "Use the model.name and model.revision that the run's recipe.yaml names."
     try:
         wrapped = PeftModel.from_pretrained(model, str(adapter), is_trainable=False)
-    except (RuntimeError, ValueError) as error:
-        raise ModelError(f"The adapter {adapter} {misfit}: {str(error).splitlines()[0]}", hint=hint) from error
+    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
+        raise ModelError(f"The adapter {adapter} {misfit}: {first_line(error)}", hint=hint) from error
     with safe_open(adapter / "adapter_model.safetensors", framework="pt") as saved:
         missing = set(get_peft_model_state_dict(wrapped)) ^ set(saved.keys())
     if missing:

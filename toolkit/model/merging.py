@@ -3,10 +3,12 @@
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 
-from toolkit.errors import ModelError
-from toolkit.model.backend import AutoConfig, AutoModelForCausalLM
+from toolkit.errors import ModelError, first_line
+from toolkit.model.backend import AutoModelForCausalLM
 from toolkit.model.loading import load_adapter
+from toolkit.model.parameters import model_config
 from toolkit.prompts import load_tokenizer
 from toolkit.run_folder import atomic_path
 
@@ -22,16 +24,19 @@ def merge_adapter(base: Path, adapter: Path, destination: Path) -> None:
     Raises:
         ModelError: the adapter does not fit the base, or the base is itself quantised.
     """
-    config = AutoConfig.from_pretrained(base, local_files_only=True, trust_remote_code=False)
+    config = model_config(base)
     if getattr(config, "quantization_config", None) is not None:
         raise ModelError(
             f"The base model {base} is quantised, and an adapter merges into 16-bit weights alone.",
             hint="Train on the 16-bit model with model.load_in_4bit: true; it is quantised as it is loaded.",
         )
     dtype = config.dtype if config.dtype in _SIXTEEN_BIT else torch.bfloat16
-    model = AutoModelForCausalLM.from_pretrained(
-        base, dtype=torch.float32, local_files_only=True, trust_remote_code=False, use_safetensors=True
-    )
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            base, dtype=torch.float32, local_files_only=True, trust_remote_code=False, use_safetensors=True
+        )
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise ModelError(f"{base} cannot be loaded: {first_line(error)}") from error
     merged = load_adapter(model, adapter).merge_and_unload(safe_merge=True).to(dtype)
     with atomic_path(destination) as partial:
         merged.save_pretrained(partial)

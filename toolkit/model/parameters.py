@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from toolkit.errors import ModelError
+from toolkit.errors import ModelError, first_line
 from toolkit.model.backend import AutoConfig, AutoModelForCausalLM, LoraConfig, get_peft_model
 from toolkit.model.precision import Precision
 from toolkit.recipe import Lora
@@ -42,7 +42,7 @@ def model_config(folder: Path) -> Any:
     try:
         return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
-        raise ModelError(f"{folder / 'config.json'} cannot be read: {str(error).strip().splitlines()[0]}") from error
+        raise ModelError(f"{folder / 'config.json'} cannot be read: {first_line(error)}") from error
 
 
 def count_parameters(folder: Path, lora: Lora) -> ParameterCount:
@@ -51,14 +51,15 @@ def count_parameters(folder: Path, lora: Lora) -> ParameterCount:
     Raises:
         ModelError: the configuration cannot be read, or the model lacks the adapter's target modules.
     """
+    config = model_config(folder)
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(model_config(folder), trust_remote_code=False)
-        head = model.get_output_embeddings()
-        linear = [m.weight for m in model.modules() if isinstance(m, torch.nn.Linear) and m is not head]
         try:
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+            head = model.get_output_embeddings()
+            linear = [m.weight for m in model.modules() if isinstance(m, torch.nn.Linear) and m is not head]
             adapted = get_peft_model(model, _lora_config(lora))
         except ValueError as error:
-            raise ModelError(f"The adapter does not fit the model: {error}") from error
+            raise ModelError(f"{folder} cannot carry the recipe's adapter: {first_line(error)}") from error
     sizes = [(parameter.numel(), parameter.requires_grad) for parameter in adapted.parameters()]
     return ParameterCount(
         trainable=sum(size for size, is_trained in sizes if is_trained),
