@@ -25,7 +25,7 @@ from toolkit.prompts import load_tokenizer
 
 pytestmark = pytest.mark.usefixtures("small_tokenizer")
 
-SMALL = Settings(steps=4, rows=2, length=128, save_every=2)
+SMALL = Settings(steps=4, rows=2, length=128, save_every=1)
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def test_no_line_of_the_corpus_is_a_sentence_of_an_evaluation_split() -> None:
 def test_a_sentence_of_an_evaluation_split_is_drawn_again(monkeypatch: pytest.MonkeyPatch) -> None:
     held_back = generate("test")[0]["premise"]
     drawn = iter([Document("copie", held_back, held_back), Document("copie", "Léa rit.", "Léa rit.")])
-    monkeypatch.setattr(corpus, "_draw", lambda rng: next(drawn))
+    monkeypatch.setattr(corpus, "_draw", lambda rng, stage: next(drawn))
     assert draw_document(random.Random(0)).user == "Léa rit."
 
 
@@ -70,22 +70,39 @@ def test_the_words_of_test_lexical_occur_in_the_corpus() -> None:
     assert {"gorille", "sculpte", "Solène", "contemplé"} <= seen
 
 
-def test_exercises_agree_with_the_sentence_they_ask_about() -> None:
+def test_exercises_agree_with_the_sentences_they_ask_about() -> None:
     text, sibling = "Léa dessine un labrador noir.", "Luc a dessiné un chien blanc."
-    aligned = set()
     for seed in range(200):
         rng = random.Random(seed)
-        question, answer = exercises.membership(rng, LEXICON, text, sibling)
-        asked = question.split("\n")[1].split()
-        assert answer.split()[::2] == asked
-        assert answer.split()[1::2] == ["oui" if word in text[:-1].split() else "non" for word in asked]
-        question, answer = exercises.word_order(rng, LEXICON, text, sibling) or ("", "")
-        assert sorted(question.split("\n")[1].split()) == sorted(answer.split())
-        assert answer.split() == sorted(answer.split(), key=text.index)
-        question, answer = exercises.alignment(rng, LEXICON, text, sibling) or ("", "")
-        aligned |= {answer} if question.endswith(sibling) else set()
-    assert aligned == {"Luc autre dessiné même chien contient blanc autre"}
-    assert exercises.copying(random.Random(0), LEXICON, text, sibling) == (text, text)
+        answer = exercises.membership(rng, LEXICON, text, sibling)[1].split()
+        assert answer[1::2] == ["oui" if word in text[:-1].split() else "non" for word in answer[::2]]
+        answer = exercises.list_membership(rng, LEXICON, text, sibling)[1].split()
+        assert set(answer[1::2]) <= {"même", "autre"}
+        question, ordered = exercises.word_order(rng, LEXICON, text, sibling) or ("", "")
+        assert sorted(question.split("\n")[1].split()) == sorted(ordered.split())
+        assert ordered.split() == sorted(ordered.split(), key=text.index)
+    aligned = "Luc autre dessiné même chien contient blanc autre"
+    assert exercises.alignment(rng, LEXICON, text, sibling) == (text, aligned)
+    assert exercises.pair_alignment(rng, LEXICON, text, sibling) == (f"{text}\n{sibling}", aligned)
+    assert exercises.copying(rng, LEXICON, text, sibling) == (text, text)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [
+        ("Léa rit.", "Léa ne rit pas.", {"signe": "autre", "ordre": "même", "nouveau": "rien", "perdu": "rien"}),
+        ("Léa aide Luc.", "Luc aide Léa.", {"signe": "même", "ordre": "autre", "lien": "rien"}),
+        ("Léa peint un chat.", "Zoé peint un animal.", {"nouveau": "Zoé", "perdu": "Léa", "lien": "contient"}),
+        ("Au moins trois chats dorment.", "Au moins six chats dorment.", {"lien": "plus", "nouveau": "rien"}),
+    ],
+)
+def test_a_comparison_names_what_differs_between_two_lines(first: str, second: str, expected: dict[str, str]) -> None:
+    seen = {}
+    for seed in range(200):
+        question, answer = exercises.comparison(random.Random(seed), LEXICON, first, second)
+        assert question.startswith(f"{first}\n{second}\n")
+        seen |= dict(zip(question.split("\n")[2].split(), answer.split(), strict=True))
+    assert expected.items() <= seen.items()
 
 
 @pytest.mark.parametrize(
@@ -166,8 +183,8 @@ def test_packed_documents_are_read_as_if_each_stood_alone(tokenizer: Any) -> Non
 
 
 def test_a_batch_depends_on_seed_and_step_alone(tokenizer: Any) -> None:
-    first, again = (training_batch(tokenizer, 3, 500, 2, 128) for _ in range(2))
-    other = training_batch(tokenizer, 3, 501, 2, 128)
+    first, again = (training_batch(tokenizer, 3, 0, 500, 2, 128) for _ in range(2))
+    other = training_batch(tokenizer, 3, 0, 501, 2, 128)
     assert first.input_ids.equal(again.input_ids)
     assert not first.input_ids.equal(other.input_ids)
 
@@ -175,7 +192,8 @@ def test_a_batch_depends_on_seed_and_step_alone(tokenizer: Any) -> None:
 def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     pretrain(whole, SMALL)
-    assert pretrain(parts, SMALL, stop_after=2) == {}
+    for step in (1, 2, 3):  # in the first stage, at its end, in the second
+        assert pretrain(parts, SMALL, resume=step > 1, stop_after=step) == {}
     assert not (parts / "model.safetensors").exists()
     with pytest.raises(ModelError, match="interrupted run"):
         pretrain(parts, SMALL)
@@ -188,7 +206,7 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
         pretrain(tmp_path / "empty", SMALL, resume=True)
     pretrain(tmp_path / "run", SMALL, stop_after=1)
     with pytest.raises(ModelError, match="other steps or another seed"):
-        pretrain(tmp_path / "run", Settings(steps=5, rows=2, length=128, save_every=2), resume=True)
+        pretrain(tmp_path / "run", Settings(steps=5, rows=2, length=128, save_every=1), resume=True)
 
 
 def test_help_answers_without_importing_torch() -> None:

@@ -40,32 +40,49 @@ class Document(NamedTuple):
         return f"{self.system}\n{self.user}\n{self.answer}".split("\n")
 
 
-# Exercises and how often each is drawn.
-EXERCISES: dict[str, tuple[Callable[[random.Random, Lexicon, str, str], Task | None], int]] = {
-    "copie": (sentences.copying, 2),
-    "mots": (sentences.word_list, 2),
-    "liste": (sentences.list_membership, 3),
-    "mot": (sentences.membership, 3),
-    "aligne": (sentences.alignment, 20),
-    "paire": (sentences.pair_alignment, 6),
-    "ordre": (sentences.word_order, 1),
-    "signe": (sentences.polarity, 1),
-    "rôle": (sentences.role, 6),
-    "rang": (sentences.rank, 6),
-    "sorte": (by_word.kinds, 4),
-    "forme": (by_word.dictionary_forms, 2),
-    "opposé": (by_word.opposites, 2),
-    "nombre": (by_word.comparisons, 2),
-    "borne": (by_word.bounds, 3),
-    "suite": (by_word.counting, 1),
+Exercise = Callable[[random.Random, Lexicon, str, str], Task | None]
+
+# Exercises, and how often each is drawn in the first and in the second stage of training.
+EXERCISES: dict[str, tuple[Exercise, tuple[int, int]]] = {
+    "copie": (sentences.copying, (2, 2)),
+    "mots": (sentences.word_list, (2, 2)),
+    "liste": (sentences.list_membership, (3, 1)),
+    "mot": (sentences.membership, (3, 1)),
+    "aligne": (sentences.alignment, (20, 8)),
+    "paire": (sentences.pair_alignment, (6, 4)),
+    "ordre": (sentences.word_order, (1, 1)),
+    "signe": (sentences.polarity, (1, 1)),
+    "rôle": (sentences.role, (6, 6)),
+    "rang": (sentences.rank, (6, 7)),
+    "sorte": (by_word.kinds, (4, 4)),
+    "forme": (by_word.dictionary_forms, (2, 2)),
+    "opposé": (by_word.opposites, (2, 4)),
+    "nombre": (by_word.comparisons, (2, 3)),
+    "borne": (by_word.bounds, (3, 4)),
+    "suite": (by_word.counting, (1, 1)),
+    "signes": (sentences.comparing("signes"), (0, 8)),
+    "nouveau": (sentences.comparing("nouveau"), (0, 8)),
+    "perdu": (sentences.comparing("perdu"), (0, 8)),
+    "lien": (sentences.comparing("lien"), (0, 10)),
+    "places": (sentences.comparing("places"), (0, 8)),
 }
 _PLAIN, _LABEL_WORDS = 3, 1
 _TAGGED = frozenset({"liste", "mot", "aligne"})
-# Up to which step only these are drawn. Finding a word again is a sudden insight: a new model has it within two hundred
-# steps of nothing else, one that has learned to do without it hardly ever. Copying builds on it.
-CURRICULUM: tuple[tuple[int, tuple[str, ...]], ...] = (
-    (250, ("liste",)),
-    (400, ("liste", "mots", "mot", "copie", "aligne")),
+# Per stage, up to which step only these are drawn. Finding a word again is a sudden insight: a new model has it within
+# two hundred steps of nothing else, one that has learned to do without it hardly ever. Each comparison of two lines is
+# another such insight, so they too come one by one.
+CURRICULA: tuple[tuple[tuple[int, tuple[str, ...]], ...], ...] = (
+    (
+        (250, ("liste",)),
+        (400, ("liste", "mots", "mot", "copie", "aligne")),
+    ),
+    (
+        (80, ("signes",)),
+        (180, ("signes", "nouveau")),
+        (280, ("signes", "nouveau", "perdu")),
+        (380, ("signes", "nouveau", "perdu", "lien")),
+        (460, ("signes", "nouveau", "perdu", "lien", "places")),
+    ),
 )
 
 
@@ -76,15 +93,16 @@ def forbidden_sentences() -> frozenset[str]:
     return frozenset(text for row in rows for text in (row["premise"], row["hypothesis"]))
 
 
-def draw_document(rng: random.Random, step: int | None = None) -> Document:
+def draw_document(rng: random.Random, step: int | None = None, stage: int = 0) -> Document:
     """A document of the corpus, without any sentence of the evaluation splits.
 
     Args:
-        step: of training, for the curriculum; None draws from the whole corpus.
+        step: of the stage, for its curriculum; None draws from the whole corpus.
+        stage: 0 or 1, which weighs the exercises.
     """
-    early = next((names for until, names in CURRICULUM if step is not None and step < until), None)
+    early = next((names for until, names in CURRICULA[stage] if step is not None and step < until), None)
     while True:
-        document = _exercise(rng, rng.choice(early)) if early else _draw(rng)
+        document = _exercise(rng, rng.choice(early)) if early else _draw(rng, stage)
         if document and forbidden_sentences().isdisjoint(document.lines):
             return document
 
@@ -106,9 +124,9 @@ def draw_sentences(rng: random.Random, lexicon: Lexicon) -> tuple[str, str]:
             return (candidate.premise if rng.random() < 0.3 else first), second
 
 
-def _draw(rng: random.Random) -> Document | None:
+def _draw(rng: random.Random, stage: int = 0) -> Document | None:
     kinds = [*EXERCISES, "plain", "labels"]
-    kind = rng.choices(kinds, [*(weight for _, weight in EXERCISES.values()), _PLAIN, _LABEL_WORDS])[0]
+    kind = rng.choices(kinds, [*(weights[stage] for _, weights in EXERCISES.values()), _PLAIN, _LABEL_WORDS])[0]
     if kind == "plain":
         return _plain(rng)
     if kind == "labels":

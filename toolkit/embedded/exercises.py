@@ -5,6 +5,7 @@ follows from a sentence is never asked.
 """
 
 import random
+from collections.abc import Callable
 from itertools import pairwise
 
 from toolkit.embedded.candidates import draw, flip
@@ -16,7 +17,7 @@ from toolkit.embedded.word_forms import OTHER, SAME, vocabulary, word_groups, wo
 
 Task = tuple[str, str]
 
-YES, NO = "oui", "non"
+YES, NO, NOTHING = "oui", "non", "rien"
 # Too frequent to tell anything about an alignment.
 _UNALIGNED = frozenset(listed("le la les l un une de d du des a ont est sont été n que qu à au"))
 
@@ -130,3 +131,45 @@ def rank(rng: random.Random, lexicon: Lexicon, text: str, sibling: str) -> Task:
         asked, reverse = pair[side].masculine, ascending != (side == 1)
     ordered = [person.text for person in people]
     return f"{sentence(*parts)}\n{asked}", " ".join(ordered[::-1] if reverse else ordered)
+
+
+def comparing(name: str) -> Callable[[random.Random, Lexicon, str, str], Task]:
+    """The exercise that compares the words of two lines by one of the `_PROPERTIES`, answered in one word."""
+
+    def exercise(rng: random.Random, lexicon: Lexicon, text: str, sibling: str) -> Task:
+        return f"{text}\n{sibling}", _PROPERTIES[name](words(text), words(sibling), lexicon)
+
+    return exercise
+
+
+def _same(equal: bool) -> str:
+    return SAME if equal else OTHER
+
+
+def _sign(first: list[str], second: list[str], lexicon: Lexicon) -> str:
+    return _same(bool(_NEGATION & set(first)) == bool(_NEGATION & set(second)))
+
+
+def _order(first: list[str], second: list[str], lexicon: Lexicon) -> str:
+    shared = [word for word in dict.fromkeys(first) if word in second and word in vocabulary(lexicon)]
+    return _same(shared == [word for word in dict.fromkeys(second) if word in shared])
+
+
+def _missing(first: list[str], second: list[str], lexicon: Lexicon) -> str:
+    content = [word for word in second if word not in _UNALIGNED | _NEGATION]
+    return next((word for word in content if word_relation(word, first, lexicon) == OTHER), NOTHING)
+
+
+def _link(first: list[str], second: list[str], lexicon: Lexicon) -> str:
+    tags = [word_relation(word, first, lexicon) for word in second if word not in _UNALIGNED]
+    return next((tag for tag in tags if tag not in (SAME, OTHER)), NOTHING)
+
+
+_NEGATION = frozenset(listed("ne n pas ni aucun aucune"))
+_PROPERTIES: dict[str, Callable[[list[str], list[str], Lexicon], str]] = {
+    "signes": _sign,
+    "places": _order,
+    "nouveau": _missing,
+    "perdu": lambda first, second, lexicon: _missing(second, first, lexicon),
+    "lien": _link,
+}

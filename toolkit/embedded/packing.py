@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 # Answers carry the skill; the words of a question are mostly random and teach grammar alone.
 QUESTION_WEIGHT = 0.05
-# Until then questions are random words, which only disturb.
-QUESTION_STEPS = 250
+# In each stage, until then what cannot be foreseen has no weight: it would only disturb.
+QUESTION_STEPS = (250, 460)
 
 
 class Encoded(NamedTuple):
@@ -99,14 +99,14 @@ def pack(documents: list[list[Encoded]], length: int, pad_id: int) -> Batch:
     return Batch(input_ids, position_ids, (same & causal)[:, None], weights)
 
 
-def training_batch(tokenizer: Any, seed: int, step: int, rows: int, length: int) -> Batch:
-    """The batch of a step, decided by seed and step alone, so that a resumed run sees what it would have seen."""
-    rng = random.Random(f"pretrain {seed} {step}")
+def training_batch(tokenizer: Any, seed: int, stage: int, step: int, rows: int, length: int) -> Batch:
+    """The batch of a step of a stage, decided by these and the seed, so that a resumed run misses nothing."""
+    rng = random.Random(f"pretrain {seed + stage} {step + 10_000 * stage}")
     packed: list[list[Encoded]] = [[] for _ in range(rows)]
     room = [length] * rows
     misses = 0
     while misses < 3:
-        entry = encode_document(tokenizer, draw_document(rng, step), step >= QUESTION_STEPS)
+        entry = encode_document(tokenizer, draw_document(rng, step, stage), step >= QUESTION_STEPS[stage])
         row = next((index for index in range(rows) if room[index] >= len(entry.ids)), None)
         if row is None:
             misses += 1

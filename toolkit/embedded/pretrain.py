@@ -29,24 +29,37 @@ PROBES = 80
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What decides a pre-training run; rows of `length` tokens, `rows` of them per step."""
+class Stage:
+    """A part of training with its own mixture of exercises; its learning rates fall to a fiftieth of these peaks."""
 
-    steps: int = 1700
-    seed: int = 7
-    rows: int = 8
-    length: int = 256
-    muon_rate: float = 0.02
-    adam_rate: float = 2e-3
-    warmup: int = 40
-    save_every: int = 200
+    steps: int
+    muon_rate: float
+    adam_rate: float
+    warmup: int
 
     def rate(self, step: int) -> float:
-        """The share of the peak learning rates at a step: linear warm-up, then a cosine down to a fiftieth."""
+        """The share of the peak rates at a step: linear warm-up, then a cosine."""
         if step < self.warmup:
             return (step + 1) / self.warmup
         progress = (step - self.warmup) / max(1, self.steps - self.warmup)
         return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What decides a run: steps of `rows` rows of `length` tokens."""
+
+    steps: int = 2600
+    seed: int = 7
+    rows: int = 8
+    length: int = 256
+    save_every: int = 100
+
+    @property
+    def stages(self) -> tuple[Stage, Stage]:
+        """Words are learned first, 17 of 26 steps long; then comparing the words of two sentences."""
+        first = self.steps * 17 // 26
+        return Stage(first, 0.02, 2e-3, 40), Stage(self.steps - first, 0.01, 1e-3, 30)
 
 
 @dataclass
@@ -103,8 +116,10 @@ def pretrain(output: Path, settings: Settings, resume: bool = False, stop_after:
         raise ModelError(f"{output} holds an interrupted run.", hint="Add --resume, or choose another --output-dir.")
     tokenizer = _tokenizer(settings.seed)
     model = build_model(tokenizer, settings.seed)
-    optimizers = _optimizers(model, settings)
-    progress = _load(checkpoint, model, optimizers, settings) if resume else Progress(losses=[])
+    progress = _load_progress(checkpoint, settings) if resume else Progress(losses=[])
+    optimizers = _optimizers(model, settings.stages[progress.step > settings.stages[0].steps])
+    if resume:
+        _load_tensors(checkpoint, model, optimizers)
     _train(model, tokenizer, optimizers, settings, progress, checkpoint, stop_after)
     if progress.step < settings.steps:
         return {}
@@ -123,7 +138,7 @@ def _tokenizer(seed: int) -> Any:
     return build_tokenizer(text for _ in range(_TOKENIZER_DOCUMENTS) for text in segments(draw_document(rng)))
 
 
-def _optimizers(model: Any, settings: Settings) -> "list[Optimizer]":
+def _optimizers(model: Any, stage: Stage) -> "list[Optimizer]":
     """Muon for the matrices: the model learns to copy in a fraction of AdamW's steps. AdamW for the rest."""
     import torch
 
@@ -131,8 +146,8 @@ def _optimizers(model: Any, settings: Settings) -> "list[Optimizer]":
     rest: list[Tensor] = []
     for name, parameter in model.named_parameters():
         (matrices if parameter.dim() == 2 and "embed" not in name else rest).append(parameter)
-    muon = torch.optim.Muon(matrices, lr=settings.muon_rate, weight_decay=0.01, momentum=0.95)
-    adam = torch.optim.AdamW(rest, lr=settings.adam_rate, betas=(0.9, 0.95), weight_decay=0.0)
+    muon = torch.optim.Muon(matrices, lr=stage.muon_rate, weight_decay=0.01, momentum=0.95)
+    adam = torch.optim.AdamW(rest, lr=stage.adam_rate, betas=(0.9, 0.95), weight_decay=0.0)
     for optimizer in (muon, adam):
         for group in optimizer.param_groups:
             group["peak"] = group["lr"]
@@ -157,11 +172,18 @@ def _train(
     recent: list[float] = []
     model.train()
     bar = tqdm(range(progress.step, last), initial=progress.step, total=settings.steps, unit="step", mininterval=5)
+    first, second = settings.stages
     for step in bar:
         began = time.perf_counter()
-        batch = training_batch(tokenizer, settings.seed, step, settings.rows, settings.length)
+        if step == first.steps:
+            # The second stage begins as if from shipped weights: in 16 bits, with new optimisers.
+            for parameter in model.parameters():
+                parameter.data.copy_(parameter.data.half())
+            optimizers = _optimizers(model, second)
+        stage, done = (0, step) if step < first.steps else (1, step - first.steps)
+        batch = training_batch(tokenizer, settings.seed, stage, done, settings.rows, settings.length)
         for group in (group for optimizer in optimizers for group in optimizer.param_groups):
-            group["lr"] = group["peak"] * settings.rate(step)
+            group["lr"] = group["peak"] * settings.stages[stage].rate(done)
         loss = _loss(model, batch)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -256,19 +278,22 @@ def _state(optimizers: "list[Optimizer]", parameter: "Tensor") -> dict[str, "Ten
     return next(optimizer.state[parameter] for optimizer in optimizers if _owns(optimizer, parameter))
 
 
-def _load(folder: Path, model: Any, optimizers: "list[Optimizer]", settings: Settings) -> Progress:
-    from safetensors.torch import load_file
-
+def _load_progress(folder: Path, settings: Settings) -> Progress:
     state = json.loads((folder / "state.json").read_text())
     if state["settings"] != asdict(settings):
         raise ModelError("The checkpoint was made with other steps or another seed.", hint="Give it the same flags.")
+    return Progress(**state["progress"])
+
+
+def _load_tensors(folder: Path, model: Any, optimizers: "list[Optimizer]") -> None:
+    from safetensors.torch import load_file
+
     tensors = load_file(folder / "state.safetensors")
     for name, parameter in model.named_parameters():
         parameter.data.copy_(tensors.pop(f"model.{name}"))
         owner = next(optimizer for optimizer in optimizers if _owns(optimizer, parameter))
         keys = [key for key in tensors if key.split(".", 1)[1] == name]
         owner.state[parameter] = {key.split(".", 1)[0]: tensors[key] for key in keys}
-    return Progress(**state["progress"])
 
 
 if __name__ == "__main__":
