@@ -143,7 +143,7 @@ def test_a_4_bit_base_trains_and_its_adapter_merges_into_16_bit_weights(
 
 
 def test_another_recipe_does_not_resume(make_recipe: MakeRecipe, tiny_model: Path, trained: RunFolder) -> None:
-    with pytest.raises(RunError, match=r"differs from that of .* in lora\.r, so"):
+    with pytest.raises(RunError, match=r"differs from that of .* in lora\.r, training\.learning_rate, so"):
         train(make_recipe("lora.r=2", f"model.name={tiny_model}"), trained, resume=True, overwrite=False, dry_run=False)
 
 

@@ -50,6 +50,7 @@ EXERCISES: dict[str, tuple[Exercise, tuple[int, int]]] = {
     "mot": (sentences.membership, (3, 1)),
     "aligne": (sentences.alignment, (20, 8)),
     "paire": (sentences.pair_alignment, (6, 4)),
+    "compare": (sentences.comparison, (0, 30)),
     "ordre": (sentences.word_order, (1, 1)),
     "signe": (sentences.polarity, (1, 1)),
     "rôle": (sentences.role, (6, 6)),
@@ -60,29 +61,14 @@ EXERCISES: dict[str, tuple[Exercise, tuple[int, int]]] = {
     "nombre": (by_word.comparisons, (2, 3)),
     "borne": (by_word.bounds, (3, 4)),
     "suite": (by_word.counting, (1, 1)),
-    "signes": (sentences.comparing("signes"), (0, 8)),
-    "nouveau": (sentences.comparing("nouveau"), (0, 8)),
-    "perdu": (sentences.comparing("perdu"), (0, 8)),
-    "lien": (sentences.comparing("lien"), (0, 10)),
-    "places": (sentences.comparing("places"), (0, 8)),
 }
 _PLAIN, _LABEL_WORDS = 3, 1
 _TAGGED = frozenset({"liste", "mot", "aligne"})
-# Per stage, up to which step only these are drawn. Finding a word again is a sudden insight: a new model has it within
-# two hundred steps of nothing else, one that has learned to do without it hardly ever. Each comparison of two lines is
-# another such insight, so they too come one by one.
-CURRICULA: tuple[tuple[tuple[int, tuple[str, ...]], ...], ...] = (
-    (
-        (250, ("liste",)),
-        (400, ("liste", "mots", "mot", "copie", "aligne")),
-    ),
-    (
-        (80, ("signes",)),
-        (180, ("signes", "nouveau")),
-        (280, ("signes", "nouveau", "perdu")),
-        (380, ("signes", "nouveau", "perdu", "lien")),
-        (460, ("signes", "nouveau", "perdu", "lien", "places")),
-    ),
+# In the first stage, up to which step only these are drawn. Finding a word again is a sudden insight: a new model has it
+# within two hundred steps of nothing else, one that has learned to do without it hardly ever. Copying builds on it.
+CURRICULUM: tuple[tuple[int, tuple[str, ...]], ...] = (
+    (250, ("liste",)),
+    (400, ("liste", "mots", "mot", "copie", "aligne")),
 )
 
 
@@ -100,7 +86,7 @@ def draw_document(rng: random.Random, step: int | None = None, stage: int = 0) -
         step: of the stage, for its curriculum; None draws from the whole corpus.
         stage: 0 or 1, which weighs the exercises.
     """
-    early = next((names for until, names in CURRICULA[stage] if step is not None and step < until), None)
+    early = next((names for until, names in CURRICULUM if stage == 0 and step is not None and step < until), None)
     while True:
         document = _exercise(rng, rng.choice(early)) if early else _draw(rng, stage)
         if document and forbidden_sentences().isdisjoint(document.lines):

@@ -133,13 +133,12 @@ def rank(rng: random.Random, lexicon: Lexicon, text: str, sibling: str) -> Task:
     return f"{sentence(*parts)}\n{asked}", " ".join(ordered[::-1] if reverse else ordered)
 
 
-def comparing(name: str) -> Callable[[random.Random, Lexicon, str, str], Task]:
-    """The exercise that compares the words of two lines by one of the `_PROPERTIES`, answered in one word."""
-
-    def exercise(rng: random.Random, lexicon: Lexicon, text: str, sibling: str) -> Task:
-        return f"{text}\n{sibling}", _PROPERTIES[name](words(text), words(sibling), lexicon)
-
-    return exercise
+def comparison(rng: random.Random, lexicon: Lexicon, text: str, sibling: str) -> Task:
+    """Compare the words of two lines by the properties asked for, each a word: see `_PROPERTIES`."""
+    first, second = words(text), words(sibling)
+    asked = draw(rng, tuple(_PROPERTIES), rng.randint(1, 3))
+    values = (_PROPERTIES[name](first, second, lexicon) for name in asked)
+    return f"{text}\n{sibling}\n{' '.join(asked)}", " ".join(values)
 
 
 def _same(equal: bool) -> str:
@@ -167,8 +166,8 @@ def _link(first: list[str], second: list[str], lexicon: Lexicon) -> str:
 
 _NEGATION = frozenset(listed("ne n pas ni aucun aucune"))
 _PROPERTIES: dict[str, Callable[[list[str], list[str], Lexicon], str]] = {
-    "signes": _sign,
-    "places": _order,
+    "signe": _sign,
+    "ordre": _order,
     "nouveau": _missing,
     "perdu": lambda first, second, lexicon: _missing(second, first, lexicon),
     "lien": _link,
