@@ -64,8 +64,8 @@ EXERCISES: dict[str, tuple[Exercise, tuple[int, int]]] = {
 }
 _PLAIN, _LABEL_WORDS = 3, 1
 _TAGGED = frozenset({"liste", "mot", "aligne"})
-# In the first stage, up to which step only these are drawn. Finding a word again is a sudden insight: a new model has it
-# within two hundred steps of nothing else, one that has learned to do without it hardly ever. Copying builds on it.
+# In the first stage, up to which step only these are drawn. Finding a word again is a sudden insight: a new model has
+# it within two hundred steps of nothing else, one that has learned to do without it hardly ever. Copying builds on it.
 CURRICULUM: tuple[tuple[int, tuple[str, ...]], ...] = (
     (250, ("liste",)),
     (400, ("liste", "mots", "mot", "copie", "aligne")),

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 # Answers carry the skill; the words of a question are mostly random and teach grammar alone.
 QUESTION_WEIGHT = 0.05
-# In each stage, until then what cannot be foreseen has no weight: it would only disturb.
-QUESTION_STEPS = (250, 460)
+# Until that step of each stage, what cannot be foreseen has no weight: it would only disturb.
+QUESTION_STEPS = (250, 0)
 
 
 class Encoded(NamedTuple):
