@@ -6,6 +6,7 @@ Importing this module takes seconds: import it late.
 
 import contextlib
 import io
+import logging
 import os
 from pathlib import Path
 
@@ -24,6 +25,9 @@ if "LOCAL_RANK" not in os.environ:
 try:
     # Banners, deprecations and missing optional kernels of others, which a user can do nothing about.
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        import torch
+
+        logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)  # holds on to the real stderr
         import unsloth  # noqa: F401 - first, see above
         from unsloth import FastLanguageModel, is_bfloat16_supported
 except (ImportError, NotImplementedError) as error:
@@ -31,7 +35,6 @@ except (ImportError, NotImplementedError) as error:
         f"Unsloth cannot be imported: {error}.", hint="Install the pinned set: make install, or see README."
     ) from error
 
-import torch
 import transformers
 from huggingface_hub.utils import enable_progress_bars
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
