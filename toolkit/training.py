@@ -47,6 +47,12 @@ class Plan:
         """Rows per optimiser step."""
         return self.micro_batch_size * self.accumulation * self.processes
 
+    def __str__(self) -> str:
+        return (
+            f"{self.effective_batch} rows = {self.micro_batch_size} x {self.accumulation} accumulated, "
+            f"processes: {self.processes}; {self.steps:,} steps of {self.optimizer}"
+        )
+
 
 def train(recipe: Recipe, run: RunFolder, *, resume: bool, overwrite: bool, dry_run: bool) -> None:
     """Train the recipe's adapter into a run folder.
@@ -69,10 +75,7 @@ def train(recipe: Recipe, run: RunFolder, *, resume: bool, overwrite: bool, dry_
     before = run_preflight(recipe, weights=True)
     print(f"{before.report()}\n\n{before.example(colour=sys.stdout.isatty())}\n")
     plan = make_plan(before)
-    print(
-        f"batch       {plan.effective_batch} rows = {plan.micro_batch_size} x {plan.accumulation} accumulated, "
-        f"processes: {plan.processes}; {plan.steps:,} steps of {plan.optimizer}"
-    )
+    print(f"batch       {plan}")
     started = time.monotonic()
     model = load_base(before.folder, recipe, before.precision, gradient_checkpointing=plan.gradient_checkpointing)
     model = attach_lora(model, recipe.lora, seed=recipe.seed, gradient_checkpointing=plan.gradient_checkpointing)

@@ -15,7 +15,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from toolkit.errors import ModelError, ToolkitError
+from toolkit.command_line import run_command
+from toolkit.embedded.saving import PROBES, save_model
+from toolkit.errors import ModelError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,7 +27,6 @@ if TYPE_CHECKING:
 
 DEFAULT_OUTPUT = Path("outputs/tiny-llama-fr")
 _TOKENIZER_DOCUMENTS = 20_000
-PROBES = 80
 
 
 @dataclass(frozen=True)
@@ -82,15 +83,12 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.steps < 1:
         parser.error("--steps must be at least 1")
-    try:
+
+    def command() -> None:
         figures = pretrain(options.output_dir, Settings(steps=options.steps, seed=options.seed), options.resume)
-    except ToolkitError as error:
-        print(f"error: {error}", file=sys.stderr)
-        if error.hint:
-            print(f"hint: {error.hint}", file=sys.stderr)
-        return error.exit_code
-    print(json.dumps(figures["accuracy"], ensure_ascii=False, indent=2))
-    return 0
+        print(json.dumps(figures["accuracy"], ensure_ascii=False, indent=2))
+
+    return run_command(command)
 
 
 def pretrain(output: Path, settings: Settings, resume: bool = False, stop_after: int | None = None) -> dict[str, Any]:
@@ -106,7 +104,6 @@ def pretrain(output: Path, settings: Settings, resume: bool = False, stop_after:
     Raises:
         ModelError: nothing to resume, a checkpoint of other settings, or one in the way.
     """
-    from toolkit.embedded.saving import save_model
     from toolkit.embedded.tiny_llama import build_model
 
     checkpoint = output / "checkpoint"

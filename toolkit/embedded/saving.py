@@ -4,6 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+PROBES = 80
+"""Fresh questions per exercise that the figures count."""
+
 _CARD = """---
 license: apache-2.0
 language: fr
@@ -59,7 +62,6 @@ def save_model(folder: Path, model: Any, tokenizer: Any, figures: dict[str, Any]
 
 
 def _card(figures: dict[str, Any]) -> str:
-    from toolkit.embedded.pretrain import PROBES
 
     losses = figures["losses_every_50_steps"] or ["-"]
     accuracy = "\n".join(f"- {name}: {value:.1%}" for name, value in figures["accuracy"].items())
