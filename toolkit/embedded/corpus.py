@@ -1,102 +1,84 @@
 """The pre-training corpus: unlabelled French sentences, facts about words, and exercises on words.
 
-No document is an inference pair: an exercise asks for a word, a copy or a number, never for how one sentence relates to
-another. No line of any document is a sentence of dev, test or test_lexical.
+No document is an inference pair: an exercise asks about words, never whether one sentence follows from another. No line
+of any document is a sentence of any split of the inference data, training included.
 """
 
 import random
 from collections.abc import Callable
 from functools import lru_cache
-from typing import NamedTuple
+from typing import TypeVar
 
-from toolkit.embedded import exercises as sentences
+from toolkit.embedded import comparisons, exercises
 from toolkit.embedded import exercises_words as by_word
 from toolkit.embedded.candidates import LABELS
-from toolkit.embedded.exercises import Task
+from toolkit.embedded.documents import Document
 from toolkit.embedded.lexicon import HELD_OUT, LEXICON
-from toolkit.embedded.nli_fr import DEFAULT_SEED, generate
+from toolkit.embedded.nli_fr import DEFAULT_SEED, SPLITS, generate
 from toolkit.embedded.phenomena import PHENOMENA
 from toolkit.embedded.vocabulary import Lexicon
 
-EVALUATION_SPLITS = ("dev", "test", "test_lexical")
 # How often the words of test_lexical occur: it asks for words unseen in fine-tuning, not in pre-training.
 _HELD_OUT_SHARE = 0.4
 
+Made = TypeVar("Made")
+# Drawn with a lexicon and two sentences of it; None if the sentences do not serve.
+Exercise = Callable[[random.Random, Lexicon, str, str], Made]
 
-class Document(NamedTuple):
-    """Text to pre-train on: a chat of system, user and assistant, or one plain text in `answer` alone.
-
-    tagged: every second word of the answer is a verdict on the word before it, which itself cannot be foreseen.
-    """
-
-    system: str
-    user: str
-    answer: str
-    tagged: bool = False
-
-    @property
-    def lines(self) -> list[str]:
-        """Every line of its texts."""
-        return f"{self.system}\n{self.user}\n{self.answer}".split("\n")
-
-
-Exercise = Callable[[random.Random, Lexicon, str, str], Task | None]
-
-# Exercises, and how often each is drawn in the first and in the second stage of training.
-EXERCISES: dict[str, tuple[Exercise, tuple[int, int]]] = {
-    "copie": (sentences.copying, (2, 2)),
-    "mots": (sentences.word_list, (2, 2)),
-    "liste": (sentences.list_membership, (3, 1)),
-    "mot": (sentences.membership, (3, 1)),
-    "aligne": (sentences.alignment, (20, 8)),
-    "paire": (sentences.pair_alignment, (6, 4)),
-    "compare": (sentences.comparison, (0, 30)),
-    "ordre": (sentences.word_order, (1, 1)),
-    "signe": (sentences.polarity, (1, 1)),
-    "rôle": (sentences.role, (6, 6)),
-    "rang": (sentences.rank, (6, 7)),
-    "sorte": (by_word.kinds, (4, 4)),
-    "forme": (by_word.dictionary_forms, (2, 2)),
-    "opposé": (by_word.opposites, (2, 4)),
-    "nombre": (by_word.comparisons, (2, 3)),
-    "borne": (by_word.bounds, (3, 4)),
-    "suite": (by_word.counting, (1, 1)),
+# Exercises on two lines, and how often each is drawn in the first and in the second stage of training.
+COMPARISONS: dict[str, tuple[Exercise[Document], tuple[int, int]]] = {
+    "listes": (comparisons.word_lists, (7, 3)),
+    "phrases": (comparisons.sentences, (38, 0)),
+    "phrases signées": (comparisons.signed_sentences, (0, 32)),
+    "rôles": (comparisons.roles, (10, 0)),
+    "rôles pas à pas": (comparisons.roles_by_steps, (0, 26)),
+    "propriété": (comparisons.property_asked, (12, 6)),
 }
-_PLAIN, _LABEL_WORDS = 3, 1
-_TAGGED = frozenset({"liste", "mot", "aligne"})
-# In the first stage, up to which step only these are drawn. Finding a word again is a sudden insight: a new model has
-# it within two hundred steps of nothing else, one that has learned to do without it hardly ever. Copying builds on it.
-CURRICULUM: tuple[tuple[int, tuple[str, ...]], ...] = (
-    (250, ("liste",)),
-    (400, ("liste", "mots", "mot", "copie", "aligne")),
-)
+# Exercises that are named in the system's turn and answered in the assistant's.
+ANSWERED: dict[str, tuple[Exercise[exercises.Task | None], tuple[int, int]]] = {
+    "copie": (exercises.copying, (2, 1)),
+    "mots": (exercises.word_list, (2, 1)),
+    "ordre": (exercises.word_order, (1, 0)),
+    "signe": (exercises.polarity, (1, 1)),
+    "rôle": (exercises.role, (4, 4)),
+    "rang": (exercises.rank, (6, 6)),
+    "sorte": (by_word.kinds, (5, 6)),
+    "forme": (by_word.dictionary_forms, (1, 1)),
+    "opposé": (by_word.opposites, (2, 2)),
+    "nombre": (by_word.comparisons, (2, 1)),
+    "borne": (by_word.bounds, (5, 5)),
+    "équivaut": (by_word.equal_bounds, (0, 2)),
+    "suite": (by_word.counting, (1, 0)),
+}
+_PLAIN, _LABEL_WORDS = (4, 3), (1, 2)
+EXERCISES = (*COMPARISONS, *ANSWERED)
+# Until that step only these are drawn. Finding a word again is a sudden insight: lists and copies force it, and a model
+# that has learned to do without it hardly ever comes to it.
+_FIRST_STEPS = 250
+_FIRST = {"listes": 2, "mots": 1, "phrases": 1}
 
 
 @lru_cache(maxsize=1)
 def forbidden_sentences() -> frozenset[str]:
-    """Every premise and hypothesis of the evaluation splits."""
-    rows = [row for split in EVALUATION_SPLITS for row in generate(split, DEFAULT_SEED)]
+    """Every premise and hypothesis of the inference data."""
+    rows = [row for split in SPLITS for row in generate(split, DEFAULT_SEED)]
     return frozenset(text for row in rows for text in (row["premise"], row["hypothesis"]))
 
 
-def draw_document(rng: random.Random, step: int | None = None, stage: int = 0) -> Document:
-    """A document of the corpus, without any sentence of the evaluation splits.
-
-    Args:
-        step: of the stage, for its curriculum; None draws from the whole corpus.
-        stage: 0 or 1, which weighs the exercises.
-    """
-    early = next((names for until, names in CURRICULUM if stage == 0 and step is not None and step < until), None)
-    while True:
-        document = _exercise(rng, rng.choice(early)) if early else _draw(rng, stage)
-        if document and forbidden_sentences().isdisjoint(document.lines):
-            return document
+def draw_document(rng: random.Random, step: int = _FIRST_STEPS, stage: int = 0) -> Document:
+    """A document for a step of training and its stage, 0 or 1, without any sentence of the inference data."""
+    weights = _FIRST if step < _FIRST_STEPS else _WEIGHTS[stage]
+    return _permitted(lambda: _draw(rng, rng.choices(list(weights), list(weights.values()))[0]))
 
 
 def draw_exercise(rng: random.Random, name: str) -> Document:
-    """A document of one exercise, without any sentence of the evaluation splits."""
+    """A document of one exercise, without any sentence of the inference data."""
+    return _permitted(lambda: _draw(rng, name))
+
+
+def _permitted(make: Callable[[], Document | None]) -> Document:
     while True:
-        document = _exercise(rng, name)
+        document = make()
         if document and forbidden_sentences().isdisjoint(document.lines):
             return document
 
@@ -110,29 +92,23 @@ def draw_sentences(rng: random.Random, lexicon: Lexicon) -> tuple[str, str]:
             return (candidate.premise if rng.random() < 0.3 else first), second
 
 
-def _draw(rng: random.Random, stage: int = 0) -> Document | None:
-    kinds = [*EXERCISES, "plain", "labels"]
-    kind = rng.choices(kinds, [*(weights[stage] for _, weights in EXERCISES.values()), _PLAIN, _LABEL_WORDS])[0]
-    if kind == "plain":
-        return _plain(rng)
-    if kind == "labels":
+def _draw(rng: random.Random, name: str) -> Document | None:
+    lexicon = HELD_OUT if rng.random() < _HELD_OUT_SHARE else LEXICON
+    if name == "étiquettes":
         word = rng.choice(LABELS)
-        return Document("relation" if rng.random() < 0.5 else "répète", word, word)
-    return _exercise(rng, kind)
+        return Document(word, word, system=rng.choice(("relation", "répète")))
+    pair = draw_sentences(rng, lexicon)
+    if name == "texte":
+        facts = " ".join(by_word.fact(rng, lexicon) for _ in range(3))
+        return Document("", facts if rng.random() < 0.5 else pair[0])
+    if name in COMPARISONS:
+        return COMPARISONS[name][0](rng, lexicon, *pair)
+    task = ANSWERED[name][0](rng, lexicon, *pair)
+    return Document(*task, system=name) if task else None
 
 
-def _exercise(rng: random.Random, name: str) -> Document | None:
-    lexicon = _lexicon(rng)
-    task = EXERCISES[name][0](rng, lexicon, *draw_sentences(rng, lexicon))
-    return Document(name, *task, tagged=name in _TAGGED) if task else None
-
-
-def _plain(rng: random.Random) -> Document:
-    lexicon = _lexicon(rng)
-    if rng.random() < 0.5:
-        return Document("", "", " ".join(by_word.fact(rng, lexicon) for _ in range(3)))
-    return Document("", "", draw_sentences(rng, lexicon)[0])
-
-
-def _lexicon(rng: random.Random) -> Lexicon:
-    return HELD_OUT if rng.random() < _HELD_OUT_SHARE else LEXICON
+_WEIGHTS = [
+    {name: weights[stage] for name, (_, weights) in {**COMPARISONS, **ANSWERED}.items()}
+    | {"texte": _PLAIN[stage], "étiquettes": _LABEL_WORDS[stage]}
+    for stage in (0, 1)
+]

@@ -1,25 +1,18 @@
-"""Exercises on sentences: copying, membership, word alignment, roles, ranks.
-
-They ask about words, one answer per word or person, so that a model learns to match words between two texts; what
-follows from a sentence is never asked.
-"""
+"""Exercises on one sentence: copying, word order, polarity, roles, ranks. What follows from it is never asked."""
 
 import random
-from collections.abc import Callable
 from itertools import pairwise
 
 from toolkit.embedded.candidates import draw, flip
 from toolkit.embedded.french import definite, elide, indefinite, passive, predicate, sentence
 from toolkit.embedded.lexicon import COMPARABLE
 from toolkit.embedded.phenomena.common import tense_of
-from toolkit.embedded.vocabulary import Lexicon, listed
-from toolkit.embedded.word_forms import OTHER, SAME, vocabulary, word_groups, word_relation, words
+from toolkit.embedded.vocabulary import Lexicon
+from toolkit.embedded.word_forms import vocabulary, words
 
 Task = tuple[str, str]
 
-YES, NO, NOTHING = "oui", "non", "rien"
-# Too frequent to tell anything about an alignment.
-_UNALIGNED = frozenset(listed("le la les l un une de d du des a ont est sont été n que qu à au"))
+YES, NO = "oui", "non"
 
 
 def copying(rng: random.Random, lexicon: Lexicon, text: str, sibling: str) -> Task:
@@ -31,40 +24,6 @@ def word_list(rng: random.Random, lexicon: Lexicon, text: str, sibling: str) -> 
     """Repeat words in random order, which no grammar helps to guess."""
     drawn = " ".join(draw(rng, vocabulary(lexicon), rng.randint(3, 16)))
     return drawn, drawn
-
-
-def list_membership(rng: random.Random, lexicon: Lexicon, text: str, sibling: str) -> Task:
-    """Name random words, each followed by whether the list has it."""
-    known = vocabulary(lexicon)
-    first = draw(rng, known, rng.randint(4, 12))
-    asked = [rng.choice(first) if flip(rng) else rng.choice(known) for _ in range(rng.randint(3, 10))]
-    return " ".join(first), " ".join(f"{word} {SAME if word in first else OTHER}" for word in asked)
-
-
-def membership(rng: random.Random, lexicon: Lexicon, text: str, sibling: str) -> Task:
-    """Name words, each followed by whether the sentence has it."""
-    present = words(text)
-    groups = word_groups(lexicon)
-    asked = [rng.choice(present) if flip(rng) else rng.choice(rng.choice(groups)) for _ in range(rng.randint(3, 8))]
-    return text, " ".join(f"{word} {YES if word in present else NO}" for word in asked)
-
-
-def alignment(rng: random.Random, lexicon: Lexicon, text: str, sibling: str) -> Task | None:
-    """Name the content words of another sentence, each followed by its relation to the words of this one."""
-    return _aligned(text, text, words(sibling), lexicon)
-
-
-def pair_alignment(rng: random.Random, lexicon: Lexicon, text: str, sibling: str) -> Task | None:
-    """Repeat the content words of the second line, each followed by its relation to the words of the first."""
-    return _aligned(f"{text}\n{sibling}", text, words(sibling), lexicon)
-
-
-def _aligned(question: str, text: str, second: list[str], lexicon: Lexicon) -> Task | None:
-    present = words(text)
-    asked = [word for word in second if word not in _UNALIGNED]
-    if not asked:
-        return None
-    return question, " ".join(f"{word} {word_relation(word, present, lexicon)}" for word in asked)
 
 
 def word_order(rng: random.Random, lexicon: Lexicon, text: str, sibling: str) -> Task | None:
@@ -131,44 +90,3 @@ def rank(rng: random.Random, lexicon: Lexicon, text: str, sibling: str) -> Task:
         asked, reverse = pair[side].masculine, ascending != (side == 1)
     ordered = [person.text for person in people]
     return f"{sentence(*parts)}\n{asked}", " ".join(ordered[::-1] if reverse else ordered)
-
-
-def comparison(rng: random.Random, lexicon: Lexicon, text: str, sibling: str) -> Task:
-    """Compare the words of two lines by the properties asked for, each a word: see `_PROPERTIES`."""
-    first, second = words(text), words(sibling)
-    asked = draw(rng, tuple(_PROPERTIES), rng.randint(1, 3))
-    values = (_PROPERTIES[name](first, second, lexicon) for name in asked)
-    return f"{text}\n{sibling}\n{' '.join(asked)}", " ".join(values)
-
-
-def _same(equal: bool) -> str:
-    return SAME if equal else OTHER
-
-
-def _sign(first: list[str], second: list[str], lexicon: Lexicon) -> str:
-    return _same(bool(_NEGATION & set(first)) == bool(_NEGATION & set(second)))
-
-
-def _order(first: list[str], second: list[str], lexicon: Lexicon) -> str:
-    shared = [word for word in dict.fromkeys(first) if word in second and word in vocabulary(lexicon)]
-    return _same(shared == [word for word in dict.fromkeys(second) if word in shared])
-
-
-def _missing(first: list[str], second: list[str], lexicon: Lexicon) -> str:
-    content = [word for word in second if word not in _UNALIGNED | _NEGATION]
-    return next((word for word in content if word_relation(word, first, lexicon) == OTHER), NOTHING)
-
-
-def _link(first: list[str], second: list[str], lexicon: Lexicon) -> str:
-    tags = [word_relation(word, first, lexicon) for word in second if word not in _UNALIGNED]
-    return next((tag for tag in tags if tag not in (SAME, OTHER)), NOTHING)
-
-
-_NEGATION = frozenset(listed("ne n pas ni aucun aucune"))
-_PROPERTIES: dict[str, Callable[[list[str], list[str], Lexicon], str]] = {
-    "signe": _sign,
-    "ordre": _order,
-    "nouveau": _missing,
-    "perdu": lambda first, second, lexicon: _missing(second, first, lexicon),
-    "lien": _link,
-}

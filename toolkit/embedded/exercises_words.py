@@ -91,6 +91,18 @@ def bounds(rng: random.Random, lexicon: Lexicon, text: str, sibling: str) -> Tas
     return question, " ".join(verdicts)
 
 
+def equal_bounds(rng: random.Random, lexicon: Lexicon, text: str, sibling: str) -> Task:
+    """The other bound that allows the same numbers: "plus de deux" is "au moins trois"."""
+    number = rng.randint(2, 9)
+    strict, loose = rng.choice(
+        [
+            (f"plus de {NUMBERS[number]}", f"au moins {NUMBERS[number + 1]}"),
+            (f"moins de {NUMBERS[number]}", f"au plus {NUMBERS[number - 1]}"),
+        ]
+    )
+    return (strict, loose) if flip(rng) else (loose, strict)
+
+
 def counting(rng: random.Random, lexicon: Lexicon, text: str, sibling: str) -> Task:
     """Count from one number to another."""
     first, last = sorted(draw(rng, range(1, 11), 2))

@@ -1,10 +1,11 @@
-"""Corpus documents as token ids, packed into rows of fixed length."""
+"""Corpus documents as token ids and targets, packed into rows of fixed length."""
 
 import random
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from toolkit.embedded.corpus import Document, draw_document
+from toolkit.embedded.corpus import draw_document
+from toolkit.embedded.documents import Document
 from toolkit.embedded.tiny_llama import BOS, END_HEADER, END_OF_TEXT, EOT, START_HEADER
 from toolkit.prompts import encode_plain
 
@@ -13,15 +14,21 @@ if TYPE_CHECKING:
 
 # Answers carry the skill; the words of a question are mostly random and teach grammar alone.
 QUESTION_WEIGHT = 0.05
-# Until that step of each stage, what cannot be foreseen has no weight: it would only disturb.
-QUESTION_STEPS = (250, 0)
+
+
+class Target(NamedTuple):
+    """At `position` the model shall predict `token`; the loss counts it `weight` times."""
+
+    position: int
+    token: int
+    weight: float
 
 
 class Encoded(NamedTuple):
-    """A document's ids and, for each, the weight of its prediction in the loss."""
+    """A document's ids and what is to be predicted where."""
 
     ids: list[int]
-    weights: list[float]
+    targets: list[Target]
 
 
 @dataclass(frozen=True)
@@ -29,52 +36,66 @@ class Batch:
     """Packed rows; every document has its own positions and sees no other.
 
     input_ids, position_ids: (rows, length) int64. mask: (rows, 1, length, length) bool, True where a query (third
-    dimension) may look. weights: (rows, length) float32, of predicting the token that stands there.
+    dimension) may look. Of the targets: `at` (n,) int64, the place in the flattened rows; `tokens` (n,) int64;
+    `weights` (n,) float32.
     """
 
     input_ids: "Tensor"
     position_ids: "Tensor"
     mask: "Tensor"
+    at: "Tensor"
+    tokens: "Tensor"
     weights: "Tensor"
 
 
 def segments(document: Document) -> list[str]:
-    """The document's texts between special tokens, as its tokens see them."""
-    if not document.system:
+    """The texts between special tokens, as a tokenizer sees them, and what is told of them."""
+    if not document.user:
         return [document.answer]
-    turns = (("system", document.system), ("user", document.user), ("assistant", document.answer))
-    return [text for role, content in turns for text in (role, f"\n\n{content}")]
+    told = [f" {verdict}" for verdict in (*(mark.verdict for mark in document.marks), *document.closing)]
+    return [text for role, content in _turns(document) for text in (role, f"\n\n{content}")] + told
 
 
-def encode_document(tokenizer: Any, document: Document, learn_questions: bool = True) -> Encoded:
-    """The ids of a document: in chat format, or plain text that ends in `<|end_of_text|>`.
+def _turns(document: Document) -> list[tuple[str, str]]:
+    turns = [("system", document.system)] if document.system else []
+    return [*turns, ("user", document.user), ("assistant", document.answer)]
 
-    Args:
-        learn_questions: give what cannot be foreseen a little weight too, for its grammar.
+
+def encode_document(tokenizer: Any, document: Document) -> Encoded:
+    """The ids of a document, in chat format or as plain text that ends in `<|end_of_text|>`, and its targets.
+
+    Of a chat its answer, its marks and its closing tokens count; without marks its questions count a little too, for
+    their grammar.
     """
-    light = QUESTION_WEIGHT if learn_questions else 0.0
     special = tokenizer.convert_tokens_to_ids
-    if not document.system:
-        text = encode_plain(tokenizer, document.answer)
-        return Encoded([special(BOS), *text, special(END_OF_TEXT)], [0.0] + [1.0] * (len(text) + 1))
-    ids, weights = [special(BOS)], [0.0]
-    pieces = [encode_plain(tokenizer, text) for text in segments(document)]
-    for header, content in zip(pieces[::2], pieces[1::2], strict=True):
-        turn = [special(START_HEADER), *header, special(END_HEADER), *content, special(EOT)]
-        ids += turn
-        weights += [light] * len(turn)
-    # The answer begins after its header and line break, and ends with the end of turn.
-    answer = _answer_weights(tokenizer, document, light)
-    weights[-len(answer) :] = answer
-    return Encoded(ids, weights)
+    if not document.user:
+        ids = [special(BOS), *encode_plain(tokenizer, document.answer), special(END_OF_TEXT)]
+        return Encoded(ids, _next_tokens(ids, 0, 1.0))
+    ids, starts = [special(BOS)], {}
+    for role, content in _turns(document):
+        ids += [special(START_HEADER), *encode_plain(tokenizer, role), special(END_HEADER)]
+        starts[role] = len(ids)
+        ids += [*encode_plain(tokenizer, f"\n\n{content}"), special(EOT)]
+    answer = starts["assistant"] + len(encode_plain(tokenizer, "\n\n")) - 1
+    targets = _next_tokens(ids, answer, 1.0) if document.answer else []
+    if not document.marks:
+        return Encoded(ids, _next_tokens(ids[: answer + 1], 0, QUESTION_WEIGHT) + targets)
+    for end, verdict in document.marks:
+        place = starts["user"] + len(encode_plain(tokenizer, f"\n\n{document.user[:end]}")) - 1
+        targets.append(Target(place, _word(tokenizer, verdict), 1.0))
+    last = starts["user"] + len(encode_plain(tokenizer, f"\n\n{document.user}")) - 1
+    told = [(last + step, verdict) for step, verdict in enumerate(document.closing) if verdict]
+    targets += [Target(place, _word(tokenizer, verdict), 1.0) for place, verdict in told]
+    return Encoded(ids, targets)
 
 
-def _answer_weights(tokenizer: Any, document: Document, light: float) -> list[float]:
-    weights: list[float] = []
-    for index, word in enumerate(document.answer.split(" ")):
-        count = len(encode_plain(tokenizer, f" {word}" if index else word))
-        weights += [light if document.tagged and index % 2 == 0 else 1.0] * count
-    return [*weights, 0.0 if document.tagged else 1.0]
+def _next_tokens(ids: list[int], start: int, weight: float) -> list[Target]:
+    return [Target(place, ids[place + 1], weight) for place in range(start, len(ids) - 1)]
+
+
+def _word(tokenizer: Any, word: str) -> int:
+    """The first token of a word inside a sentence."""
+    return encode_plain(tokenizer, f" {word}")[0]
 
 
 def pack(documents: list[list[Encoded]], length: int, pad_id: int) -> Batch:
@@ -84,7 +105,7 @@ def pack(documents: list[list[Encoded]], length: int, pad_id: int) -> Batch:
     shape = (len(documents), length)
     input_ids = torch.full(shape, pad_id)
     position_ids, owner = torch.zeros(shape, dtype=torch.long), torch.zeros(shape, dtype=torch.long)
-    weights = torch.zeros(shape)
+    targets: list[Target] = []
     for row, entries in enumerate(documents):
         start = 0
         for number, entry in enumerate(entries, start=1):
@@ -92,21 +113,23 @@ def pack(documents: list[list[Encoded]], length: int, pad_id: int) -> Batch:
             input_ids[row, start:stop] = torch.tensor(entry.ids)
             position_ids[row, start:stop] = torch.arange(len(entry.ids))
             owner[row, start:stop] = number
-            weights[row, start:stop] = torch.tensor(entry.weights)
+            offset = row * length + start
+            targets += [target._replace(position=target.position + offset) for target in entry.targets]
             start = stop
     same = owner[:, :, None] == owner[:, None, :]
     causal = torch.ones(length, length, dtype=torch.bool).tril()
-    return Batch(input_ids, position_ids, (same & causal)[:, None], weights)
+    at, tokens, weights = (torch.tensor(column) for column in zip(*targets, strict=True))
+    return Batch(input_ids, position_ids, (same & causal)[:, None], at, tokens, weights)
 
 
-def training_batch(tokenizer: Any, seed: int, stage: int, step: int, rows: int, length: int) -> Batch:
+def training_batch(tokenizer: Any, seed: int, step: int, stage: int, rows: int, length: int) -> Batch:
     """The batch of a step of a stage, decided by these and the seed, so that a resumed run misses nothing."""
-    rng = random.Random(f"pretrain {seed + stage} {step + 10_000 * stage}")
+    rng = random.Random(f"pretrain {seed} {step}")
     packed: list[list[Encoded]] = [[] for _ in range(rows)]
     room = [length] * rows
     misses = 0
     while misses < 3:
-        entry = encode_document(tokenizer, draw_document(rng, step, stage), step >= QUESTION_STEPS[stage])
+        entry = encode_document(tokenizer, draw_document(rng, step, stage))
         row = next((index for index in range(rows) if room[index] >= len(entry.ids)), None)
         if row is None:
             misses += 1

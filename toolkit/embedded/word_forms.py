@@ -7,10 +7,12 @@ from toolkit.embedded.french import Adjective, Verb
 from toolkit.embedded.lexicon import COLOURS, COMPARABLE, NUMBERS, PERSON_OPPOSITES, THING_OPPOSITES
 from toolkit.embedded.vocabulary import Concept, Lexicon, listed
 
-SAME, WITHIN, CONTAINS, OPPOSITE, MORE, LESS, OTHER = listed("même dans contient contraire plus moins autre")
+SAME, WITHIN, CONTAINS, OPPOSITE, COMPLEMENT, MORE, LESS, OTHER = RELATIONS = listed(
+    "même dans contient contraire complément plus moins autre"
+)
 OPPOSITES = COMPARABLE + PERSON_OPPOSITES + THING_OPPOSITES
 
-_WORD = re.compile(r"[\w-]+")
+WORD = re.compile(r"[\w-]+")
 _FUNCTION_PAIRS = (("avant", "après"), ("devant", "derrière"), ("plus", "moins"))
 # Written with a capital only where they begin a sentence.
 _NOT_NAMES = frozenset(
@@ -20,7 +22,12 @@ _NOT_NAMES = frozenset(
 
 def words(text: str) -> list[str]:
     """The words of a text, without apostrophes and stops, names alone with a capital."""
-    return [word.lower() if word.lower() in _NOT_NAMES else word for word in _WORD.findall(text)]
+    return [plain_word(word) for word in WORD.findall(text)]
+
+
+def plain_word(word: str) -> str:
+    """A word as it stands inside a sentence: names alone have a capital."""
+    return word.lower() if word.lower() in _NOT_NAMES else word
 
 
 @lru_cache(maxsize=4)
@@ -55,7 +62,10 @@ def verbs_of(lexicon: Lexicon) -> tuple[Verb, ...]:
 
 
 def word_relation(word: str, others: list[str], lexicon: Lexicon) -> str:
-    """How a word relates to the nearest of the other words: the same, within, containing, opposite, more, less."""
+    """How a word relates to the nearest of the other words, as one of `RELATIONS`.
+
+    Of two adjectives that are each other's complement (ouvert, fermé) always one holds; of opposites at most one.
+    """
     if word in others:
         return SAME
     lemmas, concepts, opposites = _lemmas(lexicon), _concepts(lexicon), _opposites(lexicon)
@@ -64,7 +74,7 @@ def word_relation(word: str, others: list[str], lexicon: Lexicon) -> str:
     if lemma in other_lemmas:
         return SAME
     if lemma in opposites and not other_lemmas.isdisjoint(opposites[lemma]):
-        return OPPOSITE
+        return COMPLEMENT if lemma in _complementary() else OPPOSITE
     if lemma in concepts:
         for other in filter(None, map(concepts.get, other_lemmas)):
             if concepts[lemma].related(other):
@@ -107,3 +117,9 @@ def _opposites(lexicon: Lexicon) -> dict[str, set[str]]:
             opposites.setdefault(first, set()).add(second)
             opposites.setdefault(second, set()).add(first)
     return opposites
+
+
+@lru_cache(maxsize=1)
+def _complementary() -> frozenset[str]:
+    pairs = (pair for pair in PERSON_OPPOSITES + THING_OPPOSITES if pair[2])
+    return frozenset(adjective.masculine for pair in pairs for adjective in pair[:2])

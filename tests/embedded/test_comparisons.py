@@ -1,0 +1,140 @@
+"""Exercises on two lines: marks stand at the words they speak of, and say what is true of them."""
+
+import random
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from toolkit.embedded import comparisons
+from toolkit.embedded.comparisons import PROPERTIES
+from toolkit.embedded.documents import Document, Mark
+from toolkit.embedded.lexicon import LEXICON
+from toolkit.embedded.packing import encode_document
+from toolkit.embedded.tiny_llama import MODEL_FOLDER
+from toolkit.embedded.word_forms import words
+from toolkit.prompts import load_tokenizer
+
+TEXT, SIBLING = "Léa dessine un labrador noir.", "Luc a dessiné un chien blanc."
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Any:
+    return load_tokenizer(MODEL_FOLDER)
+
+
+def marked(document: Document) -> list[tuple[str, str]]:
+    """The words that end where the marks stand, and what is said of them."""
+    return [(words(document.user[:end])[-1], verdict) for end, verdict in document.marks]
+
+
+def test_marks_say_how_each_word_of_the_second_sentence_relates_to_the_first() -> None:
+    document = comparisons.sentences(random.Random(0), LEXICON, TEXT, SIBLING)
+    assert document.user == f"{TEXT}\n{SIBLING}"
+    assert marked(document) == [("Luc", "autre"), ("dessiné", "même"), ("chien", "contient"), ("blanc", "autre")]
+    assert min(end for end, _ in document.marks) > len(TEXT)
+
+
+def test_word_lists_are_marked_by_membership() -> None:
+    for seed in range(100):
+        document = comparisons.word_lists(random.Random(seed), LEXICON, "", "")
+        first, second = (line.split() for line in document.user.split("\n"))
+        assert [word for word, _ in marked(document)] == [word for word in second if word not in ("est", "sont", "été")]
+        assert all(verdict == "même" for word, verdict in marked(document) if word in first)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [
+        ("Léa rit.", "Léa ne rit pas.", {"signe": "autre", "nouveau": "rien", "perdu": "rien", "lien": "rien"}),
+        ("Léa aide Luc.", "Luc aide Léa.", {"signe": "même", "nouveau": "rien", "lien": "rien"}),
+        ("Léa peint un chat.", "Zoé peint un animal.", {"nouveau": "Zoé", "perdu": "Léa", "lien": "contient"}),
+        ("Au moins trois chats dorment.", "Au moins six chats dorment.", {"lien": "plus", "nouveau": "rien"}),
+    ],
+)
+def test_properties_name_what_differs_between_two_lines(first: str, second: str, expected: dict[str, str]) -> None:
+    assert expected.items() <= {name: tell(first, second, LEXICON) for name, tell in PROPERTIES.items()}.items()
+    for seed in range(20):
+        asked = comparisons.property_asked(random.Random(seed), LEXICON, first, second)
+        assert asked.answer == PROPERTIES[asked.system](first, second, LEXICON)
+
+
+def test_persons_that_only_change_the_voice_keep_their_roles() -> None:
+    seen = set()
+    for seed in range(400):
+        document = comparisons.roles(random.Random(seed), LEXICON, "", "")
+        first, second = (set(words(line)) for line in document.user.split("\n"))
+        verdict = document.closing[-1]
+        if verdict != "autre":
+            # Both lines name the same two persons.
+            assert document.closing[1] == "rien" or document.closing[1] in ("par", "à", "de", "chez", "pour")
+        lines = document.user.replace("n'est pas", "est").split("\n")
+        if lines[0] == lines[1]:
+            assert verdict == "même"
+        if " par " in lines[0] and " par " in lines[1] and first - {"ne", "n", "pas"} == second - {"ne", "n", "pas"}:
+            subject = [line.split(" est ")[0].split(" a été ")[0].split(" n'a ")[0].lower() for line in lines]
+            assert (subject[0] == subject[1]) == (verdict == "même")
+            seen.add(verdict)
+    assert seen == {"même", "contraire"}
+
+
+def test_roles_by_steps_agree_with_the_verdict_they_lead_to() -> None:
+    seen = Counter()
+    for seed in range(400):
+        document = comparisons.roles_by_steps(random.Random(seed), LEXICON, "", "")
+        end_of_first, *marks = document.marks
+        assert document.user[end_of_first.end - 2 : end_of_first.end] == ".\n"
+        roles = [verdict for _, verdict in marks if verdict in ("précède", "suit")]
+        verdict = document.closing[-1]
+        assert len(roles) == (1 if verdict == "autre" else 2)
+        if verdict != "autre":
+            # Who is named first in the second sentence leads there if its full stop says "précède".
+            assert (roles[0] == document.closing[0]) == (verdict == "même")
+        seen[verdict, document.closing[0]] += 1
+    assert len(seen) == 6
+    assert min(seen.values()) > 20
+
+
+def test_the_leading_person_is_the_agent_or_the_earlier_one() -> None:
+    seen = Counter()
+    for seed in range(400):
+        document = comparisons.roles_by_steps(random.Random(seed), LEXICON, "", "")
+        first = document.user.split("\n")[0]
+        for sign, orientation in ((" par ", "suit"), (" avant ", "précède"), (" après ", "suit")):
+            if sign in first:
+                assert document.marks[0].verdict == orientation
+                seen[sign] += 1
+    assert min(seen.values()) > 20
+
+
+def test_a_sign_is_told_at_the_end_of_the_first_sentence() -> None:
+    for text, said in (("Léa rit.", "rien"), ("Léa ne rit pas.", "pas")):
+        document = comparisons.signed_sentences(random.Random(0), LEXICON, text, SIBLING)
+        assert document.marks[0] == Mark(len(text) + 1, said)
+        assert document.marks[1:] == comparisons.sentences(random.Random(0), LEXICON, text, SIBLING).marks
+
+
+def test_a_mark_is_told_at_the_last_token_of_its_word_and_a_closing_after_the_text(tokenizer: Any) -> None:
+    document = Document(
+        "Léa rit.\nSolène rit.", "", marks=(Mark(15, "autre"), Mark(19, "même")), closing=("même", "", "Léa")
+    )
+    ids, targets = encode_document(tokenizer, document)
+    told = [
+        (tokenizer.decode(ids[: place + 1]).rpartition("\n")[2], tokenizer.decode(token)) for place, token, _ in targets
+    ]
+    assert told == [
+        ("Solène", " autre"),
+        ("Solène rit", " même"),
+        ("Solène rit.", " même"),
+        ("Solène rit.<|eot_id|><|start_header_id|>", " Léa"),
+    ]
+    assert {weight for _, _, weight in targets} == {1.0}
+
+
+def test_an_answer_is_predicted_from_the_end_of_the_prompt(tokenizer: Any) -> None:
+    ids, targets = encode_document(tokenizer, Document("Léa rit.", "oui", system="mot"))
+    answer = [
+        (tokenizer.decode(ids[place]), tokenizer.decode(token)) for place, token, weight in targets if weight == 1
+    ]
+    assert answer == [("\n\n", "oui"), ("oui", "<|eot_id|>")]
+    assert all(ids[place + 1] == token for place, token, _ in targets)

@@ -1,0 +1,195 @@
+"""Exercises on two lines: what a reader of the second should notice about the first.
+
+A mark at each content word of the second line says how the word relates to those of the first; the tokens that close
+the user's turn say whether one line alone is negated, which word is new, which is lost, how the related words relate,
+and whether the persons changed roles. Each is a question about words: what follows from a line is never asked.
+"""
+
+import random
+import re
+from collections.abc import Callable
+from typing import NamedTuple
+
+from toolkit.embedded.candidates import draw, flip
+from toolkit.embedded.documents import Document, Mark
+from toolkit.embedded.french import ETRE, Phrase, definite, indefinite, passive, predicate, sentence
+from toolkit.embedded.lexicon import COMPARABLE
+from toolkit.embedded.phenomena.common import tense_of
+from toolkit.embedded.vocabulary import Lexicon, listed
+from toolkit.embedded.word_forms import OPPOSITE, OTHER, SAME, WORD, plain_word, vocabulary, word_relation, words
+
+NOTHING, NEGATED = "rien", "pas"
+# The roles in an event: agent, giver, the earlier, the greater; and the other one's.
+LEADS, FOLLOWS = "précède", "suit"
+# Too frequent to tell anything about an alignment.
+_UNALIGNED = frozenset(listed("le la les l un une d de du des a ont est sont été n que qu à au"))
+_NEGATION = frozenset(listed("ne n pas ni aucun aucune"))
+
+
+def word_lists(rng: random.Random, lexicon: Lexicon, text: str, sibling: str) -> Document:
+    """Two lines of random words, which no grammar helps to compare."""
+    known = vocabulary(lexicon)
+    first = draw(rng, known, rng.randint(3, 9))
+    second = [rng.choice(first) if flip(rng) else rng.choice(known) for _ in range(rng.randint(3, 8))]
+    first_line, second_line = " ".join(first), " ".join(second)
+    return Document(f"{first_line}\n{second_line}", "", marks=_marks(first_line, second_line, lexicon))
+
+
+def sentences(rng: random.Random, lexicon: Lexicon, text: str, sibling: str) -> Document:
+    """Two sentences about the same things."""
+    closing = tuple(tell(text, sibling, lexicon) for tell in PROPERTIES.values())
+    return Document(f"{text}\n{sibling}", "", marks=_marks(text, sibling, lexicon), closing=closing)
+
+
+def property_asked(rng: random.Random, lexicon: Lexicon, text: str, sibling: str) -> Document:
+    """Two sentences, and as an answer the one property that the system's turn names."""
+    name = rng.choice(tuple(PROPERTIES))
+    return sentences(rng, lexicon, text, sibling)._replace(system=name, answer=PROPERTIES[name](text, sibling, lexicon))
+
+
+def signed_sentences(rng: random.Random, lexicon: Lexicon, text: str, sibling: str) -> Document:
+    """As `sentences`, and at the first one's end whether it is negated."""
+    document = sentences(rng, lexicon, text, sibling)
+    sign = Mark(len(text) + 1, NEGATED if _is_negated(text) else NOTHING)
+    return document._replace(marks=(sign, *document.marks))
+
+
+class _Exchange(NamedTuple):
+    """Two sentences about an event: who leads and who follows in each, and how the second's roles relate."""
+
+    lines: tuple[str, str]
+    persons: tuple[tuple[Phrase, Phrase], tuple[Phrase, Phrase]]
+    verdict: str
+
+
+def _exchange(rng: random.Random, lexicon: Lexicon) -> _Exchange:
+    event = rng.choice(_EVENTS)(rng, lexicon)
+    known = [*lexicon.names, *(definite(noun) for noun in lexicon.roles)]
+    first, second, third = draw(rng, known, 3)
+    persons, verdict = rng.choice(
+        [((first, second), SAME), ((second, first), OPPOSITE), ((first, third), OTHER), ((third, second), OTHER)]
+    )
+    return _Exchange((event(first, second), event(*persons)), ((first, second), persons), verdict)
+
+
+def roles(rng: random.Random, lexicon: Lexicon, text: str, sibling: str) -> Document:
+    """Two sentences about an event and its persons, each in any voice: the same roles, exchanged ones, or others."""
+    exchange = _exchange(rng, lexicon)
+    document = sentences(rng, lexicon, *exchange.lines)
+    return document._replace(closing=(*document.closing, exchange.verdict))
+
+
+def roles_by_steps(rng: random.Random, lexicon: Lexicon, text: str, sibling: str) -> Document:
+    """As `roles`, with what leads there: at each full stop whether the leading person was named first, and at each
+    person of the second sentence the role in the first. Three things that decide together are hardly learned at once.
+    """
+    lines, (before, after), verdict = _exchange(rng, lexicon)
+    document = sentences(rng, lexicon, *lines)
+    marks = dict(document.marks)
+    for person, role in zip(before, (LEADS, FOLLOWS), strict=True):
+        found = re.search(rf"\b{_key(person)}\b", lines[1])
+        if found:
+            marks[len(lines[0]) + 1 + found.end()] = role
+    first, second = (_named_first(line, persons) for line, persons in zip(lines, (before, after), strict=True))
+    told = (Mark(len(lines[0]) + 1, first), *(Mark(end, said) for end, said in marks.items()))
+    return document._replace(marks=told, closing=(second, *document.closing[1:], verdict))
+
+
+def _named_first(line: str, persons: tuple[Phrase, Phrase]) -> str:
+    leader, follower = (line.index(_key(person)) for person in persons)
+    return LEADS if leader < follower else FOLLOWS
+
+
+def _key(person: Phrase) -> str:
+    """The word that names the person in any sentence: without its article."""
+    return words(person.text)[-1]
+
+
+def _marks(first_line: str, second_line: str, lexicon: Lexicon) -> tuple[Mark, ...]:
+    present, start = words(first_line), len(first_line) + 1
+    found = ((plain_word(match.group()), start + match.end()) for match in WORD.finditer(second_line))
+    return tuple(Mark(end, word_relation(word, present, lexicon)) for word, end in found if word not in _UNALIGNED)
+
+
+Property = Callable[[str, str, Lexicon], str]
+
+
+def _is_negated(text: str) -> bool:
+    return not _NEGATION.isdisjoint(words(text))
+
+
+def _sign(first: str, second: str, lexicon: Lexicon) -> str:
+    return SAME if _is_negated(first) == _is_negated(second) else OTHER
+
+
+def _new(first: str, second: str, lexicon: Lexicon) -> str:
+    present = words(first)
+    content = [word for word in words(second) if word not in _UNALIGNED | _NEGATION]
+    return next((word for word in content if word_relation(word, present, lexicon) == OTHER), NOTHING)
+
+
+def _lost(first: str, second: str, lexicon: Lexicon) -> str:
+    return _new(second, first, lexicon)
+
+
+def _link(first: str, second: str, lexicon: Lexicon) -> str:
+    present = words(first)
+    relations = [word_relation(word, present, lexicon) for word in words(second) if word not in _UNALIGNED]
+    return next((relation for relation in relations if relation not in (SAME, OTHER)), NOTHING)
+
+
+PROPERTIES: dict[str, Property] = {"signe": _sign, "nouveau": _new, "perdu": _lost, "lien": _link}
+
+Event = Callable[[Phrase, Phrase], str]
+
+
+def _social(rng: random.Random, lexicon: Lexicon) -> Event:
+    verb, tense = rng.choice(lexicon.social), tense_of(rng)
+
+    def render(agent: Phrase, patient: Phrase) -> str:
+        negated = flip(rng)
+        if flip(rng):
+            return sentence(agent.text, predicate(verb, agent, tense, negated), patient.text)
+        return sentence(patient.text, passive(verb, patient, tense, negated), "par", agent.text)
+
+    return render
+
+
+def _converse(rng: random.Random, lexicon: Lexicon) -> Event:
+    entry, tense = rng.choice(lexicon.converses), tense_of(rng)
+    goods = indefinite(rng.choice(lexicon.concepts).noun).text if entry.has_thing else ""
+
+    def render(first: Phrase, second: Phrase) -> str:
+        negated = rng.random() < 0.3
+        if flip(rng):
+            return sentence(first.text, predicate(entry.verb, first, tense, negated), goods, entry.link, second.text)
+        return sentence(second.text, predicate(entry.converse, second, tense, negated), goods, entry.back, first.text)
+
+    return render
+
+
+def _before(rng: random.Random, lexicon: Lexicon) -> Event:
+    verb = rng.choice(lexicon.moving)
+
+    def render(first: Phrase, second: Phrase) -> str:
+        negated = rng.random() < 0.3
+        if flip(rng):
+            return sentence(first.text, predicate(verb, first, "past", negated), "avant", second.text)
+        return sentence(second.text, predicate(verb, second, "past", negated), "après", first.text)
+
+    return render
+
+
+def _compared(rng: random.Random, lexicon: Lexicon) -> Event:
+    pair = rng.choice(COMPARABLE)
+
+    def render(first: Phrase, second: Phrase) -> str:
+        side, upwards = rng.randrange(2), flip(rng)
+        subject, other = (first, second) if upwards == (side == 0) else (second, first)
+        verb, comparator = predicate(ETRE, subject, negated=rng.random() < 0.3), "plus" if upwards else "moins"
+        return sentence(subject.text, verb, comparator, pair[side].agree(subject.feminine), "que", other.text)
+
+    return render
+
+
+_EVENTS: tuple[Callable[[random.Random, Lexicon], Event], ...] = (_social, _converse, _before, _compared)
