@@ -59,10 +59,11 @@ def test_export_then_evaluate_adapter_merged_and_gguf_agree(call: Call, run: Run
             abs(x["probabilities"][label] - y["probabilities"][label]) for x, y in pairs for label in x["probabilities"]
         )
 
-    assert largest_difference("adapter", "base") > 0.05, "the adapter must matter for this test to mean anything"
+    assert largest_difference("adapter", "base") > 0.1, "the adapter must matter for this test to mean anything"
     assert largest_difference("adapter", "merged") < 0.02
-    assert largest_difference("merged", "gguf-f16") < 2e-3
-    assert largest_difference("merged", "gguf-q8_0") < 0.05
+    # With 16-bit weights llama.cpp rounds activations too; how much depends on the processor's kernels (seen: 2.4e-3).
+    assert largest_difference("merged", "gguf-f16") < 5e-3
+    assert largest_difference("merged", "gguf-q8_0") < 0.1
 
 
 def test_other_rows_and_a_limit_get_a_folder_of_their_own(call: Call, run: RunFolder, tmp_path: Path) -> None:

@@ -132,7 +132,7 @@ def test_a_4_bit_base_trains_and_its_adapter_merges_into_16_bit_weights(
 ) -> None:
     from toolkit.model.merging import merge_adapter
 
-    recipe = make_recipe(f"model.name={tiny_model}", "model.load_in_4bit=true", "model.dtype=bfloat16")
+    recipe = make_recipe(f"model.name={tiny_model}", "model.load_in_4bit=true", "model.dtype=auto")
     adapter = run_training(recipe, tmp_path / "run")
     assert any(tensor.abs().max() > 0 for name, tensor in adapter.items() if "lora_B" in name)
     merge_adapter(tiny_model, tmp_path / "run" / "adapter", tmp_path / "merged")

@@ -24,3 +24,9 @@ def test_the_choice_has_its_reason(wanted: str, device: str, has_bfloat16: bool,
 def test_float16_on_a_cpu_is_refused_rather_than_replaced() -> None:
     with pytest.raises(ModelError, match="float16"):
         choose_precision("float16", "cpu", has_bfloat16=True)
+
+
+def test_bfloat16_on_a_cpu_that_emulates_it_is_refused() -> None:
+    with pytest.raises(ModelError, match="bfloat16, but this CPU emulates it"):
+        choose_precision("bfloat16", "cpu", has_bfloat16=False)
+    assert choose_precision("bfloat16", "cpu", has_bfloat16=True).name == "bfloat16"

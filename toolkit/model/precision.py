@@ -32,8 +32,13 @@ def choose_precision(wanted: str, device: str, *, has_bfloat16: bool) -> Precisi
         has_bfloat16: whether the device computes in bfloat16, rather than emulating it.
 
     Raises:
-        ModelError: float16 on a CPU, which Unsloth would replace by another type.
+        ModelError: float16 on a CPU, or bfloat16 on one that emulates it; Unsloth would compute in another type.
     """
+    if wanted == "bfloat16" and device == "cpu" and not has_bfloat16:
+        raise ModelError(
+            "model.dtype is bfloat16, but this CPU emulates it slowly and Unsloth would train in another type.",
+            hint="Set model.dtype to auto or float32.",
+        )
     if wanted == "float16" and device == "cpu":
         raise ModelError(
             "model.dtype is float16, but a CPU emulates it slowly and Unsloth replaces it.",
