@@ -148,7 +148,7 @@ def test_every_document_fits_into_a_row(tokenizer: Any) -> None:
 def test_the_first_steps_see_lists_copies_and_pairs_alone() -> None:
     rng = random.Random(16)
     assert {document.system for document in (draw_document(rng, step=0) for _ in range(100))} == {"", "mots"}
-    for stage in (0, 1):
+    for stage in range(3):
         assert len({document.system for document in (draw_document(rng, stage=stage) for _ in range(600))}) > 12
 
 
@@ -180,7 +180,7 @@ def test_a_batch_depends_on_seed_and_step_alone(tokenizer: Any) -> None:
 def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     pretrain(whole, SMALL)
-    for step in (1, 2, 3):  # in the first stage, at its end, in the second
+    for step in (1, 2, 3):  # at the end of the first stage, of the second, in the third
         assert pretrain(parts, SMALL, resume=step > 1, stop_after=step) == {}
     assert not (parts / "model.safetensors").exists()
     with pytest.raises(ModelError, match="interrupted run"):

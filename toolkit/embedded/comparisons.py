@@ -83,20 +83,36 @@ def roles_by_steps(rng: random.Random, lexicon: Lexicon, text: str, sibling: str
     """As `roles`, with what leads there: at each full stop whether the leading person was named first, and at each
     person of the second sentence the role in the first. Three things that decide together are hardly learned at once.
     """
-    lines, (before, after), verdict = _exchange(rng, lexicon)
+    exchange = _exchange(rng, lexicon)
+    lines, (before, after) = exchange.lines, exchange.persons
     document = sentences(rng, lexicon, *lines)
     marks = dict(document.marks)
     for person, role in zip(before, (LEADS, FOLLOWS), strict=True):
-        found = re.search(rf"\b{_key(person)}\b", lines[1])
+        found = _find(lines[1], person)
         if found:
             marks[len(lines[0]) + 1 + found.end()] = role
     first, second = (_named_first(line, persons) for line, persons in zip(lines, (before, after), strict=True))
     told = (Mark(len(lines[0]) + 1, first), *(Mark(end, said) for end, said in marks.items()))
-    return document._replace(marks=told, closing=(second, *document.closing[1:], verdict))
+    return document._replace(marks=told, closing=(second, *document.closing[1:], exchange.verdict))
+
+
+def roles_at_once(rng: random.Random, lexicon: Lexicon, text: str, sibling: str) -> Document:
+    """As `roles_by_steps`, with the verdict at the second of two known persons, where all that decides is known."""
+    document = roles_by_steps(rng, lexicon, text, sibling)
+    verdict = document.closing[-1]
+    if verdict == OTHER:
+        return document
+    second = max(mark.end for mark in document.marks if mark.verdict in (LEADS, FOLLOWS))
+    marks = (Mark(mark.end, verdict) if mark.end == second else mark for mark in document.marks)
+    return document._replace(marks=tuple(marks))
+
+
+def _find(line: str, person: Phrase) -> re.Match[str] | None:
+    return re.search(rf"\b{_key(person)}\b", line)
 
 
 def _named_first(line: str, persons: tuple[Phrase, Phrase]) -> str:
-    leader, follower = (line.index(_key(person)) for person in persons)
+    leader, follower = (found.start() for person in persons if (found := _find(line, person)))
     return LEADS if leader < follower else FOLLOWS
 
 
