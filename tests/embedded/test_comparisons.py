@@ -9,6 +9,7 @@ import pytest
 from toolkit.embedded import comparisons
 from toolkit.embedded.comparisons import PROPERTIES
 from toolkit.embedded.documents import Document, Mark
+from toolkit.embedded.french import Phrase
 from toolkit.embedded.lexicon import LEXICON
 from toolkit.embedded.packing import encode_document
 from toolkit.embedded.tiny_llama import MODEL_FOLDER
@@ -93,6 +94,29 @@ def test_roles_by_steps_agree_with_the_verdict_they_lead_to() -> None:
         seen[verdict, document.closing[0]] += 1
     assert len(seen) == 6
     assert min(seen.values()) > 20
+
+
+def test_the_second_known_person_tells_the_verdict_itself() -> None:
+    seen = Counter()
+    for seed in range(400):
+        by_steps = comparisons.roles_by_steps(random.Random(seed), LEXICON, "", "")
+        at_once = comparisons.roles_at_once(random.Random(seed), LEXICON, "", "")
+        verdict = by_steps.closing[-1]
+        assert at_once._replace(marks=by_steps.marks) == by_steps
+        changed = [pair for pair in zip(by_steps.marks, at_once.marks, strict=True) if pair[0] != pair[1]]
+        if verdict == "autre":
+            assert not changed
+        else:
+            ends = [mark.end for mark in by_steps.marks[1:] if mark.verdict in ("précède", "suit")]
+            assert [after for _, after in changed] == [Mark(max(ends), verdict)]
+        seen[verdict] += 1
+    assert min(seen[verdict] for verdict in ("même", "contraire", "autre")) > 50
+
+
+def test_a_name_within_another_name_is_not_that_person() -> None:
+    persons = (Phrase("Julie", True), Phrase("Julien"))
+    assert comparisons._named_first("Julien aide Julie.", persons) == "suit"
+    assert comparisons._named_first("Julie aide Julien.", persons) == "précède"
 
 
 def test_the_leading_person_is_the_agent_or_the_earlier_one() -> None:

@@ -18,7 +18,8 @@ from toolkit.embedded.french import elide
 from toolkit.embedded.lexicon import LEXICON, NUMBERS
 from toolkit.embedded.nli_fr import SPLITS, generate
 from toolkit.embedded.packing import encode_document, pack, training_batch
-from toolkit.embedded.pretrain import Settings, pretrain
+from toolkit.embedded.pretrain import pretrain
+from toolkit.embedded.schedule import Settings
 from toolkit.embedded.tiny_llama import MODEL_FOLDER, build_model
 from toolkit.embedded.word_forms import word_relation, words
 from toolkit.errors import ModelError

@@ -16,14 +16,24 @@ from toolkit.embedded.french import ETRE, Phrase, definite, indefinite, passive,
 from toolkit.embedded.lexicon import COMPARABLE
 from toolkit.embedded.phenomena.common import tense_of
 from toolkit.embedded.vocabulary import Lexicon, listed
-from toolkit.embedded.word_forms import OPPOSITE, OTHER, SAME, WORD, plain_word, vocabulary, word_relation, words
+from toolkit.embedded.word_forms import (
+    NEGATION,
+    OPPOSITE,
+    OTHER,
+    SAME,
+    WORD,
+    is_negated,
+    plain_word,
+    vocabulary,
+    word_relation,
+    words,
+)
 
 NOTHING, NEGATED = "rien", "pas"
 # The roles in an event: agent, giver, the earlier, the greater; and the other one's.
 LEADS, FOLLOWS = "précède", "suit"
 # Too frequent to tell anything about an alignment.
 _UNALIGNED = frozenset(listed("le la les l un une d de du des a ont est sont été n que qu à au"))
-_NEGATION = frozenset(listed("ne n pas ni aucun aucune"))
 
 
 def word_lists(rng: random.Random, lexicon: Lexicon, text: str, sibling: str) -> Document:
@@ -50,7 +60,7 @@ def property_asked(rng: random.Random, lexicon: Lexicon, text: str, sibling: str
 def signed_sentences(rng: random.Random, lexicon: Lexicon, text: str, sibling: str) -> Document:
     """As `sentences`, and at the first one's end whether it is negated."""
     document = sentences(rng, lexicon, text, sibling)
-    sign = Mark(len(text) + 1, NEGATED if _is_negated(text) else NOTHING)
+    sign = Mark(len(text) + 1, NEGATED if is_negated(text) else NOTHING)
     return document._replace(marks=(sign, *document.marks))
 
 
@@ -130,17 +140,13 @@ def _marks(first_line: str, second_line: str, lexicon: Lexicon) -> tuple[Mark, .
 Property = Callable[[str, str, Lexicon], str]
 
 
-def _is_negated(text: str) -> bool:
-    return not _NEGATION.isdisjoint(words(text))
-
-
 def _sign(first: str, second: str, lexicon: Lexicon) -> str:
-    return SAME if _is_negated(first) == _is_negated(second) else OTHER
+    return SAME if is_negated(first) == is_negated(second) else OTHER
 
 
 def _new(first: str, second: str, lexicon: Lexicon) -> str:
     present = words(first)
-    content = [word for word in words(second) if word not in _UNALIGNED | _NEGATION]
+    content = [word for word in words(second) if word not in _UNALIGNED | NEGATION]
     return next((word for word in content if word_relation(word, present, lexicon) == OTHER), NOTHING)
 
 

@@ -8,7 +8,7 @@ from toolkit.embedded.french import definite, elide, indefinite, passive, predic
 from toolkit.embedded.lexicon import COMPARABLE
 from toolkit.embedded.phenomena.common import tense_of
 from toolkit.embedded.vocabulary import Lexicon
-from toolkit.embedded.word_forms import vocabulary, words
+from toolkit.embedded.word_forms import is_negated, vocabulary, words
 
 Task = tuple[str, str]
 
@@ -38,8 +38,7 @@ def word_order(rng: random.Random, lexicon: Lexicon, text: str, sibling: str) ->
 
 def polarity(rng: random.Random, lexicon: Lexicon, text: str, sibling: str) -> Task:
     """Does the sentence have a negation?"""
-    negative = {"ne", "n"} & set(words(text))
-    return text, "négative" if negative else "positive"
+    return text, "négative" if is_negated(text) else "positive"
 
 
 def role(rng: random.Random, lexicon: Lexicon, text: str, sibling: str) -> Task:

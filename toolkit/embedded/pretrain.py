@@ -6,17 +6,17 @@ same weights.
 
 import argparse
 import json
-import math
 import random
 import shutil
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from toolkit.command_line import run_command
 from toolkit.embedded.saving import PROBES, save_model
+from toolkit.embedded.schedule import Progress, Settings, Stage
 from toolkit.errors import ModelError
 
 if TYPE_CHECKING:
@@ -27,59 +27,6 @@ if TYPE_CHECKING:
 
 DEFAULT_OUTPUT = Path("outputs/tiny-llama-fr")
 _TOKENIZER_DOCUMENTS = 20_000
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A part of training with its own mixture of exercises; its learning rates fall to a fiftieth of these peaks."""
-
-    steps: int
-    muon_rate: float
-    adam_rate: float
-    warmup: int = 30
-
-    def rate(self, step: int) -> float:
-        """The share of the peak rates at a step of the stage: linear warm-up, then a cosine."""
-        if step < self.warmup:
-            return (step + 1) / self.warmup
-        progress = (step - self.warmup) / max(1, self.steps - self.warmup)
-        return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress))
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What decides a run: steps of `rows` rows of `length` tokens."""
-
-    steps: int = 7300
-    seed: int = 7
-    rows: int = 8
-    length: int = 256
-    save_every: int = 100
-
-    @property
-    def stages(self) -> tuple[Stage, Stage, Stage]:
-        """Words are learned first, 30 of 73 steps long; then signs and roles, which build on them; then verdicts."""
-        first, second = self.steps * 30 // 73, self.steps * 19 // 73
-        third = self.steps - first - second
-        return Stage(first, 0.02, 2e-3), Stage(second, 0.01, 1e-3), Stage(third, 0.01, 1e-3)
-
-    def stage_at(self, step: int) -> tuple[int, int]:
-        """The number of a step's stage, 0 to 2, and the step's number in it."""
-        for number, stage in enumerate(self.stages):
-            if step < stage.steps:
-                return number, step
-            step -= stage.steps
-        raise ValueError("past the last step")
-
-
-@dataclass
-class Progress:
-    """How far a run is; `losses` holds the mean loss of every 50 steps."""
-
-    step: int = 0
-    seconds: float = 0.0
-    tokens: int = 0
-    losses: list[float] | None = None
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -123,7 +70,7 @@ def pretrain(output: Path, settings: Settings, resume: bool = False, stop_after:
     tokenizer = _tokenizer(settings.seed)
     model = build_model(tokenizer, settings.seed)
     progress = _load_progress(checkpoint, settings) if resume else Progress(losses=[])
-    optimizers = _optimizers(model, settings.stages[settings.stage_at(max(0, progress.step - 1))[0]])
+    optimizers = _optimizers(model, settings.stage_at(max(0, progress.step - 1)).stage)
     if resume:
         _load_tensors(checkpoint, model, optimizers)
     _train(model, tokenizer, optimizers, settings, progress, checkpoint, stop_after)
@@ -182,8 +129,7 @@ def _train(
     bar = tqdm(range(progress.step, last), initial=progress.step, total=settings.steps, unit="step", mininterval=5)
     for step in bar:
         began = time.perf_counter()
-        number, done = settings.stage_at(step)
-        stage = settings.stages[number]
+        number, stage, done = settings.stage_at(step)
         if step and not done:
             # A later stage begins as if from shipped weights: in 16 bits, with new optimisers.
             for parameter in model.parameters():

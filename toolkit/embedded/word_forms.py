@@ -13,6 +13,7 @@ SAME, WITHIN, CONTAINS, OPPOSITE, COMPLEMENT, MORE, LESS, OTHER = RELATIONS = li
 OPPOSITES = COMPARABLE + PERSON_OPPOSITES + THING_OPPOSITES
 
 WORD = re.compile(r"[\w-]+")
+NEGATION = frozenset(listed("ne n pas ni aucun aucune"))
 _FUNCTION_PAIRS = (("avant", "après"), ("devant", "derrière"), ("plus", "moins"))
 # Written with a capital only where they begin a sentence.
 _NOT_NAMES = frozenset(
@@ -45,6 +46,11 @@ def word_groups(lexicon: Lexicon) -> tuple[tuple[str, ...], ...]:
         tuple(verb.plural for verb in verbs),
         tuple(verb.participle for verb in verbs),
     )
+
+
+def is_negated(text: str) -> bool:
+    """Has the sentence a negation?"""
+    return not NEGATION.isdisjoint(words(text))
 
 
 @lru_cache(maxsize=4)

@@ -1,0 +1,70 @@
+"""What decides a pre-training run, and how far one has come."""
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of training with its own mixture of exercises; its learning rates fall to a fiftieth of these peaks."""
+
+    steps: int
+    muon_rate: float
+    adam_rate: float
+    warmup: int = 30
+
+    def rate(self, step: int) -> float:
+        """The share of the peak rates at a step of the stage: linear warm-up, then a cosine."""
+        if step < self.warmup:
+            return (step + 1) / self.warmup
+        progress = (step - self.warmup) / max(1, self.steps - self.warmup)
+        return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+class Place(NamedTuple):
+    """A step's stage, that stage's number from 0, and how many of its steps come before."""
+
+    number: int
+    stage: Stage
+    done: int
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What decides a run: steps of `rows` rows of `length` tokens."""
+
+    steps: int = 7300
+    seed: int = 7
+    rows: int = 8
+    length: int = 256
+    save_every: int = 100
+
+    @property
+    def stages(self) -> tuple[Stage, Stage, Stage]:
+        """Words are learned first, 30 of 73 steps long; then signs and roles, which build on them; then verdicts."""
+        first, second = self.steps * 30 // 73, self.steps * 19 // 73
+        third = self.steps - first - second
+        return Stage(first, 0.02, 2e-3), Stage(second, 0.01, 1e-3), Stage(third, 0.01, 1e-3)
+
+    def stage_at(self, step: int) -> Place:
+        """Where in the stages a step of the run falls.
+
+        Raises:
+            ValueError: the run has fewer steps.
+        """
+        for number, stage in enumerate(self.stages):
+            if step < stage.steps:
+                return Place(number, stage, step)
+            step -= stage.steps
+        raise ValueError("past the last step")
+
+
+@dataclass
+class Progress:
+    """How far a run is; `losses` holds the mean loss of every 50 steps."""
+
+    step: int = 0
+    seconds: float = 0.0
+    tokens: int = 0
+    losses: list[float] | None = None
