@@ -10,12 +10,13 @@ from toolkit.embedded import comparisons
 from toolkit.embedded.comparisons import PROPERTIES
 from toolkit.embedded.documents import Document, Mark
 from toolkit.embedded.french import Phrase
-from toolkit.embedded.lexicon import LEXICON
+from toolkit.embedded.lexicon import LEXICON, NUMBERS
 from toolkit.embedded.packing import encode_document
 from toolkit.embedded.tiny_llama import MODEL_FOLDER
 from toolkit.embedded.word_forms import words
 from toolkit.prompts import load_tokenizer
 
+ROLES = ("précède", "entre", "suit")
 TEXT, SIBLING = "Léa dessine un labrador noir.", "Luc a dessiné un chien blanc."
 
 
@@ -85,12 +86,13 @@ def test_roles_by_steps_agree_with_the_verdict_they_lead_to() -> None:
         document = comparisons.roles_by_steps(random.Random(seed), LEXICON, "", "")
         end_of_first, *marks = document.marks
         assert document.user[end_of_first.end - 2 : end_of_first.end] == ".\n"
-        roles = [verdict for _, verdict in marks if verdict in ("précède", "suit")]
+        roles = [verdict for _, verdict in marks if verdict in ROLES]
         verdict = document.closing[-1]
         assert len(roles) == (1 if verdict == "autre" else 2)
         if verdict != "autre":
             # Who is named first in the second sentence leads there if its full stop says "précède".
-            assert (roles[0] == document.closing[0]) == (verdict == "même")
+            leads_before = ROLES.index(roles[0]) < ROLES.index(roles[1])
+            assert (leads_before == (document.closing[0] == "précède")) == (verdict == "même")
         seen[verdict, document.closing[0]] += 1
     assert len(seen) == 6
     assert min(seen.values()) > 20
@@ -107,7 +109,7 @@ def test_the_second_known_person_tells_the_verdict_itself() -> None:
         if verdict == "autre":
             assert not changed
         else:
-            ends = [mark.end for mark in by_steps.marks[1:] if mark.verdict in ("précède", "suit")]
+            ends = [mark.end for mark in by_steps.marks[1:] if mark.verdict in ROLES]
             assert [after for _, after in changed] == [Mark(max(ends), verdict)]
         seen[verdict] += 1
     assert min(seen[verdict] for verdict in ("même", "contraire", "autre")) > 50
@@ -125,10 +127,46 @@ def test_the_leading_person_is_the_agent_or_the_earlier_one() -> None:
         document = comparisons.roles_by_steps(random.Random(seed), LEXICON, "", "")
         first = document.user.split("\n")[0]
         for sign, orientation in ((" par ", "suit"), (" avant ", "précède"), (" après ", "suit")):
-            if sign in first:
+            if sign in first and " et " not in first:
                 assert document.marks[0].verdict == orientation
                 seen[sign] += 1
+    assert min(seen.values()) > 10
+
+
+def test_of_three_in_a_row_the_middle_one_is_between() -> None:
+    seen = Counter()
+    for seed in range(600):
+        document = comparisons.roles_by_steps(random.Random(seed), LEXICON, "", "")
+        first = document.user.split("\n")[0]
+        if " et " not in first:
+            continue
+        told = dict(marked(document))
+        if " après " in first:
+            middle = words(first.split(" a ")[0].split(" est ")[0])[-1]
+        else:
+            middle = words(first.split(" et ")[1].split(" est ")[0])[-1]
+        if middle in told:
+            assert told[middle] == "entre"
+            seen["après" in first] += 1
     assert min(seen.values()) > 20
+
+
+def test_bounds_are_asked_about_the_other_sentences_number() -> None:
+    seen = Counter()
+    allowed = {"exactement": int.__eq__, "au moins": int.__ge__, "au plus": int.__le__}
+    for seed in range(200):
+        document = comparisons.bounded_numbers(random.Random(seed), LEXICON, "", "")
+        lines = [line.lower() for line in document.user.split("\n")]
+        bounds = [next(bound for bound in allowed if bound in line) for line in lines]
+        numbers = [
+            next(NUMBERS.index(word) for word in words(line.split(bound)[1]))
+            for line, bound in zip(lines, bounds, strict=True)
+        ]
+        told = next(verdict for word, verdict in marked(document) if word == NUMBERS[numbers[1]])
+        assert (told == "oui") == allowed[bounds[0]](numbers[1], numbers[0])
+        assert (document.closing[-1] == "oui") == allowed[bounds[1]](numbers[0], numbers[1])
+        seen[told, document.closing[-1]] += 1
+    assert set(seen) == {("oui", "oui"), ("oui", "non"), ("non", "oui"), ("non", "non")}
 
 
 def test_a_sign_is_told_at_the_end_of_the_first_sentence() -> None:

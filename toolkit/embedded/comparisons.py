@@ -12,9 +12,11 @@ from typing import NamedTuple
 
 from toolkit.embedded.candidates import draw, flip
 from toolkit.embedded.documents import Document, Mark
-from toolkit.embedded.french import ETRE, Phrase, definite, indefinite, passive, predicate, sentence
-from toolkit.embedded.lexicon import COMPARABLE
-from toolkit.embedded.phenomena.common import tense_of
+from toolkit.embedded.events import EVENTS, persons
+from toolkit.embedded.exercises import NO, YES
+from toolkit.embedded.french import Phrase
+from toolkit.embedded.lexicon import NUMBERS
+from toolkit.embedded.phenomena.amounts import BOUNDS, cardinals
 from toolkit.embedded.vocabulary import Lexicon, listed
 from toolkit.embedded.word_forms import (
     NEGATION,
@@ -32,6 +34,10 @@ from toolkit.embedded.word_forms import (
 NOTHING, NEGATED = "rien", "pas"
 # The roles in an event: agent, giver, the earlier, the greater; and the other one's.
 LEADS, FOLLOWS = "précède", "suit"
+# Of three in a row, the one who both follows and precedes.
+BETWEEN = "entre"
+_ROLES = frozenset({LEADS, BETWEEN, FOLLOWS})
+_BOUNDED = re.compile(rf"({'|'.join(BOUNDS)}) ({'|'.join(NUMBERS)})\b", re.IGNORECASE)
 # Too frequent to tell anything about an alignment.
 _UNALIGNED = frozenset(listed("le la les l un une d de du des a ont est sont été n que qu à au"))
 
@@ -65,21 +71,24 @@ def signed_sentences(rng: random.Random, lexicon: Lexicon, text: str, sibling: s
 
 
 class _Exchange(NamedTuple):
-    """Two sentences about an event: who leads and who follows in each, and how the second's roles relate."""
+    """Two sentences about an event: who is in each, the leading person first, and how the second's roles relate."""
 
     lines: tuple[str, str]
-    persons: tuple[tuple[Phrase, Phrase], tuple[Phrase, Phrase]]
+    before: tuple[Phrase, ...]
+    after: tuple[Phrase, Phrase]
     verdict: str
 
 
 def _exchange(rng: random.Random, lexicon: Lexicon) -> _Exchange:
-    event = rng.choice(_EVENTS)(rng, lexicon)
-    known = [*lexicon.names, *(definite(noun) for noun in lexicon.roles)]
-    first, second, third = draw(rng, known, 3)
-    persons, verdict = rng.choice(
-        [((first, second), SAME), ((second, first), OPPOSITE), ((first, third), OTHER), ((third, second), OTHER)]
-    )
-    return _Exchange((event(first, second), event(*persons)), ((first, second), persons), verdict)
+    event = rng.choice(EVENTS)(rng, lexicon)
+    *before, stranger = draw(rng, persons(lexicon), 4 if event.rank and flip(rng) else 3)
+    first, second = draw(rng, before, 2)
+    verdict = SAME if before.index(first) < before.index(second) else OPPOSITE
+    if flip(rng):
+        first, second = rng.choice(((first, stranger), (stranger, second)))
+        verdict = OTHER
+    opening = event.rank(*before) if event.rank and len(before) == 3 else event.tell(*before)
+    return _Exchange((opening, event.tell(first, second)), tuple(before), (first, second), verdict)
 
 
 def roles(rng: random.Random, lexicon: Lexicon, text: str, sibling: str) -> Document:
@@ -94,14 +103,14 @@ def roles_by_steps(rng: random.Random, lexicon: Lexicon, text: str, sibling: str
     person of the second sentence the role in the first. Three things that decide together are hardly learned at once.
     """
     exchange = _exchange(rng, lexicon)
-    lines, (before, after) = exchange.lines, exchange.persons
+    lines, before = exchange.lines, exchange.before
     document = sentences(rng, lexicon, *lines)
     marks = dict(document.marks)
-    for person, role in zip(before, (LEADS, FOLLOWS), strict=True):
+    for person, role in zip(before, (LEADS, BETWEEN, FOLLOWS) if len(before) == 3 else (LEADS, FOLLOWS), strict=True):
         found = _find(lines[1], person)
         if found:
             marks[len(lines[0]) + 1 + found.end()] = role
-    first, second = (_named_first(line, persons) for line, persons in zip(lines, (before, after), strict=True))
+    first, second = _named_first(lines[0], before), _named_first(lines[1], exchange.after)
     told = (Mark(len(lines[0]) + 1, first), *(Mark(end, said) for end, said in marks.items()))
     return document._replace(marks=told, closing=(second, *document.closing[1:], exchange.verdict))
 
@@ -112,18 +121,45 @@ def roles_at_once(rng: random.Random, lexicon: Lexicon, text: str, sibling: str)
     verdict = document.closing[-1]
     if verdict == OTHER:
         return document
-    second = max(mark.end for mark in document.marks if mark.verdict in (LEADS, FOLLOWS))
+    second = max(mark.end for mark in document.marks if mark.verdict in _ROLES)
     marks = (Mark(mark.end, verdict) if mark.end == second else mark for mark in document.marks)
     return document._replace(marks=tuple(marks))
+
+
+def bounded_numbers(rng: random.Random, lexicon: Lexicon, text: str, sibling: str) -> Document:
+    """Two sentences with bounds on a number: whether each one's bound allows the number of the other, the first's at
+    the second's number and the second's after the sentences.
+    """
+    candidate = cardinals(rng, lexicon)
+    first, second = candidate.premise, rng.choice(candidate.options).render()
+    if flip(rng):
+        first, second = second, first
+    (bound, count), (other_bound, other_count) = (_bounded(line) for line in (first, second))
+    document = sentences(rng, lexicon, first, second)
+    place = len(first) + 1 + _BOUNDED.search(second).end()
+    told = _allowed(bound, count, other_count)
+    marks = (Mark(mark.end, told) if mark.end == place else mark for mark in document.marks)
+    closing = (*document.closing, _allowed(other_bound, other_count, count))
+    return document._replace(marks=tuple(marks), closing=closing)
+
+
+def _bounded(line: str) -> tuple[str, int]:
+    """The bound of a line, and the number that it bounds."""
+    bound, number = _BOUNDED.search(line).groups()
+    return bound.lower(), NUMBERS.index(number)
+
+
+def _allowed(bound: str, limit: int, number: int) -> str:
+    return YES if BOUNDS[bound](number, limit) else NO
 
 
 def _find(line: str, person: Phrase) -> re.Match[str] | None:
     return re.search(rf"\b{_key(person)}\b", line)
 
 
-def _named_first(line: str, persons: tuple[Phrase, Phrase]) -> str:
-    leader, follower = (found.start() for person in persons if (found := _find(line, person)))
-    return LEADS if leader < follower else FOLLOWS
+def _named_first(line: str, ordered: tuple[Phrase, ...]) -> str:
+    leader, *_, last = (found.start() for person in ordered if (found := _find(line, person)))
+    return LEADS if leader < last else FOLLOWS
 
 
 def _key(person: Phrase) -> str:
@@ -161,57 +197,3 @@ def _link(first: str, second: str, lexicon: Lexicon) -> str:
 
 
 PROPERTIES: dict[str, Property] = {"signe": _sign, "nouveau": _new, "perdu": _lost, "lien": _link}
-
-Event = Callable[[Phrase, Phrase], str]
-
-
-def _social(rng: random.Random, lexicon: Lexicon) -> Event:
-    verb, tense = rng.choice(lexicon.social), tense_of(rng)
-
-    def render(agent: Phrase, patient: Phrase) -> str:
-        negated = flip(rng)
-        if flip(rng):
-            return sentence(agent.text, predicate(verb, agent, tense, negated), patient.text)
-        return sentence(patient.text, passive(verb, patient, tense, negated), "par", agent.text)
-
-    return render
-
-
-def _converse(rng: random.Random, lexicon: Lexicon) -> Event:
-    entry, tense = rng.choice(lexicon.converses), tense_of(rng)
-    goods = indefinite(rng.choice(lexicon.concepts).noun).text if entry.has_thing else ""
-
-    def render(first: Phrase, second: Phrase) -> str:
-        negated = rng.random() < 0.3
-        if flip(rng):
-            return sentence(first.text, predicate(entry.verb, first, tense, negated), goods, entry.link, second.text)
-        return sentence(second.text, predicate(entry.converse, second, tense, negated), goods, entry.back, first.text)
-
-    return render
-
-
-def _before(rng: random.Random, lexicon: Lexicon) -> Event:
-    verb = rng.choice(lexicon.moving)
-
-    def render(first: Phrase, second: Phrase) -> str:
-        negated = rng.random() < 0.3
-        if flip(rng):
-            return sentence(first.text, predicate(verb, first, "past", negated), "avant", second.text)
-        return sentence(second.text, predicate(verb, second, "past", negated), "après", first.text)
-
-    return render
-
-
-def _compared(rng: random.Random, lexicon: Lexicon) -> Event:
-    pair = rng.choice(COMPARABLE)
-
-    def render(first: Phrase, second: Phrase) -> str:
-        side, upwards = rng.randrange(2), flip(rng)
-        subject, other = (first, second) if upwards == (side == 0) else (second, first)
-        verb, comparator = predicate(ETRE, subject, negated=rng.random() < 0.3), "plus" if upwards else "moins"
-        return sentence(subject.text, verb, comparator, pair[side].agree(subject.feminine), "que", other.text)
-
-    return render
-
-
-_EVENTS: tuple[Callable[[random.Random, Lexicon], Event], ...] = (_social, _converse, _before, _compared)

@@ -25,33 +25,34 @@ Made = TypeVar("Made")
 # Drawn with a lexicon and two sentences of it; None if the sentences do not serve.
 Exercise = Callable[[random.Random, Lexicon, str, str], Made]
 
-# Exercises on two lines, and how often each is drawn in each of the three stages of training.
-COMPARISONS: dict[str, tuple[Exercise[Document], tuple[int, int, int]]] = {
-    "listes": (comparisons.word_lists, (7, 3, 2)),
-    "phrases": (comparisons.sentences, (38, 0, 0)),
-    "phrases signées": (comparisons.signed_sentences, (0, 32, 32)),
-    "rôles": (comparisons.roles, (10, 0, 0)),
-    "rôles pas à pas": (comparisons.roles_by_steps, (0, 26, 0)),
-    "rôles d'un coup": (comparisons.roles_at_once, (0, 0, 45)),
-    "propriété": (comparisons.property_asked, (12, 6, 5)),
+Weights = tuple[int, int, int, int]
+# Exercises on two lines, and how often each is drawn in each of the stages of training.
+COMPARISONS: dict[str, tuple[Exercise[Document], Weights]] = {
+    "listes": (comparisons.word_lists, (7, 3, 2, 3)),
+    "phrases": (comparisons.sentences, (38, 0, 0, 0)),
+    "phrases signées": (comparisons.signed_sentences, (0, 32, 36, 38)),
+    "rôles": (comparisons.roles, (10, 0, 0, 0)),
+    "rôles pas à pas": (comparisons.roles_by_steps, (0, 26, 0, 0)),
+    "rôles d'un coup": (comparisons.roles_at_once, (0, 0, 45, 40)),
+    "nombres bornés": (comparisons.bounded_numbers, (0, 6, 12, 6)),
+    "propriété": (comparisons.property_asked, (12, 6, 5, 4)),
 }
 # Exercises that are named in the system's turn and answered in the assistant's.
-ANSWERED: dict[str, tuple[Exercise[exercises.Task | None], tuple[int, int, int]]] = {
-    "copie": (exercises.copying, (2, 1, 1)),
-    "mots": (exercises.word_list, (2, 1, 1)),
-    "ordre": (exercises.word_order, (1, 0, 0)),
-    "signe": (exercises.polarity, (1, 1, 1)),
-    "rôle": (exercises.role, (4, 4, 3)),
-    "rang": (exercises.rank, (6, 6, 5)),
-    "sorte": (by_word.kinds, (5, 6, 4)),
-    "forme": (by_word.dictionary_forms, (1, 1, 1)),
-    "opposé": (by_word.opposites, (2, 2, 2)),
-    "nombre": (by_word.comparisons, (2, 1, 2)),
-    "borne": (by_word.bounds, (5, 5, 7)),
-    "équivaut": (by_word.equal_bounds, (0, 2, 6)),
-    "suite": (by_word.counting, (1, 0, 0)),
+ANSWERED: dict[str, tuple[Exercise[exercises.Task | None], Weights]] = {
+    "copie": (exercises.copying, (2, 1, 1, 1)),
+    "mots": (exercises.word_list, (2, 1, 1, 1)),
+    "ordre": (exercises.word_order, (1, 0, 0, 0)),
+    "signe": (exercises.polarity, (1, 1, 1, 1)),
+    "rôle": (exercises.role, (4, 4, 3, 2)),
+    "rang": (exercises.rank, (6, 6, 5, 3)),
+    "sorte": (by_word.kinds, (5, 6, 4, 9)),
+    "forme": (by_word.dictionary_forms, (1, 1, 1, 1)),
+    "opposé": (by_word.opposites, (2, 2, 2, 2)),
+    "nombre": (by_word.comparisons, (2, 1, 2, 1)),
+    "borne": (by_word.bounds, (5, 5, 4, 2)),
+    "suite": (by_word.counting, (1, 0, 0, 0)),
 }
-_PLAIN, _LABEL_WORDS = (4, 3, 3), (1, 2, 2)
+_PLAIN, _LABEL_WORDS = (4, 3, 3, 2), (1, 2, 2, 2)
 EXERCISES = (*COMPARISONS, *ANSWERED)
 # Until that step only these are drawn. Finding a word again is a sudden insight: lists and copies force it, and a model
 # that has learned to do without it hardly ever comes to it.
@@ -67,7 +68,7 @@ def forbidden_sentences() -> frozenset[str]:
 
 
 def draw_document(rng: random.Random, step: int = _FIRST_STEPS, stage: int = 0) -> Document:
-    """A document for a step of training and its stage, 0 to 2, without any sentence of the inference data."""
+    """A document for a step of training and its stage, 0 to 3, without any sentence of the inference data."""
     weights = _FIRST if step < _FIRST_STEPS else _WEIGHTS[stage]
     return _permitted(lambda: _draw(rng, rng.choices(list(weights), list(weights.values()))[0]))
 
@@ -111,5 +112,5 @@ def _draw(rng: random.Random, name: str) -> Document | None:
 _WEIGHTS = [
     {name: weights[stage] for name, (_, weights) in {**COMPARISONS, **ANSWERED}.items()}
     | {"texte": _PLAIN[stage], "étiquettes": _LABEL_WORDS[stage]}
-    for stage in range(3)
+    for stage in range(len(_PLAIN))
 ]

@@ -4,9 +4,9 @@ import random
 from itertools import pairwise
 
 from toolkit.embedded.candidates import draw, flip
-from toolkit.embedded.french import definite, elide, indefinite, passive, predicate, sentence
+from toolkit.embedded.events import converse, persons, social
+from toolkit.embedded.french import elide, predicate, sentence
 from toolkit.embedded.lexicon import COMPARABLE
-from toolkit.embedded.phenomena.common import tense_of
 from toolkit.embedded.vocabulary import Lexicon
 from toolkit.embedded.word_forms import is_negated, vocabulary, words
 
@@ -43,29 +43,9 @@ def polarity(rng: random.Random, lexicon: Lexicon, text: str, sibling: str) -> T
 
 def role(rng: random.Random, lexicon: Lexicon, text: str, sibling: str) -> Task:
     """Who does it, to whom? In the active, in the passive, and from both sides of a converse verb."""
-    return _voice_role(rng, lexicon) if flip(rng) else _converse_role(rng, lexicon)
-
-
-def _voice_role(rng: random.Random, lexicon: Lexicon) -> Task:
-    agent, patient = draw(rng, [*(definite(noun) for noun in lexicon.roles), *lexicon.names, *lexicon.names[::2]], 2)
-    verb, tense, negated = rng.choice(lexicon.social), tense_of(rng), flip(rng)
-    if flip(rng):
-        text = sentence(agent.text, predicate(verb, agent, tense, negated), patient.text)
-    else:
-        text = sentence(patient.text, passive(verb, patient, tense, negated), "par", agent.text)
-    return text, elide(f"agent {agent.text} patient {patient.text}")
-
-
-def _converse_role(rng: random.Random, lexicon: Lexicon) -> Task:
-    entry = rng.choice(lexicon.converses)
-    first, second = draw(rng, lexicon.names, 2)
-    goods = indefinite(rng.choice(lexicon.concepts).noun).text if entry.has_thing else ""
-    tense, negated = tense_of(rng), rng.random() < 0.3
-    sides = [(first, entry.verb, entry.link, second), (second, entry.converse, entry.back, first)]
-    subject, verb, link, partner = rng.choice(sides)
-    text = sentence(subject.text, predicate(verb, subject, tense, negated), goods, link, partner.text)
-    keys = (entry.link, entry.back) if entry.verb == entry.converse else (entry.verb.singular, entry.converse.singular)
-    return text, f"{keys[0]} {first.text} {keys[1]} {second.text}"
+    event = rng.choice((social, converse))(rng, lexicon)
+    first, second = draw(rng, persons(lexicon), 2)
+    return event.tell(first, second), elide(f"{event.roles[0]} {first.text} {event.roles[1]} {second.text}")
 
 
 def rank(rng: random.Random, lexicon: Lexicon, text: str, sibling: str) -> Task:

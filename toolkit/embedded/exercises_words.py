@@ -1,23 +1,15 @@
 """Exercises on words alone: kinds, forms, opposites, numbers. An answer repeats each word before it tells about it."""
 
 import random
-from collections.abc import Callable
 
 from toolkit.embedded.candidates import draw, flip
 from toolkit.embedded.exercises import NO, YES, Task
 from toolkit.embedded.french import definite, indefinite, join, predicate, sentence
 from toolkit.embedded.lexicon import NUMBERS
+from toolkit.embedded.phenomena.amounts import BOUNDS
 from toolkit.embedded.phenomena.common import occasion_phrase, place_phrase
 from toolkit.embedded.vocabulary import Lexicon
 from toolkit.embedded.word_forms import OPPOSITES, verbs_of, word_relation
-
-_BOUNDS: dict[str, Callable[[int, int], bool]] = {
-    "exactement": int.__eq__,
-    "au moins": int.__ge__,
-    "au plus": int.__le__,
-    "plus de": int.__gt__,
-    "moins de": int.__lt__,
-}
 
 
 def kinds(rng: random.Random, lexicon: Lexicon, text: str, sibling: str) -> Task:
@@ -84,23 +76,11 @@ def comparisons(rng: random.Random, lexicon: Lexicon, text: str, sibling: str) -
 
 def bounds(rng: random.Random, lexicon: Lexicon, text: str, sibling: str) -> Task:
     """Which numbers does a bound such as "au moins trois" allow?"""
-    bound, limit = rng.choice(tuple(_BOUNDS)), rng.randint(2, 9)
+    bound, limit = rng.choice(tuple(BOUNDS)), rng.randint(2, 9)
     numbers = draw(rng, range(1, 11), rng.randint(1, 6))
     question = f"{bound} {NUMBERS[limit]}\n{' '.join(NUMBERS[number] for number in numbers)}"
-    verdicts = (f"{NUMBERS[number]} {YES if _BOUNDS[bound](number, limit) else NO}" for number in numbers)
+    verdicts = (f"{NUMBERS[number]} {YES if BOUNDS[bound](number, limit) else NO}" for number in numbers)
     return question, " ".join(verdicts)
-
-
-def equal_bounds(rng: random.Random, lexicon: Lexicon, text: str, sibling: str) -> Task:
-    """The other bound that allows the same numbers: "plus de deux" is "au moins trois"."""
-    number = rng.randint(2, 9)
-    strict, loose = rng.choice(
-        [
-            (f"plus de {NUMBERS[number]}", f"au moins {NUMBERS[number + 1]}"),
-            (f"moins de {NUMBERS[number]}", f"au plus {NUMBERS[number - 1]}"),
-        ]
-    )
-    return (strict, loose) if flip(rng) else (loose, strict)
 
 
 def counting(rng: random.Random, lexicon: Lexicon, text: str, sibling: str) -> Task:

@@ -2,6 +2,7 @@
 
 import random
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from toolkit.embedded.corpus import draw_document
@@ -73,17 +74,20 @@ def encode_document(tokenizer: Any, document: Document) -> Encoded:
         return Encoded(ids, _next_tokens(ids, 0, 1.0))
     ids, starts = [special(BOS)], {}
     for role, content in _turns(document):
-        ids += [special(START_HEADER), *encode_plain(tokenizer, role), special(END_HEADER)]
+        ids += [special(START_HEADER), *_piece(tokenizer, role), special(END_HEADER)]
         starts[role] = len(ids)
         ids += [*encode_plain(tokenizer, f"\n\n{content}"), special(EOT)]
-    answer = starts["assistant"] + len(encode_plain(tokenizer, "\n\n")) - 1
+    answer = starts["assistant"] + len(_piece(tokenizer, "\n\n")) - 1
     targets = _next_tokens(ids, answer, 1.0) if document.answer else []
     if not document.marks:
         return Encoded(ids, _next_tokens(ids[: answer + 1], 0, QUESTION_WEIGHT) + targets)
-    for end, verdict in document.marks:
-        place = starts["user"] + len(encode_plain(tokenizer, f"\n\n{document.user[:end]}")) - 1
+    place, read = starts["user"] - 1, 0
+    # A mark stands where a word or a line ends, so what lies between two marks is encoded alone as it is in the whole.
+    for end, verdict in sorted(document.marks):
+        place += len(_piece(tokenizer, document.user[read:end] if read else f"\n\n{document.user[:end]}"))
+        read = end
         targets.append(Target(place, _word(tokenizer, verdict), 1.0))
-    last = starts["user"] + len(encode_plain(tokenizer, f"\n\n{document.user}")) - 1
+    last = place + len(_piece(tokenizer, document.user[read:]))
     told = [(last + step, verdict) for step, verdict in enumerate(document.closing) if verdict]
     targets += [Target(place, _word(tokenizer, verdict), 1.0) for place, verdict in told]
     return Encoded(ids, targets)
@@ -95,7 +99,12 @@ def _next_tokens(ids: list[int], start: int, weight: float) -> list[Target]:
 
 def _word(tokenizer: Any, word: str) -> int:
     """The first token of a word inside a sentence."""
-    return encode_plain(tokenizer, f" {word}")[0]
+    return _piece(tokenizer, f" {word}")[0]
+
+
+@lru_cache(maxsize=100_000)
+def _piece(tokenizer: Any, text: str) -> tuple[int, ...]:
+    return tuple(encode_plain(tokenizer, text))
 
 
 def pack(documents: list[list[Encoded]], length: int, pad_id: int) -> Batch:

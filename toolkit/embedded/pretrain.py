@@ -88,7 +88,9 @@ def _tokenizer(seed: int) -> Any:
     from toolkit.embedded.tiny_llama import build_tokenizer
 
     rng = random.Random(f"tokenizer {seed}")
-    return build_tokenizer(text for _ in range(_TOKENIZER_DOCUMENTS) for text in segments(draw_document(rng)))
+    # The last stage asks nothing new.
+    documents = (draw_document(rng, stage=number % 3) for number in range(_TOKENIZER_DOCUMENTS))
+    return build_tokenizer(text for document in documents for text in segments(document))
 
 
 def _optimizers(model: Any, stage: Stage) -> "list[Optimizer]":

@@ -32,11 +32,17 @@ from toolkit.embedded.lexicon import NUMBERS
 from toolkit.embedded.phenomena.common import BOTH, nearby, of_any_level, place_phrase, tense_of, unrelated
 from toolkit.embedded.vocabulary import Lexicon
 
+BOUNDS: dict[str, Callable[[int, int], bool]] = {
+    "exactement": int.__eq__,
+    "au moins": int.__ge__,
+    "au plus": int.__le__,
+}
+"""Does a bound on the second number allow the first?"""
+
 
 def cardinals(rng: random.Random, lexicon: Lexicon) -> Candidate:
     """Bounds on a number. Every number carries its bound ("au moins trois"), so no reading is left open."""
-    form = rng.choice(("exactement", "au moins", "au plus", "plus de", "moins de"))
-    number = rng.randint(2 if form != "moins de" else 3, 9)
+    form, number = rng.choice(tuple(BOUNDS)), rng.randint(2, 9)
     tense = tense_of(rng)
     if flip(rng):
         first = rng.choice(lexicon.animals + lexicon.people)
@@ -55,7 +61,7 @@ def cardinals(rng: random.Random, lexicon: Lexicon) -> Candidate:
 
     premise = _counts(form, number)
     options = []
-    for bound, count in product(("au moins", "au plus", "plus de", "moins de"), range(4, 8)):
+    for bound, count in product(("au moins", "au plus"), range(3, 9)):
         label = relation(premise, _counts(bound, count))
         options.append(Option(label, (bound, count), partial(render, bound, count, tails[0])))
         options.append(Option(NEUTRAL, (bound, count), partial(render, bound, count, tails[1])))
@@ -63,14 +69,7 @@ def cardinals(rng: random.Random, lexicon: Lexicon) -> Candidate:
 
 
 def _counts(bound: str, number: int) -> Situations:
-    tests = {
-        "exactement": number.__eq__,
-        "au moins": number.__le__,
-        "au plus": number.__ge__,
-        "plus de": number.__lt__,
-        "moins de": number.__gt__,
-    }
-    return frozenset(filter(tests[bound], range(13)))
+    return frozenset(count for count in range(13) if BOUNDS[bound](count, number))
 
 
 _QUANTIFIERS: dict[str, Situations] = {

@@ -5,7 +5,7 @@ from functools import partial
 from itertools import permutations, product
 
 from toolkit.embedded.candidates import NEUTRAL, Candidate, Option, Situations, draw, flip, relation
-from toolkit.embedded.french import ETRE, Adjective, join, predicate, sentence
+from toolkit.embedded.french import ETRE, Adjective, predicate, sentence
 from toolkit.embedded.lexicon import COMPARABLE
 from toolkit.embedded.phenomena.common import BOTH
 from toolkit.embedded.vocabulary import Lexicon
@@ -23,20 +23,12 @@ def temporal_order(rng: random.Random, lexicon: Lexicon) -> Candidate:
         group = predicate(verb, people[first], "past", negative)
         return sentence(people[first].text, group, "après" if after else "avant", people[second].text)
 
-    shape, after = rng.choice(("single", "single", "negated", "chain", "pair")), flip(rng)
-    premise = _earlier(0, 1, after)
-    if shape == "chain":
+    after = flip(rng)
+    premise, text = _earlier(0, 1, after), render(0, 1, after, False)
+    if flip(rng):
         premise &= _earlier(0, 2, not after)
         group, words = predicate(verb, people[0], "past"), ("après", "avant") if after else ("avant", "après")
         text = sentence(people[0].text, group, words[0], people[1].text, "et", words[1], people[2].text)
-    elif shape == "pair":
-        premise &= _earlier(2, 1, after)
-        both = join((people[0], people[2]), "et")
-        text = sentence(both.text, predicate(verb, both, "past"), "après" if after else "avant", people[1].text)
-    else:
-        negated = shape == "negated"
-        premise = _RANKS - premise if negated else premise
-        text = render(0, 1, after, negated)
 
     options = []
     for (first, second), later, negative in product(permutations(range(3), 2), BOTH, BOTH):
@@ -65,12 +57,10 @@ def comparatives(rng: random.Random, lexicon: Lexicon) -> Candidate:
         return sentence(people[first].text, *clause(first, word, adjective, second, negative))
 
     words = ("plus", "moins", "aussi")
-    word, side, negated = rng.choice(("plus", "moins", "plus", "moins", "aussi")), rng.randrange(2), rng.random() < 0.3
-    negated = negated and word != "aussi"
+    word, side = rng.choice(("plus", "moins", "plus", "moins", "aussi")), rng.randrange(2)
     premise = _compared(0, 1, word, side)
-    premise = _RANKS - premise if negated else premise
-    text = render(0, word, pair[side], 1, negated)
-    if not negated and flip(rng):
+    text = render(0, word, pair[side], 1, False)
+    if flip(rng):
         premise &= _compared(1, 2, word, side)
         rest = clause(1, word, pair[side], 2, False)
         text = sentence(text[:-1], "et", people[1].text, *rest)
@@ -79,8 +69,9 @@ def comparatives(rng: random.Random, lexicon: Lexicon) -> Candidate:
     for adjectives, to, (first, second), comparator, negative in product(
         (pair, unrelated), (0, 1), permutations(range(3), 2), words, BOTH
     ):
-        if negative and comparator == "aussi":
-            continue  # "pas aussi grand" is understood as "moins grand", not as a plain denial
+        # "Pas aussi grand" is understood as "moins grand", not as a plain denial; "pas moins petit" is hardly said.
+        if (negative and comparator != "plus") or (to != side and comparator != word):
+            continue
         meaning = _compared(first, second, comparator, to)
         label = relation(premise, _RANKS - meaning if negative else meaning) if adjectives is pair else NEUTRAL
         build = partial(render, first, comparator, adjectives[to], second, negative)

@@ -95,12 +95,12 @@ def voice(rng: random.Random, lexicon: Lexicon) -> Candidate:
         by = f"par {doer.text}" if form == "passive" else ""
         return sentence(undergoer.text, passive(verb, undergoer, tense, negative), by)
 
-    form, negated = rng.choice(("active", "active", "passive", "passive", "short")), flip(rng)
+    form, negated = rng.choice(("active", "passive")), flip(rng)
     options = []
     for swapped, to, negative in product(BOTH, ("active", "passive", "short"), BOTH):
         roles = (patient, agent) if swapped else (agent, patient)
-        narrower, wider = form == "short" and to != "short", to == "short" and form != "short"
-        follows = not swapped and not (wider if negated else narrower)
+        # "La voisine n'est pas aidée par Paul" leaves open whether somebody else helps her.
+        follows = not swapped and not (negated and to == "short")
         label = polarity_label(negative != negated) if follows else NEUTRAL
         options.append(Option(label, (to, negative), partial(render, *roles, to, negative)))
     return Candidate(render(agent, patient, form, negated), tuple(options))
