@@ -134,19 +134,18 @@ def bounded_numbers(rng: random.Random, lexicon: Lexicon, text: str, sibling: st
     first, second = candidate.premise, rng.choice(candidate.options).render()
     if flip(rng):
         first, second = second, first
-    (bound, count), (other_bound, other_count) = (_bounded(line) for line in (first, second))
+    (bound, count, _), (other_bound, other_count, end) = (_bounded(line) for line in (first, second))
     document = sentences(rng, lexicon, first, second)
-    place = len(first) + 1 + _BOUNDED.search(second).end()
-    told = _allowed(bound, count, other_count)
+    place, told = len(first) + 1 + end, _allowed(bound, count, other_count)
     marks = (Mark(mark.end, told) if mark.end == place else mark for mark in document.marks)
     closing = (*document.closing, _allowed(other_bound, other_count, count))
     return document._replace(marks=tuple(marks), closing=closing)
 
 
-def _bounded(line: str) -> tuple[str, int]:
-    """The bound of a line, and the number that it bounds."""
-    bound, number = _BOUNDED.search(line).groups()
-    return bound.lower(), NUMBERS.index(number)
+def _bounded(line: str) -> tuple[str, int, int]:
+    """The bound of a line, the number that it bounds, and where that ends."""
+    bound, number, end = next((*found.groups(), found.end()) for found in _BOUNDED.finditer(line))
+    return bound.lower(), NUMBERS.index(number), end
 
 
 def _allowed(bound: str, limit: int, number: int) -> str:
