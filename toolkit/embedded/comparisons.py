@@ -144,8 +144,8 @@ def bounded_numbers(rng: random.Random, lexicon: Lexicon, text: str, sibling: st
 
 def _bounded(line: str) -> tuple[str, int, int]:
     """The bound of a line, the number that it bounds, and where that ends."""
-    bound, number, end = next((*found.groups(), found.end()) for found in _BOUNDED.finditer(line))
-    return bound.lower(), NUMBERS.index(number), end
+    found = next(_BOUNDED.finditer(line))
+    return found[1].lower(), NUMBERS.index(found[2]), found.end()
 
 
 def _allowed(bound: str, limit: int, number: int) -> str:
