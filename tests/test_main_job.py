@@ -60,7 +60,8 @@ def test_export_then_evaluate_adapter_merged_and_gguf_agree(call: Call, run: Run
         )
 
     assert largest_difference("adapter", "base") > 0.1, "the adapter must matter for this test to mean anything"
-    assert largest_difference("adapter", "merged") < 0.02
+    # The sum is rounded to bfloat16, which has 8 bits (seen: 2.2e-2 on this model of large random weights).
+    assert largest_difference("adapter", "merged") < 0.05
     # With 16-bit weights llama.cpp rounds activations too; how much depends on the processor's kernels (seen: 2.4e-3).
     assert largest_difference("merged", "gguf-f16") < 5e-3
     assert largest_difference("merged", "gguf-q8_0") < 0.1
