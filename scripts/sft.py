@@ -31,7 +31,7 @@ def main(arguments: Namespace) -> None:
     run = RunFolder(arguments.output_dir or Path("outputs") / arguments.recipe.stem)
     if not (arguments.resume or arguments.dry_run):
         run.refuse_if_taken(overwrite=arguments.overwrite)
-    from toolkit.training import train
+    from toolkit.training.train import train
 
     train(recipe, run, resume=arguments.resume, overwrite=arguments.overwrite, dry_run=arguments.dry_run)
 

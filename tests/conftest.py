@@ -80,7 +80,7 @@ def trained(
     tmp_path_factory: pytest.TempPathFactory, make_recipe: Callable[..., Recipe], tiny_model: Path
 ) -> RunFolder:
     """A run of a few steps on the tiny random model; tests must not change it."""
-    from toolkit.training import train
+    from toolkit.training.train import train
 
     run = RunFolder(tmp_path_factory.mktemp("outputs") / "small")
     # A high rate, so that adapter and base clearly differ.

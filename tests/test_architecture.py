@@ -23,7 +23,6 @@ ORDER = [
     "prompts",
     "batching",
     "model",
-    "callbacks",
     "decoding",
     "preflight",
     "training",

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from toolkit.errors import RunError, TrainingError
 from toolkit.recipe import Recipe
 from toolkit.run_folder import RunFolder
-from toolkit.training import train
+from toolkit.training.train import train
 
 MakeRecipe = Callable[..., Recipe]
 
@@ -36,7 +36,7 @@ def assert_close(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor], toleran
 def test_accumulated_micro_batches_equal_one_batch(
     make_recipe: MakeRecipe, tiny_model: Path, tmp_path: Path, loss_on: str
 ) -> None:
-    common = [f"model.name={tiny_model}", f"training.loss_on={loss_on}"]
+    common = [f"model.name={tiny_model}", f"training.loss_on={loss_on}", "training.batching=padded"]
     whole = run_training(make_recipe(*common, "training.micro_batch_size=8"), tmp_path / "whole")
     parts = run_training(make_recipe(*common, "training.micro_batch_size=2"), tmp_path / "parts")
     assert_close(whole, parts, 1e-4)
@@ -53,27 +53,25 @@ def test_gradient_checkpointing_changes_memory_and_nothing_else(
     assert_close(plain, run_training(make_recipe(common, "training.gradient_checkpointing=true"), tmp_path / "c"), 1e-5)
 
 
+@pytest.mark.parametrize("batching", ["padded", "prefix_tree"])
 def test_the_logged_loss_is_that_of_answer_tokens_alone(
-    make_recipe: MakeRecipe, tiny_model: Path, tmp_path: Path
+    make_recipe: MakeRecipe, tiny_model: Path, tmp_path: Path, batching: str
 ) -> None:
     """The first step's loss, recomputed from full logits over the answers of the rows that the log counts."""
-    from toolkit.batching.collators import IGNORED, PaddedCollator, training_row
     from toolkit.model.backend import AutoModelForCausalLM
     from toolkit.preflight import run_preflight
 
     recipe = make_recipe(
-        f"model.name={tiny_model}", "training.batch_size=48", "training.max_steps=1", "training.micro_batch_size=16"
+        f"model.name={tiny_model}", "training.batch_size=48", "training.max_steps=1", f"training.batching={batching}"
     )
     run_training(recipe, tmp_path / "run")
-    rows = [training_row(row, "completion") for row in run_preflight(recipe).train_rows]
-    batch = PaddedCollator(0)(rows)
     model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32).eval()
-    with torch.inference_mode():
-        logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
-    expected = torch.nn.functional.cross_entropy(
-        logits[:, :-1].flatten(0, 1), batch["labels"][:, 1:].flatten(), ignore_index=IGNORED
-    )
-    assert log(tmp_path / "run")[0]["loss"] == pytest.approx(expected.item(), rel=1e-4)
+    losses = []
+    for row in run_preflight(recipe).train_rows:
+        with torch.inference_mode():
+            log_probs = model(torch.tensor([[*row.prompt, *row.answer]])).logits[0].log_softmax(-1)
+        losses += [-log_probs[len(row.prompt) - 1 + i, token].item() for i, token in enumerate(row.answer)]
+    assert log(tmp_path / "run")[0]["loss"] == pytest.approx(sum(losses) / len(losses), rel=1e-4)
 
 
 def test_a_run_leaves_what_the_design_promises(trained: RunFolder) -> None:
@@ -101,7 +99,7 @@ def test_a_resumed_run_ends_in_the_weights_of_one_that_was_not(
     recipe = make_recipe(f"model.name={tiny_model}", "training.max_steps=5", "training.save_steps=2")
     whole = run_training(recipe, tmp_path / "whole")
 
-    from toolkit.callbacks import Progress
+    from toolkit.training.callbacks import Progress
 
     advance = Progress.on_step_end
 

@@ -134,9 +134,12 @@ class Training(Section):
     max_steps: PositiveInt | None = Field(default=None, description="Stop after N optimiser steps; null: epochs rule.")
     batch_size: PositiveInt = Field(default=16, description="Rows per optimiser step, over all devices.")
     micro_batch_size: Auto | PositiveInt = Field(
-        default="auto", description="Rows per forward pass; accumulation makes up the batch. Smaller saves memory."
+        default="auto",
+        description="Rows per forward pass of a padded batch; a divisor of batch_size. Smaller saves memory.",
     )
-    batch_tokens: Auto = Field(default="auto", description="Nodes per forward pass of a prefix-tree batch.")
+    batch_tokens: Auto | PositiveInt = Field(
+        default="auto", description="Nodes per forward pass of a prefix-tree batch; auto: what memory holds."
+    )
     learning_rate: PositiveFloat = Field(default=1e-4, description="Peak learning rate.")
     warmup_ratio: Fraction = Field(default=0.03, description="Share of the steps in which the rate rises to its peak.")
     scheduler: Literal["cosine", "linear", "constant_with_warmup"] = Field(
@@ -149,9 +152,11 @@ class Training(Section):
     loss_on: Literal["completion", "full_text"] = Field(
         default="completion", description="Train on the answer alone, or on the prompt too."
     )
-    batching: Literal["auto", "padded"] = Field(default="auto", description="How rows become tensors.")
-    group_by_premise: Auto | Literal[False] = Field(
-        default="auto", description="Whether a premise's hypotheses share a batch; auto: not in padded batches."
+    batching: Literal["auto", "prefix_tree", "padded"] = Field(
+        default="auto", description="How rows become tensors; auto: as prefix trees, where rows share enough tokens."
+    )
+    group_by_premise: Auto | bool = Field(
+        default="auto", description="Whether a premise's hypotheses share a batch: fewer nodes, less mixed batches."
     )
     gradient_checkpointing: Auto | bool = Field(
         default="auto", description="Recompute activations in the backward pass; auto: on a GPU only."
@@ -175,7 +180,7 @@ class Training(Section):
 class Evaluation(Section):
     """How the model is measured."""
 
-    batch_tokens: Auto | PositiveInt = Field(default="auto", description="Tokens per forward pass, padding included.")
+    batch_tokens: Auto | PositiveInt = Field(default="auto", description="Prefix-tree nodes per forward pass.")
     baselines: bool = Field(default=True, description="Report what a classifier without the model reaches.")
     slice_by: Names = Field(default=(), description="Columns whose values get an accuracy each.")
 

@@ -3,27 +3,38 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from toolkit.batching.sampling import activation_bytes_per_token, batches_by_tokens, choose_micro_batch
+from toolkit.batching.sampling import RowOrder, activation_bytes_per_token, choose_batch_tokens, choose_micro_batch
 
 
-@given(st.lists(st.integers(1, 300), max_size=60), st.integers(1, 2000))
-def test_batches_hold_every_item_once_within_the_budget(lengths: list[int], budget: int) -> None:
-    batches = list(batches_by_tokens(lengths, budget))
-    assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
-    for batch in batches:
-        assert len(batch) == 1 or len(batch) * max(lengths[i] for i in batch) <= budget
+@given(st.lists(st.sampled_from("abcdefgh"), min_size=1, max_size=60), st.integers(0, 9), st.booleans())
+def test_an_epoch_holds_every_row_once_in_an_order_of_its_own(groups: list[str], seed: int, together: bool) -> None:
+    order = RowOrder(groups, seed=seed, together=together)
+    first = list(order)
+    assert sorted(first) == list(range(len(groups))) and first == list(RowOrder(groups, seed=seed, together=together))
+    runs = [name for i, name in enumerate(groups[j] for j in first) if i == 0 or groups[first[i - 1]] != name]
+    assert not together or len(runs) == len(set(groups))
 
 
-@given(st.integers(1, 128), st.integers(1, 4), st.integers(1, 10**9))
-def test_a_micro_batch_divides_its_share_of_the_batch(batch: int, processes: int, free: int) -> None:
-    rows = choose_micro_batch(batch, processes, longest=200, bytes_per_token=1000, free_bytes=free)
+def test_epochs_and_seeds_differ() -> None:
+    orders = []
+    for seed in (1, 2):
+        order = RowOrder(range(50), seed=seed, together=False)
+        for epoch in (0, 1):
+            order.set_epoch(epoch)
+            orders.append(tuple(order))
+    assert len(set(orders)) == 4
+
+
+@given(st.integers(1, 128), st.integers(1, 4), st.integers(1, 10**6))
+def test_a_micro_batch_divides_its_share_of_the_batch(batch: int, processes: int, affordable: int) -> None:
+    rows = choose_micro_batch(batch, processes, longest=200, affordable_tokens=affordable)
     assert max(1, batch // processes) % rows == 0
-    assert rows == 1 or rows * 200 * 1000 <= free / 2
+    assert rows == 1 or rows * 200 <= affordable
 
 
 def test_more_memory_gives_larger_micro_batches() -> None:
-    sizes = [choose_micro_batch(16, 1, 230, 4_000_000, free) for free in (10**9, 8 * 10**9, 10**11)]
-    assert sizes == [1, 4, 16]
+    assert [choose_micro_batch(16, 1, 230, tokens) for tokens in (125, 1_000, 10**5)] == [1, 4, 16]
+    assert [choose_batch_tokens(230, tokens) for tokens in (125, 1_000, 10**5)] == [230, 1_000, 4_096]
 
 
 def test_checkpointing_holds_far_less() -> None:

@@ -1,25 +1,42 @@
-"""Token ids of rows become the tensors of one forward pass."""
+"""Token ids of rows become the tensors of one optimiser step, in parts that each go through the model at once.
 
-from collections.abc import Sequence
+A part names its predictions one by one: at which node, of which token, in how many rows. So the loss is the same
+whether rows are padded or merged into a tree, and however a step is parted.
+"""
+
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
 import torch
 
+from toolkit.batching.prefix_tree import Branch, build_tree, split_by_nodes
 from toolkit.prompts import EncodedRow
 
-IGNORED = -100
+LossOn = Literal["completion", "full_text"]
+Row = dict[str, list[int]]
+Part = dict[str, torch.Tensor]
+"""`input_ids`, `position_ids` and `attention_mask` for the model; `nodes`, `targets` and `weights`, each [predictions],
+for the loss: the place in the flattened input, the token that comes next, and how many rows say so."""
 
 
-def training_row(row: EncodedRow, loss_on: Literal["completion", "full_text"]) -> dict[str, list[int]]:
-    """A row's input ids and its labels: the answer's ids, or all of them, in place; -100 where nothing is trained.
+def training_row(row: EncodedRow) -> Row:
+    """A row as a trainer's dataset holds it."""
+    return {"prompt": list(row.prompt), "answer": list(row.answer)}
 
-    The mask follows from where the answer begins, never from a token's value, so a padding token that equals the
-    end of turn cannot untrain it.
-    """
-    ids = [*row.prompt, *row.answer]
-    trained = ids if loss_on == "full_text" else [IGNORED] * len(row.prompt) + list(row.answer)
-    return {"input_ids": ids, "labels": list(trained)}
+
+def _trained_from(row: Row, loss_on: LossOn) -> int:
+    """The first place that predicts a trained token: where the answer begins tells, never a token's value."""
+    return 0 if loss_on == "full_text" else len(row["prompt"]) - 1
+
+
+def _step(parts: list[Part], rows: Sequence[Row]) -> dict[str, Any]:
+    return {
+        "parts": parts,
+        "trained": torch.stack([part["weights"].sum() for part in parts]).sum(0, keepdim=True),
+        "tokens": torch.tensor([sum(len(row["prompt"]) + len(row["answer"]) for row in rows)]),
+    }
 
 
 @dataclass(frozen=True)
@@ -27,22 +44,96 @@ class PaddedCollator:
     """Pads rows at their right to the longest one.
 
     Args:
-        pad_token_id: what stands in the padding; masked in the attention and in the loss.
+        micro_batch_size: rows of a part.
+        loss_on: what is trained: the answer alone, or every token.
     """
 
-    pad_token_id: int
+    micro_batch_size: int
+    loss_on: LossOn
 
-    def __call__(self, rows: Sequence[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
-        """Collate to `input_ids`, `attention_mask` and `labels`, each [rows, longest], int64."""
+    def __call__(self, rows: Sequence[Row]) -> dict[str, Any]:
+        """Collate the rows of one optimiser step.
+
+        Returns:
+            `parts`, each with input_ids and attention_mask [rows, longest]; `trained` [1], the predictions of all
+            parts; `tokens` [1], the tokens of all rows.
+        """
+        starts = range(0, len(rows), self.micro_batch_size)
+        return _step([self._part(rows[start : start + self.micro_batch_size]) for start in starts], rows)
+
+    def _part(self, rows: Sequence[Row]) -> Part:
+        sequences = [[*row["prompt"], *row["answer"]] for row in rows]
+        # The last token of a row is predicted but predicts nothing, so it need not be read.
+        read = [sequence[:-1] for sequence in sequences]
+        longest = max(map(len, read))
+        places = [
+            (i, place) for i, row in enumerate(rows) for place in range(_trained_from(row, self.loss_on), len(read[i]))
+        ]
         return {
-            "input_ids": pad([row["input_ids"] for row in rows], self.pad_token_id),
-            "attention_mask": pad([[1] * len(row["input_ids"]) for row in rows], 0),
-            "labels": pad([row["labels"] for row in rows], IGNORED),
+            "input_ids": pad(read),
+            "attention_mask": pad([[1] * len(sequence) for sequence in read]),
+            "nodes": torch.tensor([i * longest + place for i, place in places]),
+            "targets": torch.tensor([sequences[i][place + 1] for i, place in places]),
+            "weights": torch.ones(len(places)),
         }
 
 
-def pad(sequences: Sequence[Sequence[int]], value: int) -> torch.Tensor:
-    """Stack sequences of ids into [sequences, longest], int64, with `value` at the right of the shorter ones."""
+@dataclass(frozen=True)
+class TreeCollator:
+    """Merges rows into prefix trees, see `prefix_tree`.
+
+    Args:
+        batch_tokens: nodes of a part.
+        loss_on: what is trained: the answer alone, or every token.
+    """
+
+    batch_tokens: int
+    loss_on: LossOn
+
+    def __call__(self, rows: Sequence[Row]) -> dict[str, Any]:
+        """Collate the rows of one optimiser step.
+
+        Returns:
+            `parts`, each with input_ids and position_ids [1, nodes] and a boolean attention_mask [1, 1, nodes, nodes];
+            `trained` and `tokens` as those of padded rows.
+        """
+        return _step([self._part([rows[i] for i in chosen]) for chosen in self.split(rows)], rows)
+
+    def split(self, rows: Sequence[Row]) -> Iterator[list[int]]:
+        """Indices of the rows of each part."""
+        return split_by_nodes([r["prompt"] for r in rows], [len(r["answer"]) for r in rows], self.batch_tokens)
+
+    def _part(self, rows: Sequence[Row]) -> Part:
+        tree = build_tree(
+            [Branch([*row["prompt"], *row["answer"][:-1]], len(row["prompt"]) - 1, i) for i, row in enumerate(rows)]
+        )
+        nodes, targets = [], []
+        for row, path in zip(rows, tree.paths, strict=True):
+            start = _trained_from(row, self.loss_on)
+            nodes.append(path[start:])
+            targets.append(np.array([*row["prompt"], *row["answer"]][start + 1 :]))
+        # A shared node is trained by every row that passes through it, to one token or to several.
+        pairs = np.stack([np.concatenate(nodes), np.concatenate(targets)])
+        (nodes_of, targets_of), counts = np.unique(pairs, axis=1, return_counts=True)
+        return {
+            **tree_inputs(tree),
+            "nodes": torch.from_numpy(nodes_of),
+            "targets": torch.from_numpy(targets_of),
+            "weights": torch.from_numpy(counts).float(),
+        }
+
+
+def tree_inputs(tree: Any) -> Part:
+    """What a model reads of a tree of T nodes: input_ids, position_ids [1, T], attention_mask [1, 1, T, T], bool."""
+    return {
+        "input_ids": torch.from_numpy(tree.tokens)[None],
+        "position_ids": torch.from_numpy(tree.depths)[None],
+        "attention_mask": torch.from_numpy(tree.ancestor_mask())[None, None],
+    }
+
+
+def pad(sequences: Sequence[Sequence[int]]) -> torch.Tensor:
+    """Stack sequences of ids into [sequences, longest], int64, with 0 at the right of the shorter ones."""
     return torch.nn.utils.rnn.pad_sequence(
-        [torch.tensor(sequence, dtype=torch.long) for sequence in sequences], batch_first=True, padding_value=value
+        [torch.tensor(sequence, dtype=torch.long) for sequence in sequences], batch_first=True
     )

@@ -4,7 +4,7 @@ Causal attention makes a token's activations depend on the tokens before it alon
 through has in all of them the activations that each would give it by itself.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -76,6 +76,31 @@ def build_tree(branches: Sequence[Branch]) -> PrefixTree:
     ends[path] = size
     ids = np.concatenate(tokens) & ((1 << _PRIVATE) - 1)
     return PrefixTree(ids, np.concatenate(depths), ends[:size], tuple(paths))
+
+
+def split_by_nodes(prompts: Sequence[Sequence[int]], own: Sequence[int], budget: int) -> Iterator[list[int]]:
+    """Part rows into trees of at most `budget` nodes, rows that begin alike next to each other.
+
+    Args:
+        prompts: each row's token ids up to its answer, at least one; all but the last may be shared.
+        own: each row's nodes that are its own: the last token of its prompt and what hangs below it.
+        budget: nodes of a tree; a row that is larger by itself makes a tree of its own.
+
+    Yields:
+        Indices into `prompts`.
+    """
+    part: list[int] = []
+    size, before = 0, np.empty(0, np.int64)
+    for index in sorted(range(len(prompts)), key=lambda index: tuple(prompts[index])):
+        shared = np.array(prompts[index][:-1], np.int64)
+        added = len(shared) - _common_length(before, shared) + own[index]
+        if part and size + added > budget:
+            yield part
+            part, size, added = [], 0, len(shared) + own[index]
+        part.append(index)
+        size, before = size + added, shared
+    if part:
+        yield part
 
 
 def _key(branch: Branch) -> np.ndarray:

@@ -1,6 +1,44 @@
-"""How many rows go through the model at once."""
+"""Which rows go through the model together: the order of an epoch, and how much fits at once."""
 
 from collections.abc import Iterator, Sequence
+
+import numpy as np
+from torch.utils.data import Sampler
+
+_LARGEST_TREE = 4_096
+"""Attention over T nodes costs T x T: beyond this, what is shared no longer pays for it."""
+
+
+class RowOrder(Sampler[int]):
+    """The order of rows in each epoch, a function of the seed and the epoch alone.
+
+    Args:
+        groups: the group of each row, e.g. its premise.
+        seed: of the shuffling.
+        together: whether the rows of a group stand next to each other, so that one batch holds them; groups are
+            shuffled then, and the rows inside each.
+    """
+
+    def __init__(self, groups: Sequence[object], *, seed: int, together: bool) -> None:
+        self._groups = np.unique(np.array([str(group) for group in groups]), return_inverse=True)[1]
+        self._seed = seed
+        self._together = together
+        self._epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose order is iterated; the trainer calls it."""
+        self._epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self._groups)
+
+    def __iter__(self) -> Iterator[int]:
+        random = np.random.default_rng([self._seed, self._epoch])
+        order = random.permutation(len(self))
+        if self._together:
+            place_of_group = random.permutation(self._groups.max() + 1)
+            order = order[np.argsort(place_of_group[self._groups[order]], kind="stable")]
+        return iter(order.tolist())
 
 
 def activation_bytes_per_token(
@@ -17,39 +55,23 @@ def activation_bytes_per_token(
     return kept * item_bytes + 4 * vocabulary
 
 
-def choose_micro_batch(batch_size: int, processes: int, longest: int, bytes_per_token: int, free_bytes: int) -> int:
-    """The most rows per forward pass that divide a process's share of the batch and fit into half the free memory.
+def choose_micro_batch(batch_size: int, processes: int, longest: int, affordable_tokens: int) -> int:
+    """The most padded rows per forward pass that divide a process's share of the batch and fit into memory.
 
     Args:
         batch_size: rows per optimiser step, over all processes.
         processes: how many share the batch.
         longest: tokens of the longest row.
-        bytes_per_token: see `activation_bytes_per_token`.
-        free_bytes: memory beside the weights.
+        affordable_tokens: tokens whose activations fit into memory.
 
     Returns:
         At least 1: whether that fits is for the device to say.
     """
     share = max(1, batch_size // processes)
-    affordable = free_bytes // 2 // max(1, longest * bytes_per_token)
+    affordable = affordable_tokens // max(1, longest)
     return next(rows for rows in range(share, 0, -1) if share % rows == 0 and (rows <= affordable or rows == 1))
 
 
-def batches_by_tokens(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
-    """Group items of similar length, longest first, so that a padded batch holds at most `budget` tokens.
-
-    Args:
-        lengths: tokens of each item.
-        budget: rows x longest row of a batch; an item that is longer alone is a batch of its own.
-
-    Yields:
-        Indices into `lengths`.
-    """
-    batch: list[int] = []
-    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        if batch and (len(batch) + 1) * lengths[batch[0]] > budget:
-            yield batch
-            batch = []
-        batch.append(index)
-    if batch:
-        yield batch
+def choose_batch_tokens(longest: int, affordable_tokens: int) -> int:
+    """Nodes of a prefix tree that fit into memory: at least the longest row, at most what attention is cheap for."""
+    return max(longest, min(affordable_tokens, _LARGEST_TREE))

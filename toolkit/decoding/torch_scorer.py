@@ -1,5 +1,6 @@
-"""Scores the label trie with a torch model, by padded forward passes over prompt and label together."""
+"""Scores the label trie with a torch model: many rows and all their labels as one prefix tree per forward pass."""
 
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -7,36 +8,47 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from toolkit.batching.collators import pad
-from toolkit.batching.sampling import batches_by_tokens
+from toolkit.batching.collators import tree_inputs
+from toolkit.batching.prefix_tree import Branch, build_tree, split_by_nodes
 from toolkit.decoding.label_trie import LabelTrie
+from toolkit.model.attention import accept_trees, model_mask
+
+_CHECKED_ROWS = 2
+_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.5, torch.float16: 0.1}
+"""How far rounding moves a log-probability; a wrong mask moves it by whole units."""
 
 
 class TorchScorer:
     """Log-probabilities of a trie's edges under a causal language model.
 
-    A row becomes one sequence for each of the trie's deepest contexts: the prompt and what precedes a label's last
-    token. The head is applied at the predicting positions alone, to hidden states, so that no backend's shortcuts
-    with logits (unslothai/unsloth#3126) can reach a score.
+    The labels' sequences hang below each row's prompt, and whatever rows have in common is computed once. The head is
+    applied at the predicting nodes alone, to hidden states, so that no backend's shortcuts with logits
+    (unslothai/unsloth#3126) can reach a score. Before the first tree its first rows are scored one sequence at a time;
+    where a tree says something else, so are all rows.
 
     Args:
         model: a causal language model, or one with an adapter, in evaluation mode.
         trie: the labels.
-        batch_tokens: tokens per forward pass, padding included; changes speed and memory alone.
+        batch_tokens: nodes per forward pass; changes speed and memory alone.
     """
 
     def __init__(self, model: Any, trie: LabelTrie, *, batch_tokens: int) -> None:
+        accept_trees(model)
         self._base = model.get_base_model() if hasattr(model, "get_base_model") else model
-        self._device = self._base.get_input_embeddings().weight.device
+        self._head = self._base.get_output_embeddings()
+        self._device = self._head.weight.device
         self._batch_tokens = batch_tokens
         self._edges = len(trie.edges)
-        contexts = trie.contexts
-        self._deepest = [c for c in contexts if not any(o != c and o[: len(c)] == c for o in contexts)]
-        # For each sequence: (edge, depth of its prediction, its token); an edge is read from one sequence only.
-        owner = {path: next(i for i, c in enumerate(self._deepest) if c[: len(path)] == path) for path in contexts}
-        self._reads: list[list[tuple[int, int, int]]] = [[] for _ in self._deepest]
-        for index, edge in enumerate(trie.edges):
-            self._reads[owner[edge.path]].append((index, len(edge.path), edge.token))
+        self._contexts = trie.contexts
+        self._deepest = [c for c in trie.contexts if not any(o != c and o[: len(c)] == c for o in trie.contexts)]
+        # Where a context's node lies: on the branch to the first of the deepest contexts that goes through it.
+        self._place = [
+            (next(i for i, deepest in enumerate(self._deepest) if deepest[: len(context)] == context), len(context))
+            for context in self._contexts
+        ]
+        number = {context: i for i, context in enumerate(self._contexts)}
+        self._context_of = torch.tensor([number[edge.path] for edge in trie.edges], device=self._device)
+        self._token_of = torch.tensor([edge.token for edge in trie.edges], device=self._device)
 
     def score(self, prompts: Sequence[Sequence[int]]) -> np.ndarray:
         """Score rows.
@@ -47,41 +59,63 @@ class TorchScorer:
         Returns:
             [rows, edges] natural logarithms under the full vocabulary, float64, in the order of the rows.
         """
-        items = [(row, deepest) for row in range(len(prompts)) for deepest in range(len(self._deepest))]
-        lengths = [len(prompts[row]) + len(self._deepest[deepest]) for row, deepest in items]
         scores = np.full((len(prompts), self._edges), np.nan)
+        batches = split_by_nodes(prompts, [len(self._contexts)] * len(prompts), self._batch_tokens)
+        trusted: bool | None = None
         with tqdm(total=len(prompts), desc="scoring", unit="row") as bar:
-            done = 0.0
-            for batch in batches_by_tokens(lengths, self._batch_tokens):
-                chosen = [items[i] for i in batch]
-                for row, edge, value in self._forward(prompts, chosen):
-                    scores[row, edge] = value
-                done += len(batch) / len(self._deepest)
-                bar.update(int(done) - bar.n)
+            for rows in batches:
+                chosen = [prompts[row] for row in rows]
+                if trusted is None:
+                    trusted = self._is_trusted(chosen[:_CHECKED_ROWS])
+                scores[rows] = self._score_tree(chosen) if trusted else self._score_alone(chosen)
+                bar.update(len(rows))
         return scores
 
-    @torch.inference_mode()
-    def _forward(
-        self, prompts: Sequence[Sequence[int]], items: Sequence[tuple[int, int]]
-    ) -> Iterator[tuple[int, int, float]]:
-        sequences = [[*prompts[row], *self._deepest[deepest]] for row, deepest in items]
-        mask = pad([[1] * len(sequence) for sequence in sequences], 0).to(self._device)
-        hidden = self._base.get_decoder()(
-            input_ids=pad(sequences, 0).to(self._device), attention_mask=mask, use_cache=False
-        ).last_hidden_state
-        reads = [
-            (i, row, len(prompts[row]) - 1 + depth, edge, token)
-            for i, (row, deepest) in enumerate(items)
-            for edge, depth, token in self._reads[deepest]
+    def _is_trusted(self, prompts: Sequence[Sequence[int]]) -> bool:
+        difference = np.abs(self._score_tree(prompts) - self._score_alone(prompts)).max()
+        tolerance = _TOLERANCE.get(self._head.weight.dtype, 1e-3)
+        if difference > tolerance:
+            print(
+                f"WARNING: a prefix tree scores {difference:.1e} nats from the same rows alone; rounding explains "
+                f"{tolerance:g}. Each sequence is scored by itself, which is slower.",
+                file=sys.stderr,
+            )
+        return not difference > tolerance  # scores that are no numbers are told of by the caller
+
+    def _score_tree(self, prompts: Sequence[Sequence[int]]) -> np.ndarray:
+        tree = build_tree(
+            [
+                Branch([*prompt, *deepest], len(prompt) - 1, row)
+                for row, prompt in enumerate(prompts)
+                for deepest in self._deepest
+            ]
+        )
+        nodes = [
+            tree.paths[row * len(self._deepest) + branch][len(prompt) - 1 + depth]
+            for row, prompt in enumerate(prompts)
+            for branch, depth in self._place
         ]
-        # The edges at one position are read from one row of logits.
-        places = list(dict.fromkeys((i, position) for i, _, position, _, _ in reads))
-        index = {place: number for number, place in enumerate(places)}
-        sequence_of, position_of = (torch.tensor(column, device=self._device) for column in zip(*places, strict=True))
-        logits = self._base.get_output_embeddings()(hidden[sequence_of, position_of]).float()
-        log_probs = logits.log_softmax(dim=-1)
-        place_of = torch.tensor([index[i, position] for i, _, position, _, _ in reads], device=self._device)
-        token_of = torch.tensor([token for *_, token in reads], device=self._device)
-        values = log_probs[place_of, token_of].double().cpu().tolist()
-        for (_, row, _, edge, _), value in zip(reads, values, strict=True):
-            yield row, edge, value
+        return self._edge_log_probs(self._hidden(**tree_inputs(tree))[nodes])
+
+    def _score_alone(self, prompts: Sequence[Sequence[int]]) -> np.ndarray:
+        return np.concatenate([self._edge_log_probs(torch.stack(list(self._sequences(prompt)))) for prompt in prompts])
+
+    def _sequences(self, prompt: Sequence[int]) -> Iterator[torch.Tensor]:
+        """The hidden state behind each context, every label's sequence read by itself with plain causal attention."""
+        hidden = [self._hidden(input_ids=torch.tensor([[*prompt, *deepest]])) for deepest in self._deepest]
+        for branch, depth in self._place:
+            yield hidden[branch][len(prompt) - 1 + depth]
+
+    @torch.inference_mode()
+    def _hidden(self, **inputs: torch.Tensor) -> torch.Tensor:
+        """[tokens, hidden] of a batch of one."""
+        inputs = {name: tensor.to(self._device) for name, tensor in inputs.items()}
+        if "attention_mask" in inputs:
+            inputs["attention_mask"] = model_mask(inputs["attention_mask"], self._head.weight.dtype)
+        return self._base.get_decoder()(**inputs, use_cache=False).last_hidden_state[0]
+
+    @torch.inference_mode()
+    def _edge_log_probs(self, hidden: torch.Tensor) -> np.ndarray:
+        """[rows, edges] from [rows x contexts, hidden]."""
+        log_probs = self._head(hidden).float().log_softmax(dim=-1).unflatten(0, (-1, len(self._contexts)))
+        return log_probs[:, self._context_of, self._token_of].double().cpu().numpy()

@@ -1,0 +1,27 @@
+"""Attention along the branches of a prefix tree, on every backend that a model may run on."""
+
+from typing import Any
+
+import torch
+
+UNSLOTH_FLAGS = ("_unsloth_keep_padding_mask", "_unsloth_allow_packed_overlength")
+"""What Unsloth's fused Llama forward (CUDA) looks for on the decoder: with the first it keeps a mask in training, with
+the second it does not cut a row at max_seq_length, which a tree of many rows exceeds. They are private names: a test
+looks for them in Unsloth's source, and a tree is never used before it is compared with padded rows."""
+
+
+def accept_trees(model: Any, accepted: bool = True) -> None:
+    """Let the model's decoder take a mask of its own and rows longer than its sequences; stock models always do."""
+    decoder = (model.get_base_model() if hasattr(model, "get_base_model") else model).get_decoder()
+    for flag in UNSLOTH_FLAGS:
+        setattr(decoder, flag, accepted)
+
+
+def model_mask(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """A mask as a model takes it: [rows, tokens] as it is, boolean [1, 1, T, T] as numbers of `dtype` to add.
+
+    Numbers, since Unsloth's forward takes no boolean ones.
+    """
+    if mask.dtype != torch.bool:
+        return mask
+    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, torch.finfo(dtype).min)

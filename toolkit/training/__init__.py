@@ -1,0 +1,1 @@
+"""From checked rows to a trained adapter: the plan, the loss, the trainer and the record."""

@@ -1,0 +1,174 @@
+"""How the rows of an optimiser step go through the model: decided before any weight is loaded, with the reasons."""
+
+import math
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+import psutil
+import torch
+
+from toolkit.batching.collators import LossOn, PaddedCollator, Row, TreeCollator, training_row
+from toolkit.batching.sampling import RowOrder, activation_bytes_per_token, choose_batch_tokens, choose_micro_batch
+from toolkit.errors import TrainingError
+from toolkit.model.backend import DEVICE
+from toolkit.model.parameters import model_config
+from toolkit.preflight import Preflight
+
+Collator = Callable[[list[Row]], dict[str, Any]]
+
+_PAYS_FROM = 1.3
+"""Padded tokens per node from which a tree is taken: below, building it and its mask may cost what it saves."""
+_MEASURED_STEPS = 32
+
+
+@dataclass(frozen=True)
+class Batching:
+    """How rows become tensors, and why; `token_ratio` is padded tokens per tree node, None before it is measured."""
+
+    name: Literal["prefix_tree", "padded"]
+    reason: str
+    token_ratio: float | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One optimiser step, resolved for this device.
+
+    Args:
+        batch_size: rows per step, over all processes.
+        processes: how many share them.
+        steps: optimiser steps of the run.
+        micro_batch_size: rows per forward pass of padded batches.
+        batch_tokens: nodes per forward pass of tree batches.
+        group_by_premise: whether the rows of a premise stand next to each other.
+    """
+
+    batching: Batching
+    batch_size: int
+    processes: int
+    steps: int
+    micro_batch_size: int
+    batch_tokens: int
+    group_by_premise: bool
+    gradient_checkpointing: bool
+    optimizer: str
+
+    def __str__(self) -> str:
+        grouped = "premises together" if self.group_by_premise else "shuffled"
+        parts = f"at most {self.batch_tokens:,} nodes" if self.is_tree else f"{self.micro_batch_size} rows"
+        return (
+            f"{self.batching.name}: {self.batching.reason}\n"
+            f"            {self.batch_size} rows per step, {grouped}, processes: {self.processes}, {parts} per forward "
+            f"pass; {self.steps:,} steps of {self.optimizer}"
+        )
+
+    @property
+    def is_tree(self) -> bool:
+        """Whether rows are merged into prefix trees."""
+        return self.batching.name == "prefix_tree"
+
+    def collator(self, loss_on: LossOn) -> Collator:
+        """What makes a step's tensors of its rows."""
+        if self.is_tree:
+            return TreeCollator(self.batch_tokens, loss_on)
+        return PaddedCollator(self.micro_batch_size, loss_on)
+
+    def padded(self, reason: str) -> "Plan":
+        """The same plan with padded rows."""
+        return replace(self, batching=replace(self.batching, name="padded", reason=reason))
+
+    def record(self) -> dict[str, Any]:
+        """The plan, for run.json."""
+        return asdict(self)
+
+
+def make_plan(before: Preflight) -> Plan:
+    """Resolve every `auto` of the recipe's training section for this device.
+
+    Raises:
+        TrainingError: the batch cannot be shared by the processes.
+    """
+    training = before.recipe.training
+    checkpointing = DEVICE == "cuda" if training.gradient_checkpointing == "auto" else training.gradient_checkpointing
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if training.batch_size % processes:
+        raise TrainingError(
+            f"training.batch_size {training.batch_size} is no multiple of {processes} processes.",
+            hint="Choose a multiple, or start fewer processes.",
+        )
+    affordable = _affordable_tokens(before, checkpointing)
+    micro, tokens = training.micro_batch_size, training.batch_tokens
+    if micro == "auto":
+        micro = choose_micro_batch(training.batch_size, processes, before.tokens.longest, affordable)
+    if tokens == "auto":
+        tokens = choose_batch_tokens(before.tokens.longest, affordable)
+    optimizer = "adamw_8bit" if DEVICE == "cuda" else "adamw_torch_fused"
+    plan = Plan(
+        batching=Batching("prefix_tree", "the recipe sets training.batching", None),
+        batch_size=training.batch_size,
+        processes=processes,
+        steps=training.max_steps
+        or math.ceil(math.ceil(len(before.train_rows) / training.batch_size) * training.epochs),
+        micro_batch_size=min(micro, training.batch_size // processes),
+        batch_tokens=tokens,
+        group_by_premise=training.group_by_premise is True,
+        gradient_checkpointing=checkpointing,
+        optimizer=optimizer if training.optimizer == "auto" else training.optimizer,
+    )
+    return replace(plan, batching=_choose_batching(before, plan))
+
+
+def row_order(before: Preflight, plan: Plan) -> RowOrder:
+    """The order of the training rows in each epoch."""
+    premises = [example.premise for example in before.splits.train]
+    return RowOrder(premises, seed=before.recipe.seed, together=plan.group_by_premise)
+
+
+def first_batches(before: Preflight, plan: Plan, count: int) -> list[list[Row]]:
+    """The rows of the first steps of one process, as a collator takes them."""
+    order, size = list(row_order(before, plan)), plan.batch_size // plan.processes
+    starts = range(0, min(len(order), count * size), size)
+    return [[training_row(before.train_rows[i]) for i in order[start : start + size]] for start in starts]
+
+
+def _choose_batching(before: Preflight, plan: Plan) -> Batching:
+    wanted, loss_on = before.recipe.training.batching, before.recipe.training.loss_on
+    batches = first_batches(before, plan, _MEASURED_STEPS)
+    padded = _tokens_read(PaddedCollator(plan.micro_batch_size, loss_on), batches)
+    nodes = _tokens_read(TreeCollator(plan.batch_tokens, loss_on), batches)
+    ratio = round(padded / nodes, 3)
+    measured = f"{padded / len(batches):,.0f} padded tokens of a step are {nodes / len(batches):,.0f} nodes"
+    if wanted != "auto":
+        return Batching(wanted, f"the recipe sets training.batching; {measured}, a ratio of {ratio:.2f}", ratio)
+    if ratio >= _PAYS_FROM:
+        return Batching("prefix_tree", f"{measured}, a ratio of {ratio:.2f}", ratio)
+    return Batching(
+        "padded", f"{measured}: a ratio of {ratio:.2f} is below {_PAYS_FROM}, so a tree does not pay", ratio
+    )
+
+
+def _tokens_read(collate: Collator, batches: list[list[Row]]) -> int:
+    return sum(part["input_ids"].numel() for rows in batches for part in collate(rows)["parts"])
+
+
+def _affordable_tokens(before: Preflight, checkpointing: bool) -> int:
+    """Tokens whose activations fit into half of the memory beside the weights."""
+    config = model_config(before.folder)
+    per_token = activation_bytes_per_token(
+        layers=config.num_hidden_layers,
+        hidden=config.hidden_size,
+        intermediate=config.intermediate_size,
+        vocabulary=config.vocab_size,
+        item_bytes=before.precision.dtype.itemsize,
+        checkpointing=checkpointing,
+    )
+    return max(0, _device_memory_bytes() - before.weight_bytes) // 2 // per_token
+
+
+def _device_memory_bytes() -> int:
+    """All of it, not what is free: the same recipe on the same machine makes the same parts."""
+    if DEVICE == "cuda":
+        return torch.cuda.get_device_properties(0).total_memory
+    return psutil.virtual_memory().total
