@@ -11,6 +11,9 @@ from typing import Any
 
 from toolkit.errors import RunError
 
+IS_MAIN_PROCESS = os.environ.get("RANK", "0") == "0"
+"""Whether this process prints and writes the run's files, of those that a launcher started together."""
+
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
@@ -115,7 +118,7 @@ class RunFolder:
         Raises:
             RunError: the folder is taken.
         """
-        if not self.is_taken:
+        if not IS_MAIN_PROCESS or not self.is_taken:  # the main process may have begun already
             return
         if not overwrite:
             raise RunError(

@@ -36,6 +36,7 @@ except (ImportError, NotImplementedError) as error:
     ) from error
 
 import transformers
+from accelerate import PartialState
 from huggingface_hub.utils import enable_progress_bars
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from transformers import AutoConfig, AutoModelForCausalLM, PrinterCallback, TrainerCallback
@@ -63,6 +64,7 @@ __all__ = [
     "get_peft_model_state_dict",
     "is_bfloat16_supported",
     "quiet",
+    "wait_for_all_processes",
 ]
 
 
@@ -71,6 +73,11 @@ def device_name() -> str:
     if DEVICE == "cuda":
         return torch.cuda.get_device_name(0)
     return f"CPU, {torch.get_num_threads()} threads"
+
+
+def wait_for_all_processes() -> None:
+    """Return when every process that a launcher started with this one has come here."""
+    PartialState(cpu=DEVICE == "cpu").wait_for_everyone()
 
 
 @contextlib.contextmanager

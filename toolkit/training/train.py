@@ -1,6 +1,5 @@
 """Supervised fine-tuning: a recipe in, an adapter and the record of how it came about out."""
 
-import os
 import resource
 import sys
 import time
@@ -13,20 +12,17 @@ import torch
 
 from toolkit.errors import DeviceMemoryError, RunError, TrainingError
 from toolkit.model.attention import accept_trees
-from toolkit.model.backend import DEVICE
+from toolkit.model.backend import DEVICE, wait_for_all_processes
 from toolkit.model.loading import attach_lora, load_base
 from toolkit.preflight import Preflight, run_preflight
 from toolkit.recipe import Recipe
 from toolkit.recipe_file import differences, dump_recipe, load_recipe
-from toolkit.run_folder import RunFolder, atomic_path, now, write_text
+from toolkit.run_folder import IS_MAIN_PROCESS, RunFolder, atomic_path, now, write_text
 from toolkit.training.callbacks import TrainLog
 from toolkit.training.plan import Plan, first_batches, make_plan
 from toolkit.training.trainer import make_trainer
 from toolkit.training.verification import Verification, verify_tree
 from toolkit.versions import git_commit, package_versions
-
-_IS_MAIN = os.environ.get("RANK", "0") == "0"
-"""Whether this process writes the run's files, of those that a launcher started together."""
 
 
 def train(recipe: Recipe, run: RunFolder, *, resume: bool, overwrite: bool, dry_run: bool) -> None:
@@ -63,14 +59,16 @@ def train(recipe: Recipe, run: RunFolder, *, resume: bool, overwrite: bool, dry_
         return
     checkpoint = _newest_checkpoint(run) if resume else None
     _begin(run, before, _batching_record(plan, verification), overwrite=overwrite, resume=resume)
+    if plan.processes > 1:  # a trainer makes its output folder at once, which the main process may be emptying
+        wait_for_all_processes()
     loaded = time.monotonic()
     try:
         trainer = make_trainer(before, plan, model, run.checkpoints)
-        if _IS_MAIN:
+        if IS_MAIN_PROCESS:
             log = TrainLog(run.train_log, int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0)
             trainer.callback_handler.callbacks.insert(0, log)  # before a callback that may stop the run
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        if _IS_MAIN:
+        if IS_MAIN_PROCESS:
             save_adapter(model, before, run)
     except BaseException as error:
         _finish(run, status="interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
@@ -91,12 +89,12 @@ def train(recipe: Recipe, run: RunFolder, *, resume: bool, overwrite: bool, dry_
 
 
 def _say(text: str) -> None:
-    if _IS_MAIN:
+    if IS_MAIN_PROCESS:
         print(text)
 
 
 def _finish(run: RunFolder, **fields: Any) -> None:
-    if _IS_MAIN:
+    if IS_MAIN_PROCESS:
         run.update(ended=now(), **fields)
 
 
@@ -155,7 +153,7 @@ def _batching_record(plan: Plan, verification: Verification | None) -> dict[str,
 
 
 def _begin(run: RunFolder, before: Preflight, plan: dict[str, Any], *, overwrite: bool, resume: bool) -> None:
-    if not _IS_MAIN:
+    if not IS_MAIN_PROCESS:
         return
     record = {
         "versions": package_versions(),

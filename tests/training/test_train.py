@@ -1,6 +1,8 @@
 """Training: batches add up, the answer's end is learned, a run can be resumed, and its record is complete."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.conftest import ROOT
 from toolkit.errors import RunError, TrainingError
 from toolkit.recipe import Recipe
 from toolkit.run_folder import RunFolder
@@ -72,6 +75,66 @@ def test_the_logged_loss_is_that_of_answer_tokens_alone(
             log_probs = model(torch.tensor([[*row.prompt, *row.answer]])).logits[0].log_softmax(-1)
         losses += [-log_probs[len(row.prompt) - 1 + i, token].item() for i, token in enumerate(row.answer)]
     assert log(tmp_path / "run")[0]["loss"] == pytest.approx(sum(losses) / len(losses), rel=1e-4)
+
+
+@pytest.mark.parametrize("grouped", ["true", "false"])
+@pytest.mark.parametrize("loss_on", ["completion", "full_text"])
+def test_twenty_steps_on_trees_end_in_the_weights_of_twenty_on_padded_rows(
+    make_recipe: MakeRecipe, tiny_model: Path, tmp_path: Path, loss_on: str, grouped: str
+) -> None:
+    common = [f"model.name={tiny_model}", f"training.loss_on={loss_on}", "training.max_steps=20"]
+    common += [f"training.group_by_premise={grouped}"]
+    padded = run_training(make_recipe(*common, "training.batching=padded"), tmp_path / "padded")
+    trees = ["training.batching=prefix_tree", "training.batch_tokens=90"]
+    assert_close(padded, run_training(make_recipe(*common, *trees), tmp_path / "trees"), 1e-4)
+    padded_log, tree_log = log(tmp_path / "padded"), log(tmp_path / "trees")
+    assert [row["tokens"] for row in tree_log] == [row["tokens"] for row in padded_log]
+    assert [row["loss"] for row in tree_log] == pytest.approx([row["loss"] for row in padded_log], rel=1e-4)
+
+
+def test_auto_takes_the_tree_where_rows_share_enough_and_says_why(
+    make_recipe: MakeRecipe, tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_training(make_recipe(f"model.name={tiny_model}", "training.group_by_premise=true"), tmp_path / "tree")
+    batching = RunFolder(tmp_path / "tree").record["batching"]
+    assert batching["name"] == "prefix_tree" and batching["token_ratio"] > 1.3
+    assert batching["verification"]["gradient_difference"] < 1e-5
+    assert f"a ratio of {batching['token_ratio']:.2f}" in capsys.readouterr().out
+
+    nothing_shared = ["training.batch_tokens=1", "training.micro_batch_size=1", "training.max_steps=1"]
+    run_training(make_recipe(f"model.name={tiny_model}", *nothing_shared), tmp_path / "padded")
+    batching = RunFolder(tmp_path / "padded").record["batching"]
+    assert batching["name"] == "padded" and "does not pay" in batching["reason"]
+
+
+@pytest.mark.parametrize("batching", ["prefix_tree", "padded"])
+def test_two_processes_train_what_one_does(
+    make_recipe: MakeRecipe, tiny_model: Path, tmp_path: Path, batching: str
+) -> None:
+    from toolkit.recipe_file import dump_recipe
+
+    parts = [f"training.batching={batching}", "training.batch_tokens=60", "training.micro_batch_size=2"]
+    recipe = make_recipe(f"model.name={tiny_model}", "training.group_by_premise=true", *parts)
+    one = run_training(recipe, tmp_path / "one")
+    file = tmp_path / "recipe.yaml"
+    file.write_text(dump_recipe(recipe), encoding="utf-8")
+    # Without GPUs, --multi_gpu still is what makes accelerate start processes that find each other.
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes=2"]
+    launch += ["--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no", "--num_cpu_threads_per_process=1"]
+    launch += ["--main_process_port=0"]
+    done = subprocess.run(
+        [*launch, ROOT / "scripts" / "sft.py", file, "--output-dir", tmp_path / "two"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("processes: 2") == 1, "one process speaks for all"
+    assert_close(one, load_file(tmp_path / "two" / "adapter" / "adapter_model.safetensors"), 1e-4)
+    for key in ("loss", "tokens", "grad_norm"):
+        assert [row[key] for row in log(tmp_path / "two")] == pytest.approx(
+            [row[key] for row in log(tmp_path / "one")], rel=1e-3
+        )
 
 
 def test_a_run_leaves_what_the_design_promises(trained: RunFolder) -> None:

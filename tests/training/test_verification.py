@@ -1,0 +1,92 @@
+"""A tree is verified before the first step: a backend that drops its mask is found out, and never trained on."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers.models.llama.modeling_llama import LlamaModel
+
+from tests.training.test_objective import FULL, ROWS, adapted
+from toolkit.errors import TrainingError
+from toolkit.model.attention import UNSLOTH_FLAGS
+from toolkit.recipe import Recipe
+from toolkit.run_folder import RunFolder
+from toolkit.training.train import train
+from toolkit.training.verification import verify_tree
+
+MakeRecipe = Callable[..., Recipe]
+
+
+@pytest.fixture
+def dropped_masks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What Unsloth's fused forward does in training, unless it is told otherwise."""
+    forward = LlamaModel.forward
+
+    def without_mask(self: Any, *args: Any, attention_mask: Any = None, **kwargs: Any) -> Any:
+        return forward(self, *args, attention_mask=None, **kwargs)
+
+    monkeypatch.setattr(LlamaModel, "forward", without_mask)
+
+
+@pytest.mark.parametrize("loss_on", ["completion", "full_text"])
+def test_a_right_tree_passes_and_leaves_everything_as_it_was(tiny_model: Path, make_recipe: Any, loss_on: Any) -> None:
+    model = adapted(tiny_model, make_recipe()).eval()
+    dropout = next(module for module in model.modules() if isinstance(module, torch.nn.Identity | torch.nn.Dropout))
+    state, mode = torch.random.get_rng_state(), dropout
+    found = verify_tree(model, ROWS, loss_on, FULL)
+    assert found.passed and 0 <= found.gradient_difference < 1e-5
+    assert torch.equal(state, torch.random.get_rng_state()) and not model.training and mode is dropout
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_dropout_is_off_while_a_tree_is_verified_and_on_again_afterwards(tiny_model: Path, make_recipe: Any) -> None:
+    from toolkit.model.loading import attach_lora, load_base
+    from toolkit.recipe import Lora
+
+    model = attach_lora(
+        load_base(tiny_model, make_recipe(), FULL), Lora(dropout=0.5), seed=1, gradient_checkpointing=False
+    )
+    assert verify_tree(model, ROWS, "completion", FULL).passed
+    assert {module.p for module in model.modules() if isinstance(module, torch.nn.Dropout)} == {0.5}
+
+
+def test_a_tree_without_its_mask_does_not_pass(tiny_model: Path, make_recipe: Any, dropped_masks: None) -> None:
+    found = verify_tree(adapted(tiny_model, make_recipe()), ROWS, "completion", FULL)
+    assert not found.passed and found.gradient_difference > 10 * found.tolerance
+
+
+def test_training_goes_on_padded_and_says_so_where_trees_are_wrong(
+    tiny_model: Path,
+    make_recipe: MakeRecipe,
+    tmp_path: Path,
+    dropped_masks: None,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    recipe = make_recipe(f"model.name={tiny_model}", "training.group_by_premise=true")
+    run = RunFolder(tmp_path / "run")
+    train(recipe, run, resume=False, overwrite=False, dry_run=False)
+    assert "WARNING     loss and gradient of a tree differ" in capsys.readouterr().out
+    batching = run.record["batching"]
+    assert batching["name"] == "padded" and "refused" in batching["reason"]
+    assert batching["verification"]["gradient_difference"] > batching["verification"]["tolerance"]
+
+
+def test_a_recipe_that_wants_trees_alone_is_refused_where_they_are_wrong(
+    tiny_model: Path, make_recipe: MakeRecipe, tmp_path: Path, dropped_masks: None
+) -> None:
+    recipe = make_recipe(f"model.name={tiny_model}", "training.batching=prefix_tree")
+    with pytest.raises(TrainingError, match="would train something else"):
+        train(recipe, RunFolder(tmp_path / "run"), resume=False, overwrite=False, dry_run=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_unsloth_still_looks_for_the_flags_that_keep_a_trees_mask() -> None:
+    from importlib.util import find_spec
+
+    spec = find_spec("unsloth")
+    assert spec is not None and spec.origin is not None
+    source = (Path(spec.origin).parent / "models" / "llama.py").read_text(encoding="utf-8")
+    for flag in UNSLOTH_FLAGS:
+        assert f'getattr(self, "{flag}", False)' in source
