@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from toolkit.batching.prefix_tree import Branch, PrefixTree, build_tree
+from toolkit.batching.prefix_tree import Branch, PrefixTree, build_tree, split_by_nodes
 
 
 @st.composite
@@ -67,3 +67,22 @@ def test_rows_of_one_premise_share_it_and_no_more() -> None:
 def test_a_branch_without_a_token_of_its_own_is_refused(drawn: list[Branch]) -> None:
     with pytest.raises(ValueError, match="token of its own"):
         build_tree(drawn)
+
+
+ROW = st.tuples(st.lists(st.integers(0, 2), min_size=1, max_size=6), st.integers(1, 4))
+
+
+@given(st.lists(ROW, max_size=12), st.integers(1, 30))
+def test_trees_hold_every_row_once_within_the_budget(rows: list[tuple[list[int], int]], budget: int) -> None:
+    prompts, own = [prompt for prompt, _ in rows], [count for _, count in rows]
+    parts = list(split_by_nodes(prompts, own, budget))
+    assert sorted(i for part in parts for i in part) == list(range(len(rows)))
+    for part in parts:
+        # A chain of `own` nodes, the last token of the prompt among them.
+        branches = [Branch([*prompts[i], *range(own[i] - 1)], len(prompts[i]) - 1, i) for i in part]
+        assert len(build_tree(branches)) <= budget or len(part) == 1
+
+
+def test_rows_that_begin_alike_come_into_one_tree() -> None:
+    prompts = [[1, 2, 9], [5, 6, 9], [1, 2, 8], [5, 6, 8]]
+    assert list(split_by_nodes(prompts, [1] * 4, 4)) == [[2, 0], [3, 1]]

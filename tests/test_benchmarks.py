@@ -1,0 +1,32 @@
+"""The benchmarks run, and what they compare is the same work: gradients and predictions equal those of the peers."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from tests.conftest import ROOT
+
+EMBEDDED = ["embedded:tiny-llama-fr", "--recipe", "recipes/quickstart.yaml", "--rounds", "1"]
+
+
+def run(name: str, out: Path, *arguments: str) -> dict[str, Any]:
+    command = [sys.executable, f"benchmarks/{name}.py", *EMBEDDED, "--out", out, *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert out.with_suffix(".md").read_text(encoding="utf-8") == done.stdout.removesuffix("\n")
+    return json.loads(out.with_suffix(".json").read_text(encoding="utf-8"))["results"]
+
+
+def test_a_tree_has_the_gradient_that_trl_on_unsloth_computes(tmp_path: Path) -> None:
+    systems = ["--systems", "trl on unsloth", "ours, shuffled"]
+    results = run("training", tmp_path / "t", "--steps", "1", "--batch", "8", *systems)
+    (peer,), (ours,) = results["trl on unsloth"], results["ours, shuffled"]
+    assert ours["gradient_difference"]["trl on unsloth"] < 1e-5
+    assert ours["tokens"][0] < peer["tokens"][0] and ours["peak_bytes"] > 0
+
+
+def test_scoring_a_tree_predicts_what_constrained_generation_decodes(tmp_path: Path) -> None:
+    results = run("scoring", tmp_path / "s", "--rows", "8", "--systems", "generate, batched", "ours")
+    assert results["ours"][0]["predictions"] == results["generate, batched"][0]["predictions"]
