@@ -156,7 +156,7 @@ class Training(Section):
         default="auto", description="How rows become tensors; auto: as prefix trees, where rows share enough tokens."
     )
     group_by_premise: Auto | bool = Field(
-        default="auto", description="Whether a premise's hypotheses share a batch: fewer nodes, less mixed batches."
+        default="auto", description="Whether a premise's hypotheses share a batch: fewer nodes; auto: in prefix trees."
     )
     gradient_checkpointing: Auto | bool = Field(
         default="auto", description="Recompute activations in the backward pass; auto: on a GPU only."

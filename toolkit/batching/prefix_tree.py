@@ -103,6 +103,13 @@ def split_by_nodes(prompts: Sequence[Sequence[int]], own: Sequence[int], budget:
         yield part
 
 
+def common_length(sequences: Sequence[Sequence[int]]) -> int:
+    """How many leading ids all sequences share."""
+    # What the first and the last in sorted order share, all share.
+    first, last = (np.array(chosen(map(tuple, sequences)), np.int64) for chosen in (min, max))
+    return _common_length(first, last)
+
+
 def _key(branch: Branch) -> np.ndarray:
     key = np.array(branch.tokens, np.int64)
     key[branch.shared] += (branch.owner + 1) << _PRIVATE

@@ -1,7 +1,7 @@
 """Scores the label trie with a torch model: many rows and all their labels as one prefix tree per forward pass."""
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,7 +9,7 @@ import torch
 from tqdm.auto import tqdm
 
 from toolkit.batching.collators import tree_inputs
-from toolkit.batching.prefix_tree import Branch, build_tree, split_by_nodes
+from toolkit.batching.prefix_tree import Branch, build_tree, common_length, split_by_nodes
 from toolkit.decoding.label_trie import LabelTrie
 from toolkit.model.attention import accept_trees, model_mask
 
@@ -21,8 +21,9 @@ _TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.5, torch.float16: 0.1}
 class TorchScorer:
     """Log-probabilities of a trie's edges under a causal language model.
 
-    The labels' sequences hang below each row's prompt, and whatever rows have in common is computed once. The head is
-    applied at the predicting nodes alone, to hidden states, so that no backend's shortcuts with logits
+    The labels' sequences hang below each row's prompt, and whatever the rows of a tree have in common is computed once;
+    on a CPU, what all rows begin with (the instruction) is computed once for all trees, its keys and values kept. The
+    head is applied at the predicting nodes alone, to hidden states, so that no backend's shortcuts with logits
     (unslothai/unsloth#3126) can reach a score. Before the first tree its first rows are scored one sequence at a time;
     where a tree says something else, so are all rows.
 
@@ -39,6 +40,8 @@ class TorchScorer:
         self._device = self._head.weight.device
         self._batch_tokens = batch_tokens
         self._edges = len(trie.edges)
+        self._cache: Any = None
+        self._begun = 0
         self._contexts = trie.contexts
         self._deepest = [c for c in trie.contexts if not any(o != c and o[: len(c)] == c for o in trie.contexts)]
         # Where a context's node lies: on the branch to the first of the deepest contexts that goes through it.
@@ -60,19 +63,35 @@ class TorchScorer:
             [rows, edges] natural logarithms under the full vocabulary, float64, in the order of the rows.
         """
         scores = np.full((len(prompts), self._edges), np.nan)
-        batches = split_by_nodes(prompts, [len(self._contexts)] * len(prompts), self._batch_tokens)
+        self._read_beginning(prompts)
+        below = [prompt[self._begun :] for prompt in prompts]
+        batches = split_by_nodes(below, [len(self._contexts)] * len(prompts), self._batch_tokens)
         trusted: bool | None = None
         with tqdm(total=len(prompts), desc="scoring", unit="row") as bar:
             for rows in batches:
                 chosen = [prompts[row] for row in rows]
                 if trusted is None:
                     trusted = self._is_trusted(chosen[:_CHECKED_ROWS])
-                scores[rows] = self._score_tree(chosen) if trusted else self._score_alone(chosen)
+                scores[rows] = self._score_tree(chosen) if trusted else [self._score_alone(p) for p in chosen]
                 bar.update(len(rows))
         return scores
 
+    @torch.inference_mode()
+    def _read_beginning(self, prompts: Sequence[Sequence[int]]) -> None:
+        """Keep keys and values of what all prompts begin with; their last tokens stay their own."""
+        self._cache, self._begun = None, 0
+        if self._device.type != "cpu":  # Unsloth's fused forward keeps them in a form of its own, and trees are large
+            return
+        self._begun = min(common_length(prompts), min(map(len, prompts)) - 1)
+        if self._begun:
+            beginning = torch.tensor([prompts[0][: self._begun]])
+            self._cache = self._base.get_decoder()(input_ids=beginning, use_cache=True).past_key_values
+
     def _is_trusted(self, prompts: Sequence[Sequence[int]]) -> bool:
-        difference = np.abs(self._score_tree(prompts) - self._score_alone(prompts)).max()
+        # The last branch of the last row: with a wrong mask it would see all the others.
+        last = max(range(len(self._deepest)), key=self._deepest.__getitem__)
+        alone = self._score_alone(prompts[-1], [last])
+        difference = np.nanmax(np.abs(self._score_tree(prompts)[-1] - alone))
         tolerance = _TOLERANCE.get(self._head.weight.dtype, 1e-3)
         if difference > tolerance:
             print(
@@ -85,34 +104,44 @@ class TorchScorer:
     def _score_tree(self, prompts: Sequence[Sequence[int]]) -> np.ndarray:
         tree = build_tree(
             [
-                Branch([*prompt, *deepest], len(prompt) - 1, row)
+                Branch([*prompt[self._begun :], *deepest], len(prompt) - 1 - self._begun, row)
                 for row, prompt in enumerate(prompts)
                 for deepest in self._deepest
             ]
         )
         nodes = [
-            tree.paths[row * len(self._deepest) + branch][len(prompt) - 1 + depth]
+            tree.paths[row * len(self._deepest) + branch][len(prompt) - 1 - self._begun + depth]
             for row, prompt in enumerate(prompts)
             for branch, depth in self._place
         ]
-        return self._edge_log_probs(self._hidden(**tree_inputs(tree))[nodes])
+        inputs = tree_inputs(tree)
+        if self._cache is not None:
+            inputs["position_ids"] = inputs["position_ids"] + self._begun
+            # Every node sees all of the beginning.
+            inputs["attention_mask"] = torch.nn.functional.pad(inputs["attention_mask"], (self._begun, 0), value=True)
+        hidden = self._hidden(**inputs, past_key_values=self._cache)
+        if self._cache is not None:
+            self._cache.crop(self._begun)
+        return self._edge_log_probs(hidden[nodes])
 
-    def _score_alone(self, prompts: Sequence[Sequence[int]]) -> np.ndarray:
-        return np.concatenate([self._edge_log_probs(torch.stack(list(self._sequences(prompt)))) for prompt in prompts])
-
-    def _sequences(self, prompt: Sequence[int]) -> Iterator[torch.Tensor]:
-        """The hidden state behind each context, every label's sequence read by itself with plain causal attention."""
-        hidden = [self._hidden(input_ids=torch.tensor([[*prompt, *deepest]])) for deepest in self._deepest]
-        for branch, depth in self._place:
-            yield hidden[branch][len(prompt) - 1 + depth]
+    def _score_alone(self, prompt: Sequence[int], branches: Sequence[int] | None = None) -> np.ndarray:
+        """[edges], each branch read by itself, with plain causal attention; NaN for edges of branches not asked for."""
+        chosen = range(len(self._deepest)) if branches is None else branches
+        hidden = {i: self._hidden(input_ids=torch.tensor([[*prompt, *self._deepest[i]]])) for i in chosen}
+        nowhere = torch.full_like(next(iter(hidden.values()))[0], float("nan"))
+        places = [
+            hidden[branch][len(prompt) - 1 + depth] if branch in hidden else nowhere for branch, depth in self._place
+        ]
+        return self._edge_log_probs(torch.stack(places))[0]
 
     @torch.inference_mode()
-    def _hidden(self, **inputs: torch.Tensor) -> torch.Tensor:
+    def _hidden(self, past_key_values: Any = None, **inputs: torch.Tensor) -> torch.Tensor:
         """[tokens, hidden] of a batch of one."""
         inputs = {name: tensor.to(self._device) for name, tensor in inputs.items()}
         if "attention_mask" in inputs:
             inputs["attention_mask"] = model_mask(inputs["attention_mask"], self._head.weight.dtype)
-        return self._base.get_decoder()(**inputs, use_cache=False).last_hidden_state[0]
+        decoder = self._base.get_decoder()
+        return decoder(**inputs, past_key_values=past_key_values, use_cache=False).last_hidden_state[0]
 
     @torch.inference_mode()
     def _edge_log_probs(self, hidden: torch.Tensor) -> np.ndarray:

@@ -113,11 +113,14 @@ def make_plan(before: Preflight) -> Plan:
         or math.ceil(math.ceil(len(before.train_rows) / training.batch_size) * training.epochs),
         micro_batch_size=min(micro, training.batch_size // processes),
         batch_tokens=tokens,
-        group_by_premise=training.group_by_premise is True,
+        group_by_premise=training.group_by_premise is True
+        or (training.group_by_premise == "auto" and training.batching != "padded"),
         gradient_checkpointing=checkpointing,
         optimizer=optimizer if training.optimizer == "auto" else training.optimizer,
     )
-    return replace(plan, batching=_choose_batching(before, plan))
+    plan = replace(plan, batching=_choose_batching(before, plan))
+    # Padded batches gain nothing from it; in trees it saves nodes and costs no accuracy (docs/benchmarks.md).
+    return plan if plan.is_tree else replace(plan, group_by_premise=training.group_by_premise is True)
 
 
 def row_order(before: Preflight, plan: Plan) -> RowOrder:
