@@ -32,7 +32,14 @@ def prepare(job: dict[str, Any], file: Path) -> None:
     encoder = PromptEncoder(load_tokenizer(Path(job["model_folder"])), recipe.task, recipe.model.max_seq_length)
     rows = encoder.encode(load_examples(recipe, recipe.data.eval))
     texts = [encoder.decode(row.prompt) for row in rows]
-    finish(file, seconds=[], prompts=[row.prompt for row in rows], labels=encoder.label_ids, texts=texts)
+    finish(
+        file,
+        seconds=[],
+        prompts=[row.prompt for row in rows],
+        labels=encoder.label_ids,
+        words=encoder.task.verbalizers,
+        texts=texts,
+    )
 
 
 def load_plain(job: dict[str, Any]) -> tuple[Any, Any]:
@@ -114,7 +121,8 @@ def outlines(job: dict[str, Any]) -> Predict:
     from outlines.types import Choice
 
     model, tokenizer = load_plain(job)
-    choice = library.Generator(library.from_transformers(model, tokenizer), Choice(list(job["labels"])))
+    label_of = {word: label for label, word in job["words"].items()}
+    choice = library.Generator(library.from_transformers(model, tokenizer), Choice(list(label_of)))
     begin = tokenizer.bos_token or ""
     prompts = [text.removeprefix(begin) for text in job["texts"]]  # it adds the first token itself
 
@@ -122,7 +130,7 @@ def outlines(job: dict[str, Any]) -> Predict:
         said: list[str] = []
         for start in range(0, len(prompts), BATCH):
             said += choice.batch(prompts[start : start + BATCH], max_new_tokens=8, do_sample=False)
-        return said
+        return [label_of.get(word, word) for word in said]
 
     return predict
 
@@ -196,11 +204,11 @@ def main() -> None:
     job = {k: getattr(arguments, k) for k in ("model", "recipe", "eval", "rows", "slow_rows")}
     job["model_folder"] = str(MODEL_FOLDER if arguments.model.startswith("embedded:") else arguments.model)
     (prepared,) = take_turns(__file__, job, ["prepare"], 1)["prepare"]
-    job |= {key: prepared[key] for key in ("prompts", "labels", "texts")}
+    job |= {key: prepared[key] for key in ("prompts", "labels", "words", "texts")}
     results = take_turns(__file__, job, arguments.systems, arguments.rounds)
     report(
         f"Scoring, {arguments.model}",
-        ["system", "rows per second", "ours is", "peak GB", "predictions equal to ours"],
+        ["system", "rows", "rows per second", "ours is", "peak GB", "predictions equal to ours"],
         table(results),
         {"job": {k: job[k] for k in ("model", "recipe", "eval", "rows", "slow_rows")}, "results": results},
         arguments.out,
@@ -218,8 +226,8 @@ def table(results: dict[str, list[dict[str, Any]]]) -> list[list[str]]:
         # The harness takes the likeliest sequence, the others decode greedily; ours gives both.
         mine = results[OURS][0]["likeliest" if system == HARNESS else "predictions"] if OURS in results else []
         theirs = one[0]["predictions"]
-        equal = sum(a == b for a, b in zip(theirs, mine, strict=False))
-        rows.append([system, f"{1 / seconds[system]:.3g}", ratio, f"{peak_gb(one):.2f}", f"{equal} of {len(theirs)}"])
+        equal = f"{sum(a == b for a, b in zip(theirs, mine, strict=False))} of {len(theirs)}" if mine else "-"
+        rows.append([system, f"{len(theirs)}", f"{1 / seconds[system]:.3g}", ratio, f"{peak_gb(one):.2f}", equal])
     return rows
 
 

@@ -103,6 +103,7 @@ def seed_adapter(model: Any) -> None:
 
 def run_ours(job: dict[str, Any]) -> Watch:
     """The trainer that scripts/sft.py runs."""
+    from toolkit.model.attention import accept_trees
     from toolkit.model.backend import TrainerCallback
     from toolkit.model.loading import attach_lora, load_base
     from toolkit.preflight import run_preflight
@@ -116,7 +117,9 @@ def run_ours(job: dict[str, Any]) -> Watch:
         load_base(before.folder, recipe, before.precision), recipe.lora, seed=1, gradient_checkpointing=False
     )
     seed_adapter(model)
+    accept_trees(model)
     trainer = make_trainer(before, plan, model, Path(job["folder"]) / "checkpoints")
+    trainer.args.max_grad_norm = 0.0  # gradients are compared as they are, not clipped to one length
     watch = Watch(job, TrainerCallback, trainer.data_collator)
     trainer.data_collator = watch.collate
     trainer.add_callback(watch.callback)
@@ -133,6 +136,7 @@ def peer_arguments(job: dict[str, Any]) -> dict[str, Any]:
         "max_steps": job["steps"],
         "optim": "adamw_torch_fused",
         "learning_rate": 1e-4,
+        "max_grad_norm": 0,
         "use_cpu": True,
         "bf16": False,
         "save_strategy": "no",
@@ -275,12 +279,12 @@ def gradient_difference(gradient: Path, folder: Path) -> dict[str, float]:
 
 def table(results: dict[str, list[dict[str, Any]]]) -> list[list[str]]:
     """One line per system."""
-    slowest = [system for system in PEERS if system in results]
+    peers = [system for system in PEERS if system in results]
     rows = []
     for system, said in results.items():
         seconds, tokens = median_seconds(said), mean_tokens(said)
-        ratios = [f"{median_seconds(results[peer]) / seconds:.2f}x" for peer in slowest]
-        predicted = [f"{mean_tokens(results[peer]) / tokens:.2f}x" for peer in slowest]
+        ratios = [f"{median_seconds(results[peer]) / seconds:.2f}x" for peer in peers]
+        predicted = [f"{mean_tokens(results[peer]) / tokens:.2f}x" for peer in peers]
         differences = ", ".join(f"{value:.1e}" for value in said[0]["gradient_difference"].values()) or "-"
         is_grouped = OURS.get(system, False)
         rows.append(
@@ -289,7 +293,7 @@ def table(results: dict[str, list[dict[str, Any]]]) -> list[list[str]]:
                 f"{seconds:.3g}",
                 *ratios,
                 f"{tokens:,.0f}",
-                *predicted[-1:],
+                *predicted,
                 f"{peak_gb(said):.2f}",
                 "other rows" if is_grouped else differences,
             ]
@@ -322,6 +326,8 @@ def main() -> None:
         return work(arguments.work)
     if not arguments.model:
         flags.error("name a model folder")
+    if arguments.batch % (arguments.micro or arguments.batch):
+        flags.error(f"--micro {arguments.micro} does not divide --batch {arguments.batch}")
     job = {
         k: v
         for k, v in vars(arguments).items()
@@ -334,8 +340,9 @@ def main() -> None:
     results = take_turns(
         __file__, {**job, "rows": prepared["rows"], "lora": prepared["lora"]}, arguments.systems, arguments.rounds
     )
-    peers = [f"against {peer}" for peer in PEERS if peer in results]
-    header = ["system", "s per step", *peers, "tokens read", "predicted by tokens", "peak GB", "gradient difference"]
+    peers = [peer for peer in PEERS if peer in results]
+    against, by_tokens = ([f"{text} {peer}" for peer in peers] for text in ("against", "by tokens, against"))
+    header = ["system", "s per step", *against, "tokens read", *by_tokens, "peak GB", "gradient difference"]
     title = f"Training, {arguments.model}, batch {arguments.batch}, loss on {arguments.loss_on}"
     report(title, header, table(results), {"job": job, "results": results}, arguments.out)
 

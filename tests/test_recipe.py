@@ -92,7 +92,7 @@ def test_numbers_follow_yaml_1_2(make_recipe: MakeRecipe) -> None:
         ("training.epoch=1", "training.epoch: not a key of section training; you meant training.epochs."),
         ("training.dropout=0", "training.dropout: not a key of section training; you meant lora.dropout."),
         ("modle={}", "modle: not a known key; a recipe has task, data, model, lora"),
-        ("training.batching=prefix", "it should be 'auto' or 'padded'."),
+        ("training.batching=prefix", "it should be 'auto', 'prefix_tree' or 'padded'."),
         ("export.gguf=[]", "export.gguf: names 0, but at least 1 are needed."),
         ("export.gguf=[q2_k]", "export.gguf: 'q2_k' cannot be used; it should be 'f32', 'f16', 'bf16' or 'q8_0'."),
         ("task.labels=[a, a]", "task.labels: ['a', 'a'] names a label twice"),
@@ -103,6 +103,14 @@ def test_numbers_follow_yaml_1_2(make_recipe: MakeRecipe) -> None:
         ("data.label_map={0: entailmnt}", "data.label_map: 'entailmnt' is not one of the labels"),
         ("model.name=''", "model.name: '' cannot be used"),
         ("training.micro_batch_size=3", "training.micro_batch_size: 3 does not divide batch_size 8"),
+        (
+            "training={batching: prefix_tree, micro_batch_size: 4}",
+            "training.micro_batch_size: has no effect with batching prefix_tree",
+        ),
+        (
+            "training={batching: padded, batch_tokens: 400}",
+            "training.batch_tokens: has no effect with batching padded",
+        ),
         ("task.chat_template=keine.jinja", "task.chat_template 'keine.jinja' is neither a file nor Jinja text."),
         ("seed", "--set 'seed' has no '='."),
         ("seed.x=1", "--set seed.x: 'seed' is not a section."),

@@ -156,7 +156,8 @@ class Training(Section):
         default="auto", description="How rows become tensors; auto: as prefix trees, where rows share enough tokens."
     )
     group_by_premise: Auto | bool = Field(
-        default="auto", description="Whether a premise's hypotheses share a batch: fewer nodes; auto: in prefix trees."
+        default="auto",
+        description="Whether a premise's rows stand next to each other: fewer nodes; auto: in prefix trees.",
     )
     gradient_checkpointing: Auto | bool = Field(
         default="auto", description="Recompute activations in the backward pass; auto: on a GPU only."
@@ -173,6 +174,14 @@ class Training(Section):
             raise ValueError(
                 f"training.micro_batch_size: {self.micro_batch_size} does not divide batch_size {self.batch_size}; "
                 "choose a divisor"
+            )
+        if self.micro_batch_size != "auto" and self.batching == "prefix_tree":
+            raise ValueError(
+                "training.micro_batch_size: has no effect with batching prefix_tree; set batch_tokens, or leave it out"
+            )
+        if self.batch_tokens != "auto" and self.batching == "padded":
+            raise ValueError(
+                "training.batch_tokens: has no effect with batching padded; set micro_batch_size, or leave it out"
             )
         return self
 

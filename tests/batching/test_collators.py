@@ -83,6 +83,7 @@ def test_a_tree_trains_what_padded_rows_train_however_the_step_is_parted(
     )
 
 
-def test_an_empty_answer_is_refused() -> None:
-    with pytest.raises(ValueError, match="token of its own"):
-        TreeCollator(100, "completion")([training_row(EncodedRow((), (END,)))])
+@pytest.mark.parametrize("row", [EncodedRow((1, 2), ()), EncodedRow((), (END,))])
+def test_an_empty_answer_and_an_empty_prompt_are_refused(row: EncodedRow) -> None:
+    with pytest.raises(ValueError, match="needs a prompt and an answer"):
+        training_row(row)

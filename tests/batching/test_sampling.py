@@ -38,6 +38,13 @@ def test_more_memory_gives_larger_micro_batches() -> None:
 
 
 def test_checkpointing_holds_far_less() -> None:
-    shape = {"layers": 16, "hidden": 2048, "intermediate": 8192, "vocabulary": 128_256, "item_bytes": 4}
+    shape = {
+        "layers": 16,
+        "hidden": 2048,
+        "intermediate": 8192,
+        "vocabulary": 128_256,
+        "item_bytes": 4,
+        "trained_share": 0,
+    }
     kept = activation_bytes_per_token(**shape, checkpointing=False)
     assert activation_bytes_per_token(**shape, checkpointing=True) < kept / 4

@@ -64,6 +64,22 @@ def test_no_forward_pass_is_larger_than_the_budget_however_many_rows_there_are(
     assert sum(sizes) < 200 * 14 < sum(map(len, prompts)) / 2
 
 
+def test_what_all_rows_begin_with_is_read_once_and_changes_no_score(model: Any) -> None:
+    prompts = [(1, *range(40), i % 5, i, *range(i % 3)) for i in range(30)]
+    read: list[int] = []
+    hook = model.get_decoder().register_forward_pre_hook(
+        lambda _, __, inputs: read.append(inputs["input_ids"].numel()), with_kwargs=True
+    )
+    found = scores(model, batch_tokens=50, prompts=prompts)
+    hook.remove()
+    assert read[0] == 41, "the beginning"
+    assert len(read) > 5 and sum(read[2:]) < 30 * 9
+    np.testing.assert_allclose(found, np.concatenate([scores(model, prompts=[p]) for p in prompts]), atol=1e-4)
+    with torch.inference_mode():
+        logits = model(torch.tensor([prompts[17]])).logits[0, -1]
+    assert found[17, 0] == pytest.approx(logits.log_softmax(-1)[TRIE.edges[0].token].item(), abs=1e-4)
+
+
 def test_logits_that_a_patched_forward_leaves_empty_are_never_read(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = scores(model)
 

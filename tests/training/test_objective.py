@@ -1,16 +1,20 @@
 """The objective: a tree gives the gradient of padded rows, however a step is parted and whatever is trained."""
 
+import math
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from toolkit.batching.collators import LossOn, PaddedCollator, Row, TreeCollator
+from tests.conftest import ROOT
+from toolkit.batching.collators import LossOn, PaddedCollator, Row, TreeCollator, training_row
+from toolkit.errors import TrainingError
 from toolkit.model.loading import attach_lora, load_base
 from toolkit.model.precision import Precision
 from toolkit.recipe import Lora, Recipe
-from toolkit.training import objective
 from toolkit.training.objective import summed_loss
 
 FULL = Precision("float32", "test")
@@ -80,28 +84,60 @@ def test_the_gradient_is_that_of_full_logits_and_stock_cross_entropy(tiny_model:
     assert error(gradient(model, TreeCollator(10_000, "completion")(ROWS))[1], expected) < 1e-5
 
 
-def test_a_head_that_reads_in_chunks_gives_the_same(
-    tiny_model: Path, make_recipe: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model, step = adapted(tiny_model, make_recipe()), TreeCollator(10_000, "full_text")(ROWS)
-    loss, expected = gradient(model, step)
-    monkeypatch.setattr(objective, "_HEAD_ROWS", 7)
-    chunked_loss, found = gradient(model, step)
-    assert chunked_loss == pytest.approx(loss, rel=1e-6) and error(found, expected) < 1e-5
-
-
 def test_the_head_makes_logits_where_something_is_trained_and_nowhere_else(tiny_model: Path, make_recipe: Any) -> None:
     model = adapted(tiny_model, make_recipe())
     head, seen = model.get_base_model().get_output_embeddings(), []
-    hook = head.register_forward_hook(lambda _, inputs, output: seen.append((inputs[0].shape, output.shape)))
+    plain = head.forward
+
+    def watched(hidden: torch.Tensor) -> torch.Tensor:
+        seen.append(hidden.shape)
+        return plain(hidden)
+
+    head.forward = watched  # as hooks of accelerate do; it must still stand there afterwards
     for collator in (PaddedCollator(9, "completion"), TreeCollator(10_000, "completion")):
-        seen.clear()
         gradient(model, collator(ROWS))
-        passed_through, (read, made) = seen
-        assert passed_through[0] == passed_through[1]
-        assert read[0] == made[0] == sum(len(row["answer"]) for row in ROWS) and made[1] > read[1]
-    hook.remove()
+        assert head.forward is watched
+    assert seen == [(sum(len(row["answer"]) for row in ROWS), head.in_features)] * 2
+    del head.forward
+    gradient(model, PaddedCollator(9, "completion")(ROWS))
     assert "forward" not in vars(head)
+
+
+def test_what_a_model_does_to_its_logits_is_trained_too(
+    tiny_model: Path, make_recipe: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Gemma caps its logits and Granite scales them, behind the head."""
+    model = adapted(tiny_model, make_recipe())
+    base = model.get_base_model()
+    forward, step = base.forward, TreeCollator(10_000, "completion")(ROWS)
+    plain = gradient(model, step)[0]
+
+    def scaled(*args: Any, **kwargs: Any) -> Any:
+        output = forward(*args, **kwargs)
+        output.logits = output.logits / 1e6
+        return output
+
+    monkeypatch.setattr(base, "forward", scaled)
+    assert gradient(model, step)[0] == pytest.approx(math.log(base_vocabulary(model)), rel=1e-3) != plain
+
+
+def base_vocabulary(model: Any) -> int:
+    return model.get_base_model().config.vocab_size
+
+
+def test_empty_logits_are_refused(tiny_model: Path, make_recipe: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = adapted(tiny_model, make_recipe())
+    base = model.get_base_model()
+    forward = base.forward
+
+    def without_logits(*args: Any, **kwargs: Any) -> Any:
+        output = forward(*args, **kwargs)
+        output.logits = torch.empty(0)
+        return output
+
+    monkeypatch.setattr(base, "forward", without_logits)
+    with pytest.raises(TrainingError, match=r"logits of shape \[0\] for 27 predictions"):
+        gradient(model, TreeCollator(10_000, "completion")(ROWS))
 
 
 def test_in_4_bit_a_tree_is_as_near_as_another_padding(tiny_model: Path, make_recipe: Any) -> None:
@@ -110,3 +146,31 @@ def test_in_4_bit_a_tree_is_as_near_as_another_padding(tiny_model: Path, make_re
     # bitsandbytes multiplies in another precision for other shapes: even the padding moves the gradient.
     assert error(gradient(model, PaddedCollator(2, "completion")(ROWS))[1], expected) < 1e-2
     assert error(gradient(model, TreeCollator(10_000, "completion")(ROWS))[1], expected) < 1e-2
+
+
+@pytest.fixture(scope="module")
+def nano(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("nano") / "llama-nano"
+    subprocess.run([sys.executable, shared / "llama-3.2" / "make_standin.py", "nano", folder], check=True)
+    return folder
+
+
+@pytest.mark.parametrize("loss_on", ["completion", "full_text"])
+def test_real_rows_on_llamas_shape_and_tokenizer(nano: Path, shared: Path, loss_on: LossOn) -> None:
+    from toolkit.preflight import run_preflight
+    from toolkit.recipe_file import load_recipe
+
+    data = shared / "data" / "xnli_fr"
+    paths = [f"data.train.path={data / 'train.jsonl'}", f"data.eval.path={data / 'test.jsonl'}"]
+    limits = ["data.train.limit=16", "data.eval.limit=3", f"model.name={nano}"]
+    before = run_preflight(load_recipe(ROOT / "recipes" / "nli_fr.yaml", [*paths, *limits]))
+    rows = [training_row(row) for row in before.train_rows]
+    model = adapted(nano, before.recipe)
+    loss, expected = gradient(model, PaddedCollator(4, loss_on)(rows))
+    nodes = []
+    for budget in (400, 10_000):
+        step = TreeCollator(budget, loss_on)(rows)
+        nodes.append(sum(part["input_ids"].numel() for part in step["parts"]))
+        tree_loss, found = gradient(model, step)
+        assert tree_loss == pytest.approx(loss, rel=1e-5) and error(found, expected) < 1e-5
+    assert nodes[1] < nodes[0] < sum(len(row["prompt"]) for row in rows) / 2

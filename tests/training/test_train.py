@@ -103,8 +103,22 @@ def test_auto_takes_the_tree_where_rows_share_enough_and_says_why(
 
     nothing_shared = ["training.batch_tokens=1", "training.micro_batch_size=1", "training.max_steps=1"]
     run_training(make_recipe(f"model.name={tiny_model}", *nothing_shared), tmp_path / "padded")
-    batching = RunFolder(tmp_path / "padded").record["batching"]
-    assert batching["name"] == "padded" and "does not pay" in batching["reason"]
+    record = RunFolder(tmp_path / "padded").record
+    assert record["batching"]["name"] == "padded" and "does not pay" in record["batching"]["reason"]
+    assert record["group_by_premise"] is False
+
+
+def test_epochs_and_incomplete_batches_are_trees_and_padded_rows_alike(
+    make_recipe: MakeRecipe, tiny_model: Path, tmp_path: Path
+) -> None:
+    common = [f"model.name={tiny_model}", "data.train.limit=21", "training.max_steps=null", "training.epochs=2"]
+    common += ["training.group_by_premise=true"]
+    padded = run_training(make_recipe(*common, "training.batching=padded"), tmp_path / "padded")
+    assert_close(padded, run_training(make_recipe(*common, "training.batching=prefix_tree"), tmp_path / "tree"), 1e-4)
+    rows = log(tmp_path / "tree")
+    assert len(rows) == 6 == RunFolder(tmp_path / "tree").record["steps"] and rows[-1]["epoch"] == 2
+    assert rows[2]["tokens"] * 2 == rows[5]["tokens"], "both epochs read every row"
+    assert rows[0]["tokens"] != rows[3]["tokens"] - rows[2]["tokens"], "in another order"
 
 
 @pytest.mark.parametrize("batching", ["prefix_tree", "padded"])
@@ -113,8 +127,10 @@ def test_two_processes_train_what_one_does(
 ) -> None:
     from toolkit.recipe_file import dump_recipe
 
-    parts = [f"training.batching={batching}", "training.batch_tokens=60", "training.micro_batch_size=2"]
-    recipe = make_recipe(f"model.name={tiny_model}", "training.group_by_premise=true", *parts)
+    parts = "training.batch_tokens=60" if batching == "prefix_tree" else "training.micro_batch_size=2"
+    recipe = make_recipe(
+        f"model.name={tiny_model}", "training.group_by_premise=true", f"training.batching={batching}", parts
+    )
     one = run_training(recipe, tmp_path / "one")
     file = tmp_path / "recipe.yaml"
     file.write_text(dump_recipe(recipe), encoding="utf-8")
@@ -156,28 +172,31 @@ def test_a_run_leaves_what_the_design_promises(trained: RunFolder) -> None:
     assert not list(trained.path.rglob("*.partial"))
 
 
+@pytest.mark.parametrize("rows", [48, 16], ids=["in the first epoch", "in the second epoch"])
 def test_a_resumed_run_ends_in_the_weights_of_one_that_was_not(
-    make_recipe: MakeRecipe, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make_recipe: MakeRecipe, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int
 ) -> None:
-    recipe = make_recipe(f"model.name={tiny_model}", "training.max_steps=5", "training.save_steps=2")
+    steps = ["training.max_steps=5", "training.save_steps=2" if rows == 48 else "training.save_steps=3"]
+    recipe = make_recipe(f"model.name={tiny_model}", f"data.train.limit={rows}", *steps)
     whole = run_training(recipe, tmp_path / "whole")
 
     from toolkit.training.callbacks import Progress
 
     advance = Progress.on_step_end
 
-    def break_after_three(self: Progress, args: object, state: object, control: object, **other: object) -> None:
+    def break_after_four(self: Progress, args: object, state: object, control: object, **other: object) -> None:
         advance(self, args, state, control, **other)
-        if state.global_step == 3:  # type: ignore[attr-defined]
+        if state.global_step == 4:  # type: ignore[attr-defined]
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Progress, "on_step_end", break_after_three)
+        patch.setattr(Progress, "on_step_end", break_after_four)
         run_training(recipe, tmp_path / "broken")
     assert RunFolder(tmp_path / "broken").record["status"] == "interrupted"
     assert_close(whole, run_training(recipe, tmp_path / "broken", resume=True), 0.0)
     assert [row["step"] for row in log(tmp_path / "broken")] == [1, 2, 3, 4, 5]
-    assert [row["loss"] for row in log(tmp_path / "broken")] == [row["loss"] for row in log(tmp_path / "whole")]
+    for key in ("loss", "tokens", "grad_norm"):
+        assert [row[key] for row in log(tmp_path / "broken")] == [row[key] for row in log(tmp_path / "whole")]
 
 
 def test_the_recipes_chat_template_goes_with_the_adapter(

@@ -11,18 +11,24 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from toolkit.batching.prefix_tree import Branch, build_tree, split_by_nodes
+from toolkit.batching.prefix_tree import Branch, PrefixTree, build_tree, split_by_nodes
 from toolkit.prompts import EncodedRow
 
 LossOn = Literal["completion", "full_text"]
 Row = dict[str, list[int]]
 Part = dict[str, torch.Tensor]
-"""`input_ids`, `position_ids` and `attention_mask` for the model; `nodes`, `targets` and `weights`, each [predictions],
-for the loss: the place in the flattened input, the token that comes next, and how many rows say so."""
+"""`input_ids`, `attention_mask` and, of a tree, `position_ids` for the model; for the loss `nodes`, `targets` and
+`weights`, each [predictions]: the place in the flattened input, the token that comes next, and how many rows say so."""
 
 
 def training_row(row: EncodedRow) -> Row:
-    """A row as a trainer's dataset holds it."""
+    """A row as a trainer's dataset holds it.
+
+    Raises:
+        ValueError: it has no prompt to predict from, or no answer to predict.
+    """
+    if not row.prompt or not row.answer:
+        raise ValueError("a training row needs a prompt and an answer")
     return {"prompt": list(row.prompt), "answer": list(row.answer)}
 
 
@@ -123,7 +129,7 @@ class TreeCollator:
         }
 
 
-def tree_inputs(tree: Any) -> Part:
+def tree_inputs(tree: PrefixTree) -> Part:
     """What a model reads of a tree of T nodes: input_ids, position_ids [1, T], attention_mask [1, 1, T, T], bool."""
     return {
         "input_ids": torch.from_numpy(tree.tokens)[None],

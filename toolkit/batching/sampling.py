@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from torch.utils.data import Sampler
 
-_LARGEST_TREE = 4_096
+LARGEST_TREE = 4_096
 """Attention over T nodes costs T x T: beyond this, what is shared no longer pays for it."""
 
 
@@ -15,7 +15,7 @@ class RowOrder(Sampler[int]):
     Args:
         groups: the group of each row, e.g. its premise.
         seed: of the shuffling.
-        together: whether the rows of a group stand next to each other, so that one batch holds them; groups are
+        together: whether the rows of a group stand next to each other, parted only by a batch's edge; groups are
             shuffled then, and the rows inside each.
     """
 
@@ -42,17 +42,25 @@ class RowOrder(Sampler[int]):
 
 
 def activation_bytes_per_token(
-    *, layers: int, hidden: int, intermediate: int, vocabulary: int, item_bytes: int, checkpointing: bool
+    *,
+    layers: int,
+    hidden: int,
+    intermediate: int,
+    vocabulary: int,
+    item_bytes: int,
+    checkpointing: bool,
+    trained_share: float = 1.0,
 ) -> int:
     """Memory that a training token holds until its backward pass, roughly.
 
     A decoder layer keeps about ten vectors of the hidden size (norms, queries, keys, values, attention, residuals) and
     five of the intermediate size (gate, up, their product and its gradients); with checkpointing only its input, and
-    the rest for the one layer that is being recomputed. The head adds one row of float32 logits.
+    the rest for the one layer that is being recomputed. Where a token is trained, the head adds a row of float32 logits
+    three times: itself, its log-softmax and its gradient.
     """
     layer = 10 * hidden + 5 * intermediate
     kept = layers * 2 * hidden + layer if checkpointing else layers * layer
-    return kept * item_bytes + 4 * vocabulary
+    return kept * item_bytes + round(trained_share * 3 * 4 * vocabulary)
 
 
 def choose_micro_batch(batch_size: int, processes: int, longest: int, affordable_tokens: int) -> int:
@@ -74,4 +82,4 @@ def choose_micro_batch(batch_size: int, processes: int, longest: int, affordable
 
 def choose_batch_tokens(longest: int, affordable_tokens: int) -> int:
     """Nodes of a prefix tree that fit into memory: at least the longest row, at most what attention is cheap for."""
-    return max(longest, min(affordable_tokens, _LARGEST_TREE))
+    return max(longest, min(affordable_tokens, LARGEST_TREE))

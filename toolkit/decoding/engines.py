@@ -50,6 +50,7 @@ def open_scorer(model: str, run: RunFolder, recipe: Recipe, trie: LabelTrie) -> 
         with LlamaCppScorer(Path(model), trie, context_length=recipe.model.max_seq_length) as scorer:
             yield scorer
         return
+    from toolkit.batching.sampling import LARGEST_TREE
     from toolkit.decoding.torch_scorer import TorchScorer
     from toolkit.model.backend import DEVICE
     from toolkit.model.files import find_base
@@ -62,5 +63,5 @@ def open_scorer(model: str, run: RunFolder, recipe: Recipe, trie: LabelTrie) -> 
     loaded = load_for_scoring(folder, recipe, precision_for(recipe), adapter)
     budget = recipe.evaluation.batch_tokens
     if budget == "auto":
-        budget = 4_096 if DEVICE == "cuda" else 512  # attention over T nodes costs T x T
+        budget = LARGEST_TREE if DEVICE == "cuda" else 512  # a CPU has no use for more rows at once
     yield TorchScorer(loaded, trie, batch_tokens=budget)

@@ -11,7 +11,8 @@ from tqdm.auto import tqdm
 from toolkit.batching.collators import tree_inputs
 from toolkit.batching.prefix_tree import Branch, build_tree, common_length, split_by_nodes
 from toolkit.decoding.label_trie import LabelTrie
-from toolkit.model.attention import accept_trees, model_mask
+from toolkit.errors import first_line
+from toolkit.model.attention import accept_trees, limited_to, model_mask
 
 _CHECKED_ROWS = 2
 _TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.5, torch.float16: 0.1}
@@ -30,7 +31,7 @@ class TorchScorer:
     Args:
         model: a causal language model, or one with an adapter, in evaluation mode.
         trie: the labels.
-        batch_tokens: nodes per forward pass; changes speed and memory alone.
+        batch_tokens: nodes per forward pass, beside what all rows begin with; changes speed and memory alone.
     """
 
     def __init__(self, model: Any, trie: LabelTrie, *, batch_tokens: int) -> None:
@@ -88,18 +89,26 @@ class TorchScorer:
             self._cache = self._base.get_decoder()(input_ids=beginning, use_cache=True).past_key_values
 
     def _is_trusted(self, prompts: Sequence[Sequence[int]]) -> bool:
-        # The last branch of the last row: with a wrong mask it would see all the others.
+        # The branch that comes last below its row: with a wrong mask it would see its siblings.
         last = max(range(len(self._deepest)), key=self._deepest.__getitem__)
+        longest = len(prompts[-1]) + len(self._deepest[last])
+        try:
+            with limited_to(self._base, longest):
+                tree = self._score_tree(prompts)[-1]
+        except (RuntimeError, ValueError, IndexError) as error:  # however a backend refuses a mask of its own
+            return self._distrust(f"cannot be computed ({first_line(error)})")
         alone = self._score_alone(prompts[-1], [last])
-        difference = np.nanmax(np.abs(self._score_tree(prompts)[-1] - alone))
+        asked = np.isfinite(alone)  # scores that are no numbers anyway are told of by the caller
+        difference = np.abs(tree - alone)[asked].max(initial=0)
         tolerance = _TOLERANCE.get(self._head.weight.dtype, 1e-3)
-        if difference > tolerance:
-            print(
-                f"WARNING: a prefix tree scores {difference:.1e} nats from the same rows alone; rounding explains "
-                f"{tolerance:g}. Each sequence is scored by itself, which is slower.",
-                file=sys.stderr,
-            )
-        return not difference > tolerance  # scores that are no numbers are told of by the caller
+        if difference <= tolerance:
+            return True
+        return self._distrust(f"scores {difference:.1e} nats from the same row alone; rounding explains {tolerance:g}")
+
+    @staticmethod
+    def _distrust(why: str) -> bool:
+        print(f"WARNING: a prefix tree {why}. Each sequence is scored by itself, which is slower.", file=sys.stderr)
+        return False
 
     def _score_tree(self, prompts: Sequence[Sequence[int]]) -> np.ndarray:
         tree = build_tree(

@@ -1,5 +1,7 @@
 """Attention along the branches of a prefix tree, on every backend that a model may run on."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -12,9 +14,23 @@ looks for them in Unsloth's source, and a tree is never used before it is compar
 
 def accept_trees(model: Any, accepted: bool = True) -> None:
     """Let the model's decoder take a mask of its own and rows longer than its sequences; stock models always do."""
-    decoder = (model.get_base_model() if hasattr(model, "get_base_model") else model).get_decoder()
     for flag in UNSLOTH_FLAGS:
-        setattr(decoder, flag, accepted)
+        setattr(_decoder(model), flag, accepted)
+
+
+@contextmanager
+def limited_to(model: Any, longest: int) -> Iterator[None]:
+    """Lower the length at which Unsloth's forward cuts rows, so that a small tree shows whether a large one is cut."""
+    decoder = _decoder(model)
+    limit = getattr(decoder, "max_seq_length", None)
+    if limit is None:
+        yield
+        return
+    decoder.max_seq_length = longest
+    try:
+        yield
+    finally:
+        decoder.max_seq_length = limit
 
 
 def model_mask(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -25,3 +41,7 @@ def model_mask(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     if mask.dtype != torch.bool:
         return mask
     return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, torch.finfo(dtype).min)
+
+
+def _decoder(model: Any) -> Any:
+    return (model.get_base_model() if hasattr(model, "get_base_model") else model).get_decoder()

@@ -8,6 +8,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
+from toolkit.batching.sampling import RowOrder
 from toolkit.errors import TrainingError
 from toolkit.model.backend import TrainerCallback
 
@@ -78,6 +79,21 @@ class Progress(TrainerCallback):
         """Close the bar."""
         if self._bar is not None:
             self._bar.close()
+
+
+class EpochOrder(TrainerCallback):
+    """Tells the row order its epoch; accelerate does not reach it when a resumed epoch is shared by processes.
+
+    Args:
+        order: the sampler of the training rows.
+    """
+
+    def __init__(self, order: RowOrder) -> None:
+        self._order = order
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Called before the epoch's rows are drawn; a resumed epoch has a fraction already."""
+        self._order.set_epoch(int(state.epoch or 0))
 
 
 class StopOnNonFinite(TrainerCallback):

@@ -5,20 +5,17 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch.utils.checkpoint import checkpoint
 
 from toolkit.batching.collators import Part
+from toolkit.errors import TrainingError
 from toolkit.model.attention import model_mask
-
-_HEAD_ROWS = 256
-"""Predictions whose logits stand in memory at once: 131 MB in float32 with Llama 3's vocabulary."""
 
 
 def summed_loss(model: Any, head: Any, part: Part) -> torch.Tensor:
     """Cross-entropy of a part's predictions, each weighted by its rows, summed.
 
-    The model's own public forward runs, with adapters, wrappers and fused kernels as they are; only its head passes the
-    hidden states through, so that no logits are made where nothing is trained.
+    The model's own public forward runs, with adapters, wrappers, fused kernels and whatever it does to logits; only its
+    head is given the predicting places instead of all.
 
     Args:
         model: the model in training mode, wrapped or not, whose output embedding is `head`.
@@ -26,28 +23,33 @@ def summed_loss(model: Any, head: Any, part: Part) -> torch.Tensor:
 
     Returns:
         A scalar, float32, in nats.
+
+    Raises:
+        TrainingError: the model's logits are not those of its head, e.g. empty (unslothai/unsloth#3126).
     """
     inputs = {"input_ids": part["input_ids"], "attention_mask": model_mask(part["attention_mask"], head.weight.dtype)}
     if "position_ids" in part:
         inputs["position_ids"] = part["position_ids"]
-    with _identity(head):
-        hidden = model(**inputs, use_cache=False).logits.flatten(0, 1)[part["nodes"]]
-    chunks = [t.split(_HEAD_ROWS) for t in (hidden.to(head.weight.dtype), part["targets"], part["weights"])]
-    if len(chunks[0]) == 1:
-        return _head_loss(head, hidden.to(head.weight.dtype), part["targets"], part["weights"])
-    return torch.stack(
-        [checkpoint(_head_loss, head, *chunk, use_reentrant=False) for chunk in zip(*chunks, strict=True)]
-    ).sum()
-
-
-def _head_loss(head: Any, hidden: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    return torch.nn.functional.cross_entropy(head(hidden).float(), targets, reduction="none") @ weights
+    with _reading(head, part["nodes"]):
+        logits = model(**inputs, use_cache=False).logits
+    if logits.shape[:2] != (1, len(part["nodes"])):
+        raise TrainingError(
+            f"The model returned logits of shape {list(logits.shape)} for {len(part['nodes'])} predictions, so its loss"
+            " cannot be known.",
+            hint="Use the pinned versions of Unsloth and transformers, see README.",
+        )
+    losses = torch.nn.functional.cross_entropy(logits[0].float(), part["targets"], reduction="none")
+    return (losses * part["weights"]).sum()
 
 
 @contextmanager
-def _identity(head: Any) -> Iterator[None]:
-    head.forward = lambda hidden: hidden
+def _reading(head: Any, places: torch.Tensor) -> Iterator[None]:
+    """Let the head read only `places` of its flattened input, as one row."""
+    forward, wrapper = head.forward, vars(head).get("forward")
+    head.forward = lambda hidden: forward(hidden.flatten(0, 1)[places])[None]
     try:
         yield
     finally:
         del head.forward
+        if wrapper is not None:  # a hook that stood on the module itself
+            head.forward = wrapper

@@ -3,7 +3,7 @@
 import math
 import os
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import psutil
@@ -11,25 +11,34 @@ import torch
 
 from toolkit.batching.collators import LossOn, PaddedCollator, Row, TreeCollator, training_row
 from toolkit.batching.sampling import RowOrder, activation_bytes_per_token, choose_batch_tokens, choose_micro_batch
-from toolkit.errors import TrainingError
+from toolkit.errors import RecipeError
 from toolkit.model.backend import DEVICE
 from toolkit.model.parameters import model_config
 from toolkit.preflight import Preflight
+from toolkit.recipe import Training
+from toolkit.training.verification import Verification
 
 Collator = Callable[[list[Row]], dict[str, Any]]
 
 _PAYS_FROM = 1.3
 """Padded tokens per node from which a tree is taken: below, building it and its mask may cost what it saves."""
 _MEASURED_STEPS = 32
+_ANSWER_SHARE = 0.25
+"""More than any answer's share of the tokens that its row has for itself."""
 
 
 @dataclass(frozen=True)
 class Batching:
-    """How rows become tensors, and why; `token_ratio` is padded tokens per tree node, None before it is measured."""
+    """How rows become tensors, and why.
+
+    `token_ratio` is padded tokens per tree node, `verification` how a tree differs from padded rows on this model; None
+    before they are measured.
+    """
 
     name: Literal["prefix_tree", "padded"]
     reason: str
-    token_ratio: float | None
+    token_ratio: float | None = None
+    verification: Verification | None = None
 
 
 @dataclass(frozen=True)
@@ -75,30 +84,41 @@ class Plan:
             return TreeCollator(self.batch_tokens, loss_on)
         return PaddedCollator(self.micro_batch_size, loss_on)
 
-    def padded(self, reason: str) -> "Plan":
-        """The same plan with padded rows."""
-        return replace(self, batching=replace(self.batching, name="padded", reason=reason))
-
-    def record(self) -> dict[str, Any]:
-        """The plan, for run.json."""
-        return asdict(self)
+    def verified(self, found: Verification, training: Training) -> "Plan":
+        """The plan with what was found out about its trees: with padded rows where they would train something else."""
+        batching = replace(self.batching, verification=found)
+        if found.passed:
+            return replace(self, batching=batching)
+        return replace(
+            self,
+            batching=replace(batching, name="padded", reason=f"tree batches were refused: {found}"),
+            group_by_premise=_is_grouped(training, in_trees=False),
+        )
 
 
 def make_plan(before: Preflight) -> Plan:
     """Resolve every `auto` of the recipe's training section for this device.
 
     Raises:
-        TrainingError: the batch cannot be shared by the processes.
+        RecipeError: the batch cannot be shared by the processes.
     """
     training = before.recipe.training
     checkpointing = DEVICE == "cuda" if training.gradient_checkpointing == "auto" else training.gradient_checkpointing
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     if training.batch_size % processes:
-        raise TrainingError(
+        raise RecipeError(
             f"training.batch_size {training.batch_size} is no multiple of {processes} processes.",
             hint="Choose a multiple, or start fewer processes.",
         )
     affordable = _affordable_tokens(before, checkpointing)
+    steps_per_epoch = len(before.train_rows) / training.batch_size
+    # Several processes step together or not at all: what is left of an epoch is too little for one of them.
+    steps_per_epoch = math.ceil(steps_per_epoch) if processes == 1 else math.floor(steps_per_epoch)
+    if not steps_per_epoch:
+        raise RecipeError(
+            f"{len(before.train_rows)} training rows make no batch of {training.batch_size} for {processes} processes.",
+            hint="Lower training.batch_size, or start one process.",
+        )
     micro, tokens = training.micro_batch_size, training.batch_tokens
     if micro == "auto":
         micro = choose_micro_batch(training.batch_size, processes, before.tokens.longest, affordable)
@@ -106,21 +126,23 @@ def make_plan(before: Preflight) -> Plan:
         tokens = choose_batch_tokens(before.tokens.longest, affordable)
     optimizer = "adamw_8bit" if DEVICE == "cuda" else "adamw_torch_fused"
     plan = Plan(
-        batching=Batching("prefix_tree", "the recipe sets training.batching", None),
+        batching=Batching("prefix_tree", "the recipe sets training.batching"),
         batch_size=training.batch_size,
         processes=processes,
-        steps=training.max_steps
-        or math.ceil(math.ceil(len(before.train_rows) / training.batch_size) * training.epochs),
+        steps=training.max_steps or math.ceil(steps_per_epoch * training.epochs),
         micro_batch_size=min(micro, training.batch_size // processes),
         batch_tokens=tokens,
-        group_by_premise=training.group_by_premise is True
-        or (training.group_by_premise == "auto" and training.batching != "padded"),
+        group_by_premise=_is_grouped(training, in_trees=training.batching != "padded"),
         gradient_checkpointing=checkpointing,
         optimizer=optimizer if training.optimizer == "auto" else training.optimizer,
     )
     plan = replace(plan, batching=_choose_batching(before, plan))
-    # Padded batches gain nothing from it; in trees it saves nodes and costs no accuracy (docs/benchmarks.md).
-    return plan if plan.is_tree else replace(plan, group_by_premise=training.group_by_premise is True)
+    return replace(plan, group_by_premise=_is_grouped(training, in_trees=plan.is_tree))
+
+
+def _is_grouped(training: Training, *, in_trees: bool) -> bool:
+    """In trees, premises that stand together save nodes and cost no accuracy (docs/benchmarks.md); padded, nothing."""
+    return in_trees if training.group_by_premise == "auto" else training.group_by_premise
 
 
 def row_order(before: Preflight, plan: Plan) -> RowOrder:
@@ -166,6 +188,7 @@ def _affordable_tokens(before: Preflight, checkpointing: bool) -> int:
         vocabulary=config.vocab_size,
         item_bytes=before.precision.dtype.itemsize,
         checkpointing=checkpointing,
+        trained_share=1.0 if before.recipe.training.loss_on == "full_text" else _ANSWER_SHARE,
     )
     return max(0, _device_memory_bytes() - before.weight_bytes) // 2 // per_token
 

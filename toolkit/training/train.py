@@ -21,7 +21,7 @@ from toolkit.run_folder import IS_MAIN_PROCESS, RunFolder, atomic_path, now, wri
 from toolkit.training.callbacks import TrainLog
 from toolkit.training.plan import Plan, first_batches, make_plan
 from toolkit.training.trainer import make_trainer
-from toolkit.training.verification import Verification, verify_tree
+from toolkit.training.verification import verify_tree
 from toolkit.versions import git_commit, package_versions
 
 
@@ -51,14 +51,14 @@ def train(recipe: Recipe, run: RunFolder, *, resume: bool, overwrite: bool, dry_
     model = load_base(before.folder, recipe, before.precision, gradient_checkpointing=plan.gradient_checkpointing)
     model = attach_lora(model, recipe.lora, seed=recipe.seed, gradient_checkpointing=plan.gradient_checkpointing)
     _check_trainable(model, before)
-    plan, verification = verified(plan, before, model)
+    plan = _verify(plan, before, model)
     if dry_run:
         with TemporaryDirectory() as folder:  # a trainer makes its output folder at once
             make_trainer(before, plan, model, Path(folder))
         _say("Dry run: data, model and trainer are ready; no step was made and nothing was written.")
         return
     checkpoint = _newest_checkpoint(run) if resume else None
-    _begin(run, before, _batching_record(plan, verification), overwrite=overwrite, resume=resume)
+    _begin(run, before, plan, overwrite=overwrite, resume=resume)
     if plan.processes > 1:  # a trainer makes its output folder at once, which the main process may be emptying
         wait_for_all_processes()
     loaded = time.monotonic()
@@ -75,7 +75,8 @@ def train(recipe: Recipe, run: RunFolder, *, resume: bool, overwrite: bool, dry_
         if isinstance(error, torch.OutOfMemoryError):
             raise DeviceMemoryError(
                 "The device's memory does not hold a training step.",
-                hint="Lower training.micro_batch_size, or set model.load_in_4bit: true.",
+                hint="Lower training.batch_tokens (training.micro_batch_size where rows are padded), "
+                "or set model.load_in_4bit: true.",
             ) from error
         raise
     _finish(
@@ -122,37 +123,31 @@ def _newest_checkpoint(run: RunFolder) -> Path | None:
     return max(checkpoints, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
 
 
-def verified(plan: Plan, before: Preflight, model: Any) -> tuple[Plan, Verification | None]:
-    """The plan, with padded rows where a tree does not give what they give, and how the two differ.
+def _verify(plan: Plan, before: Preflight, model: Any) -> Plan:
+    """The plan, with padded rows where a tree does not give what they give.
 
     Raises:
-        TrainingError: they differ, and the recipe allows nothing but trees.
+        TrainingError: it does not, and the recipe allows nothing but trees.
     """
     if not plan.is_tree:
-        return plan, None
+        return plan
     accept_trees(model)
     rows = first_batches(before, plan, 1)[0]
     found = verify_tree(model, rows, before.recipe.training.loss_on, before.precision)
     if found.passed:
         _say(f"verified    {found}")
-        return plan, found
+        return plan.verified(found, before.recipe.training)
     accept_trees(model, False)
     if before.recipe.training.batching == "prefix_tree":
         raise TrainingError(
-            f"On this model and device {found}, so tree batches would train something else.",
+            f"On this model and device {found}: tree batches cannot be trained on.",
             hint="Set training.batching: padded, and please report this with the versions in run.json.",
         )
     _say(f"WARNING     {found}. Training goes on with padded rows, which are slower.")
-    return plan.padded(f"tree batches were refused: {found}"), found
+    return plan.verified(found, before.recipe.training)
 
 
-def _batching_record(plan: Plan, verification: Verification | None) -> dict[str, Any]:
-    record = plan.record()
-    record["batching"]["verification"] = asdict(verification) if verification else None
-    return record
-
-
-def _begin(run: RunFolder, before: Preflight, plan: dict[str, Any], *, overwrite: bool, resume: bool) -> None:
+def _begin(run: RunFolder, before: Preflight, plan: Plan, *, overwrite: bool, resume: bool) -> None:
     if not IS_MAIN_PROCESS:
         return
     record = {
@@ -161,7 +156,7 @@ def _begin(run: RunFolder, before: Preflight, plan: dict[str, Any], *, overwrite
         "command": sys.argv,
         "seed": before.recipe.seed,
         **before.record(),
-        **plan,
+        **asdict(plan),
     }
     if resume:
         run.update(status="running", resumed=now(), **record)

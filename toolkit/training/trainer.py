@@ -13,7 +13,7 @@ from toolkit.batching.sampling import RowOrder
 from toolkit.errors import TrainingError
 from toolkit.model.backend import DEVICE, PrinterCallback, SFTConfig, SFTTrainer, quiet
 from toolkit.preflight import Preflight
-from toolkit.training.callbacks import Progress, StopOnNonFinite
+from toolkit.training.callbacks import EpochOrder, Progress, StopOnNonFinite
 from toolkit.training.objective import summed_loss
 from toolkit.training.plan import Plan, row_order
 
@@ -71,6 +71,7 @@ def make_trainer(before: Preflight, plan: Plan, model: Any, checkpoints: Path) -
         output_dir=str(checkpoints),
         per_device_train_batch_size=plan.batch_size // plan.processes,  # a whole step: see ClassifierTrainer
         gradient_accumulation_steps=1,
+        dataloader_drop_last=plan.processes > 1,  # accelerate would fill it with rows of the epoch's beginning
         num_train_epochs=training.epochs,
         max_steps=training.max_steps or -1,
         learning_rate=training.learning_rate,
@@ -105,6 +106,7 @@ def make_trainer(before: Preflight, plan: Plan, model: Any, checkpoints: Path) -
         )
     trainer.remove_callback(PrinterCallback)
     trainer.row_order = row_order(before, plan)
+    trainer.add_callback(EpochOrder(trainer.row_order))
     if (trainer.args.bf16, trainer.args.fp16) != (in_bf16, in_fp16):
         raise TrainingError(
             f"The trainer would compute in another type than model.dtype, which resolves to {before.precision.name}.",

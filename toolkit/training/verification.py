@@ -1,5 +1,6 @@
 """Before the first step: does the tree give what padded rows give, on this model, device and precision?"""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -8,6 +9,8 @@ from typing import Any
 import torch
 
 from toolkit.batching.collators import LossOn, PaddedCollator, Row, TreeCollator
+from toolkit.errors import DeviceMemoryError, first_line
+from toolkit.model.attention import limited_to
 from toolkit.model.precision import Precision
 from toolkit.training.objective import summed_loss
 
@@ -20,21 +23,32 @@ _SCALE = 1024.0
 
 @dataclass(frozen=True)
 class Verification:
-    """Relative differences of loss and gradient between one tree and the same rows padded."""
+    """Relative differences of loss and gradient between one tree and the same rows padded.
 
-    loss_difference: float
-    gradient_difference: float
+    None where they are no numbers; `error` is what the tree's forward or backward pass raised, if it did.
+    """
+
+    loss_difference: float | None
+    gradient_difference: float | None
     tolerance: float
+    error: str | None = None
 
     @property
     def passed(self) -> bool:
-        """Whether both are within the tolerance; a difference that is no number is not."""
-        return self.loss_difference <= self.tolerance and self.gradient_difference <= self.tolerance
+        """Whether both are numbers within the tolerance."""
+        found = (self.loss_difference, self.gradient_difference)
+        return all(difference is not None and difference <= self.tolerance for difference in found)
 
     def __str__(self) -> str:
+        if self.error:
+            return f"a tree cannot be computed: {self.error}"
+        loss, gradient = (
+            "no number" if difference is None else f"{difference:.1e}"
+            for difference in (self.loss_difference, self.gradient_difference)
+        )
         return (
-            f"loss and gradient of a tree differ from those of padded rows by {self.loss_difference:.1e} and "
-            f"{self.gradient_difference:.1e}; rounding explains {self.tolerance:g}"
+            f"loss and gradient of a tree differ from those of padded rows by {loss} and {gradient}; rounding explains "
+            f"{self.tolerance:g}"
         )
 
 
@@ -42,19 +56,38 @@ def verify_tree(model: Any, rows: list[Row], loss_on: LossOn, precision: Precisi
     """Compare a tree with padded rows, in training mode, without dropout.
 
     Args:
-        model: the model with its adapter; its gradients, its mode and the random state are left as they were.
-        rows: some of the training rows; the four that stand next to each other when sorted share most.
+        model: the model with its adapter; its mode and the random state are left as they were, gradients are cleared.
+        rows: some of the training rows; the first four in sorted order are taken, which begin alike.
         precision: what the model computes in.
+
+    Raises:
+        DeviceMemoryError: not even four rows fit.
     """
     rows = sorted(rows, key=lambda row: row["prompt"])[:_ROWS]
-    with _no_dropout(model), torch.random.fork_rng(enabled=True):
-        padded, expected = _loss_and_gradient(model, PaddedCollator(len(rows), loss_on)(rows), precision)
-        tree, found = _loss_and_gradient(model, TreeCollator(10**9, loss_on)(rows), precision)
+    tolerance = _TOLERANCE[precision.name]
+    padded, tree = PaddedCollator(len(rows), loss_on)(rows), TreeCollator(10**9, loss_on)(rows)
+    longest = padded["parts"][0]["input_ids"].shape[1]
+    with _no_dropout(model), torch.random.fork_rng(), limited_to(model, longest):
+        try:
+            loss, expected = _loss_and_gradient(model, padded, precision)
+            tree_loss, found = _loss_and_gradient(model, tree, precision)
+        except torch.OutOfMemoryError as error:
+            raise DeviceMemoryError(
+                f"The device's memory does not hold {len(rows)} rows of a training step.",
+                hint="Set model.load_in_4bit: true and training.gradient_checkpointing: true, or take a smaller model.",
+            ) from error
+        except (RuntimeError, ValueError, IndexError) as error:  # however a backend refuses a mask of its own
+            model.zero_grad()
+            return Verification(None, None, tolerance, first_line(error))
     return Verification(
-        loss_difference=abs(tree - padded) / abs(padded),
-        gradient_difference=float((found - expected).norm() / expected.norm()),
-        tolerance=_TOLERANCE[precision.name],
+        loss_difference=_finite(abs(tree_loss - loss) / abs(loss)),
+        gradient_difference=_finite(float((found - expected).norm() / expected.norm())),
+        tolerance=tolerance,
     )
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def _loss_and_gradient(model: Any, step: dict[str, Any], precision: Precision) -> tuple[float, torch.Tensor]:
