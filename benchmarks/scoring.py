@@ -5,14 +5,15 @@ python benchmarks/scoring.py models/llama-1b --eval test.jsonl --out outputs/ben
 All get the same model in float32 and the same prompts. Slow systems score the first rows alone; rates are compared.
 """
 
-import argparse
 import json
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from statistics import median
 from typing import Any
 
-from side_by_side import finish, peak_gb, report, take_turns
+from side_by_side import finish, parser, peak_gb, prepared, report, take_turns
 
 BATCH = 16
 OURS = "ours"
@@ -184,41 +185,21 @@ def work(file: Path) -> None:
 
 def main() -> None:
     """Parse, run, report."""
-    flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    flags.add_argument("model", nargs="?", help="a model folder, or embedded:tiny-llama-fr")
-    flags.add_argument("--recipe", default="recipes/nli_fr.yaml", help="task and columns")
+    flags = parser(__doc__ or "", list(SYSTEMS))
     flags.add_argument("--eval", help="a file of rows; default: the recipe's data.eval")
     flags.add_argument("--rows", type=int, default=48)
     flags.add_argument("--slow-rows", type=int, default=16, help="rows for systems of less than a row per second")
-    flags.add_argument("--rounds", type=int, default=2)
-    flags.add_argument("--systems", nargs="+", default=list(SYSTEMS), choices=list(SYSTEMS))
-    flags.add_argument("--out", type=Path, default=Path("outputs/bench/scoring"))
-    flags.add_argument("--work", type=Path, help=argparse.SUPPRESS)
     arguments = flags.parse_args()
-    if arguments.work:
-        return work(arguments.work)
-    if not arguments.model:
-        flags.error("name a model folder")
-    from toolkit.embedded.tiny_llama import MODEL_FOLDER
-
-    job = {k: getattr(arguments, k) for k in ("model", "recipe", "eval", "rows", "slow_rows")}
-    job["model_folder"] = str(MODEL_FOLDER if arguments.model.startswith("embedded:") else arguments.model)
-    (prepared,) = take_turns(__file__, job, ["prepare"], 1)["prepare"]
-    job |= {key: prepared[key] for key in ("prompts", "labels", "words", "texts")}
-    results = take_turns(__file__, job, arguments.systems, arguments.rounds)
-    report(
-        f"Scoring, {arguments.model}",
-        ["system", "rows", "rows per second", "ours is", "peak GB", "predictions equal to ours"],
-        table(results),
-        {"job": {k: job[k] for k in ("model", "recipe", "eval", "rows", "slow_rows")}, "results": results},
-        arguments.out,
-    )
+    job, found = prepared(__file__, arguments, ("eval", "rows", "slow_rows"))
+    inputs = {key: found[key] for key in ("prompts", "labels", "words", "texts")}
+    results = take_turns(__file__, job | inputs, arguments.systems, arguments.rounds)
+    header = ["system", "rows", "rows per second", "ours is", "peak GB", "predictions equal to ours"]
+    title = f"Scoring, {Path(arguments.model).name}"
+    report(title, header, table(results), {"job": job, "results": results}, arguments.out)
 
 
 def table(results: dict[str, list[dict[str, Any]]]) -> list[list[str]]:
     """One line per system; a rate is that of the median round."""
-    from statistics import median
-
     seconds = {system: median(said["seconds"][0] for said in one) for system, one in results.items()}
     rows = []
     for system, one in results.items():
@@ -232,4 +213,7 @@ def table(results: dict[str, list[dict[str, Any]]]) -> list[list[str]]:
 
 
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:2] == ["--work"]:
+        work(Path(sys.argv[2]))
+    else:
+        main()

@@ -3,7 +3,9 @@
 Single timings on a shared machine mislead, so every round runs each system once, and medians and ratios are reported.
 """
 
+import argparse
 import json
+import os
 import platform
 import resource
 import statistics
@@ -16,6 +18,27 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 PACKAGES = ("torch", "transformers", "peft", "trl", "unsloth", "unsloth_zoo", "accelerate", "lm_eval", "outlines")
+
+
+def parser(description: str, systems: Sequence[str]) -> argparse.ArgumentParser:
+    """The flags that every benchmark has."""
+    flags = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    flags.add_argument("model", help="a model folder, or embedded:tiny-llama-fr")
+    flags.add_argument("--recipe", default="recipes/nli_fr.yaml", help="task, columns and adapter")
+    flags.add_argument("--rounds", type=int, default=2, help="how often each system has its turn")
+    flags.add_argument("--systems", nargs="+", default=list(systems), choices=list(systems))
+    flags.add_argument("--out", type=Path, required=True, help="where OUT.md and OUT.json are written")
+    return flags
+
+
+def prepared(script: str, arguments: argparse.Namespace, keys: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The job of all workers, of the arguments named `keys`, and what the worker `prepare` found for it."""
+    from toolkit.embedded.tiny_llama import MODEL_FOLDER
+
+    job = {key: getattr(arguments, key) for key in ("model", "recipe", *keys)}
+    job["model_folder"] = str(MODEL_FOLDER if arguments.model.startswith("embedded:") else arguments.model)
+    (found,) = take_turns(script, job, ["prepare"], 1)["prepare"]
+    return job, found
 
 
 def take_turns(
@@ -73,8 +96,6 @@ def versions() -> dict[str, str]:
 
 
 def _cores() -> int:
-    import os
-
     return len(os.sched_getaffinity(0))
 
 

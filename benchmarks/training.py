@@ -6,14 +6,14 @@ python benchmarks/training.py embedded:tiny-llama-fr --recipe recipes/quickstart
 Each system gets the same rows in the same order, the same adapter weights, float32, no dropout, no checkpointing.
 """
 
-import argparse
 import json
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from side_by_side import finish, median_seconds, peak_gb, report, take_turns
+from side_by_side import finish, median_seconds, parser, peak_gb, prepared, report, take_turns
 
 OURS = {"ours, shuffled": False, "ours, premises together": True}
 PEERS = ("transformers", "trl on unsloth")
@@ -309,43 +309,27 @@ def mean_tokens(said: Sequence[dict[str, Any]]) -> float:
 
 def main() -> None:
     """Parse, run, report."""
-    flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    flags.add_argument("model", nargs="?", help="a model folder, or embedded:tiny-llama-fr")
-    flags.add_argument("--recipe", default="recipes/nli_fr.yaml", help="task, adapter and columns")
+    flags = parser(__doc__ or "", [*PEERS, *OURS])
     flags.add_argument("--train", help="a file of rows; default: the recipe's data.train")
     flags.add_argument("--batch", type=int, default=16, help="rows per optimiser step")
     flags.add_argument("--micro", type=int, help="rows per forward pass of the peers, where a batch does not fit")
     flags.add_argument("--steps", type=int, default=3, help="optimiser steps of each system in each round")
-    flags.add_argument("--rounds", type=int, default=2)
     flags.add_argument("--loss-on", choices=["completion", "full_text"], default="completion")
-    flags.add_argument("--systems", nargs="+", default=[*PEERS, *OURS], choices=[*PEERS, *OURS])
-    flags.add_argument("--out", type=Path, default=Path("outputs/bench/training"))
-    flags.add_argument("--work", type=Path, help=argparse.SUPPRESS)
     arguments = flags.parse_args()
-    if arguments.work:
-        return work(arguments.work)
-    if not arguments.model:
-        flags.error("name a model folder")
     if arguments.batch % (arguments.micro or arguments.batch):
         flags.error(f"--micro {arguments.micro} does not divide --batch {arguments.batch}")
-    job = {
-        k: v
-        for k, v in vars(arguments).items()
-        if k in ("model", "recipe", "train", "batch", "micro", "steps", "loss_on")
-    }
-    from toolkit.embedded.tiny_llama import MODEL_FOLDER
-
-    job["model_folder"] = str(MODEL_FOLDER if arguments.model.startswith("embedded:") else arguments.model)
-    (prepared,) = take_turns(__file__, job, ["prepare"], 1)["prepare"]
-    results = take_turns(
-        __file__, {**job, "rows": prepared["rows"], "lora": prepared["lora"]}, arguments.systems, arguments.rounds
-    )
+    job, found = prepared(__file__, arguments, ("train", "batch", "micro", "steps", "loss_on"))
+    inputs = {"rows": found["rows"], "lora": found["lora"]}
+    results = take_turns(__file__, job | inputs, arguments.systems, arguments.rounds)
     peers = [peer for peer in PEERS if peer in results]
     against, by_tokens = ([f"{text} {peer}" for peer in peers] for text in ("against", "by tokens, against"))
     header = ["system", "s per step", *against, "tokens read", *by_tokens, "peak GB", "gradient difference"]
-    title = f"Training, {arguments.model}, batch {arguments.batch}, loss on {arguments.loss_on}"
+    title = f"Training, {Path(arguments.model).name}, batch {arguments.batch}, loss on {arguments.loss_on}"
     report(title, header, table(results), {"job": job, "results": results}, arguments.out)
 
 
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:2] == ["--work"]:
+        work(Path(sys.argv[2]))
+    else:
+        main()
