@@ -28,5 +28,7 @@ def test_a_tree_has_the_gradient_that_trl_on_unsloth_computes(tmp_path: Path) ->
 
 
 def test_scoring_a_tree_predicts_what_constrained_generation_decodes(tmp_path: Path) -> None:
-    results = run("scoring", tmp_path / "s", "--rows", "8", "--systems", "generate, batched", "ours")
-    assert results["ours"][0]["predictions"] == results["generate, batched"][0]["predictions"]
+    results = run(
+        "scoring", tmp_path / "s", "--rows", "8", "--our-rows", "12", "--systems", "generate, batched", "ours"
+    )
+    assert results["ours"][0]["predictions"][:8] == results["generate, batched"][0]["predictions"]
