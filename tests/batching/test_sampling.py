@@ -34,7 +34,7 @@ def test_a_micro_batch_divides_its_share_of_the_batch(batch: int, processes: int
 
 def test_more_memory_gives_larger_micro_batches() -> None:
     assert [choose_micro_batch(16, 1, 230, tokens) for tokens in (125, 1_000, 10**5)] == [1, 4, 16]
-    assert [choose_batch_tokens(230, tokens) for tokens in (125, 1_000, 10**5)] == [230, 1_000, 4_096]
+    assert [choose_batch_tokens(230, tokens) for tokens in (125, 1_000, 10**5)] == [230, 1_000, 1_536]
 
 
 def test_checkpointing_holds_far_less() -> None:
