@@ -1,6 +1,7 @@
 """A run's folder: the names of its files, its run.json, and writing that never shows half a file."""
 
 import json
+import math
 import os
 import shutil
 from collections.abc import Iterator
@@ -44,6 +45,11 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write indented UTF-8 JSON atomically; NaN and infinity are refused, as JSON has neither."""
     write_text(path, json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False) + "\n")
+
+
+def finite(value: float | None) -> float | None:
+    """The value for a JSON file, which has neither NaN nor infinity: null stands for both."""
+    return value if value is not None and math.isfinite(value) else None
 
 
 class RunFolder:

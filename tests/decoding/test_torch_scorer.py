@@ -49,9 +49,7 @@ def test_rows_come_back_in_the_order_in_which_they_were_given(model: Any) -> Non
     np.testing.assert_allclose(scores(model, prompts=[PROMPTS[i] for i in order]), scores(model)[order], atol=1e-5)
 
 
-def test_no_forward_pass_is_larger_than_the_budget_however_many_rows_there_are(
-    model: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_forward_pass_is_larger_than_the_budget_however_many_rows_there_are(model: Any) -> None:
     sizes: list[int] = []
     hook = model.get_decoder().register_forward_pre_hook(
         lambda _, __, inputs: sizes.append(inputs["input_ids"].numel()), with_kwargs=True

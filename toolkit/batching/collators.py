@@ -4,7 +4,7 @@ A part names its predictions one by one: at which node, of which token, in how m
 whether rows are padded or merged into a tree, and however a step is parted.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -103,11 +103,9 @@ class TreeCollator:
             `parts`, each with input_ids and position_ids [1, nodes] and a boolean attention_mask [1, 1, nodes, nodes];
             `trained` and `tokens` as those of padded rows.
         """
-        return _step([self._part([rows[i] for i in chosen]) for chosen in self.split(rows)], rows)
-
-    def split(self, rows: Sequence[Row]) -> Iterator[list[int]]:
-        """Indices of the rows of each part."""
-        return split_by_nodes([r["prompt"] for r in rows], [len(r["answer"]) for r in rows], self.batch_tokens)
+        prompts, own = [row["prompt"] for row in rows], [len(row["answer"]) for row in rows]
+        parts = split_by_nodes(prompts, own, self.batch_tokens)
+        return _step([self._part([rows[i] for i in chosen]) for chosen in parts], rows)
 
     def _part(self, rows: Sequence[Row]) -> Part:
         tree = build_tree(

@@ -12,7 +12,7 @@ from toolkit.batching.collators import tree_inputs
 from toolkit.batching.prefix_tree import Branch, build_tree, common_length, split_by_nodes
 from toolkit.decoding.label_trie import LabelTrie
 from toolkit.errors import first_line
-from toolkit.model.attention import accept_trees, limited_to, model_mask
+from toolkit.model.attention import accept_trees, limited_to, model_mask, without_adapter
 
 _CHECKED_ROWS = 2
 _TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.5, torch.float16: 0.1}
@@ -36,7 +36,7 @@ class TorchScorer:
 
     def __init__(self, model: Any, trie: LabelTrie, *, batch_tokens: int) -> None:
         accept_trees(model)
-        self._base = model.get_base_model() if hasattr(model, "get_base_model") else model
+        self._base = without_adapter(model)
         self._head = self._base.get_output_embeddings()
         self._device = self._head.weight.device
         self._batch_tokens = batch_tokens

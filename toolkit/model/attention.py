@@ -12,16 +12,21 @@ the second it does not cut a row at max_seq_length, which a tree of many rows ex
 looks for them in Unsloth's source, and a tree is never used before it is compared with padded rows."""
 
 
+def without_adapter(model: Any) -> Any:
+    """The causal language model below a PEFT wrapper, or the model itself."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
 def accept_trees(model: Any, accepted: bool = True) -> None:
     """Let the model's decoder take a mask of its own and rows longer than its sequences; stock models always do."""
     for flag in UNSLOTH_FLAGS:
-        setattr(_decoder(model), flag, accepted)
+        setattr(without_adapter(model).get_decoder(), flag, accepted)
 
 
 @contextmanager
 def limited_to(model: Any, longest: int) -> Iterator[None]:
     """Lower the length at which Unsloth's forward cuts rows, so that a small tree shows whether a large one is cut."""
-    decoder = _decoder(model)
+    decoder = without_adapter(model).get_decoder()
     limit = getattr(decoder, "max_seq_length", None)
     if limit is None:
         yield
@@ -41,7 +46,3 @@ def model_mask(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     if mask.dtype != torch.bool:
         return mask
     return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, torch.finfo(dtype).min)
-
-
-def _decoder(model: Any) -> Any:
-    return (model.get_base_model() if hasattr(model, "get_base_model") else model).get_decoder()

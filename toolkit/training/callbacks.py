@@ -11,6 +11,7 @@ from tqdm.auto import tqdm
 from toolkit.batching.sampling import RowOrder
 from toolkit.errors import TrainingError
 from toolkit.model.backend import TrainerCallback
+from toolkit.run_folder import finite
 
 
 class TrainLog(TrainerCallback):
@@ -39,19 +40,14 @@ class TrainLog(TrainerCallback):
         record = {
             "step": state.global_step,
             "epoch": round(float(state.epoch or 0), 4),
-            "loss": _finite(logs["loss"]),
+            "loss": finite(logs["loss"]),
             "learning_rate": logs.get("learning_rate"),
-            "grad_norm": _finite(logs.get("grad_norm")),
+            "grad_norm": finite(logs.get("grad_norm")),
             "tokens": int(logs.get("num_tokens", 0)),
             "seconds": round(self._earlier + time.monotonic() - self._start, 3),
         }
         with self.path.open("a", encoding="utf-8") as log:
             log.write(json.dumps(record) + "\n")
-
-
-def _finite(value: float | None) -> float | None:
-    """JSON has neither NaN nor infinity: null stands for both."""
-    return value if value is not None and math.isfinite(value) else None
 
 
 class Progress(TrainerCallback):

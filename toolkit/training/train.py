@@ -63,13 +63,7 @@ def train(recipe: Recipe, run: RunFolder, *, resume: bool, overwrite: bool, dry_
         wait_for_all_processes()
     loaded = time.monotonic()
     try:
-        trainer = make_trainer(before, plan, model, run.checkpoints)
-        if IS_MAIN_PROCESS:
-            log = TrainLog(run.train_log, int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0)
-            trainer.callback_handler.callbacks.insert(0, log)  # before a callback that may stop the run
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        if IS_MAIN_PROCESS:
-            save_adapter(model, before, run)
+        final_loss = _fit(model, before, plan, run, checkpoint)
     except BaseException as error:
         _finish(run, status="interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
         if isinstance(error, torch.OutOfMemoryError):
@@ -82,11 +76,23 @@ def train(recipe: Recipe, run: RunFolder, *, resume: bool, overwrite: bool, dry_
     _finish(
         run,
         status="completed",
-        final_loss=trainer.state.log_history[-1].get("train_loss"),
+        final_loss=final_loss,
         timings={"load_seconds": round(loaded - started, 2), "train_seconds": round(time.monotonic() - loaded, 2)},
         peak_memory_bytes=peak_memory_bytes(),
     )
     _say(f"adapter     {run.adapter}")
+
+
+def _fit(model: Any, before: Preflight, plan: Plan, run: RunFolder, checkpoint: Path | None) -> float | None:
+    """Make all steps behind `checkpoint`, save the adapter, and return the mean loss."""
+    trainer = make_trainer(before, plan, model, run.checkpoints)
+    if IS_MAIN_PROCESS:
+        log = TrainLog(run.train_log, int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0)
+        trainer.callback_handler.callbacks.insert(0, log)  # before a callback that may stop the run
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    if IS_MAIN_PROCESS:
+        save_adapter(model, before, run)
+    return trainer.state.log_history[-1].get("train_loss")
 
 
 def _say(text: str) -> None:

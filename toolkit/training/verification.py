@@ -1,6 +1,5 @@
 """Before the first step: does the tree give what padded rows give, on this model, device and precision?"""
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from toolkit.batching.collators import LossOn, PaddedCollator, Row, TreeCollator
 from toolkit.errors import DeviceMemoryError, first_line
 from toolkit.model.attention import limited_to
 from toolkit.model.precision import Precision
+from toolkit.run_folder import finite
 from toolkit.training.objective import summed_loss
 
 _ROWS = 4
@@ -80,14 +80,10 @@ def verify_tree(model: Any, rows: list[Row], loss_on: LossOn, precision: Precisi
             model.zero_grad()
             return Verification(None, None, tolerance, first_line(error))
     return Verification(
-        loss_difference=_finite(abs(tree_loss - loss) / abs(loss)),
-        gradient_difference=_finite(float((found - expected).norm() / expected.norm())),
+        loss_difference=finite(abs(tree_loss - loss) / abs(loss)),
+        gradient_difference=finite(float((found - expected).norm() / expected.norm())),
         tolerance=tolerance,
     )
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
 
 
 def _loss_and_gradient(model: Any, step: dict[str, Any], precision: Precision) -> tuple[float, torch.Tensor]:

@@ -1,0 +1,269 @@
+"""The systems that training.py compares, each in a process of its own: this toolkit's trainer and its peers."""
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from side_by_side import finish
+
+OURS = {"ours, shuffled": False, "ours, premises together": True}
+PEERS = ("transformers", "trl on unsloth")
+
+
+def recipe_of(job: dict[str, Any], *, grouped: bool) -> Any:
+    """The recipe that all systems follow."""
+    from toolkit.recipe_file import load_recipe
+
+    data = [f"data.train.path={job['train']}", f"data.eval.path={job['train']}"] if job["train"] else []
+    return load_recipe(
+        Path(job["recipe"]),
+        [
+            *data,
+            "data.allow_overlap=true",
+            f"model.name={job['model']}",
+            "model.dtype=float32",
+            "training.micro_batch_size=auto",
+            "lora.dropout=0.0",
+            f"training.batch_size={job['batch']}",
+            f"training.max_steps={job['steps']}",
+            f"training.loss_on={job['loss_on']}",
+            "training.gradient_checkpointing=false",
+            "training.batching=prefix_tree",
+            f"training.group_by_premise={str(grouped).lower()}",
+        ],
+    )
+
+
+def prepare(job: dict[str, Any], file: Path) -> None:
+    """The rows of every step in the shuffled order, as token ids, for the peers."""
+    from toolkit.preflight import run_preflight
+    from toolkit.training.plan import first_batches, make_plan
+
+    before = run_preflight(recipe_of(job, grouped=False))
+    rows = [row for batch in first_batches(before, make_plan(before), job["steps"]) for row in batch]
+    finish(file, seconds=[], rows=rows, lora=before.recipe.lora.model_dump())
+
+
+class Watch:
+    """Times steps from the end of one to the end of the next, collation included, and keeps the first gradient."""
+
+    def __init__(self, job: dict[str, Any], callback_type: type, collate: Callable[[Any], Any]) -> None:
+        self.seconds: list[float] = []
+        self.tokens: list[int] = []
+        watch, gradient_file = self, Path(job["folder"]) / f"{job['system']}.safetensors"
+
+        class Callback(callback_type):  # type: ignore[misc, valid-type]
+            def on_epoch_begin(self, *_: Any, **__: Any) -> None:
+                watch.started = time.perf_counter()
+
+            def on_pre_optimizer_step(self, *_: Any, model: Any, **__: Any) -> None:
+                if not watch.seconds and job["round"] == 0:
+                    save_gradient(model, gradient_file)
+
+            def on_step_end(self, *_: Any, **__: Any) -> None:
+                now = time.perf_counter()
+                watch.seconds.append(round(now - watch.started, 4))
+                watch.started = now
+
+        self.callback = Callback()
+        self._collate = collate
+
+    def collate(self, rows: Any) -> Any:
+        """Collate, and count the tokens that the model will read."""
+        batch = self._collate(rows)
+        parts = batch.get("parts", [batch])
+        self.tokens.append(sum(part["input_ids"].numel() for part in parts))
+        return batch
+
+
+def save_gradient(model: Any, file: Path) -> None:
+    from safetensors.torch import save_file
+
+    save_file({n: p.grad.contiguous() for n, p in model.named_parameters() if p.grad is not None}, file)
+
+
+def seed_adapter(model: Any) -> None:
+    """The same adapter in every system, with no zeros that would hide a part of the gradient."""
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    for _, parameter in sorted((n, p) for n, p in model.named_parameters() if p.requires_grad):
+        parameter.data.normal_(0, 0.01, generator=generator)
+
+
+def run_ours(job: dict[str, Any]) -> Watch:
+    """The trainer that scripts/sft.py runs."""
+    from toolkit.model.attention import accept_trees
+    from toolkit.model.backend import TrainerCallback
+    from toolkit.model.loading import attach_lora, load_base
+    from toolkit.preflight import run_preflight
+    from toolkit.training.plan import make_plan
+    from toolkit.training.trainer import make_trainer
+
+    recipe = recipe_of(job, grouped=OURS[job["system"]])
+    before = run_preflight(recipe)
+    plan = make_plan(before)
+    model = attach_lora(
+        load_base(before.folder, recipe, before.precision), recipe.lora, seed=1, gradient_checkpointing=False
+    )
+    seed_adapter(model)
+    accept_trees(model)
+    trainer = make_trainer(before, plan, model, Path(job["folder"]) / "checkpoints")
+    trainer.args.max_grad_norm = 0.0  # gradients are compared as they are, not clipped to one length
+    watch = Watch(job, TrainerCallback, trainer.data_collator)
+    trainer.data_collator = watch.collate
+    trainer.add_callback(watch.callback)
+    trainer.train()
+    return watch
+
+
+def peer_arguments(job: dict[str, Any]) -> dict[str, Any]:
+    micro = job["micro"] or job["batch"]
+    return {
+        "output_dir": f"{job['folder']}/{job['system']}",
+        "per_device_train_batch_size": micro,
+        "gradient_accumulation_steps": job["batch"] // micro,
+        "max_steps": job["steps"],
+        "optim": "adamw_torch_fused",
+        "learning_rate": 1e-4,
+        "max_grad_norm": 0,
+        "use_cpu": True,
+        "bf16": False,
+        "save_strategy": "no",
+        "report_to": "none",
+        "train_sampling_strategy": "sequential",
+        "remove_unused_columns": False,
+        "disable_tqdm": True,
+    }
+
+
+def peer_rows(job: dict[str, Any]) -> Any:
+    from datasets import Dataset
+
+    return Dataset.from_list(
+        [
+            {
+                "input_ids": [*row["prompt"], *row["answer"]],
+                "attention_mask": [1] * (len(row["prompt"]) + len(row["answer"])),
+                "labels": [-100] * len(row["prompt"]) + row["answer"]
+                if job["loss_on"] == "completion"
+                else [*row["prompt"], *row["answer"]],
+            }
+            for row in job["rows"]
+        ]
+    )
+
+
+def run_transformers(job: dict[str, Any]) -> Watch:
+    """transformers' Trainer and PEFT, as their documentation has it: logits for every token."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import (
+        AutoModelForCausalLM,
+        AutoTokenizer,
+        DataCollatorForSeq2Seq,
+        Trainer,
+        TrainerCallback,
+        TrainingArguments,
+    )
+
+    model = AutoModelForCausalLM.from_pretrained(job["model_folder"], dtype=torch.float32)
+    lora = job["lora"]
+    config = LoraConfig(
+        r=lora["r"], lora_alpha=lora["alpha"], target_modules=lora["target_modules"], task_type="CAUSAL_LM"
+    )
+    model = get_peft_model(model, config)
+    seed_adapter(model)
+    tokenizer = padding_tokenizer(AutoTokenizer, job)
+    watch = Watch(job, TrainerCallback, DataCollatorForSeq2Seq(tokenizer))
+    Trainer(
+        model=model,
+        args=TrainingArguments(**peer_arguments(job)),
+        train_dataset=peer_rows(job),
+        data_collator=watch.collate,
+        callbacks=[watch.callback],
+    ).train()
+    return watch
+
+
+def run_unsloth(job: dict[str, Any]) -> Watch:
+    """TRL's SFTTrainer on Unsloth, as Unsloth's notebooks have it, with labels on the answers alone."""
+    from unsloth import FastLanguageModel  # first: it patches the others
+    from transformers import AutoTokenizer, DataCollatorForSeq2Seq, TrainerCallback
+    from trl import SFTConfig, SFTTrainer
+    import torch
+
+    lora = job["lora"]
+    model, _ = FastLanguageModel.from_pretrained(
+        model_name=job["model_folder"],
+        max_seq_length=384,
+        dtype=torch.float32,
+        load_in_4bit=False,
+        use_gradient_checkpointing=False,
+        use_exact_model_name=True,
+        local_files_only=True,
+    )
+    model = FastLanguageModel.get_peft_model(
+        model,
+        r=lora["r"],
+        lora_alpha=lora["alpha"],
+        lora_dropout=0,
+        target_modules=lora["target_modules"],
+        use_gradient_checkpointing=False,
+    )
+    seed_adapter(model)
+    tokenizer = padding_tokenizer(AutoTokenizer, job)
+    watch = Watch(job, TrainerCallback, DataCollatorForSeq2Seq(tokenizer))
+    SFTTrainer(
+        model=model,
+        args=SFTConfig(
+            **peer_arguments(job),
+            max_length=None,
+            gradient_checkpointing=False,
+            dataset_kwargs={"skip_prepare_dataset": True},
+        ),
+        train_dataset=peer_rows(job),
+        data_collator=watch.collate,
+        processing_class=tokenizer,
+        callbacks=[watch.callback],
+    ).train()
+    return watch
+
+
+def padding_tokenizer(auto: Any, job: dict[str, Any]) -> Any:
+    tokenizer = auto.from_pretrained(job["model_folder"])
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token  # only stands in masked places
+    return tokenizer
+
+
+def work(file: Path) -> None:
+    """One system in one round."""
+    job = json.loads(file.read_text())
+    if job["system"] == "prepare":
+        return prepare(job, file)
+    run = {"transformers": run_transformers, "trl on unsloth": run_unsloth}.get(job["system"], run_ours)
+    watch = run(job)
+    # Accelerate collates a batch ahead, so there may be more counts than those of the steps that were made.
+    collated = 1 if job["system"] in OURS or not job["micro"] else job["batch"] // job["micro"]
+    tokens = [sum(watch.tokens[step * collated :][:collated]) for step in range(job["steps"])]
+    gradient = Path(job["folder"]) / f"{job['system']}.safetensors"
+    keep = gradient_difference(gradient, Path(job["folder"])) if job["round"] == 0 else {}
+    finish(file, seconds=watch.seconds, tokens=tokens, gradient_difference=keep)
+
+
+def gradient_difference(gradient: Path, folder: Path) -> dict[str, float]:
+    """Relative to each peer that has run before, on the first step's rows."""
+    import torch
+    from safetensors.torch import load_file
+
+    found, differences = load_file(gradient), {}
+    for peer in PEERS:
+        file = folder / f"{peer}.safetensors"
+        if file.is_file() and file != gradient:
+            expected = load_file(file)
+            difference = torch.cat([(found[n] - expected[n]).flatten() for n in expected])
+            whole = torch.cat([expected[n].flatten() for n in expected])
+            differences[peer] = float(difference.norm() / whole.norm())
+    return differences
