@@ -6,7 +6,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 Auto = Literal["auto"]
-GgufType = Literal["f32", "f16", "bf16", "q8_0"]
+GgufType = Literal[
+    "f32", "f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q5_1", "q5_0", "q4_k_m", "q4_1", "q4_0", "mxfp4", "tq2_0", "tq1_0"
+]
 LoraTarget = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 # Strict mode takes no list for a tuple; YAML has only lists.
@@ -198,7 +200,7 @@ class Export(Section):
     """What is shipped."""
 
     gguf: Annotated[tuple[GgufType, ...], Field(strict=False, min_length=1)] = Field(
-        default=("q8_0",), description="File types to write."
+        default=("q8_0",), description="File types to write; q4_k_m, q5_k_m and q6_k need llama.cpp's quantiser."
     )
 
 

@@ -3,32 +3,30 @@
 The format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
-from gguf import GGMLQuantizationType, GGUFType, GGUFWriter, LlamaFileType, size_label
-from gguf.constants import GGML_QUANT_SIZES, GGML_QUANT_VERSION
+from gguf import GGMLQuantizationType, GGUFWriter
+from gguf.constants import GGML_QUANT_SIZES
 from gguf.quants import quantize
+from joblib import cpu_count
 from tqdm.auto import tqdm
 
 from toolkit.errors import ExportError
-from toolkit.export.gguf_tokenizer import GgufTokenizer, read_chat_template, read_tokenizer
+from toolkit.export.file_types import FILE_TYPES, FileType
+from toolkit.export.gguf_header import Origin, add_model, add_tokenizer
+from toolkit.export.gguf_tokenizer import read_tokenizer
 from toolkit.export.llama_config import LlamaConfig
 from toolkit.export.llama_folder import LlamaFolder, Tensor
 from toolkit.recipe import GgufType
 from toolkit.run_folder import atomic_path
 
-_FILE_TYPES = {
-    "f32": (LlamaFileType.ALL_F32, GGMLQuantizationType.F32),
-    "f16": (LlamaFileType.MOSTLY_F16, GGMLQuantizationType.F16),
-    "bf16": (LlamaFileType.MOSTLY_BF16, GGMLQuantizationType.BF16),
-    "q8_0": (LlamaFileType.MOSTLY_Q8_0, GGMLQuantizationType.Q8_0),
-}
-_CHUNK_VALUES = 1 << 24  # 64 MiB as float32: the embedding of a 3B model never stands in memory at full precision
+_CHUNK_VALUES = 1 << 22  # 16 MiB as float32: a thread's share of work, and all that stands in memory at full precision
+_HEADER_BYTES = 16_000_000  # Llama 3's vocabulary and merges take 8 MB
 
 
 @dataclass(frozen=True)
@@ -43,11 +41,21 @@ class _PlannedTensor:
     @property
     def byte_count(self) -> int:
         block, block_bytes = GGML_QUANT_SIZES[self.stored_as]
-        return int(np.prod(self.shape)) // block * block_bytes
+        return self.value_count // block * block_bytes
+
+    @property
+    def value_count(self) -> int:
+        return int(np.prod(self.shape))
 
 
 def write_gguf(
-    model_folder: Path, destination: Path, file_type: GgufType, *, date_string: str | None, name: str
+    model_folder: Path,
+    destination: Path,
+    file_type: GgufType,
+    *,
+    date_string: str | None,
+    name: str,
+    origin: Origin | None = None,
 ) -> None:
     """Write the merged Llama model of `model_folder` as the GGUF file `destination`.
 
@@ -57,84 +65,53 @@ def write_gguf(
         file_type: how matrices are stored; norms and other vectors are float32 always.
         date_string: today's date for the chat template, which otherwise asks the clock; None leaves the template as is.
         name: `general.name` of the file, shown by the programs that load it.
+        origin: where the model comes from, for the file's header.
 
     Raises:
         ExportError: the folder is not a Llama model with Llama 3's tokenizer in 16- or 32-bit safetensors, or the file
-            type is unknown.
+            type is not one that this module writes.
     """
-    if file_type not in get_args(GgufType):
-        raise ExportError(
-            f"The GGUF file type {file_type!r} is not known.", hint=f"Use one of {', '.join(get_args(GgufType))}."
-        )
+    stored = FILE_TYPES.get(file_type)
+    if stored is None or stored.needs_quantiser:
+        known = [name for name, one in FILE_TYPES.items() if not one.needs_quantiser]
+        raise ExportError(f"GGUF files of type {file_type!r} are not written here.", hint=f"Use {', '.join(known)}.")
     folder = LlamaFolder(model_folder)
-    tokenizer = read_tokenizer(model_folder, folder.config.vocab_size)
-    template = read_chat_template(model_folder, date_string)
-    tensors = _plan(folder, file_type)
+    tokenizer = read_tokenizer(model_folder, folder.config.vocab_size, date_string)
+    tensors = _plan(folder, stored)
     with atomic_path(destination) as partial, closing(GGUFWriter(partial, "llama")) as writer:
-        writer.add_type(GGUFType.MODEL)
-        writer.add_name(name)
-        writer.add_size_label(size_label(_parameter_count(tensors), 0, 0, 0))
-        _add_hyper_parameters(writer, folder.config)
-        writer.add_file_type(_FILE_TYPES[file_type][0])
-        writer.add_quantization_version(GGML_QUANT_VERSION)
-        _add_tokenizer(writer, tokenizer)
-        if template is not None:
-            writer.add_chat_template(template)
+        parameters = sum(tensor.value_count for tensor in tensors if isinstance(tensor.source, Tensor))
+        add_model(writer, folder.config, stored, name=name, parameters=parameters, origin=origin)
+        add_tokenizer(writer, tokenizer)
         _write(writer, tensors, destination.name)
 
 
-def _plan(folder: LlamaFolder, file_type: GgufType) -> list[_PlannedTensor]:
+def gguf_bytes(model_folder: Path, file_type: GgufType) -> int:
+    """How large the GGUF of a model folder will be, in bytes; for llama.cpp's mixtures at most.
+
+    Raises:
+        ExportError: as `write_gguf`.
+    """
+    return _HEADER_BYTES + sum(tensor.byte_count for tensor in _plan(LlamaFolder(model_folder), FILE_TYPES[file_type]))
+
+
+def _plan(folder: LlamaFolder, file_type: FileType) -> list[_PlannedTensor]:
     """Every tensor of the file in its order, before any is read."""
     planned = []
     factors = rope_factors(folder.config)
     if factors is not None:
         planned.append(_PlannedTensor("rope_freqs.weight", factors.shape, GGMLQuantizationType.F32, factors))
     for tensor in folder.tensors:
-        stored_as = _stored_type(tensor.shape, file_type)
-        planned.append(_PlannedTensor(tensor.gguf_name, tensor.shape, stored_as, tensor))
+        planned.append(_PlannedTensor(tensor.gguf_name, tensor.shape, _stored_type(tensor, file_type), tensor))
     return planned
 
 
-def _stored_type(shape: tuple[int, ...], file_type: GgufType) -> GGMLQuantizationType:
+def _stored_type(tensor: Tensor, file_type: FileType) -> GGMLQuantizationType:
     """Vectors are float32; a matrix whose rows do not divide into blocks is float16, as llama.cpp's converter does."""
-    wanted = _FILE_TYPES[file_type][1]
-    if len(shape) == 1:
+    if len(tensor.shape) == 1:
         return GGMLQuantizationType.F32
-    return wanted if shape[-1] % GGML_QUANT_SIZES[wanted][0] == 0 else GGMLQuantizationType.F16
-
-
-def _parameter_count(tensors: Sequence[_PlannedTensor]) -> int:
-    return sum(int(np.prod(tensor.shape)) for tensor in tensors if isinstance(tensor.source, Tensor))
-
-
-def _add_hyper_parameters(writer: GGUFWriter, config: LlamaConfig) -> None:
-    writer.add_block_count(config.num_hidden_layers)
-    writer.add_context_length(config.max_position_embeddings)
-    writer.add_embedding_length(config.hidden_size)
-    writer.add_feed_forward_length(config.intermediate_size)
-    writer.add_head_count(config.num_attention_heads)
-    writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_rope_freq_base(config.rope_theta)
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_key_length(config.head_dim)
-    writer.add_value_length(config.head_dim)
-    writer.add_vocab_size(config.vocab_size)
-    writer.add_rope_dimension_count(config.head_dim)
-
-
-def _add_tokenizer(writer: GGUFWriter, tokenizer: GgufTokenizer) -> None:
-    writer.add_tokenizer_model("gpt2")  # llama.cpp's name for byte-level BPE
-    writer.add_tokenizer_pre("llama-bpe")
-    writer.add_token_list(tokenizer.tokens)
-    writer.add_token_types(tokenizer.token_types)
-    writer.add_token_merges(tokenizer.merges)
-    if tokenizer.bos_id is not None:
-        writer.add_bos_token_id(tokenizer.bos_id)
-    if tokenizer.eos_id is not None:
-        writer.add_eos_token_id(tokenizer.eos_id)
-    if tokenizer.pad_id is not None:
-        writer.add_pad_token_id(tokenizer.pad_id)
-    writer.add_add_bos_token(tokenizer.add_bos)
+    is_embedding = tensor.gguf_name in ("token_embd.weight", "output.weight")
+    wanted = file_type.embeddings if is_embedding else file_type.matrices
+    return wanted if tensor.shape[-1] % GGML_QUANT_SIZES[wanted][0] == 0 else GGMLQuantizationType.F16
 
 
 def rope_factors(config: LlamaConfig) -> np.ndarray | None:
@@ -166,21 +143,32 @@ def _write(writer: GGUFWriter, tensors: Sequence[_PlannedTensor], title: str) ->
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
+    [file] = writer.fout or []
     total = sum(tensor.byte_count for tensor in tensors)
-    with tqdm(total=total, unit="B", unit_scale=True, desc=title) as progress:
+    with (
+        ThreadPoolExecutor(cpu_count()) as threads,
+        tqdm(total=total, unit="B", unit_scale=True, desc=title) as progress,
+    ):
         for tensor in tensors:
-            writer.write_tensor_data(_stored_values(tensor))
-            progress.update(tensor.byte_count)
+            writer.write_padding(file, file.tell())
+            # The writer's own write_tensor_data wants a whole tensor at once.
+            for block in _stored_blocks(tensor, threads):
+                block.tofile(file)
+                progress.update(block.nbytes)
+            writer.write_padding(file, file.tell())
 
 
-def _stored_values(tensor: _PlannedTensor) -> np.ndarray:
-    """The tensor's values in their stored type, converted in blocks of rows."""
-    if isinstance(tensor.source, np.ndarray):
-        return tensor.source
+def _stored_blocks(tensor: _PlannedTensor, threads: ThreadPoolExecutor) -> Iterator[np.ndarray]:
+    """The tensor's values as they are stored, in blocks of rows; numpy converts them without the GIL."""
+    source = tensor.source
+    if isinstance(source, np.ndarray):
+        return iter([source])
     columns = 1 if len(tensor.shape) == 1 else tensor.shape[1]
     rows_at_once = max(1, _CHUNK_VALUES // columns)
-    stored = np.concatenate([_convert(rows, tensor) for rows in tensor.source.read(rows_at_once)])
-    return stored if tensor.source.row_order is None else stored[tensor.source.row_order]
+    return threads.map(
+        lambda start: _convert(source.read(start, start + rows_at_once), tensor),
+        range(0, tensor.shape[0], rows_at_once),
+    )
 
 
 def _convert(rows: np.ndarray, tensor: _PlannedTensor) -> np.ndarray:

@@ -1,44 +1,47 @@
 """The tokenizer of a model folder as llama.cpp wants it: byte-level BPE with Llama 3's split rule, nothing else."""
 
 import json
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gguf import TokenType
+from gguf import SpecialVocab, TokenType
 from tokenizers import Tokenizer
 
 from toolkit.embedded.tiny_llama import SPLIT_RULE
 from toolkit.errors import ExportError
 from toolkit.export.llama_config import read_json
 
+# It warns of every Llama 3 tokenizer, whose second text of a pair begins with a marker too.
+logging.getLogger("gguf.vocab").setLevel(logging.ERROR)
+
 
 @dataclass(frozen=True)
 class GgufTokenizer:
-    """What the `tokenizer.ggml.*` fields hold; token types as in gguf.TokenType, merges as "left right"."""
+    """What the `tokenizer.ggml.*` fields hold; token types as in gguf.TokenType.
+
+    `special` has the merges, the special tokens' ids, which of them are put around a text, and the chat template.
+    """
 
     tokens: list[str]
     token_types: list[TokenType]
-    merges: list[str]
-    bos_id: int | None
-    eos_id: int | None
-    pad_id: int | None
-    add_bos: bool
+    special: SpecialVocab
 
 
-def read_tokenizer(folder: Path, vocab_size: int) -> GgufTokenizer:
-    """Read tokenizer.json (and tokenizer_config.json where there is one).
+def read_tokenizer(folder: Path, vocab_size: int, date_string: str | None = None) -> GgufTokenizer:
+    """Read tokenizer.json, tokenizer_config.json and the chat template.
 
     Args:
         folder: the model's folder.
         vocab_size: rows of the embedding; ids beyond the tokenizer's become unused tokens.
+        date_string: today's date for the chat template, which otherwise asks the clock; None leaves it as it is.
 
     Raises:
         ExportError: llama.cpp's `llama-bpe` would cut some text into other tokens than this tokenizer.
     """
     raw = read_json(folder / "tokenizer.json")
-    config = _read_tokenizer_config(folder)
     tokenizer = _load(folder / "tokenizer.json")
     _refuse_other_rules(raw, tokenizer, folder)
     added = raw.get("added_tokens", [])
@@ -54,40 +57,18 @@ def read_tokenizer(folder: Path, vocab_size: int) -> GgufTokenizer:
     for token in added:
         # Both engines cut USER_DEFINED tokens out of any text; CONTROL ones only out of text that may hold markers.
         token_types[token["id"]] = TokenType.CONTROL if token["special"] else TokenType.USER_DEFINED
-    bos_id = _special_id(config, "bos_token", ids)
-    return GgufTokenizer(
-        tokens=tokens,
-        token_types=token_types,
-        merges=[merge if isinstance(merge, str) else " ".join(merge) for merge in raw["model"]["merges"]],
-        bos_id=bos_id,
-        eos_id=_special_id(config, "eos_token", ids),
-        pad_id=_special_id(config, "pad_token", ids),
-        add_bos=_adds_bos(config, tokenizer, bos_id),
-    )
+    special = SpecialVocab(folder, load_merges=True, n_vocab=vocab_size)
+    special.chat_template = _with_date(special.chat_template, date_string)
+    return GgufTokenizer(tokens, token_types, special)
 
 
-def read_chat_template(folder: Path, date_string: str | None) -> str | None:
-    """The folder's chat template with the date pinned in front of it; None where it has no template.
-
-    Args:
-        folder: the model's folder; chat_template.jinja comes before tokenizer_config.json, as in transformers.
-        date_string: the date that the template is to print; None leaves the template as it is.
-    """
-    file = folder / "chat_template.jinja"
-    if file.is_file():
-        template: str | None = file.read_text(encoding="utf-8")
-    else:
-        template = _template_in(_read_tokenizer_config(folder))
+def _with_date(template: Any, date_string: str | None) -> Any:
+    """A template, or several with their names, that prints the given date."""
     if template is None or date_string is None:
         return template
-    return f"{{%- set date_string = {json.dumps(date_string, ensure_ascii=False)} %}}{template}"
-
-
-def _template_in(config: dict[str, Any]) -> str | None:
-    template = config.get("chat_template")
-    if isinstance(template, list):
-        return next((named["template"] for named in template if named.get("name") == "default"), None)
-    return template
+    if isinstance(template, str):
+        return f"{{%- set date_string = {json.dumps(date_string, ensure_ascii=False)} %}}{template}"
+    return [{**named, "template": _with_date(named["template"], date_string)} for named in template]
 
 
 def _load(path: Path) -> Tokenizer:
@@ -95,22 +76,6 @@ def _load(path: Path) -> Tokenizer:
         return Tokenizer.from_file(str(path))
     except Exception as error:  # the tokenizers package raises nothing narrower
         raise ExportError(f"{path} cannot be read: {error}.", hint="Merge again, or copy the file again.") from error
-
-
-def _read_tokenizer_config(folder: Path) -> dict[str, Any]:
-    path = folder / "tokenizer_config.json"
-    return read_json(path) if path.is_file() else {}
-
-
-def _special_id(config: dict[str, Any], key: str, ids: dict[str, int]) -> int | None:
-    token = config.get(key)
-    return ids.get(token["content"] if isinstance(token, dict) else token) if token else None
-
-
-def _adds_bos(config: dict[str, Any], tokenizer: Tokenizer, bos_id: int | None) -> bool:
-    if isinstance(config.get("add_bos_token"), bool):
-        return config["add_bos_token"]
-    return bos_id is not None and tokenizer.encode("a").ids[:1] == [bos_id]
 
 
 def _refuse_other_rules(raw: dict[str, Any], tokenizer: Tokenizer, folder: Path) -> None:

@@ -38,12 +38,16 @@ class Tensor:
     row_order: np.ndarray | None
     """Which row of the folder's tensor stands where in the GGUF file; None where the order stays."""
 
-    def read(self, rows_at_once: int) -> Iterator[np.ndarray]:
-        """Yield float32 blocks of at most `rows_at_once` rows, in the folder's order."""
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """Rows `start` to `stop` of the GGUF file's order, as float32."""
         with safe_open(self.file, framework="pt") as file:
             rows = file.get_slice(self.hf_name)
-            for start in range(0, self.shape[0], rows_at_once):
-                yield rows[start : start + rows_at_once].to(torch.float32).numpy()
+            if self.row_order is None:
+                return rows[start:stop].to(torch.float32).numpy()
+            # Rows change places within a head, so those that are wanted stand near each other.
+            wanted = self.row_order[start:stop]
+            first = int(wanted.min())
+            return rows[first : int(wanted.max()) + 1].to(torch.float32).numpy()[wanted - first]
 
 
 class LlamaFolder:

@@ -1,0 +1,80 @@
+"""What a GGUF file says before its tensors: what the model is and where it comes from, its sizes, its tokenizer."""
+
+from dataclasses import dataclass
+
+from gguf import GGUFType, GGUFWriter, size_label
+from gguf.constants import GGML_QUANT_VERSION
+
+import toolkit
+from toolkit.export.file_types import FileType
+from toolkit.export.gguf_tokenizer import GgufTokenizer
+from toolkit.export.llama_config import LlamaConfig
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a model comes from; what is not known stays out of the file.
+
+    Args:
+        recipe: SHA-256 of the run's recipe.yaml, hexadecimal.
+        base_model: the base model's name in the recipe.
+        base_revision: its commit on the hub.
+        licence: of the base model, as its model card names it.
+    """
+
+    recipe: str
+    base_model: str
+    base_revision: str | None = None
+    licence: str | None = None
+
+
+def add_model(
+    writer: GGUFWriter, config: LlamaConfig, file_type: FileType, *, name: str, parameters: int, origin: Origin | None
+) -> None:
+    """Add what the model is: name, origin, sizes, file type."""
+    writer.add_type(GGUFType.MODEL)
+    writer.add_name(name)
+    writer.add_size_label(size_label(parameters, 0, 0, 0))
+    # A classifier's answer is its likeliest one; llama.cpp takes this as default where a caller sets no temperature.
+    writer.add_sampling_temp(0.0)
+    if origin is not None:
+        _add_origin(writer, origin)
+    _add_hyper_parameters(writer, config)
+    writer.add_file_type(file_type.number)
+    writer.add_quantization_version(GGML_QUANT_VERSION)
+
+
+def _add_origin(writer: GGUFWriter, origin: Origin) -> None:
+    writer.add_base_model_count(1)
+    writer.add_base_model_name(0, origin.base_model)
+    if origin.base_revision:
+        writer.add_base_model_version(0, origin.base_revision)
+        writer.add_base_model_repo_url(0, f"https://huggingface.co/{origin.base_model}")
+    if origin.licence:
+        writer.add_license(origin.licence)
+    writer.add_string("general.toolkit.version", toolkit.__version__)
+    writer.add_string("general.toolkit.recipe_sha256", origin.recipe)
+
+
+def _add_hyper_parameters(writer: GGUFWriter, config: LlamaConfig) -> None:
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_rope_freq_base(config.rope_theta)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_key_length(config.head_dim)
+    writer.add_value_length(config.head_dim)
+    writer.add_vocab_size(config.vocab_size)
+    writer.add_rope_dimension_count(config.head_dim)
+
+
+def add_tokenizer(writer: GGUFWriter, tokenizer: GgufTokenizer) -> None:
+    """Add the vocabulary, its merges, special ids and flags, and the chat template."""
+    writer.add_tokenizer_model("gpt2")  # llama.cpp's name for byte-level BPE
+    writer.add_tokenizer_pre("llama-bpe")
+    writer.add_token_list(tokenizer.tokens)
+    writer.add_token_types(tokenizer.token_types)
+    tokenizer.special.add_to_gguf(writer, quiet=True)
