@@ -1,6 +1,7 @@
 """Shared fixtures: a tiny random model, a recipe on embedded rows, a trained run, and a way to call a script."""
 
 import importlib.util
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -64,6 +65,14 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
             torch.nn.init.normal_(parameter, std=0.2)
     model.to(torch.bfloat16).save_pretrained(folder)
     load_tokenizer(MODEL_FOLDER).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def nano(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A stand-in of Llama 3.2's shape with its real tokenizer and random weights."""
+    folder = tmp_path_factory.mktemp("nano") / "nano"
+    subprocess.run([sys.executable, shared / "llama-3.2" / "make_standin.py", "nano", folder], check=True)
     return folder
 
 

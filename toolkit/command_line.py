@@ -4,6 +4,7 @@ import argparse
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 from toolkit.errors import EXIT_FAILURE, EXIT_INTERRUPTED, ToolkitError
 
@@ -47,6 +48,19 @@ def positive(text: str) -> int:
     """An argparse type: an integer of at least 1."""
     number = int(text)
     if number < 1:
+        raise ValueError
+    return number
+
+
+def positive_or_all(text: str) -> int | Literal["all"]:
+    """An argparse type: an integer of at least 1, or the word all."""
+    return "all" if text == "all" else positive(text)
+
+
+def share(text: str) -> float:
+    """An argparse type: a number above 0 and up to 1."""
+    number = float(text)
+    if not 0 < number <= 1:
         raise ValueError
     return number
 

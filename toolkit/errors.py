@@ -54,5 +54,11 @@ class TrainingError(ToolkitError, RuntimeError):
     exit_code = EXIT_FAILURE
 
 
+class GateError(ToolkitError, RuntimeError):
+    """Everything was done, and what came out does not pass the check that it has to."""
+
+    exit_code = EXIT_GATE_REFUSED
+
+
 class ExportError(ToolkitError, RuntimeError):
     """The model cannot be exported as asked."""

@@ -161,6 +161,16 @@ class PromptEncoder:
                 text += contents.get(piece, piece)
         return self._one_bos(ids + (encode_plain(self.tokenizer, text) if text else []))
 
+    def template_parts(self) -> list[tuple[str | None, str]]:
+        """The chat template's rendering up to the answer, cut where a message's text goes.
+
+        Returns:
+            (None, text of the template) and (role, "") where that role's text goes, in order.
+        """
+        roles = {slot: role for role, slot in _SLOTS.items()}
+        pieces = re.split("(" + "|".join(_SLOTS.values()) + ")", self._template)
+        return [(roles.get(piece), "" if piece in roles else piece) for piece in pieces if piece]
+
     def prompt(self, premise: str, hypothesis: str) -> tuple[tuple[int, ...], bool]:
         """Token ids up to the answer, and whether the premise was shortened at its end to make them fit.
 

@@ -67,6 +67,7 @@ class RunFolder:
         self.checkpoints = path / "checkpoints"
         self.train_log = path / "train_log.jsonl"
         self.merged = path / "merged"
+        self.parity = path / "gguf" / "parity.json"
         self.eval = path / "eval"
 
     @classmethod

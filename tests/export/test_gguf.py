@@ -1,8 +1,6 @@
 """The GGUF writer: llama.cpp must compute what torch computes, and cut text into the same tokens."""
 
 import json
-import runpy
-import sys
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -120,22 +118,6 @@ def copy(model: Path, tmp_path: Path) -> Path:
     folder.mkdir()
     for file in model.iterdir():
         (folder / file.name).write_bytes(file.read_bytes())
-    return folder
-
-
-@pytest.fixture(scope="module")
-def nano(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The stand-in of Llama 3.2 with its real tokenizer."""
-    if not (shared / "llama-3.2").is_dir():
-        pytest.skip("needs shared/llama-3.2")
-    folder = tmp_path_factory.mktemp("nano") / "nano"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["make_standin.py", "nano", str(folder)])
-        dtype = torch.get_default_dtype()
-        try:
-            runpy.run_path(str(shared / "llama-3.2" / "make_standin.py"), run_name="__main__")
-        finally:
-            torch.set_default_dtype(dtype)
     return folder
 
 

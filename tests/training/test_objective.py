@@ -1,8 +1,6 @@
 """The objective: a tree gives the gradient of padded rows, however a step is parted and whatever is trained."""
 
 import math
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -146,13 +144,6 @@ def test_in_4_bit_a_tree_is_as_near_as_another_padding(tiny_model: Path, make_re
     # bitsandbytes multiplies in another precision for other shapes: even the padding moves the gradient.
     assert error(gradient(model, PaddedCollator(2, "completion")(ROWS))[1], expected) < 1e-2
     assert error(gradient(model, TreeCollator(10_000, "completion")(ROWS))[1], expected) < 1e-2
-
-
-@pytest.fixture(scope="module")
-def nano(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("nano") / "llama-nano"
-    subprocess.run([sys.executable, shared / "llama-3.2" / "make_standin.py", "nano", folder], check=True)
-    return folder
 
 
 @pytest.mark.parametrize("loss_on", ["completion", "full_text"])

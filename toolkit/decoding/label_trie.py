@@ -65,6 +65,17 @@ class LabelTrie:
         """
         return np.stack([edge_log_probs[:, edges].sum(axis=1) for edges in self._label_edges], axis=1)
 
+    def margin(self, edge_log_probs: np.ndarray, label: str, other: str) -> float:
+        """How much likelier `label` is than `other` at the token with which the two part, in nats.
+
+        Args:
+            edge_log_probs: [edges], of one row.
+        """
+        ids, other_ids = self.sequences[label], self.sequences[other]
+        parting = next(i for i, (one, two) in enumerate(zip(ids, other_ids, strict=False)) if one != two)
+        edges = [Edge(path[:parting], path[parting]) for path in (ids, other_ids)]
+        return float(edge_log_probs[self._index[edges[0]]] - edge_log_probs[self._index[edges[1]]])
+
     def greedy(self, edge_log_probs: np.ndarray) -> list[str]:
         """Greedy constrained decoding: from the root, the likeliest allowed token at each branch.
 

@@ -43,11 +43,10 @@ def compute_metrics(examples: Sequence[Example], predictions: Predictions) -> di
     gold_index = np.array([labels.index(label) for label in gold])
     likeliest = [labels[i] for i in log_probs.argmax(axis=1)]
     correct = sum(g == p for g, p in zip(gold, predicted, strict=True))
-    interval = binomtest(correct, len(gold)).proportion_ci(confidence_level=0.95, method="wilson")
     precision, recall, f1, support = precision_recall_fscore_support(gold, predicted, labels=labels, zero_division=0.0)
     return {
         "accuracy": correct / len(gold),
-        "accuracy_ci95": [float(interval.low), float(interval.high)],
+        "accuracy_ci95": list(wilson_interval(correct, len(gold))),
         "macro": _average(gold, predicted, labels, "macro"),
         "weighted": _average(gold, predicted, labels, "weighted"),
         "per_label": {
@@ -63,6 +62,12 @@ def compute_metrics(examples: Sequence[Example], predictions: Predictions) -> di
         "greedy_vs_likelihood_disagreements": sum(a != b for a, b in zip(predicted, likeliest, strict=True)),
         "slices": slice_metrics(examples, predicted, labels),
     }
+
+
+def wilson_interval(correct: int, n: int) -> tuple[float, float]:
+    """The 95 % interval of a share (Wilson 1927): lower and upper bound for `correct` of `n`."""
+    interval = binomtest(correct, n).proportion_ci(confidence_level=0.95, method="wilson")
+    return float(interval.low), float(interval.high)
 
 
 def _average(gold: list[str], predicted: list[str], labels: list[str], average: str) -> dict[str, float]:

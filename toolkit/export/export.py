@@ -1,82 +1,145 @@
-"""A trained run becomes files that llama.cpp runs: merge, convert, and score a few rows there."""
+"""A trained run becomes files that llama.cpp runs: merge, convert, quantise, and prove that they answer alike."""
 
+import hashlib
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-from scipy.special import softmax
+import yaml
 
 from toolkit.data.checks import load_examples
-from toolkit.decoding.engines import open_scorer, score
-from toolkit.decoding.label_trie import LabelTrie
-from toolkit.errors import ExportError
-from toolkit.export.gguf import write_gguf
+from toolkit.data.sources import describe
+from toolkit.errors import ExportError, GateError
+from toolkit.export.file_types import FILE_TYPES
+from toolkit.export.gguf import gguf_bytes, write_gguf
+from toolkit.export.gguf_header import Origin
 from toolkit.export.gguf_tokenizer import read_tokenizer
 from toolkit.export.llama_config import read_config
+from toolkit.export.modelfile import modelfile, usage
+from toolkit.export.parity import ParityGate, Verify, choose_rows
+from toolkit.export.quantise import find_quantiser, quantise
 from toolkit.model.files import find_base
-from toolkit.model.merging import merge_adapter
+from toolkit.model.merging import merge_adapter, merged_type
 from toolkit.prompts import PromptEncoder, load_tokenizer
 from toolkit.recipe import GgufType, Recipe
-from toolkit.run_folder import RunFolder
-
-_CHECKED_ROWS = 8
+from toolkit.run_folder import RunFolder, write_json, write_text
 
 
-def export_run(run: RunFolder, recipe: Recipe, file_types: Sequence[GgufType], *, remove_merged: bool) -> list[Path]:
-    """Merge the adapter, write one GGUF per file type, and check each in llama.cpp.
+def export_run(
+    run: RunFolder,
+    recipe: Recipe,
+    file_types: Sequence[GgufType],
+    *,
+    verify: Verify,
+    min_agreement: float | None,
+    remove_merged: bool,
+) -> list[Path]:
+    """Merge the adapter, write one GGUF per file type, and compare each with the adapter on evaluation rows.
 
     Args:
         run: a finished run.
         recipe: its recipe.
         file_types: which GGUFs to write.
-        remove_merged: delete the merged 16-bit weights at the end.
+        verify: how many evaluation rows to compare on.
+        min_agreement: the least share of equal predictions; None: see `ParityGate`.
+        remove_merged: delete the merged weights at the end.
 
     Returns:
         The files.
 
     Raises:
         ModelError: the adapter does not fit the base, or llama.cpp cannot load a file.
-        ExportError: the model is none that can be converted, or a file scores rows as no model would.
+        ExportError: the model is none that can be converted, the disk is too small, or there is no quantiser.
+        GateError: a file does not answer as the adapter; all files are written, and parity.json says why.
     """
     base = find_base(run, recipe)
-    # What cannot be converted is refused before gigabytes are merged.
-    read_tokenizer(run.adapter, read_config(base).vocab_size)
+    _refuse_before_work(base, run, file_types)
+    encoder = PromptEncoder(load_tokenizer(run.adapter), recipe.task, recipe.model.max_seq_length)
+    examples = choose_rows(load_examples(recipe, recipe.data.eval), verify, recipe.seed)
+    gate = ParityGate(run, recipe, encoder, examples, min_agreement)
     print(f"merging     {recipe.model.name} + adapter into {run.merged}")
     merge_adapter(base, run.adapter, run.merged)
-    prompts, trie = _sample(run, recipe)
-    reference = _label_probabilities("merged", run, recipe, trie, prompts)
-    files = []
-    for file_type in file_types:
-        path = run.gguf(file_type)
-        write_gguf(run.merged, path, file_type, date_string=recipe.task.date_string, name=path.stem)
-        difference = np.abs(_label_probabilities(str(path), run, recipe, trie, prompts) - reference).max()
-        print(
-            f"{file_type:<11} {path}, {path.stat().st_size / 1e6:,.1f} MB; llama.cpp scores {len(prompts)} rows within "
-            f"{difference:.4f} of the merged model's probabilities"
-        )
-        files.append(path)
+    gate.check_merged()
+    files = {file_type: run.gguf(file_type) for file_type in file_types}
+    _write_files(files, run, recipe, _origin(base, run, recipe))
+    for file_type, file in files.items():
+        print(f"{file_type:<11} {file}, {file.stat().st_size / 1e6:,.1f} MB")
+        gate.check_gguf(file_type, file)
+    _write_companions(list(files.values()), run, recipe, encoder, gate)
     if remove_merged:
         shutil.rmtree(run.merged)
-    return files
-
-
-def _sample(run: RunFolder, recipe: Recipe) -> tuple[list[tuple[int, ...]], LabelTrie]:
-    """Prompts of the first evaluation rows, and the labels to score on them."""
-    examples = load_examples(recipe, recipe.data.eval)[:_CHECKED_ROWS]
-    encoder = PromptEncoder(load_tokenizer(run.adapter), recipe.task, recipe.model.max_seq_length)
-    return [row.prompt for row in encoder.encode(examples)], LabelTrie(encoder.label_ids)
-
-
-def _label_probabilities(
-    model: str, run: RunFolder, recipe: Recipe, trie: LabelTrie, prompts: list[tuple[int, ...]]
-) -> np.ndarray:
-    """[rows, labels], normalised over the labels."""
-    with open_scorer(model, run, recipe, trie) as scorer:
-        scores = trie.label_log_probs(score(scorer, prompts))
-    if (np.ptp(scores, axis=1) == 0).all():
-        raise ExportError(
-            f"{model} gives all labels the same score, so it is not the model that was trained.",
-            hint="Please report this with the recipe; the adapter itself is unharmed.",
+    print(f"\n{gate.table()}")
+    if gate.refused:
+        raise GateError(
+            f"{', '.join(one.model for one in gate.refused)} of {run.path} does not answer as the adapter did.",
+            hint=f"The reasons stand above and in {run.parity}; the files are there to look into, not to ship.",
         )
-    return softmax(scores, axis=1)
+    return list(files.values())
+
+
+def _refuse_before_work(base: Path, run: RunFolder, file_types: Sequence[GgufType]) -> None:
+    """What cannot be converted, quantised or held by the disk is refused before gigabytes are merged."""
+    config = read_config(base)
+    read_tokenizer(run.adapter, config.vocab_size)
+    if mixtures := [one for one in file_types if FILE_TYPES[one].needs_quantiser]:
+        find_quantiser()
+    source = merged_type(base)
+    kept = [source, *file_types]  # the merged weights are as large as a GGUF of their type
+    needed = sum(gguf_bytes(base, one) for one in [*kept, *([source] if mixtures else [])])
+    free = shutil.disk_usage(run.path).free
+    if needed > free:
+        raise ExportError(
+            f"The export needs {needed / 1e9:.1f} GB of disk, and {run.path} has {free / 1e9:.1f} GB free.",
+            hint="Free some, write fewer file types, or move the run folder to a larger disk.",
+        )
+
+
+def _write_files(files: dict[GgufType, Path], run: RunFolder, recipe: Recipe, origin: Origin) -> None:
+    def write(file_type: GgufType, destination: Path, name: str) -> None:
+        write_gguf(run.merged, destination, file_type, date_string=recipe.task.date_string, name=name, origin=origin)
+
+    for file_type, file in files.items():
+        if not FILE_TYPES[file_type].needs_quantiser:
+            write(file_type, file, file.stem)
+    mixtures = [one for one in files if FILE_TYPES[one].needs_quantiser]
+    if not mixtures:
+        return
+    source = run.gguf("quantising")  # in the merged weights' own type: what is quantised is what was merged
+    try:
+        write(merged_type(run.merged), source, files[mixtures[0]].stem)
+        for file_type in mixtures:
+            quantise(source, files[file_type], file_type)
+    finally:
+        source.unlink(missing_ok=True)
+
+
+def _origin(base: Path, run: RunFolder, recipe: Recipe) -> Origin:
+    return Origin(
+        recipe=hashlib.sha256(run.recipe.read_bytes()).hexdigest(),
+        base_model=recipe.model.name,
+        base_revision=run.record.get("model", {}).get("commit"),
+        licence=_licence(base),
+    )
+
+
+def _licence(base: Path) -> str | None:
+    """What the head of the base's model card says; None where there is no card, or none that can be read."""
+    card = base / "README.md"
+    if not card.is_file():
+        return None
+    _, _, rest = card.read_text(encoding="utf-8", errors="replace").partition("---\n")
+    try:
+        head = yaml.safe_load(rest.partition("\n---")[0])
+    except yaml.YAMLError:
+        return None
+    licence = head.get("license") if isinstance(head, dict) else None
+    return licence if isinstance(licence, str) else None
+
+
+def _write_companions(
+    files: list[Path], run: RunFolder, recipe: Recipe, encoder: PromptEncoder, gate: ParityGate
+) -> None:
+    write_json(run.parity, gate.record(describe(recipe.data.eval)))
+    folder = files[0].parent
+    write_text(folder / "Modelfile", modelfile(encoder, files[0], recipe.model.max_seq_length))
+    write_text(folder / "README.md", usage(recipe.task, files, gate.example))

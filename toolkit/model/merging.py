@@ -10,16 +10,18 @@ from toolkit.model.backend import AutoModelForCausalLM
 from toolkit.model.loading import load_adapter
 from toolkit.model.parameters import model_config
 from toolkit.prompts import load_tokenizer
+from toolkit.recipe import GgufType
 from toolkit.run_folder import atomic_path
 
-_SIXTEEN_BIT = (torch.bfloat16, torch.float16)
+_GGUF_NAMES: dict[torch.dtype, GgufType] = {torch.bfloat16: "bf16", torch.float16: "f16", torch.float32: "f32"}
 
 
 def merge_adapter(base: Path, adapter: Path, destination: Path) -> None:
-    """Write base + adapter as 16-bit safetensors, with the adapter's tokenizer.
+    """Write base + adapter as safetensors of the base's own type, with the adapter's tokenizer.
 
-    The sum is made in float32 and rounded once. The base is the unquantised one, also for an adapter that was trained
-    on 4-bit weights: merging into those would change the answers (huggingface/peft#2321).
+    The sum is made in float32 and rounded once: to bfloat16 by at most 2^-9 of each weight, to float16 by 2^-12. The
+    base is the unquantised one, also for an adapter that was trained on 4-bit weights: merging into those would change
+    the answers (huggingface/peft#2321).
 
     Raises:
         ModelError: the adapter does not fit the base, or the base is itself quantised.
@@ -30,14 +32,23 @@ def merge_adapter(base: Path, adapter: Path, destination: Path) -> None:
             f"The base model {base} is quantised, and an adapter merges into 16-bit weights alone.",
             hint="Train on the 16-bit model with model.load_in_4bit: true; it is quantised as it is loaded.",
         )
-    dtype = config.dtype if config.dtype in _SIXTEEN_BIT else torch.bfloat16
     try:
         model = AutoModelForCausalLM.from_pretrained(
             base, dtype=torch.float32, local_files_only=True, trust_remote_code=False, use_safetensors=True
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"{base} cannot be loaded: {first_line(error)}") from error
-    merged = load_adapter(model, adapter).merge_and_unload(safe_merge=True).to(dtype)
+    merged = load_adapter(model, adapter).merge_and_unload(safe_merge=True).to(_dtype(base))
     with atomic_path(destination) as partial:
         merged.save_pretrained(partial)
         load_tokenizer(adapter).save_pretrained(partial)
+
+
+def merged_type(folder: Path) -> GgufType:
+    """The GGUF file type that holds a model folder's weights as they are: f16, bf16 or f32."""
+    return _GGUF_NAMES[_dtype(folder)]
+
+
+def _dtype(folder: Path) -> torch.dtype:
+    dtype = model_config(folder).dtype
+    return dtype if dtype in _GGUF_NAMES else torch.float32

@@ -1,0 +1,74 @@
+"""The GGUF writer beside llama.cpp's own converter, on the same folder: equal tensors, equal metadata.
+
+Runs where LLAMA_CPP_SOURCE names a folder with convert_hf_to_gguf.py (the source package of llama-cpp-python 0.3.36 has it
+in vendor/llama.cpp) and ../shared has Llama 3's tokenizer, by whose hash the converter knows it.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+import torch
+
+from toolkit.export.gguf import write_gguf
+from toolkit.model.backend import AutoConfig, AutoModelForCausalLM
+from toolkit.prompts import load_tokenizer
+
+# The converter titles the folder's name; a classifier is to be sampled at temperature 0.
+OURS = {"general.name", "general.sampling.temp", "GGUF.kv_count"}
+
+
+@pytest.fixture(scope="module")
+def converter(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    source = Path(os.environ.get("LLAMA_CPP_SOURCE", "nowhere")) / "convert_hf_to_gguf.py"
+    if not source.is_file():
+        pytest.skip("needs LLAMA_CPP_SOURCE, a folder with llama.cpp's convert_hf_to_gguf.py")
+    # The converter imports sentencepiece before it finds that the folder has no model of that kind.
+    stub = tmp_path_factory.mktemp("stub")
+    (stub / "sentencepiece.py").write_text("SentencePieceProcessor = None\n")
+    return ["env", f"PYTHONPATH={stub}", sys.executable, str(source)]
+
+
+FOLDERS: dict[str, tuple[dict[str, Any], torch.dtype, str]] = {
+    "tied, bfloat16": ({}, torch.bfloat16, "1GB"),
+    "untied, float32, sharded": ({"tie_word_embeddings": False}, torch.float32, "20MB"),
+    "no rotary scaling, float16": (
+        {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}}, torch.float16, "1GB",
+    ),
+    "a head per key, wide heads": ({"num_key_value_heads": 8, "head_dim": 32}, torch.bfloat16, "1GB"),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=FOLDERS, ids=str)
+def folder(request: pytest.FixtureRequest, nano: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    overrides, dtype, shard_size = FOLDERS[request.param]
+    config = AutoConfig.from_pretrained(nano)
+    config.update(overrides)
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("folder") / "nano"
+    AutoModelForCausalLM.from_config(config, dtype=dtype).save_pretrained(path, max_shard_size=shard_size)
+    load_tokenizer(nano).save_pretrained(path)
+    return path
+
+
+@pytest.mark.parametrize("file_type", ["f32", "f16", "bf16", "q8_0", "tq1_0", "tq2_0"])
+def test_tensors_and_metadata_are_those_of_llama_cpps_converter(
+    converter: list[str], folder: Path, file_type: Any, tmp_path: Path
+) -> None:
+    theirs, ours = tmp_path / "theirs.gguf", tmp_path / "ours.gguf"
+    subprocess.run([*converter, str(folder), "--outfile", str(theirs), "--outtype", file_type], check=True)
+    write_gguf(folder, ours, file_type, date_string=None, name="nano")
+    expected, found = gguf.GGUFReader(theirs), gguf.GGUFReader(ours)
+    fields = [{key: (field.types, field.contents()) for key, field in r.fields.items()} for r in (expected, found)]
+    different = {key for key in fields[0].keys() | fields[1].keys() if fields[0].get(key) != fields[1].get(key)}
+    assert different == OURS
+    tensors = [{tensor.name: tensor for tensor in reader.tensors} for reader in (expected, found)]
+    assert tensors[0].keys() == tensors[1].keys() and len(tensors[0]) > 20
+    for name, tensor in tensors[0].items():
+        assert tensors[1][name].tensor_type == tensor.tensor_type, name
+        np.testing.assert_array_equal(tensors[1][name].data, tensor.data, err_msg=name)

@@ -1,0 +1,101 @@
+"""How to run an exported GGUF elsewhere: a Modelfile for Ollama, and command lines for llama.cpp and Ollama."""
+
+import json
+import shlex
+from pathlib import Path
+
+from toolkit.errors import ExportError
+from toolkit.prompts import PromptEncoder
+from toolkit.task import Task, prompt_messages
+
+_OLLAMA_SLOTS = {"system": "{{ .System }}", "user": "{{ .Prompt }}"}
+_SHORTEST_CONTEXT = 2048
+
+
+def modelfile(encoder: PromptEncoder, gguf: Path, context_length: int) -> str:
+    """Ollama's description of the model: the prompt of one question, as the chat template renders it.
+
+    The syntax: https://docs.ollama.com/modelfile.
+
+    Args:
+        encoder: the run's chat template and task.
+        gguf: the file, which stands beside the Modelfile.
+        context_length: the longest row of the recipe, in tokens.
+
+    Raises:
+        ExportError: the instruction holds three quotation marks in a row, which a Modelfile cannot.
+    """
+    end = encoder.decode([encoder.end_of_turn])
+    lines = [f"FROM ./{gguf.name}", f"TEMPLATE {_quoted(ollama_template(encoder) + '{{ .Response }}' + end)}"]
+    if encoder.task.system:
+        lines.append(f"SYSTEM {_quoted(encoder.task.system.strip())}")
+    longest = max(len(ids) for ids in encoder.label_ids.values())
+    lines += [
+        f"PARAMETER stop {json.dumps(end, ensure_ascii=False)}",
+        "PARAMETER temperature 0",
+        f"PARAMETER num_predict {longest}",
+        f"PARAMETER num_ctx {max(context_length, _SHORTEST_CONTEXT)}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def ollama_template(encoder: PromptEncoder) -> str:
+    """The prompt up to the answer as a Go template; without the first token, which Ollama adds by itself."""
+    text = ""
+    for role, piece in encoder.template_parts():
+        text += _OLLAMA_SLOTS[role] if role else piece.replace("{{", '{{ "{{" }}')
+    bos = encoder.tokenizer.bos_token
+    return text.removeprefix(bos) if bos else text
+
+
+def _quoted(text: str) -> str:
+    if '"""' in text:
+        raise ExportError(
+            "A Modelfile cannot hold three quotation marks in a row, and the prompt has them.",
+            hint="Write task.system and the chat template without them.",
+        )
+    return f'"""{text}"""'
+
+
+def usage(task: Task, files: list[Path], example: tuple[str, str, str]) -> str:
+    """A README for the folder of GGUF files.
+
+    Args:
+        task: the recipe's.
+        files: the files, the one to recommend first.
+        example: premise, hypothesis, and the label that the model gives them.
+    """
+    *system, question = prompt_messages(task, *example[:2])
+    first, name = files[0].name, files[0].stem
+    asked = shlex.quote(question["content"])
+    instruction = f"-sys {shlex.quote(system[0]['content'])} " if system else ""
+    messages = json.dumps({"messages": [*system, question], "temperature": 0}, ensure_ascii=False)
+    address = "http://127.0.0.1:8080/v1/chat/completions"
+    return "\n\n".join(
+        [
+            f"# {name}",
+            f"Files: {', '.join(f'`{file.name}`' for file in files)}. How each agrees with the model that was measured "
+            "stands in `parity.json`.",
+            "The model answers one user message of this form, after the instruction it was trained with, at "
+            "temperature 0:",
+            _block(task.user.strip()),
+            f"To the question below it answers `{task.verbalizers[example[2]].strip()}`. The chat template in the file "
+            "prints the date that the model was trained with.",
+            "## llama.cpp",
+            _block(f"llama-cli -m {first} --jinja --temp 0 --single-turn {instruction}-p {asked}"),
+            "As a server:",
+            _block(f"llama-server -m {first} --jinja --temp 0 --port 8080"),
+            _block(f"curl -s {address} -H 'Content-Type: application/json' -d {shlex.quote(messages)}"),
+            "## Ollama",
+            _block(f"ollama create {name.lower()} -f Modelfile"),
+            _block(f"ollama run {name.lower()} {asked}") + "\n",
+        ]
+    )
+
+
+def _block(text: str) -> str:
+    """A fenced block that no text can close early."""
+    fence = "```"
+    while fence in text:
+        fence += "`"
+    return f"{fence}\n{text}\n{fence}"
