@@ -1,7 +1,7 @@
 """The GGUF writer beside llama.cpp's own converter, on the same folder: equal tensors, equal metadata.
 
-Runs where LLAMA_CPP_SOURCE names a folder with convert_hf_to_gguf.py (the source package of llama-cpp-python 0.3.36 has it
-in vendor/llama.cpp) and ../shared has Llama 3's tokenizer, by whose hash the converter knows it.
+Runs where LLAMA_CPP_SOURCE names a folder with convert_hf_to_gguf.py (the source package of llama-cpp-python 0.3.36 has
+it in vendor/llama.cpp) and ../shared has Llama 3's tokenizer, by whose hash the converter knows it.
 """
 
 import os
@@ -34,32 +34,40 @@ def converter(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return ["env", f"PYTHONPATH={stub}", sys.executable, str(source)]
 
 
-FOLDERS: dict[str, tuple[dict[str, Any], torch.dtype, str]] = {
-    "tied, bfloat16": ({}, torch.bfloat16, "1GB"),
-    "untied, float32, sharded": ({"tie_word_embeddings": False}, torch.float32, "20MB"),
-    "no rotary scaling, float16": (
-        {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}}, torch.float16, "1GB",
-    ),
-    "a head per key, wide heads": ({"num_key_value_heads": 8, "head_dim": 32}, torch.bfloat16, "1GB"),
-}  # fmt: skip
+BFLOAT16, FLOAT16, FLOAT32 = torch.bfloat16, torch.float16, torch.float32
+UNTIED = {"tie_word_embeddings": False}
+UNSCALED = {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}}
+OTHER_HEADS = {"num_key_value_heads": 8, "head_dim": 32}
 
 
-@pytest.fixture(scope="module", params=FOLDERS, ids=str)
-def folder(request: pytest.FixtureRequest, nano: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    overrides, dtype, shard_size = FOLDERS[request.param]
+@pytest.mark.parametrize(
+    ("file_type", "overrides", "dtype", "shard_size"),
+    [
+        ("f32", {}, BFLOAT16, "1GB"),
+        ("f16", UNTIED, FLOAT32, "20MB"),
+        ("bf16", OTHER_HEADS, BFLOAT16, "1GB"),
+        ("bf16", {}, FLOAT32, "1GB"),
+        ("q8_0", {}, BFLOAT16, "20MB"),
+        ("q8_0", UNTIED | UNSCALED, FLOAT16, "1GB"),
+        ("tq1_0", {}, BFLOAT16, "1GB"),
+        ("tq2_0", OTHER_HEADS, FLOAT16, "1GB"),
+    ],
+)
+def test_tensors_and_metadata_are_those_of_llama_cpps_converter(
+    file_type: Any,
+    overrides: dict[str, Any],
+    dtype: torch.dtype,
+    shard_size: str,
+    converter: list[str],
+    nano: Path,
+    tmp_path: Path,
+) -> None:
     config = AutoConfig.from_pretrained(nano)
     config.update(overrides)
     torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("folder") / "nano"
-    AutoModelForCausalLM.from_config(config, dtype=dtype).save_pretrained(path, max_shard_size=shard_size)
-    load_tokenizer(nano).save_pretrained(path)
-    return path
-
-
-@pytest.mark.parametrize("file_type", ["f32", "f16", "bf16", "q8_0", "tq1_0", "tq2_0"])
-def test_tensors_and_metadata_are_those_of_llama_cpps_converter(
-    converter: list[str], folder: Path, file_type: Any, tmp_path: Path
-) -> None:
+    folder = tmp_path / "nano"
+    AutoModelForCausalLM.from_config(config, dtype=dtype).save_pretrained(folder, max_shard_size=shard_size)
+    load_tokenizer(nano).save_pretrained(folder)
     theirs, ours = tmp_path / "theirs.gguf", tmp_path / "ours.gguf"
     subprocess.run([*converter, str(folder), "--outfile", str(theirs), "--outtype", file_type], check=True)
     write_gguf(folder, ours, file_type, date_string=None, name="nano")

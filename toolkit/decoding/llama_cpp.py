@@ -133,7 +133,8 @@ class LlamaCpp:
             return server
         except RuntimeError as error:
             raise ModelError(
-                f"llama.cpp cannot load {self.gguf}: the file is cut short or damaged, or not a model it knows.",
+                f"llama.cpp cannot load {self.gguf}: the file is cut short or damaged, its chat template is beyond "
+                "llama.cpp, or it is not a model that it knows.",
                 hint=f"Export it again; {LOG_VARIABLE}=1 shows llama.cpp's own messages.",
             ) from error
 

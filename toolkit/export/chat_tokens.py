@@ -35,8 +35,8 @@ def compare_chat_tokens(
 
 
 def _difference(encoder: PromptEncoder, ours: list[int], theirs: list[int]) -> str:
-    if theirs == [ours[0], *ours]:
-        return f"its first token {encoder.decode(ours[:1])} twice"
+    if theirs[-len(ours) :] == ours and set(theirs[: -len(ours)]) == {ours[0]}:
+        return f"its first token {encoder.decode(ours[:1])} {len(theirs) - len(ours) + 1} times"
     expected, found = encoder.decode(ours), encoder.decode(theirs)
     same = (one == other for one, other in zip(expected, found, strict=False))
     start = next((i for i, equal in enumerate(same) if not equal), min(len(expected), len(found)))

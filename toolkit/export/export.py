@@ -142,4 +142,4 @@ def _write_companions(
     write_json(run.parity, gate.record(describe(recipe.data.eval)))
     folder = files[0].parent
     write_text(folder / "Modelfile", modelfile(encoder, files[0], recipe.model.max_seq_length))
-    write_text(folder / "README.md", usage(recipe.task, files, gate.example))
+    write_text(folder / "README.md", usage(encoder, files, gate.example))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from toolkit.errors import ExportError
 from toolkit.prompts import PromptEncoder
-from toolkit.task import Task, prompt_messages
+from toolkit.task import prompt_messages
 
 _OLLAMA_SLOTS = {"system": "{{ .System }}", "user": "{{ .Prompt }}"}
 _SHORTEST_CONTEXT = 2048
@@ -57,14 +57,15 @@ def _quoted(text: str) -> str:
     return f'"""{text}"""'
 
 
-def usage(task: Task, files: list[Path], example: tuple[str, str, str]) -> str:
+def usage(encoder: PromptEncoder, files: list[Path], example: tuple[str, str, str]) -> str:
     """A README for the folder of GGUF files.
 
     Args:
-        task: the recipe's.
+        encoder: the run's chat template and task.
         files: the files, the one to recommend first.
         example: premise, hypothesis, and the label that the model gives them.
     """
+    task = encoder.task
     *system, question = prompt_messages(task, *example[:2])
     first, name = files[0].name, files[0].stem
     asked = shlex.quote(question["content"])
@@ -79,8 +80,7 @@ def usage(task: Task, files: list[Path], example: tuple[str, str, str]) -> str:
             "The model answers one user message of this form, after the instruction it was trained with, at "
             "temperature 0:",
             _block(task.user.strip()),
-            f"To the question below it answers `{task.verbalizers[example[2]].strip()}`. The chat template in the file "
-            "prints the date that the model was trained with.",
+            f"To the question below it answers `{task.verbalizers[example[2]].strip()}`.{_on_date(encoder)}",
             "## llama.cpp",
             _block(f"llama-cli -m {first} --jinja --temp 0 --single-turn {instruction}-p {asked}"),
             "As a server:",
@@ -91,6 +91,12 @@ def usage(task: Task, files: list[Path], example: tuple[str, str, str]) -> str:
             _block(f"ollama run {name.lower()} {asked}") + "\n",
         ]
     )
+
+
+def _on_date(encoder: PromptEncoder) -> str:
+    date = encoder.task.date_string
+    is_printed = date and any(date in text for _, text in encoder.template_parts())
+    return f" Its chat template prints {date} as today's date, on any day: so it was trained." if is_printed else ""
 
 
 def _block(text: str) -> str:

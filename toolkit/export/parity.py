@@ -206,8 +206,8 @@ def choose_rows(examples: Sequence[Example], verify: Verify, seed: int) -> list[
     place = np.empty(len(examples))
     for label in sorted(set(labels)):
         rows = np.flatnonzero(labels == label)
-        place[rows] = (random.permutation(len(rows)) + random.random(len(rows))) / len(rows)
-    return [examples[row] for row in sorted(np.argsort(place)[:verify].tolist())]
+        place[rows] = (random.permutation(len(rows)) + 0.5) / len(rows)
+    return [examples[row] for row in sorted(np.argsort(place, kind="stable")[:verify].tolist())]
 
 
 def _too_few(found: Agreement, wanted: float) -> str:

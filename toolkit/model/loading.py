@@ -97,7 +97,8 @@ def load_adapter(model: Any, adapter: Path) -> Any:
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         raise ModelError(f"The adapter {adapter} {misfit}: {first_line(error)}", hint=hint) from error
     with safe_open(adapter / "adapter_model.safetensors", framework="pt") as saved:
-        missing = set(get_peft_model_state_dict(wrapped)) ^ set(saved.keys())
+        # Left to itself, PEFT asks the hub whether the vocabulary has grown.
+        missing = set(get_peft_model_state_dict(wrapped, save_embedding_layers=False)) ^ set(saved.keys())
     if missing:
         raise ModelError(f"The adapter {adapter} {misfit}: {len(missing)} tensors differ by name.", hint=hint)
     return wrapped

@@ -1,0 +1,116 @@
+"""What a user of the exported file sees: a plain chat call answers as the scorer does, so does the Modelfile."""
+
+import json
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from toolkit.data.checks import load_examples
+from toolkit.decoding.label_trie import LabelTrie
+from toolkit.decoding.llama_cpp import LlamaCpp
+from toolkit.decoding.llama_cpp_scorer import LlamaCppScorer
+from toolkit.errors import ExportError
+from toolkit.export.gguf import write_gguf
+from toolkit.export.modelfile import modelfile, ollama_template, usage
+from toolkit.model.files import find_base
+from toolkit.model.merging import merge_adapter
+from toolkit.prompts import PromptEncoder, load_tokenizer
+from toolkit.recipe import Recipe
+from toolkit.run_folder import RunFolder
+from toolkit.task import prompt_messages
+
+
+@pytest.fixture(scope="module")
+def recipe(make_recipe: Callable[..., Recipe]) -> Recipe:
+    """The embedded model, trained until it says nothing but labels."""
+    training = ("training.batch_size=24", "training.max_steps=40", "training.warmup_ratio=0.1")
+    system = "task.system=Compare les deux phrases."
+    return make_recipe("data.train.limit=960", "lora.r=64", "lora.alpha=64", system, *training)
+
+
+@pytest.fixture(scope="module")
+def exported(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, PromptEncoder]:
+    from toolkit.training.train import train
+
+    run = RunFolder(tmp_path_factory.mktemp("chat") / "chat")
+    train(recipe, run, resume=False, overwrite=False, dry_run=False)
+    merge_adapter(find_base(run, recipe), run.adapter, run.merged)
+    write_gguf(run.merged, run.gguf("q8_0"), "q8_0", date_string=recipe.task.date_string, name="chat")
+    encoder = PromptEncoder(load_tokenizer(run.adapter), recipe.task, recipe.model.max_seq_length)
+    return run.gguf("q8_0"), encoder
+
+
+def test_a_plain_chat_call_reads_our_tokens_and_gives_the_scorers_answer(
+    exported: tuple[Path, PromptEncoder], recipe: Recipe
+) -> None:
+    file, encoder = exported
+    examples = load_examples(recipe, recipe.data.eval)
+    rows = encoder.encode(examples)
+    trie = LabelTrie(encoder.label_ids)
+    with LlamaCppScorer(file, trie, context_length=256) as scorer:
+        expected = trie.greedy(scorer.score([row.prompt for row in rows]))
+    valid = 0
+    with LlamaCpp(file, context_length=256, sequences=1) as model:
+        for example, row, label in zip(examples, rows, expected, strict=True):
+            messages = prompt_messages(recipe.task, example.premise, example.hypothesis)
+            assert tuple(model.chat_prompt(messages)) == row.prompt
+            # No temperature: the file itself asks for 0.
+            answer = model.chat(messages, max_tokens=8).strip()
+            if answer in recipe.task.labels:
+                valid += 1
+                assert answer == label, example
+    assert valid > 20 and len(set(expected)) > 1
+
+
+def test_ollamas_template_renders_to_our_tokens(exported: tuple[Path, PromptEncoder], recipe: Recipe) -> None:
+    file, encoder = exported
+    example = load_examples(recipe, recipe.data.eval)[3]
+    *system, question = prompt_messages(recipe.task, example.premise, example.hypothesis)
+    text = ollama_template(encoder).replace("{{ .System }}", system[0]["content"])
+    text = text.replace("{{ .Prompt }}", question["content"])
+    with LlamaCpp(file, context_length=256, sequences=1) as model:
+        tokens = model._ask("/tokenize", content=text, add_special=True, parse_special=True)["tokens"]
+    assert tuple(tokens) == encoder.prompt(example.premise, example.hypothesis)[0]
+
+
+def test_the_modelfile_holds_what_ollama_needs(exported: tuple[Path, PromptEncoder]) -> None:
+    text = modelfile(exported[1], Path("x-q8_0.gguf"), 300)
+    assert text.startswith('FROM ./x-q8_0.gguf\nTEMPLATE """<|start_header_id|>system')
+    assert '{{ .Response }}<|eot_id|>"""\nSYSTEM """Compare les deux phrases."""\n' in text
+    for line in ('PARAMETER stop "<|eot_id|>"', "PARAMETER temperature 0", "PARAMETER num_ctx 2048"):
+        assert f"{line}\n" in text
+
+
+BRACES = """{{- bos_token }}{{- '{{ a }}' }}
+{%- for m in messages %}{{- '<|start_header_id|>' + m['content'] + '<|eot_id|>' }}{%- endfor %}
+{%- if add_generation_prompt %}{{- '<|start_header_id|>' }}{%- endif %}"""
+
+
+def test_braces_of_the_template_stay_text_and_three_quotes_are_refused(
+    exported: tuple[Path, PromptEncoder], make_recipe: Callable[..., Recipe]
+) -> None:
+    def encoder(**task: Any) -> PromptEncoder:
+        tokenizer = load_tokenizer(exported[0].parent.parent / "adapter")
+        return PromptEncoder(tokenizer, make_recipe().task.model_copy(update=task), 256)
+
+    template = ollama_template(encoder(chat_template=BRACES))
+    assert template.startswith('{{ "{{" }} a }}<|start_header_id|>{{ .System }}')
+    with pytest.raises(ExportError, match="three quotation marks"):
+        modelfile(encoder(system='Dis """oui""".'), Path("x.gguf"), 300)
+
+
+def test_the_command_lines_survive_a_shell_and_name_the_file(exported: tuple[Path, PromptEncoder]) -> None:
+    text = usage(exported[1], [Path("x-q8_0.gguf"), Path("x-f16.gguf")], ("L'été $(rm) `x`", 'Il dit "oui"', "neutral"))
+    blocks = [shlex.split(block) for block in text.split("```")[1::2]]
+    [cli] = [block for block in blocks if block[0] == "llama-cli"]
+    assert cli[cli.index("-p") + 1] == 'L\'été $(rm) `x`\nIl dit "oui"'
+    assert cli[cli.index("-sys") + 1] == "Compare les deux phrases."
+    [curl] = [block for block in blocks if block[0] == "curl"]
+    body = json.loads(curl[curl.index("-d") + 1])
+    assert [message["role"] for message in body["messages"]] == ["system", "user"]
+    [ollama] = [block for block in blocks if block[:2] == ["ollama", "run"]]
+    assert ollama[2:] == ["x-q8_0", cli[cli.index("-p") + 1]]
+    assert "`x-q8_0.gguf`, `x-f16.gguf`" in text and "answers `neutral`" in text
