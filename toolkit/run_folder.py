@@ -1,5 +1,6 @@
 """A run's folder: the names of its files, its run.json, and writing that never shows half a file."""
 
+import glob
 import json
 import math
 import os
@@ -9,6 +10,8 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from toolkit.errors import RunError
 
@@ -20,9 +23,13 @@ IS_MAIN_PROCESS = os.environ.get("RANK", "0") == "0"
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a path beside `path`; on success it is renamed to `path`, on failure it is removed.
 
-    Works for a file and for a folder; an older `path` is replaced only at the end.
+    Works for a file and for a folder; an older `path` is replaced only at the end. What a killed process left beside it
+    is removed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
+        if (process := left.name.split(".")[-2]).isdecimal() and not psutil.pid_exists(int(process)):
+            _remove(left)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         yield partial
@@ -30,10 +37,14 @@ def atomic_path(path: Path) -> Iterator[Path]:
             shutil.rmtree(path)
         partial.replace(path)
     finally:
-        if partial.is_dir():
-            shutil.rmtree(partial)
-        else:
-            partial.unlink(missing_ok=True)
+        _remove(partial)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

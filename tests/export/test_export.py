@@ -1,0 +1,160 @@
+"""The export as a whole: refused before work, whole or absent when killed, its record, its gate."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gguf
+import pytest
+
+import toolkit
+from tests.conftest import ROOT
+from toolkit.export import export as module
+from toolkit.export import quantise as quantise_module
+from toolkit.run_folder import RunFolder, atomic_path
+
+Call = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(trained: RunFolder, tmp_path: Path) -> RunFolder:
+    shutil.copytree(trained.path, tmp_path / "small")
+    return RunFolder(tmp_path / "small")
+
+
+def untouched(run: RunFolder) -> bool:
+    return not run.merged.exists() and not (run.path / "gguf").exists()
+
+
+def test_a_disk_that_is_too_small_is_refused_before_any_work(
+    call: Call, run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(run.path)._replace(free=1_000_000)
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda _: usage)
+    code, _, err = call("export_gguf", run.path)
+    assert code == 2 and "GB of disk" in err and "0.0 GB free" in err
+    assert untouched(run)
+
+
+def test_a_missing_quantiser_is_told_before_any_work(
+    call: Call, run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quantise_module.shutil, "which", lambda _: None)
+    monkeypatch.setattr(quantise_module, "find_spec", lambda _: None)
+    code, _, err = call("export_gguf", run.path, "--quant", "f16", "q4_k_m")
+    assert code == 2 and "there is none here" in err and "pip install llama-cpp-python" in err
+    assert untouched(run)
+
+
+@pytest.mark.parametrize("flags", [["--verify", "0"], ["--verify", "some"], ["--min-agreement", "1.5"],
+                                   ["--min-agreement", "x"], ["--quant", "q3_x"]], ids=" ".join)  # fmt: skip
+def test_flags_that_mean_nothing_are_refused(call: Call, run: RunFolder, flags: list[str]) -> None:
+    code, _, err = call("export_gguf", run.path, *flags)
+    assert code == 2 and flags[1] in err and untouched(run)
+
+
+def fake_quantiser(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It copies, so that its file answers as its source."""
+    program = tmp_path / "bin" / "llama-quantize"
+    program.parent.mkdir()
+    program.write_text('#!/bin/sh\ncp "$1" "$2"\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+
+
+def test_an_export_leaves_its_files_their_parity_and_their_origin(
+    call: Call, run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_quantiser(tmp_path, monkeypatch)
+    code, out, err = call("export_gguf", run.path, "--quant", "f16", "q4_k_m", "--verify", "12")
+    assert code == 0, out + err
+    assert "12/12 100.0%" in out and "0 differ" in out
+    folder = run.path / "gguf"
+    assert {path.name for path in folder.iterdir()} == {
+        "small-f16.gguf", "small-q4_k_m.gguf", "Modelfile", "README.md", "parity.json",
+    }  # fmt: skip
+    parity = json.loads(run.parity.read_text(encoding="utf-8"))
+    assert [one["model"] for one in parity["models"]] == ["merged", "gguf-f16", "gguf-q4_k_m"]
+    assert [one["min_agreement"] for one in parity["models"]] == [None, 0.99, 0.95]
+    assert all(one["verdict"] == "passed" and one["rows"] == 12 for one in parity["models"])
+    assert (folder / "Modelfile").read_text(encoding="utf-8").startswith("FROM ./small-f16.gguf")
+    fields = {key: field.contents() for key, field in gguf.GGUFReader(run.gguf("f16")).fields.items()}
+    assert fields["general.toolkit.version"] == toolkit.__version__ and fields["general.sampling.temp"] == 0
+    assert len(fields["general.toolkit.recipe_sha256"]) == 64 and "general.license" not in fields
+    assert fields["general.base_model.0.name"].endswith("tiny-llama")
+
+
+def test_a_file_that_answers_otherwise_ends_in_exit_code_3_and_stays_to_be_looked_into(
+    call: Call, run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("toolkit.export.llama_folder.LlamaFolder._row_order", lambda *_: None)
+    code, out, err = call("export_gguf", run.path, "--quant", "f32")
+    assert code == 3 and "gguf-f32 of" in err and "does not answer as the adapter did" in err
+    assert "refused" in out and "clear" in out and " nats)" in out
+    assert run.gguf("f32").is_file()
+    entry = json.loads(run.parity.read_text(encoding="utf-8"))["models"][-1]
+    assert entry["verdict"] == "refused" and entry["disagreements"][0].keys() == {
+        "id", "label", "adapter", "model", "margin", "kind",
+    }  # fmt: skip
+
+
+def test_the_licence_in_the_base_models_card_is_handed_on(tmp_path: Path) -> None:
+    assert module._licence(tmp_path) is None
+    for text, licence in [
+        ("---\nlicense: llama3.2\nlanguage: fr\n---\n# Model\n", "llama3.2"),
+        ("---\nlicense: [a]\n---\n", None),
+        ("---\n{:\n---\n", None),
+        ("# No head\n", None),
+    ]:
+        (tmp_path / "README.md").write_text(text, encoding="utf-8")
+        assert module._licence(tmp_path) == licence
+
+
+SLOW_WRITE = """
+import sys, time
+from pathlib import Path
+from toolkit.export import gguf
+convert = gguf._convert
+def slowly(*arguments):
+    print("tensor", flush=True)
+    time.sleep(0.05)
+    return convert(*arguments)
+gguf._convert = slowly
+gguf.write_gguf(Path(sys.argv[1]), Path(sys.argv[2]), "f16", date_string=None, name="m")
+"""
+
+
+@pytest.mark.parametrize("tensors", [0, 2, 9])
+def test_a_kill_leaves_the_older_file_or_none_and_the_next_export_clears_up(
+    tensors: int, tiny_model: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "m.gguf"
+    if tensors:
+        file.write_text("older")
+    arguments: list[Any] = [sys.executable, "-c", SLOW_WRITE, tiny_model, file]
+    with subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        for _ in range(tensors):
+            assert process.stdout is not None and process.stdout.readline() == b"tensor\n"
+        if not tensors:
+            time.sleep(0.3)
+        process.send_signal(signal.SIGKILL)
+    assert file.read_text() == "older" if tensors else not file.exists()
+    assert len(list(tmp_path.glob(".m.gguf.*.partial"))) == (1 if tensors else 0)
+    with atomic_path(file) as partial:
+        partial.write_text("whole")
+    assert [path.name for path in tmp_path.iterdir()] == ["m.gguf"] and file.read_text() == "whole"
+
+
+def test_what_a_living_process_is_writing_is_left_alone(tmp_path: Path) -> None:
+    theirs = tmp_path / f".m.gguf.{os.getppid()}.partial"
+    theirs.write_text("theirs")
+    with atomic_path(tmp_path / "m.gguf") as partial:
+        partial.write_text("ours")
+    assert theirs.read_text() == "theirs"
