@@ -17,7 +17,19 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-PACKAGES = ("torch", "transformers", "peft", "trl", "unsloth", "unsloth_zoo", "accelerate", "lm_eval", "outlines")
+PACKAGES = (
+    "torch",
+    "transformers",
+    "peft",
+    "trl",
+    "unsloth",
+    "unsloth_zoo",
+    "accelerate",
+    "lm_eval",
+    "outlines",
+    "gguf",
+    "xllamacpp",
+)
 
 
 def parser(description: str, systems: Sequence[str]) -> argparse.ArgumentParser:

@@ -32,3 +32,9 @@ def test_scoring_a_tree_predicts_what_constrained_generation_decodes(tmp_path: P
         "scoring", tmp_path / "s", "--rows", "8", "--our-rows", "12", "--systems", "generate, batched", "ours"
     )
     assert results["ours"][0]["predictions"][:8] == results["generate, batched"][0]["predictions"]
+
+
+def test_scoring_a_gguf_gives_the_torch_scorers_predictions(tmp_path: Path) -> None:
+    results = run("scoring_gguf", tmp_path / "g", "--our-rows", "12", "--slow-rows", "3", "--type", "f32")
+    assert results["ours"][0]["predictions"] == results["torch scorer, float32"][0]["predictions"]
+    assert results["one request per row"][0]["rows"] == 3
