@@ -8,7 +8,7 @@ from toolkit.recipe import Recipe
 from toolkit.run_folder import RunFolder
 
 EMBEDDED = "embedded:tiny-llama-fr"
-_SMALL_FILES = ["*.json", "*.jinja"]
+_SMALL_FILES = ["*.json", "*.jinja", "README.md"]  # the last has the licence
 
 
 def find_model(name: str, revision: str | None = None, *, weights: bool = True) -> Path:
