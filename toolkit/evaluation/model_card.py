@@ -45,7 +45,7 @@ def write_model_card(run: RunFolder) -> Path | None:
 
 def card_data(report: Report) -> ModelCardData:
     """The card's YAML head; a key whose value is not known is left out."""
-    recipe = report.recipe
+    recipe, licence = report.recipe, base_licence(report)
     is_encoder = _task_type(report.run) == "SEQ_CLS"
     sources = dict.fromkeys(source.path for source in (recipe.data.train, recipe.data.eval))
     return ModelCardData(
@@ -59,7 +59,9 @@ def card_data(report: Report) -> ModelCardData:
         datasets=[path for path in sources if _is_hub_id(path)] or None,
         metrics=["accuracy", "f1"],
         eval_results=[result for one in report.evaluations for result in _results(one, recipe)],
-        **base_licence(report),
+        license=licence.get("license"),
+        license_name=licence.get("license_name"),
+        license_link=licence.get("license_link"),
     )
 
 

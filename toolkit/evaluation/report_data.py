@@ -3,6 +3,7 @@
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from toolkit.evaluation.formats import count, interval, percent
@@ -36,7 +37,6 @@ class Report:
 
     Args:
         main: the evaluation that speaks for the run, None before there is one.
-        summary: of its predictions.
     """
 
     run: RunFolder
@@ -45,7 +45,6 @@ class Report:
     record: dict[str, Any]
     evaluations: list[Evaluation]
     main: Evaluation | None
-    summary: PredictionSummary
     steps: list[int]
     losses: list[float]
     parity: dict[str, Any] | None
@@ -54,6 +53,13 @@ class Report:
     def name(self) -> str:
         """The run's."""
         return self.run.path.resolve().name
+
+    @cached_property
+    def summary(self) -> PredictionSummary:
+        """Of the main evaluation's predictions; read when it is asked for."""
+        if self.main is None or not self.main.predictions.is_file():
+            return PredictionSummary()
+        return summarise_predictions(self.main.predictions)
 
     @property
     def language(self) -> str:
@@ -87,15 +93,13 @@ class Report:
 
 
 def gather(run: RunFolder) -> Report:
-    """Read a run's files; predictions.jsonl is streamed.
+    """Read a run's files.
 
     Raises:
         RunError: recipe.yaml or run.json is missing, or a file is not what it should be.
     """
     record, recipe = read_object(run.run_json), load_recipe(run.recipe)
     evaluations = load_evaluations(run)
-    main = main_evaluation(evaluations)
-    has_predictions = main is not None and main.predictions.is_file()
     steps, losses = load_losses(run)
     return Report(
         run=run,
@@ -103,8 +107,7 @@ def gather(run: RunFolder) -> Report:
         recipe_text=run.recipe.read_text(encoding="utf-8"),
         record=record,
         evaluations=evaluations,
-        main=main,
-        summary=summarise_predictions(main.predictions) if main and has_predictions else PredictionSummary(),
+        main=main_evaluation(evaluations),
         steps=steps,
         losses=losses,
         parity=load_parity(run),
