@@ -159,7 +159,7 @@ def test_free_decoding_has_dashes_for_what_it_lacks_and_its_invalid_answers(run:
     write_evaluation(run, "adapter-free", **fields, **invalid)
     text = write_report(run).read_text(encoding="utf-8")
     assert "Oui &lt;b&gt;" in text and "(nothing)" in text and '<th scope="col" class="num">invalid</th></tr>' in text
-    assert "0.5000 to 0.6000" in text and "--mode free" in text
+    assert "[0.500, 0.600]" in text and "--mode free" in text
 
 
 def test_parity_calibration_and_warnings_are_shown_where_they_are(run: RunFolder) -> None:
