@@ -24,6 +24,7 @@ quickstart: $(VENV)/installed
 	@echo "adapter            $(RUN)/adapter"
 	@echo "measurements       $(RUN)/eval/{base,adapter,adapter@nli-fr-test_lexical,gguf-q8_0}"
 	@echo "merged, GGUF       $(RUN)/merged  $(RUN)/gguf/quickstart-q8_0.gguf"
+	@echo "report             $(RUN)/report.html"
 
 test: $(VENV)/tested
 	$(BIN)/ruff check .

@@ -29,9 +29,14 @@ def main(arguments: Namespace) -> None:
     recipe = load_recipe(run.recipe, arguments.overrides)
     run.model_label(arguments.model)  # refuses a model that is not there before anything heavy is imported
     from toolkit.evaluation.evaluate import evaluate
+    from toolkit.evaluation.model_card import write_model_card
+    from toolkit.evaluation.report import write_report
 
     folder = evaluate(run, recipe, model=arguments.model, data=arguments.data, limit=arguments.limit)
     print(f"\nresults     {folder}")
+    if card := write_model_card(run):
+        print(f"model card  {card}")
+    print(f"report      {write_report(run)}")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from toolkit.decoding.label_trie import LabelTrie
 from toolkit.evaluation.baselines import baseline_accuracies
 from toolkit.evaluation.metrics import Predictions, compute_metrics
 from toolkit.evaluation.plots import plot_confusion_matrix
-from toolkit.evaluation.report import terminal_report
+from toolkit.evaluation.terminal import terminal_report
 from toolkit.prompts import PromptEncoder, load_tokenizer
 from toolkit.recipe import Recipe, Source
 from toolkit.recipe_file import differences, load_recipe, resolve_data_path

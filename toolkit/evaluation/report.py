@@ -1,37 +1,60 @@
-"""Results as text for a terminal."""
+"""The report of a run: one HTML file without scripts or network, for a colleague who was not there."""
 
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
 
-from sklearn.metrics import classification_report
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from toolkit.evaluation.metrics import Predictions
-from toolkit.task import Example
+from toolkit.evaluation import formats
+from toolkit.evaluation.report_data import BASELINES, Report, gather
+from toolkit.evaluation.svg import loss_curve, reliability_diagram
+from toolkit.run_folder import RunFolder, now, write_text
 
 
-def terminal_report(examples: Sequence[Example], predictions: Predictions, metrics: dict[str, Any]) -> str:
-    """The per-class table, laid out by scikit-learn, and below it the figures that it lacks."""
-    table = classification_report(
-        [example.label for example in examples],
-        [label or "" for label in predictions.predicted],
-        labels=list(predictions.labels),
-        digits=4,
-        zero_division=0.0,
+def write_report(run: RunFolder) -> Path:
+    """Write RUN/report.html anew from what stands in the run's folder; nothing is measured or loaded here.
+
+    Args:
+        run: with a recipe.yaml and a run.json; evaluations, training log and parity.json are shown where they are.
+
+    Returns:
+        The report's path.
+
+    Raises:
+        RunError: a file of the run is missing or is not what it should be.
+    """
+    path = run.path / "report.html"
+    write_text(path, render(gather(run)))
+    return path
+
+
+def render(report: Report) -> str:
+    """The page; every text of the run is escaped."""
+    template = _environment().get_template("report.html.jinja")
+    return template.render(
+        report=report,
+        loss_curve=loss_curve(report.steps, report.losses) if len(report.steps) > 1 else None,
+        reliability=reliability_diagram(report.summary.bins) if report.summary.rows else None,
+        baselines=BASELINES,
+        written=now(),
     )
-    low, high = metrics["accuracy_ci95"]
-    lines = [
-        f"accuracy {metrics['accuracy']:.2%} [{low:.2%}, {high:.2%}] on {metrics['n']:,} rows; "
-        f"invalid {metrics['invalid']}; nll {metrics['nll']:.4f}; ece {metrics['ece']:.4f}; "
-        f"{metrics['speed']['examples_per_second']:.1f} rows/s"
-    ]
-    if metrics["baselines"]:
-        floor = ", ".join(f"{name} {accuracy:.2%}" for name, accuracy in metrics["baselines"].items())
-        lines.append(f"without the model: {floor}")
-    for column, values in metrics["slices"].items():
-        width = max(len(column), *(len(value) for value in values))
-        lines.append(f"\n{column:<{width}}  {'rows':>6}  accuracy  macro F1")
-        lines += [
-            f"{value:<{width}}  {one['n']:>6}  {one['accuracy']:>8.2%}  {one['macro_f1']:>8.4f}"
-            for value, one in values.items()
-        ]
-    return "\n".join([table, *lines])
+
+
+def _environment() -> Environment:
+    templates = Path(__file__).parent / "templates"
+    environment = Environment(
+        loader=FileSystemLoader(templates),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    for name in ("percent", "interval", "decimal", "count", "significant", "moment"):
+        environment.filters[name] = getattr(formats, name)
+    environment.filters["one_of"] = one_of
+    return environment
+
+
+def one_of(words: Sequence[str]) -> str:
+    """Words as a choice: "a, b or c"."""
+    return f"{', '.join(words[:-1])} or {words[-1]}"

@@ -1,0 +1,93 @@
+"""A run's folder made by hand, for what reads one: recipe.yaml, run.json, evaluations whose numbers are computed."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from tests.conftest import RECIPE
+from toolkit.evaluation.metrics import Predictions, compute_metrics
+from toolkit.recipe_file import dump_recipe, load_recipe
+from toolkit.run_folder import RunFolder, write_json, write_text
+from toolkit.task import Example
+
+LABELS = ("entailment", "neutral", "contradiction")
+HOSTILE = "<script>alert('é')</script> & \"<|eot_id|>\" {{ 7 * 7 }} </td> | \ue000"
+
+
+def make_run(folder: Path, **changes: dict[str, Any]) -> RunFolder:
+    """A trained run without weights; `changes` are merged into the sections of its recipe."""
+    values = {section: {**RECIPE[section], **changes.get(section, {})} for section in {**RECIPE, **changes}}
+    folder.mkdir(parents=True)
+    run = RunFolder(folder)
+    run.recipe.write_text(yaml.safe_dump(values), encoding="utf-8")
+    write_text(run.recipe, dump_recipe(load_recipe(run.recipe)))
+    rows = {"rows": 48, "labels": dict.fromkeys(LABELS, 16), "fingerprint": "f"}
+    write_json(
+        run.run_json,
+        {
+            "status": "completed",
+            "started": "2026-11-25T15:24:18+00:00",
+            "versions": {"python": "3.11.7", "torch": "2.13.0", "bitsandbytes": None},
+            "git_commit": "0123456789abcdef0123456789abcdef01234567",
+            "seed": 42,
+            "device": "CPU, 2 threads",
+            "model": {"name": values["model"]["name"], "folder": None, "commit": None},
+            "precision": {"name": "float32", "reason": "the recipe sets model.dtype"},
+            "batching": {"name": "padded", "reason": "a ratio of 1.1 is below 1.3", "verification": None},
+            "data": {"train": {"source": "embedded:nli-fr:train", **rows}, "eval": {"source": "x", **rows}},
+            "steps": 40,
+        },
+    )
+    return run
+
+
+def write_log(run: RunFolder, losses: list[float | None]) -> None:
+    """train_log.jsonl with these losses."""
+    lines = [json.dumps({"step": step, "loss": loss}) for step, loss in enumerate(losses, 1)]
+    run.train_log.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def make_predictions(n: int, seed: int = 0) -> tuple[list[Example], Predictions]:
+    """Rows whose scores lean to the gold label, about two thirds right."""
+    random = np.random.default_rng(seed)
+    gold = random.integers(3, size=n)
+    scores = random.normal(size=(n, 3))
+    scores[np.arange(n), gold] += 1.0
+    examples = [
+        Example(f"row-{i}", f"{HOSTILE} {i}", f"Hypothèse {i}", LABELS[g], {"kind": "ab"[i % 2]})
+        for i, g in enumerate(gold)
+    ]
+    return examples, Predictions(LABELS, [LABELS[i] for i in scores.argmax(axis=1)], scores)
+
+
+def write_evaluation(run: RunFolder, name: str, n: int = 90, seed: int = 0, **fields: Any) -> dict[str, Any]:
+    """eval/<name>/ as evaluate() leaves it; `fields` replace those of metrics.json, which is returned."""
+    examples, predictions = make_predictions(n, seed)
+    metrics = {
+        "n": n,
+        "labels": list(LABELS),
+        "mode": "constrained",
+        "model": name.partition("@")[0],
+        "data": {"source": "embedded:nli-fr:dev", "fingerprint": "f"},
+        "overrides": [],
+        **compute_metrics(examples, predictions),
+        "baselines": {"random": 1 / 3, "majority": 0.31, "hypothesis_only": 0.4821},
+        "speed": {"seconds": 1.0, "examples_per_second": 90.0},
+    } | fields
+    write_json(run.eval / name / "metrics.json", metrics)
+    write_predictions(run.eval / name / "predictions.jsonl", examples, predictions)
+    return metrics
+
+
+def write_predictions(path: Path, examples: list[Example], predictions: Predictions) -> None:
+    """predictions.jsonl as the evaluation writes it."""
+    probabilities = np.exp(predictions.log_probabilities).tolist()
+    with path.open("w", encoding="utf-8") as file:
+        for example, predicted, row in zip(examples, predictions.predicted, probabilities, strict=True):
+            texts = {"id": example.id, "premise": example.premise, "hypothesis": example.hypothesis}
+            record = {**texts, "label": example.label, "prediction": predicted}
+            record["probabilities"] = dict(zip(LABELS, row, strict=True))
+            file.write(json.dumps(record, ensure_ascii=False) + "\n")

@@ -1,0 +1,142 @@
+"""What stands in a run's folder about its results, read back: every evaluation, the loss of each step, the parity."""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from toolkit.errors import RunError
+from toolkit.run_folder import RunFolder
+
+_MODELS = ("adapter", "base", "merged")
+_NEEDED = ("n", "labels", "model", "accuracy", "per_label", "confusion_matrix", "macro", "weighted")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One folder below eval/; `metrics` is its metrics.json.
+
+    Args:
+        name: of the folder: <model>[@<data>][-free][-shotsK][-limitN].
+    """
+
+    name: str
+    folder: Path
+    metrics: dict[str, Any]
+
+    @property
+    def is_own(self) -> bool:
+        """Whether it has the run's own rows and recipe."""
+        return "@" not in self.name and self.limit is None
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is the model as shipped: decoded under constraint, without shots, nothing but the rows changed."""
+        changed = [
+            key for key in self.metrics.get("overrides", []) if not key.startswith(("data.eval.", "evaluation."))
+        ]
+        return self.mode == "constrained" and not self.shots and self.limit is None and not changed
+
+    @property
+    def limit(self) -> int | None:
+        """N where the first N rows alone were scored."""
+        found = re.search(r"-limit(\d+)$", self.name)
+        return int(found.group(1)) if found else None
+
+    @property
+    def source(self) -> str:
+        """Where its rows came from."""
+        return str(self.metrics.get("data", {}).get("source", ""))
+
+    @property
+    def fingerprint(self) -> str | None:
+        """That of its rows."""
+        return self.metrics.get("data", {}).get("fingerprint")
+
+    @property
+    def mode(self) -> str:
+        """How its answers were decoded."""
+        return str(self.metrics.get("mode", "constrained"))
+
+    @property
+    def shots(self) -> int:
+        """Training rows shown in each prompt."""
+        return int(self.metrics.get("shots") or 0)
+
+    @property
+    def chance(self) -> float:
+        """The accuracy of a uniform guess."""
+        return 1 / len(self.metrics["labels"])
+
+    @property
+    def predictions(self) -> Path:
+        """Its predictions.jsonl."""
+        return self.folder / "predictions.jsonl"
+
+
+def load_evaluations(run: RunFolder) -> list[Evaluation]:
+    """All evaluations of a run: those of its own rows first, the adapter before base, merged and GGUFs.
+
+    Raises:
+        RunError: a metrics.json is none.
+    """
+    # A folder that is being written has a name that begins with a dot.
+    paths = [path for path in run.eval.glob("*/metrics.json") if not path.parent.name.startswith(".")]
+    return sorted((_load_evaluation(path) for path in paths), key=_order)
+
+
+def _load_evaluation(path: Path) -> Evaluation:
+    metrics = read_object(path)
+    if missing := [key for key in _NEEDED if key not in metrics]:
+        raise RunError(f"{path} has no {missing[0]!r}, so it is no evaluation.", hint="Evaluate again, or remove it.")
+    return Evaluation(path.parent.name, path.parent, metrics)
+
+
+def _order(evaluation: Evaluation) -> tuple[bool, int, str]:
+    model = evaluation.metrics["model"]
+    return not evaluation.is_own, _MODELS.index(model) if model in _MODELS else len(_MODELS), evaluation.name
+
+
+def main_evaluation(evaluations: list[Evaluation]) -> Evaluation | None:
+    """The one that speaks for the run: the adapter's on the run's own rows, else the first one there is."""
+    return next((one for one in evaluations if one.name == "adapter"), next(iter(evaluations), None))
+
+
+def load_losses(run: RunFolder) -> tuple[list[int], list[float]]:
+    """Steps and losses of train_log.jsonl, without the steps whose loss was no number; empty where there is no log."""
+    if not run.train_log.is_file():
+        return [], []
+    steps, losses = [], []
+    for line in run.train_log.read_text(encoding="utf-8").splitlines():
+        try:
+            record = json.loads(line)
+            if record["loss"] is not None:
+                steps.append(int(record["step"]))
+                losses.append(float(record["loss"]))
+        except (ValueError, KeyError, TypeError):
+            continue  # the last line of a run that was killed may be cut
+    return steps, losses
+
+
+def load_parity(run: RunFolder) -> dict[str, Any] | None:
+    """What gguf/parity.json holds; None where there is none."""
+    path = run.path / "gguf" / "parity.json"
+    return read_object(path) if path.is_file() else None
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """A JSON file that holds an object.
+
+    Raises:
+        RunError: it is not there, or holds none.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise RunError(f"There is no {path}.") from error
+    except ValueError as error:
+        raise RunError(f"{path} is not JSON: {error}.", hint="Make it again, or remove it.") from error
+    if not isinstance(value, dict):
+        raise RunError(f"{path} holds a {type(value).__name__}, not an object.", hint="Make it again, or remove it.")
+    return value

@@ -1,0 +1,37 @@
+"""Results as text for a terminal."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from sklearn.metrics import classification_report
+
+from toolkit.evaluation.metrics import Predictions
+from toolkit.task import Example
+
+
+def terminal_report(examples: Sequence[Example], predictions: Predictions, metrics: dict[str, Any]) -> str:
+    """The per-class table, laid out by scikit-learn, and below it the figures that it lacks."""
+    table = classification_report(
+        [example.label for example in examples],
+        [label or "" for label in predictions.predicted],
+        labels=list(predictions.labels),
+        digits=4,
+        zero_division=0.0,
+    )
+    low, high = metrics["accuracy_ci95"]
+    lines = [
+        f"accuracy {metrics['accuracy']:.2%} [{low:.2%}, {high:.2%}] on {metrics['n']:,} rows; "
+        f"invalid {metrics['invalid']}; nll {metrics['nll']:.4f}; ece {metrics['ece']:.4f}; "
+        f"{metrics['speed']['examples_per_second']:.1f} rows/s"
+    ]
+    if metrics["baselines"]:
+        floor = ", ".join(f"{name} {accuracy:.2%}" for name, accuracy in metrics["baselines"].items())
+        lines.append(f"without the model: {floor}")
+    for column, values in metrics["slices"].items():
+        width = max(len(column), *(len(value) for value in values))
+        lines.append(f"\n{column:<{width}}  {'rows':>6}  accuracy  macro F1")
+        lines += [
+            f"{value:<{width}}  {one['n']:>6}  {one['accuracy']:>8.2%}  {one['macro_f1']:>8.4f}"
+            for value, one in values.items()
+        ]
+    return "\n".join([table, *lines])
