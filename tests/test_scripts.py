@@ -16,7 +16,7 @@ from toolkit.recipe_file import fields
 from toolkit.run_folder import RunFolder
 
 Call = Callable[..., tuple[int, str, str]]
-SCRIPTS = ["sft", "eval_generate", "export_gguf", "preflight"]
+SCRIPTS = ["sft", "eval_generate", "export_gguf", "preflight", "compare"]
 
 
 def cpu_seconds(*command: str) -> float:
