@@ -10,6 +10,7 @@ from argparse import Namespace
 from pathlib import Path
 
 from toolkit.command_line import parser, run_command
+from toolkit.run_folder import refuse_no_evaluation
 
 
 def parse() -> Namespace:
@@ -26,11 +27,14 @@ def parse() -> Namespace:
 
 
 def main(arguments: Namespace) -> None:
+    folders = [arguments.first, *arguments.others]
+    for folder in folders:  # before anything heavy is imported
+        refuse_no_evaluation(folder)
     from toolkit.evaluation.compare import compare, comparison_report
 
-    result, folder = compare([arguments.first, *arguments.others], arguments.output)
+    result, output = compare(folders, arguments.output)
     print(comparison_report(result))
-    print(f"\nresults     {folder}")
+    print(f"\nresults     {output}")
 
 
 if __name__ == "__main__":

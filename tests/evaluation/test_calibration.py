@@ -65,7 +65,9 @@ def test_a_constant_added_to_a_rows_likelihoods_changes_nothing() -> None:
 
 
 def test_rows_that_are_all_right_end_at_the_coldest_temperature() -> None:
-    assert fit_temperature(np.log([[0.9, 0.1], [0.2, 0.8]]), np.array([0, 1])) == pytest.approx(0.05, rel=1e-3)
+    rows = np.log([[0.9, 0.1], [0.2, 0.8]]), np.array([0, 1])
+    assert fit_temperature(*rows) == pytest.approx(0.05, rel=1e-3)
+    assert calibrate(rows, rows).is_at_a_bound and not calibrate(drawn(300, 5), rows).is_at_a_bound
 
 
 def test_calibrating_mends_a_model_that_is_too_sure_and_moves_no_answer() -> None:
@@ -90,7 +92,8 @@ def test_rows_that_may_have_been_trained_on_are_not_fitted_on(tmp_path: Path) ->
     write_json(run.run_json, {"data": {"calibration": {"fingerprint": fingerprint(held)}}})
     assert calibration_rows(run, splits) == (held, [])
     assert calibration_rows(run, replace(splits, eval=held[1:])) == (held[:1], [])
-    assert calibration_rows(run, replace(splits, eval=held))[0] == []
+    none, (warning,) = calibration_rows(run, replace(splits, eval=held))
+    assert none == [] and "every premise" in warning
     assert calibration_rows(run, replace(splits, held_back=[])) == ([], [])
 
 

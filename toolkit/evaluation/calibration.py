@@ -35,6 +35,11 @@ class Calibration:
     before: Scores
     after: Scores
 
+    @property
+    def is_at_a_bound(self) -> bool:
+        """Whether the search ended where it had to: the held-back rows are all right, or say nothing."""
+        return not _COLDEST * 1.01 < self.temperature < _HOTTEST * 0.99
+
     def record(self) -> dict[str, Any]:
         """The figures, for metrics.json."""
         return asdict(self)
@@ -120,7 +125,7 @@ def apply_temperature(log_likelihoods: np.ndarray, temperature: float) -> np.nda
 def fit_temperature(log_likelihoods: np.ndarray, gold: np.ndarray) -> float:
     """The temperature of least negative log-likelihood (Guo et al. 2017, arXiv 1706.04599, section 4.2).
 
-    Searched between 0.05 and 20: where every row is right, any colder one would fit better still.
+    Searched between 0.05 and 20: where every row is right, a colder one fits better still, and none can be believed.
 
     Args:
         log_likelihoods: [rows, labels] of rows that the model was not trained on.

@@ -79,7 +79,8 @@ def evaluate(
     predictions = Predictions(trie.labels, list(trie.greedy(edge_log_probs)), trie.label_log_probs(edge_log_probs))
     calibration = None
     if held_back_scores is not None:
-        calibration = _calibrate(held_back, trie.label_log_probs(held_back_scores), examples, predictions)
+        scores = trie.label_log_probs(held_back_scores)
+        calibration, warnings = _calibrate(held_back, scores, examples, predictions)
     baselines = _baselines(splits, recipe, run, name)
     metrics = {
         "n": len(examples),
@@ -117,12 +118,19 @@ def _baselines(splits: Splits, recipe: Recipe, run: RunFolder, name: str) -> dic
 
 def _calibrate(
     held_back: list[Example], log_likelihoods: np.ndarray, examples: list[Example], predictions: Predictions
-) -> Calibration:
+) -> tuple[Calibration | None, list[str]]:
+    """The calibration; none, and a sentence of warning, where the held-back rows do not tell a temperature."""
     labels = predictions.labels
-    return calibrate(
+    found = calibrate(
         (log_likelihoods, label_indices([row.label for row in held_back], labels)),
         (predictions.log_likelihoods, label_indices([row.label for row in examples], labels)),
     )
+    if not found.is_at_a_bound:
+        return found, []
+    return None, [
+        f"No temperature was fitted: the {found.rows} rows held back, all right or all random, do not tell one. Raise "
+        "data.calibration_share."
+    ]
 
 
 def _folder_name(name: str, recipe: Recipe, saved: Recipe, limit: int | None) -> str:

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from pydantic_core import from_json
 
-from toolkit.errors import DataError, RunError
+from toolkit.errors import DataError
+from toolkit.run_folder import refuse_no_evaluation
 
 _COMPARED = ("id", "premise", "hypothesis", "label")
 _NO_LABEL = -1
@@ -83,13 +84,7 @@ def read_evaluation(folder: Path) -> Evaluation:
 
 
 def _read_metrics(folder: Path) -> dict[str, Any]:
-    if not (folder / "metrics.json").is_file() or not (folder / "predictions.jsonl").is_file():
-        inside = sorted(path.parent for path in folder.glob("eval/*/metrics.json"))
-        hint = f"Give one of its evaluations, e.g. {inside[0]}." if inside else "Give RUN/eval/<model>."
-        raise RunError(
-            f"{folder} is no evaluation: it has not both metrics.json and predictions.jsonl.",
-            hint=hint if folder.is_dir() else "Make one: python scripts/eval_generate.py RUN",
-        )
+    refuse_no_evaluation(folder)
     try:
         metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
         if all(isinstance(label, str) for label in metrics["labels"]):
