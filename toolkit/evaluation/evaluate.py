@@ -61,10 +61,7 @@ def evaluate(
     if not model.endswith(".gguf"):
         import toolkit.model.backend  # noqa: F401 - Unsloth comes before transformers, which the tokenizer imports
     saved = load_recipe(run.recipe)
-    source = parse_data(data) if data else recipe.data.eval
-    if limit:
-        source = source.model_copy(update={"limit": limit})
-    recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"eval": source})})
+    recipe = _with_rows(recipe, data, limit)
     splits = _load(recipe, is_foreign=data is not None)
     examples = splits.eval
     held_back, warnings = ([], []) if limit else calibration_rows(run, splits)
@@ -75,24 +72,25 @@ def evaluate(
         start = time.monotonic()
         edge_log_probs = score(scorer, [row.prompt for row in rows])
         seconds = time.monotonic() - start
-        held_back_scores = score(scorer, [row.prompt for row in encoder.encode(held_back)]) if held_back else None
+        held_back_likelihoods = (
+            trie.label_log_probs(score(scorer, [row.prompt for row in encoder.encode(held_back)]))
+            if held_back
+            else None
+        )
     predictions = Predictions(trie.labels, list(trie.greedy(edge_log_probs)), trie.label_log_probs(edge_log_probs))
-    calibration = None
-    if held_back_scores is not None:
-        scores = trie.label_log_probs(held_back_scores)
-        calibration, warnings = _calibrate(held_back, scores, examples, predictions)
+    calibration, untold = _calibrate(held_back, held_back_likelihoods, examples, predictions)
     baselines = _baselines(splits, recipe, run, name)
     metrics = {
         "n": len(examples),
         "labels": list(trie.labels),
         "mode": "constrained",
         "model": name,
-        "data": {"source": describe(source), "fingerprint": fingerprint(examples)},
+        "data": {"source": describe(recipe.data.eval), "fingerprint": fingerprint(examples)},
         "overrides": differences(saved, recipe),
         **compute_metrics(examples, predictions, seed=recipe.seed),
         "calibration": calibration.record() if calibration else None,
         "baselines": baselines,
-        "warnings": [*data_warnings(baselines, examples), *warnings],
+        "warnings": [*data_warnings(baselines, examples), *warnings, *untold],
         "shortened_rows": sum(row.shortened for row in rows),
         "speed": {"seconds": round(seconds, 3), "examples_per_second": len(examples) / seconds},
     }
@@ -100,6 +98,13 @@ def evaluate(
     _write(folder, examples, predictions, metrics)
     print(terminal_report(examples, predictions, metrics))
     return folder
+
+
+def _with_rows(recipe: Recipe, data: str | None, limit: int | None) -> Recipe:
+    source = parse_data(data) if data else recipe.data.eval
+    if limit:
+        source = source.model_copy(update={"limit": limit})
+    return recipe.model_copy(update={"data": recipe.data.model_copy(update={"eval": source})})
 
 
 def _load(recipe: Recipe, *, is_foreign: bool) -> Splits:
@@ -117,9 +122,11 @@ def _baselines(splits: Splits, recipe: Recipe, run: RunFolder, name: str) -> dic
 
 
 def _calibrate(
-    held_back: list[Example], log_likelihoods: np.ndarray, examples: list[Example], predictions: Predictions
+    held_back: list[Example], log_likelihoods: np.ndarray | None, examples: list[Example], predictions: Predictions
 ) -> tuple[Calibration | None, list[str]]:
-    """The calibration; none, and a sentence of warning, where the held-back rows do not tell a temperature."""
+    """The calibration; none, and a sentence of warning, where held-back rows do not tell a temperature."""
+    if log_likelihoods is None:
+        return None, []
     labels = predictions.labels
     found = calibrate(
         (log_likelihoods, label_indices([row.label for row in held_back], labels)),
