@@ -57,6 +57,13 @@ def test_a_known_temperature_is_found_again(known: float) -> None:
     assert fit_temperature(log_probabilities * known, gold) == pytest.approx(known, rel=0.03)
 
 
+def test_a_model_that_knows_nothing_is_told_to_say_so() -> None:
+    log_probabilities, gold = drawn(3000, seed=6)
+    found = calibrate((log_probabilities, np.roll(gold, 1)), (log_probabilities, np.roll(gold, 1)))
+    assert found.before.nll > 2 and not found.is_unfounded
+    assert found.after.nll == pytest.approx(np.log(3), abs=0.02) and found.after.ece < 0.05
+
+
 def test_a_constant_added_to_a_rows_likelihoods_changes_nothing() -> None:
     log_probabilities, gold = drawn(300, seed=1)
     shifted = log_probabilities - np.linspace(0, 50, 300)[:, None]
@@ -67,7 +74,7 @@ def test_a_constant_added_to_a_rows_likelihoods_changes_nothing() -> None:
 def test_rows_that_are_all_right_end_at_the_coldest_temperature() -> None:
     rows = np.log([[0.9, 0.1], [0.2, 0.8]]), np.array([0, 1])
     assert fit_temperature(*rows) == pytest.approx(0.05, rel=1e-3)
-    assert calibrate(rows, rows).is_at_a_bound and not calibrate(drawn(300, 5), rows).is_at_a_bound
+    assert calibrate(rows, rows).is_unfounded and not calibrate(drawn(300, 5), rows).is_unfounded
 
 
 def test_calibrating_mends_a_model_that_is_too_sure_and_moves_no_answer() -> None:

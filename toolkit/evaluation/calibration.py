@@ -36,9 +36,9 @@ class Calibration:
     after: Scores
 
     @property
-    def is_at_a_bound(self) -> bool:
-        """Whether the search ended where it had to: the held-back rows are all right, or say nothing."""
-        return not _COLDEST * 1.01 < self.temperature < _HOTTEST * 0.99
+    def is_unfounded(self) -> bool:
+        """Whether the search ran to its cold end: held-back rows that are all right do not say how sure is too sure."""
+        return self.temperature < _COLDEST * 1.01
 
     def record(self) -> dict[str, Any]:
         """The figures, for metrics.json."""
@@ -125,7 +125,8 @@ def apply_temperature(log_likelihoods: np.ndarray, temperature: float) -> np.nda
 def fit_temperature(log_likelihoods: np.ndarray, gold: np.ndarray) -> float:
     """The temperature of least negative log-likelihood (Guo et al. 2017, arXiv 1706.04599, section 4.2).
 
-    Searched between 0.05 and 20: where every row is right, a colder one fits better still, and none can be believed.
+    Searched between 0.05 and 20. Where every row is right, the coldest fits best and cannot be believed; where the
+    model knows nothing, the hottest does, and near-equal probabilities are what it ought to say.
 
     Args:
         log_likelihoods: [rows, labels] of rows that the model was not trained on.

@@ -132,11 +132,11 @@ def _calibrate(
         (log_likelihoods, label_indices([row.label for row in held_back], labels)),
         (predictions.log_likelihoods, label_indices([row.label for row in examples], labels)),
     )
-    if not found.is_at_a_bound:
+    if not found.is_unfounded:
         return found, []
     return None, [
-        f"No temperature was fitted: the {found.rows} rows held back, all right or all random, do not tell one. Raise "
-        "data.calibration_share."
+        f"No temperature was fitted: all {found.rows} rows held back are right, which does not say how sure is "
+        "too sure. Raise data.calibration_share."
     ]
 
 
