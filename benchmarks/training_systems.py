@@ -22,6 +22,7 @@ def recipe_of(job: dict[str, Any], *, grouped: bool) -> Any:
         [
             *data,
             "data.allow_overlap=true",
+            "data.calibration_share=0",
             f"model.name={job['model']}",
             "model.dtype=float32",
             "training.micro_batch_size=auto",

@@ -16,7 +16,7 @@ from toolkit.recipe_file import fields
 from toolkit.run_folder import RunFolder
 
 Call = Callable[..., tuple[int, str, str]]
-SCRIPTS = ["sft", "eval_generate", "export_gguf", "preflight"]
+SCRIPTS = ["sft", "eval_generate", "export_gguf", "preflight", "compare"]
 
 
 def cpu_seconds(*command: str) -> float:
@@ -29,7 +29,8 @@ def cpu_seconds(*command: str) -> float:
 @pytest.mark.parametrize(
     "arguments",
     [[name, "--help"] for name in SCRIPTS]
-    + [["sft", "nothing.yaml"], ["sft", "recipes/nli_fr.yaml", "--set", "lora.r=x"], ["eval_generate", "nowhere"]],
+    + [["sft", "nothing.yaml"], ["sft", "recipes/nli_fr.yaml", "--set", "lora.r=x"], ["eval_generate", "nowhere"]]
+    + [["compare", "nowhere", "nothing"]],
     ids=" ".join,
 )
 def test_help_and_refusals_that_need_no_model_take_under_half_a_second(arguments: list[str]) -> None:

@@ -102,6 +102,8 @@ class Preflight:
             f"tokens      {tokens.shortest} to {tokens.longest} per row, median {tokens.median}, 95 % at most "
             f"{tokens.p95}; {tokens.trained_per_row:g} trained per row",
         ]
+        if self.splits.held_back:
+            lines.insert(4, f"held back   {_labels(label_counts(recipe, self.splits.held_back))}, for calibration")
         if tokens.shortened_rows:
             lines.append(
                 f"shortened   {tokens.shortened_rows} rows lose the end of their premise to fit "
@@ -136,7 +138,7 @@ def run_preflight(recipe: Recipe, *, weights: bool = False) -> Preflight:
     encoder = PromptEncoder(load_tokenizer(folder), recipe.task, recipe.model.max_seq_length)
     LabelTrie(encoder.label_ids)  # refuses labels that could not be told apart, before any training
     train_rows = encoder.encode(splits.train)
-    encoder.encode(splits.eval)  # refuses rows that could not be scored
+    encoder.encode([*splits.held_back, *splits.eval])  # refuses rows that could not be scored
     return Preflight(
         recipe=recipe,
         folder=folder,

@@ -100,6 +100,10 @@ class Data(Section):
         default=None, description="From the file's values to labels, e.g. {0: entailment}; null: they are labels."
     )
     allow_overlap: bool = Field(default=False, description="Accept pairs that stand in both train and eval.")
+    calibration_share: Fraction = Field(
+        default=0.0,
+        description="Share of the training rows, in whole premises, held back to fit a temperature on.",
+    )
 
 
 class Model(Section):

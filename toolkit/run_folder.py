@@ -168,6 +168,20 @@ class RunFolder:
         write_json(self.run_json, self.record | fields)
 
 
+def refuse_no_evaluation(folder: Path) -> None:
+    """Refuse a folder that is not one which `eval_generate.py` wrote.
+
+    Raises:
+        RunError: metrics.json or predictions.jsonl is missing.
+    """
+    if (folder / "metrics.json").is_file() and (folder / "predictions.jsonl").is_file():
+        return
+    hint = "Make one: python scripts/eval_generate.py RUN"
+    if inside := sorted(path.parent for path in folder.glob("eval/*/metrics.json")):
+        hint = f"Give one of its evaluations, e.g. {inside[0]}."
+    raise RunError(f"{folder} is no evaluation: it has not both metrics.json and predictions.jsonl.", hint=hint)
+
+
 def now() -> str:
     """The time in UTC, ISO 8601, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,9 +1,11 @@
 """Metrics against cases that can be worked by hand, and against the reference study's table."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from toolkit.evaluation.metrics import Predictions, compute_metrics, expected_calibration_error
+from toolkit.evaluation.metrics import Predictions, compute_metrics, wilson_interval
 from toolkit.task import Example
 
 LABELS = ("entailment", "neutral", "contradiction")
@@ -49,21 +51,15 @@ def test_wilsons_interval_is_the_published_one() -> None:
     said: list[str | None] = ["neutral"] * 81 + ["entailment"] * 182
     low, high = compute_metrics(*predictions(gold, said))["accuracy_ci95"]
     assert (round(low, 4), round(high, 4)) == (0.2553, 0.3662)
+    assert (low, high) == wilson_interval(81, 263)
 
 
 def test_likelihood_and_calibration_of_a_case_worked_by_hand() -> None:
     metrics = compute_metrics(*predictions(["neutral", "neutral"], ["neutral", "entailment"]))
     assert metrics["nll"] == pytest.approx(-(np.log(0.8) + np.log(0.1)) / 2)
     assert metrics["ece"] == pytest.approx(abs(0.5 - 0.8))
+    assert metrics["brier"] == pytest.approx(((0.04 + 0.01 + 0.01) + (0.64 + 0.81 + 0.01)) / 2)
     assert metrics["greedy_vs_likelihood_disagreements"] == 0
-
-
-def test_calibration_error_weighs_bins_by_their_rows() -> None:
-    probabilities = np.array([[0.95, 0.05], [0.95, 0.05], [0.95, 0.05], [0.55, 0.45]])
-    # Three rows in (14/15, 1]: accuracy 2/3; one in (8/15, 9/15]: accuracy 1.
-    expected = 0.75 * abs(2 / 3 - 0.95) + 0.25 * abs(1 - 0.55)
-    assert expected_calibration_error(probabilities, np.array([0, 0, 1, 0])) == pytest.approx(expected)
-    assert expected_calibration_error(np.array([[1.0, 0.0]]), np.array([0])) == 0
 
 
 def test_an_invalid_answer_is_wrong_and_counted() -> None:
@@ -76,3 +72,19 @@ def test_slices_split_the_rows_by_value() -> None:
     assert metrics["slices"] == {
         "half": {"a": {"n": 2, "accuracy": 1.0, "macro_f1": 1 / 3}, "b": {"n": 2, "accuracy": 0.0, "macro_f1": 0.0}}
     }
+
+
+def test_macro_f1_has_an_interval_over_premises() -> None:
+    examples, said = predictions(
+        ["neutral", "entailment", "contradiction"] * 40, ["neutral", "entailment", "neutral"] * 40
+    )
+    assert compute_metrics(examples, said)["premise_groups"] == 1
+    assert compute_metrics(examples, said)["macro_f1_ci95"] == [0.0, 1.0]
+    examples = [replace(example, premise=f"p{i // 3}") for i, example in enumerate(examples)]
+    metrics = compute_metrics(examples, said)
+    # Every premise has the same three rows, so there is nothing to vary.
+    assert metrics["premise_groups"] == 40 and metrics["macro_f1_ci95"] == pytest.approx([5 / 9, 5 / 9])
+    examples = [replace(example, premise=f"p{i}") for i, example in enumerate(examples)]
+    low, high = compute_metrics(examples, said, seed=1)["macro_f1_ci95"]
+    assert low < 5 / 9 - 0.02 and high > 5 / 9 + 0.02
+    assert [low, high] == compute_metrics(examples, said, seed=1)["macro_f1_ci95"]

@@ -4,9 +4,10 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from toolkit.data.holding_back import hold_back
 from toolkit.data.sources import Row, describe, read_rows
 from toolkit.errors import DataError
 from toolkit.recipe import Recipe, Source
@@ -57,13 +58,17 @@ def load_examples(
     if refused:
         more = f" ({len(refused)} rows cannot be used)" if len(refused) > 1 else ""
         raise DataError(f"{describe(source)}, {'; '.join(refused[:3])}{more}.", hint=_label_hint(recipe))
-    counts = label_counts(recipe, examples)
-    if is_training and (absent := [label for label, count in counts.items() if count == 0]):
+    if is_training:
+        _refuse_absent_label(recipe, examples, describe(source))
+    return examples
+
+
+def _refuse_absent_label(recipe: Recipe, examples: Sequence[Example], where: str) -> None:
+    if absent := [label for label, count in label_counts(recipe, examples).items() if count == 0]:
         raise DataError(
-            f"{describe(source)} has no row of label {absent[0]!r}, so the model could not learn it.",
+            f"{where} has no row of label {absent[0]!r}, so the model could not learn it.",
             hint="Remove the label from task.labels, add rows, or raise data.train.limit.",
         )
-    return examples
 
 
 def _example(recipe: Recipe, row: Row, number: int, slices: Sequence[str]) -> Example:
@@ -125,14 +130,27 @@ def find_overlap(train: Sequence[Example], evaluation: Sequence[Example]) -> Ove
 
 @dataclass(frozen=True)
 class Splits:
-    """The checked training and evaluation rows, and what was found out about them."""
+    """The checked training and evaluation rows, those held back, and what was found out about them.
+
+    `held_back` are rows of data.train that training does not see; no premise stands in both.
+    """
 
     train: list[Example]
     eval: list[Example]
     overlap: Overlap
+    held_back: list[Example] = field(default_factory=list)
+
+    @property
+    def calibration(self) -> list[Example]:
+        """The held-back rows whose premise no evaluation row has either: what a temperature may be fitted on."""
+        premises = {row.premise for row in self.eval}
+        return [row for row in self.held_back if row.premise not in premises]
 
     def record(self, recipe: Recipe) -> dict[str, Any]:
         """Counts, fingerprints and overlap, for run.json."""
+        parts = [("train", recipe.data.train, self.train), ("eval", recipe.data.eval, self.eval)]
+        if self.held_back:
+            parts.insert(1, ("calibration", recipe.data.train, self.held_back))
         return {
             part: {
                 "source": describe(source),
@@ -140,29 +158,30 @@ class Splits:
                 "labels": label_counts(recipe, rows),
                 "fingerprint": fingerprint(rows),
             }
-            for part, source, rows in (
-                ("train", recipe.data.train, self.train),
-                ("eval", recipe.data.eval, self.eval),
-            )
+            for part, source, rows in parts
         } | {"overlap": asdict(self.overlap)}
 
 
 def load_splits(recipe: Recipe, *, is_foreign: bool = False) -> Splits:
-    """Load both parts of the data and refuse a pair that stands in both.
+    """Load all parts of the data and refuse a pair that stands in training and evaluation rows.
 
     Args:
-        recipe: names the sources.
+        recipe: names the sources, and the share of the training rows to hold back.
         is_foreign: of the evaluation rows, as for `load_examples`.
 
     Raises:
-        DataError: as `load_examples`, or when evaluation pairs were trained on and the recipe does not allow it.
+        DataError: as `load_examples` and `hold_back`, or when evaluation pairs were trained on and the recipe does not
+            allow it.
     """
-    train = load_examples(recipe, recipe.data.train, is_training=True)
+    rows = load_examples(recipe, recipe.data.train, is_training=True)
     evaluation = load_examples(recipe, recipe.data.eval, is_foreign=is_foreign)
-    overlap = find_overlap(train, evaluation)
+    overlap = find_overlap(rows, evaluation)
     if overlap.pairs and not recipe.data.allow_overlap:
         raise DataError(
             f"{overlap.pairs} pairs of data.eval stand in data.train too, so the evaluation would measure memory.",
             hint="Remove them from one of the two, or set data.allow_overlap: true.",
         )
-    return Splits(train, evaluation, overlap)
+    train, held_back = hold_back(rows, recipe.data.calibration_share, recipe.seed)
+    where = f"{describe(recipe.data.train)} without the share {recipe.data.calibration_share:g} that is held back"
+    _refuse_absent_label(recipe, train, where)
+    return Splits(train, evaluation, overlap, held_back)

@@ -1,17 +1,18 @@
-"""Figures about predictions: accuracy with its interval, class metrics, likelihood, calibration, slices."""
+"""Figures about predictions: accuracy and macro F1 with intervals, class metrics, likelihood, calibration, slices."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from scipy.special import log_softmax
-from scipy.stats import binomtest
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, precision_recall_fscore_support
 
+from toolkit.evaluation.calibration import label_indices, probability_scores
+from toolkit.evaluation.intervals import macro_f1_interval, wilson_interval
 from toolkit.task import Example
 
-_ECE_BINS = 15
+__all__ = ["Predictions", "compute_metrics", "slice_metrics", "wilson_interval"]
 
 
 @dataclass(frozen=True)
@@ -34,13 +35,18 @@ class Predictions:
         return log_softmax(self.log_likelihoods, axis=1)
 
 
-def compute_metrics(examples: Sequence[Example], predictions: Predictions) -> dict[str, Any]:
-    """The figures of metrics.json that follow from gold labels and predictions alone."""
+def compute_metrics(examples: Sequence[Example], predictions: Predictions, *, seed: int = 0) -> dict[str, Any]:
+    """The figures of metrics.json that follow from gold labels and predictions alone.
+
+    Args:
+        examples: the rows; those of one premise are one group of `macro_f1_ci95`.
+        predictions: what was said about them.
+        seed: of the bootstrap.
+    """
     labels = list(predictions.labels)
     gold = [example.label for example in examples]
     predicted = [label or "" for label in predictions.predicted]  # "" is no label: wrong, and in no label's column
     log_probs = predictions.log_probabilities
-    gold_index = np.array([labels.index(label) for label in gold])
     likeliest = [labels[i] for i in log_probs.argmax(axis=1)]
     correct = sum(g == p for g, p in zip(gold, predicted, strict=True))
     precision, recall, f1, support = precision_recall_fscore_support(gold, predicted, labels=labels, zero_division=0.0)
@@ -48,6 +54,7 @@ def compute_metrics(examples: Sequence[Example], predictions: Predictions) -> di
         "accuracy": correct / len(gold),
         "accuracy_ci95": list(wilson_interval(correct, len(gold))),
         "macro": _average(gold, predicted, labels, "macro"),
+        **_macro_f1_bootstrap(examples, predicted, labels, seed),
         "weighted": _average(gold, predicted, labels, "weighted"),
         "per_label": {
             label: {"precision": p, "recall": r, "f1": f, "support": int(s)}
@@ -57,17 +64,20 @@ def compute_metrics(examples: Sequence[Example], predictions: Predictions) -> di
         },
         "confusion_matrix": confusion_matrix(gold, predicted, labels=labels).tolist(),
         "invalid": sum(label is None for label in predictions.predicted),
-        "nll": float(-log_probs[np.arange(len(gold)), gold_index].mean()),
-        "ece": expected_calibration_error(np.exp(log_probs), gold_index),
+        **asdict(probability_scores(log_probs, label_indices(gold, labels))),
         "greedy_vs_likelihood_disagreements": sum(a != b for a, b in zip(predicted, likeliest, strict=True)),
         "slices": slice_metrics(examples, predicted, labels),
     }
 
 
-def wilson_interval(correct: int, n: int) -> tuple[float, float]:
-    """The 95 % interval of a share (Wilson 1927): lower and upper bound for `correct` of `n`."""
-    interval = binomtest(correct, n).proportion_ci(confidence_level=0.95, method="wilson")
-    return float(interval.low), float(interval.high)
+def _macro_f1_bootstrap(
+    examples: Sequence[Example], predicted: list[str], labels: list[str], seed: int
+) -> dict[str, Any]:
+    premises, groups = np.unique([example.premise for example in examples], return_inverse=True)
+    gold = label_indices([example.label for example in examples], labels)
+    said = label_indices(predicted, [*labels, ""])
+    interval = macro_f1_interval(gold, said, groups, len(labels), seed=seed)
+    return {"macro_f1_ci95": list(interval), "premise_groups": len(premises)}
 
 
 def _average(gold: list[str], predicted: list[str], labels: list[str], average: str) -> dict[str, float]:
@@ -75,26 +85,6 @@ def _average(gold: list[str], predicted: list[str], labels: list[str], average: 
         gold, predicted, labels=labels, average=average, zero_division=0.0
     )
     return {"precision": float(precision), "recall": float(recall), "f1": float(f1)}
-
-
-def expected_calibration_error(probabilities: np.ndarray, gold: np.ndarray, bins: int = _ECE_BINS) -> float:
-    """Expected calibration error (Naeini et al. 2015, Guo et al. 2017, arXiv 1706.04599).
-
-    The mean distance between confidence and accuracy over `bins` bins of equal width, (0, 1/bins], ..., weighted by
-    the rows in them.
-
-    Args:
-        probabilities: [rows, labels].
-        gold: [rows], indices of the true labels.
-    """
-    confidence = probabilities.max(axis=1)
-    correct = probabilities.argmax(axis=1) == gold
-    bin_of = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
-    gaps = [
-        abs(correct[bin_of == b].mean() - confidence[bin_of == b].mean()) * (bin_of == b).mean()
-        for b in np.unique(bin_of)
-    ]
-    return float(sum(gaps))
 
 
 def slice_metrics(examples: Sequence[Example], predicted: Sequence[str], labels: list[str]) -> dict[str, Any]:

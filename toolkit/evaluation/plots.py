@@ -1,6 +1,6 @@
 """Pictures of results, as PNG files."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib
@@ -8,7 +8,10 @@ import numpy as np
 
 matplotlib.use("Agg")  # no screen on a server
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from toolkit.evaluation.calibration import ReliabilityBins
 
 
 def plot_confusion_matrix(matrix: Sequence[Sequence[int]], labels: Sequence[str], title: str, path: Path) -> None:
@@ -33,3 +36,49 @@ def plot_confusion_matrix(matrix: Sequence[Sequence[int]], labels: Sequence[str]
     axes.set(xlabel="predicted", ylabel="gold", title=title)
     figure.colorbar(image, ax=axes, label="share of the gold label", shrink=0.8)
     figure.savefig(path, dpi=150, format="png")
+
+
+def plot_reliability(panels: Mapping[str, ReliabilityBins], title: str, path: Path) -> None:
+    """Draw accuracy by confidence, and the rows of each bin below; a calibrated model's bars end on the diagonal.
+
+    Args:
+        panels: title of each pair of axes and what it shows, from left to right.
+        title: of the whole.
+        path: the PNG to write.
+    """
+    figure = Figure(figsize=(4.6 * len(panels) + 0.6, 5.6), layout="constrained")
+    axes = figure.subplots(2, len(panels), sharex=True, sharey="row", squeeze=False, height_ratios=(3, 1.2))
+    for (name, bins), upper, lower in zip(panels.items(), axes[0], axes[1], strict=True):
+        _draw_accuracies(upper, bins)
+        upper.set_title(f"{name}\nECE {bins.error:.3f}", fontsize=10)
+        _draw_counts(lower, bins)
+    axes[0, 0].set_ylabel("accuracy")
+    most = max(int(bins.counts.max()) for bins in panels.values())
+    axes[1, 0].set(ylabel="rows", ylim=(0, most * 1.8))  # room for the numbers above the bars
+    axes[0, 0].legend(loc="upper left", fontsize=8)
+    figure.suptitle(title)
+    figure.savefig(path, dpi=150, format="png")
+
+
+def _draw_accuracies(axes: Axes, bins: ReliabilityBins) -> None:
+    edges, width = _edges(bins)
+    seen = bins.counts > 0
+    axes.bar(
+        edges[seen], bins.accuracy[seen], width, align="edge", color="#4c78a8", edgecolor="white", label="accuracy"
+    )
+    axes.plot(bins.confidence[seen], bins.confidence[seen], "o", color="#e45756", markersize=4, label="mean confidence")
+    axes.plot([0, 1], [0, 1], "--", color="grey", linewidth=1)
+    axes.set(xlim=(0, 1), ylim=(0, 1))
+
+
+def _draw_counts(axes: Axes, bins: ReliabilityBins) -> None:
+    edges, width = _edges(bins)
+    bars = axes.bar(edges, bins.counts, width, align="edge", color="#9aa5b1", edgecolor="white")
+    labels = [f"{count:,}" if count else "" for count in bins.counts]
+    axes.bar_label(bars, labels, fontsize=7, rotation=90, padding=2)
+    axes.set_xlabel("confidence")
+
+
+def _edges(bins: ReliabilityBins) -> tuple[np.ndarray, float]:
+    width = 1 / len(bins.counts)
+    return np.arange(len(bins.counts)) * width, width

@@ -27,6 +27,7 @@ def terminal_report(examples: Sequence[Example], predictions: Predictions, metri
     if metrics["baselines"]:
         floor = ", ".join(f"{name} {accuracy:.2%}" for name, accuracy in metrics["baselines"].items())
         lines.append(f"without the model: {floor}")
+    lines += _statistics_lines(metrics)
     for column, values in metrics["slices"].items():
         width = max(len(column), *(len(value) for value in values))
         lines.append(f"\n{column:<{width}}  {'rows':>6}  accuracy  macro F1")
@@ -35,3 +36,21 @@ def terminal_report(examples: Sequence[Example], predictions: Predictions, metri
             for value, one in values.items()
         ]
     return "\n".join([table, *lines])
+
+
+def _statistics_lines(metrics: dict[str, Any]) -> list[str]:
+    low, high = metrics["macro_f1_ci95"]
+    lines = [
+        f"macro F1 {metrics['macro']['f1']:.4f} [{low:.4f}, {high:.4f}] over {metrics['premise_groups']:,} premises; "
+        f"brier {metrics['brier']:.4f}"
+    ]
+    if calibration := metrics["calibration"]:
+        changes = ", ".join(
+            f"{name} {calibration['before'][name]:.4f} -> {calibration['after'][name]:.4f}"
+            for name in ("nll", "ece", "brier")
+        )
+        lines.append(
+            f"temperature {calibration['temperature']:.3f}, fitted on {calibration['rows']:,} rows held back from "
+            f"training: {changes}"
+        )
+    return lines + [f"WARNING: {warning}" for warning in metrics["warnings"]]

@@ -1,0 +1,95 @@
+"""An evaluation as a whole: rows that training held back calibrate it, and others do not."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from toolkit.data.checks import load_splits
+from toolkit.evaluation.calibration import load_temperature
+from toolkit.recipe import Recipe
+from toolkit.run_folder import RunFolder
+
+Call = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, make_recipe: Callable[..., Recipe], tiny_model: Path) -> RunFolder:
+    """A run of which a quarter of the 48 rows was held back."""
+    from toolkit.training.train import train
+
+    run = RunFolder(tmp_path_factory.mktemp("held") / "small")
+    recipe = make_recipe(f"model.name={tiny_model}", "data.calibration_share=0.25")
+    train(recipe, run, resume=False, overwrite=False, dry_run=False)
+    return run
+
+
+def metrics_of(run: RunFolder, name: str) -> dict[str, Any]:
+    return json.loads((run.eval / name / "metrics.json").read_text(encoding="utf-8"))
+
+
+def test_held_back_rows_are_not_trained_on(run: RunFolder) -> None:
+    data, tokens = run.record["data"], run.record["tokens"]
+    assert (data["train"]["rows"], data["calibration"]["rows"]) == (36, 12)
+    assert tokens["rows"] == 36
+
+
+def test_a_temperature_is_fitted_on_them_and_measured_on_the_evaluation_rows(call: Call, run: RunFolder) -> None:
+    for model in ("base", "adapter"):
+        code, out, err = call("eval_generate", run.path, "--model", model)
+        assert code == 0, err
+        assert "fitted on 12 rows held back from training" in out
+    metrics = metrics_of(run, "adapter")
+    found = metrics["calibration"]
+    assert found["rows"] == 12 and found["temperature"] == load_temperature(run, "adapter") != 1.0
+    assert found["before"] == {key: metrics[key] for key in ("nll", "ece", "brier")}
+    assert found["after"] != found["before"]
+    assert (run.eval / "adapter" / "reliability.png").read_bytes().startswith(b"\x89PNG")
+    assert load_temperature(run, "base") not in (None, found["temperature"])
+    assert metrics["baselines"]["base_zero_shot"] == metrics_of(run, "base")["accuracy"]
+    assert "base_zero_shot" not in metrics_of(run, "base")["baselines"]
+    assert metrics["premise_groups"] == 8 and metrics["warnings"] == []
+
+
+@pytest.mark.parametrize("override", ["seed=1", "data.calibration_share=0.5", "data.train.limit=45"])
+def test_rows_that_were_not_held_back_by_the_run_calibrate_nothing(call: Call, run: RunFolder, override: str) -> None:
+    code, out, err = call("eval_generate", run.path, "--set", override)
+    assert code == 0, err
+    assert "WARNING: No temperature was fitted" in out
+    metrics = metrics_of(run, "adapter@nli-fr-dev")
+    assert metrics["calibration"] is None and "may have been trained on" in metrics["warnings"][0]
+
+
+def test_a_look_at_few_rows_fits_no_temperature(call: Call, run: RunFolder) -> None:
+    assert call("eval_generate", run.path, "--limit", "3")[0] == 0
+    metrics = metrics_of(run, "adapter@nli-fr-dev-limit3")
+    assert metrics["calibration"] is None and metrics["warnings"] == []
+
+
+def test_calibration_needs_no_baselines(call: Call, run: RunFolder) -> None:
+    overrides = ["--set", "evaluation.baselines=false", "--data", "embedded:nli-fr:test"]
+    assert call("eval_generate", run.path, *overrides)[0] == 0
+    metrics = metrics_of(run, "adapter@nli-fr-test")
+    assert metrics["baselines"] == {} and metrics["calibration"]["rows"] == 12
+
+
+def test_the_held_back_rows_are_those_of_the_saved_recipe(run: RunFolder) -> None:
+    from toolkit.recipe_file import load_recipe
+
+    splits = load_splits(load_recipe(run.recipe))
+    premises = {row.premise for row in splits.calibration}
+    assert premises and not premises & {row.premise for row in [*splits.train, *splits.eval]}
+
+
+def test_evaluations_of_one_run_are_compared(call: Call, run: RunFolder) -> None:
+    code, out, err = call("compare", run.eval / "adapter", run.eval / "base")
+    assert code == 0, err
+    assert str(run.path / "compare" / "adapter--base") in out and "small/adapter less small/base" in out
+    assert (
+        metrics_of(run, "adapter")["accuracy"]
+        == json.loads((run.path / "compare" / "adapter--base" / "compare.json").read_text())["evaluations"][0][
+            "accuracy"
+        ]
+    )

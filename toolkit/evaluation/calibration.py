@@ -1,0 +1,196 @@
+"""Whether probabilities can be believed: likelihood, calibration error, Brier score, and a temperature to mend them."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax
+
+from toolkit.data.checks import Splits, fingerprint
+from toolkit.run_folder import RunFolder
+from toolkit.task import Example
+
+_BINS = 15
+_COLDEST, _HOTTEST = 0.05, 20.0
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Proper scores and calibration error of probabilities; lower is better."""
+
+    nll: float
+    ece: float
+    brier: float
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A temperature, the held-back rows it was fitted on, and what it does to the evaluation rows."""
+
+    temperature: float
+    rows: int
+    before: Scores
+    after: Scores
+
+    @property
+    def is_unfounded(self) -> bool:
+        """Whether the search ran to its cold end: held-back rows that are all right do not say how sure is too sure."""
+        return self.temperature < _COLDEST * 1.01
+
+    def record(self) -> dict[str, Any]:
+        """The figures, for metrics.json."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class ReliabilityBins:
+    """Rows by their confidence, in bins of equal width over (0, 1].
+
+    `confidence` and `accuracy` are the means of a bin's rows, 0 where `counts` is 0.
+    """
+
+    confidence: np.ndarray
+    accuracy: np.ndarray
+    counts: np.ndarray
+
+    @property
+    def error(self) -> float:
+        """The mean distance between confidence and accuracy, weighted by the bins' rows."""
+        return float((np.abs(self.accuracy - self.confidence) * self.counts).sum() / self.counts.sum())
+
+
+def probability_scores(log_probabilities: np.ndarray, gold: np.ndarray) -> Scores:
+    """Scores of one distribution over the labels for each row.
+
+    `nll` is the mean of -log p of the gold label; `brier` the mean over rows of the sum over labels of squared
+    differences from the truth, 0 to 2 (Brier 1950, Monthly Weather Review 78, 1); `ece` as below.
+
+    Args:
+        log_probabilities: [rows, labels], normalised over the labels.
+        gold: [rows], indices of the true labels.
+    """
+    probabilities = np.exp(log_probabilities)
+    truth = np.eye(probabilities.shape[1])[gold]
+    return Scores(
+        nll=float(-log_probabilities[np.arange(len(gold)), gold].mean()),
+        ece=expected_calibration_error(probabilities, gold),
+        brier=float(((probabilities - truth) ** 2).sum(axis=1).mean()),
+    )
+
+
+def reliability_bins(probabilities: np.ndarray, gold: np.ndarray, bins: int = _BINS) -> ReliabilityBins:
+    """Confidence and accuracy by bins (0, 1/bins], (1/bins, 2/bins], ...
+
+    Args:
+        probabilities: [rows, labels]; a row's confidence is its largest.
+        gold: [rows], indices of the true labels.
+        bins: how many.
+    """
+    confidence = probabilities.max(axis=1)
+    correct = probabilities.argmax(axis=1) == gold
+    bin_of = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    counts = np.bincount(bin_of, minlength=bins)
+    rows = np.maximum(counts, 1)
+    return ReliabilityBins(
+        confidence=np.bincount(bin_of, confidence, minlength=bins) / rows,
+        accuracy=np.bincount(bin_of, correct, minlength=bins) / rows,
+        counts=counts,
+    )
+
+
+def expected_calibration_error(probabilities: np.ndarray, gold: np.ndarray, bins: int = _BINS) -> float:
+    """Expected calibration error (Naeini et al. 2015, Guo et al. 2017, arXiv 1706.04599).
+
+    The arguments are those of `reliability_bins`.
+    """
+    return reliability_bins(probabilities, gold, bins).error
+
+
+def apply_temperature(log_likelihoods: np.ndarray, temperature: float) -> np.ndarray:
+    """Log-probabilities over the labels, softened (above 1) or sharpened (below 1); the likeliest label stays.
+
+    Args:
+        log_likelihoods: [rows, labels], normalised or not.
+        temperature: what `fit_temperature` found; 1 only normalises.
+
+    Returns:
+        [rows, labels], normalised over the labels.
+    """
+    return log_softmax(np.asarray(log_likelihoods) / temperature, axis=1)
+
+
+def fit_temperature(log_likelihoods: np.ndarray, gold: np.ndarray) -> float:
+    """The temperature of least negative log-likelihood (Guo et al. 2017, arXiv 1706.04599, section 4.2).
+
+    Searched between 0.05 and 20. Where every row is right, the coldest fits best and cannot be believed; where the
+    model knows nothing, the hottest does, and near-equal probabilities are what it ought to say.
+
+    Args:
+        log_likelihoods: [rows, labels] of rows that the model was not trained on.
+        gold: [rows], indices of the true labels.
+    """
+    rows = np.arange(len(gold))
+
+    def nll(log_temperature: float) -> float:
+        return float(-apply_temperature(log_likelihoods, np.exp(log_temperature))[rows, gold].mean())
+
+    bounds = (np.log(_COLDEST), np.log(_HOTTEST))
+    return float(np.exp(minimize_scalar(nll, bounds=bounds, method="bounded", options={"xatol": 1e-6}).x))
+
+
+def calibrate(held_back: tuple[np.ndarray, np.ndarray], evaluation: tuple[np.ndarray, np.ndarray]) -> Calibration:
+    """Fit a temperature on held-back rows and see what it does to the evaluation rows.
+
+    Args:
+        held_back: log-likelihoods [rows, labels] and gold indices [rows], to fit on.
+        evaluation: the same of the evaluation rows, to measure on.
+    """
+    temperature = fit_temperature(*held_back)
+    log_likelihoods, gold = evaluation
+    return Calibration(
+        temperature=temperature,
+        rows=len(held_back[1]),
+        before=probability_scores(apply_temperature(log_likelihoods, 1.0), gold),
+        after=probability_scores(apply_temperature(log_likelihoods, temperature), gold),
+    )
+
+
+def calibration_rows(run: RunFolder, splits: Splits) -> tuple[list[Example], list[str]]:
+    """The rows to fit a temperature on: held back from the run's training, and of no premise that is evaluated.
+
+    Returns:
+        The rows, and a sentence of warning where rows are held back now that the run may have trained on: then none.
+    """
+    if not splits.held_back:
+        return [], []
+    if run.record.get("data", {}).get("calibration", {}).get("fingerprint") != fingerprint(splits.held_back):
+        return [], [
+            "No temperature was fitted: the rows to hold back (data.train, data.calibration_share, seed) are not those "
+            "that the run's training held back, so some of them may have been trained on."
+        ]
+    if not splits.calibration:
+        return [], ["No temperature was fitted: every premise that was held back is evaluated too."]
+    return splits.calibration, []
+
+
+def label_indices(gold: Sequence[str], labels: Sequence[str]) -> np.ndarray:
+    """[rows], the position of each gold label in `labels`."""
+    index = {label: i for i, label in enumerate(labels)}
+    return np.array([index[label] for label in gold])
+
+
+def load_temperature(run: RunFolder, model_label: str) -> float | None:
+    """The temperature that the evaluation of a run's model found; None where there is none.
+
+    Args:
+        run: the run.
+        model_label: adapter, base, merged, gguf-q8_0, ... as `RunFolder.model_label` gives it.
+    """
+    path = run.eval / model_label / "metrics.json"
+    if not path.is_file():
+        return None
+    calibration: Mapping[str, Any] | None = json.loads(path.read_text(encoding="utf-8")).get("calibration")
+    return float(calibration["temperature"]) if calibration else None
