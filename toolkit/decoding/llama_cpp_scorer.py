@@ -49,6 +49,7 @@ class LlamaCppScorer:
     ) -> None:
         self.gguf = gguf
         self.trie = trie
+        self.show_progress = True
         self.context_length = context_length or DEFAULT_CONTEXT_LENGTH
         self._children: dict[tuple[int, ...], dict[int, int]] = {path: {} for path in trie.contexts}
         for index, edge in enumerate(trie.edges):
@@ -71,7 +72,7 @@ class LlamaCppScorer:
         for row, prompt in enumerate(prompts):
             self._refuse_length(row, len(prompt))
         scores = np.full((len(prompts), len(self.trie.edges)), np.nan)
-        for row, prompt in enumerate(tqdm(prompts, desc="scoring", unit="row")):
+        for row, prompt in enumerate(tqdm(prompts, desc="scoring", unit="row", disable=not self.show_progress)):
             for path, children in self._children.items():
                 found = self._log_probs([*prompt, *path], list(children))
                 for token, edge in children.items():

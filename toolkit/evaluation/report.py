@@ -5,6 +5,7 @@ from typing import Any
 
 from sklearn.metrics import classification_report
 
+from toolkit.evaluation.invalid import invalid_lines
 from toolkit.evaluation.metrics import Predictions
 from toolkit.task import Example
 
@@ -19,9 +20,11 @@ def terminal_report(examples: Sequence[Example], predictions: Predictions, metri
         zero_division=0.0,
     )
     low, high = metrics["accuracy_ci95"]
+    is_free = metrics["nll"] is None
+    likelihood = "" if is_free else f"nll {metrics['nll']:.4f}; ece {metrics['ece']:.4f}; "
     lines = [
         f"accuracy {metrics['accuracy']:.2%} [{low:.2%}, {high:.2%}] on {metrics['n']:,} rows; "
-        f"invalid {metrics['invalid']}; nll {metrics['nll']:.4f}; ece {metrics['ece']:.4f}; "
+        f"invalid {metrics['invalid']}; {likelihood}"
         f"{metrics['speed']['examples_per_second']:.1f} rows/s"
     ]
     if metrics["baselines"]:
@@ -34,4 +37,4 @@ def terminal_report(examples: Sequence[Example], predictions: Predictions, metri
             f"{value:<{width}}  {one['n']:>6}  {one['accuracy']:>8.2%}  {one['macro_f1']:>8.4f}"
             for value, one in values.items()
         ]
-    return "\n".join([table, *lines])
+    return "\n".join([table, *lines, *invalid_lines(metrics)])
