@@ -1,0 +1,82 @@
+"""Free generation against a greedy loop by hand, one row against many, and llama.cpp against torch."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from toolkit.decoding.free import LlamaCppGenerator, TorchGenerator, match_verbalizer, until
+from toolkit.errors import ModelError
+from toolkit.model.backend import AutoModelForCausalLM
+
+PROMPTS = [(1, 5, 9), (1, 5, 9, 12, 40, 41, 42), (1,), (7, 7, 7, 7), (1, *range(60, 100)), (1, 5, 9)]
+LONGEST = 6
+
+
+@pytest.fixture(scope="module")
+def model(tiny_model: Path) -> Any:
+    return AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32).eval()
+
+
+@torch.inference_mode()
+def by_hand(model: Any, prompt: tuple[int, ...]) -> list[int]:
+    ids = list(prompt)
+    for _ in range(LONGEST):
+        ids.append(int(model(torch.tensor([ids])).logits[0, -1].argmax()))
+    return ids[len(prompt) :]
+
+
+def end_that_is_said(model: Any) -> int:
+    """A token that the second answer holds, not at its beginning."""
+    said = by_hand(model, PROMPTS[1])
+    return next(token for token in said[1:] if token != said[0])
+
+
+def test_answers_are_the_likeliest_tokens_one_after_the_other(model: Any) -> None:
+    expected = [by_hand(model, prompt) for prompt in PROMPTS]
+    assert len({tuple(said) for said in expected}) > 3, "a model that always says the same would show nothing"
+    assert TorchGenerator(model, [2], longest=LONGEST).generate(PROMPTS) == expected
+
+
+def test_one_row_and_many_give_the_same_answers_in_their_order(model: Any) -> None:
+    together = TorchGenerator(model, [2], longest=LONGEST).generate(PROMPTS)
+    assert [TorchGenerator(model, [2], longest=LONGEST).generate([prompt])[0] for prompt in PROMPTS] == together
+    assert TorchGenerator(model, [2], longest=LONGEST, batch_tokens=20).generate(PROMPTS) == together
+    assert TorchGenerator(model, [2], longest=LONGEST).generate(PROMPTS[::-1]) == together[::-1]
+
+
+def test_an_answer_stops_before_the_end_of_turn_and_the_others_go_on(model: Any) -> None:
+    end = end_that_is_said(model)
+    answers = TorchGenerator(model, [end], longest=LONGEST).generate(PROMPTS)
+    assert answers == [until(by_hand(model, prompt), [end]) for prompt in PROMPTS]
+    assert 0 < len(answers[1]) < LONGEST and any(len(said) == LONGEST for said in answers)
+
+
+def test_llama_cpp_says_what_torch_says(model: Any, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    from toolkit.decoding.llama_cpp_scorer import _start_server
+    from toolkit.export.gguf import write_gguf
+
+    file = tmp_path_factory.mktemp("gguf") / "tiny.gguf"
+    write_gguf(tiny_model, file, "f32", date_string=None, name="tiny")
+    server = _start_server(file, 256, 1)
+    for ends in ([2], [end_that_is_said(model)]):
+        expected = TorchGenerator(model, ends, longest=LONGEST).generate(PROMPTS)
+        assert LlamaCppGenerator(server, ends, longest=LONGEST).generate(PROMPTS) == expected
+
+
+def test_what_llama_cpp_refuses_is_an_error_in_its_words() -> None:
+    class Refusing:
+        def handle_completions(self, _: Any) -> dict[str, Any]:
+            return {"error": {"message": "context is full"}}
+
+    with pytest.raises(ModelError, match="cannot generate: context is full"):
+        LlamaCppGenerator(Refusing(), [2], longest=LONGEST).generate(PROMPTS)
+
+
+@pytest.mark.parametrize(
+    ("text", "label"),
+    [("oui", "yes"), (" oui\n", "yes"), ("oui mais", "but"), ("Oui", None), ("oui.", None), ("", None), ("yes", None)],
+)
+def test_an_answer_counts_when_it_is_a_verbalizer_and_nothing_more(text: str, label: str | None) -> None:
+    assert match_verbalizer(text, {"yes": "oui", "but": " oui mais ", "no": "non"}) == label
