@@ -109,7 +109,7 @@ def test_free_mode_counts_what_is_no_label_and_has_no_probabilities(call: Call, 
 def test_free_mode_says_on_a_gguf_what_it_says_in_torch(call: Call, run: RunFolder) -> None:
     assert call("eval_generate", run.path, "--model", "merged", "--mode", "free")[0] == 0
     torch, gguf = read(run, "merged-free")[1], read(run, "gguf-f16-free")[1]
-    # 16-bit weights round a little differently; a random model's answers part at a near tie.
+    # 16-bit weights round a little differently; at a near tie of the random model answers may part.
     assert sum(a["answer"] == b["answer"] for a, b in zip(torch, gguf, strict=True)) >= 22
 
 

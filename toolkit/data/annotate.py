@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from toolkit.data.sources import Row, stream_file
 from toolkit.errors import DataError
@@ -116,7 +117,7 @@ def _write_parquet(source: Path, target: Path, answers: Iterator[Answer], labels
         with pyarrow.parquet.ParquetWriter(target, schema) as writer:
             for batch in file.iter_batches(batch_size=_PARQUET_ROWS):
                 chunk = list(islice(answers, batch.num_rows))
-                added = [[answer.prediction for answer in chunk]]
+                added: list[list[Any]] = [[answer.prediction for answer in chunk]]
                 added += [[answer.probabilities[i] for answer in chunk] for i in range(len(labels))]
                 arrays = [pyarrow.array(values, schema.types[len(batch.columns) + i]) for i, values in enumerate(added)]
                 writer.write_batch(pyarrow.record_batch([*batch.columns, *arrays], schema=schema))

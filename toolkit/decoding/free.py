@@ -112,16 +112,17 @@ class LlamaCppGenerator:
             {
                 "prompt": list(prompt),
                 "max_tokens": self._longest,
-                "n_probs": 1,  # reports each token's id: text would have to be encoded again
                 "samplers": ["top_k"],
                 "top_k": 1,
                 "cache_prompt": True,
+                # All ids, which only the verbose answer has: log-probabilities leave out parts of a character.
+                "return_tokens": True,
+                "verbose": True,
             }
         )
         if "error" in answer:
             raise ModelError(f"llama.cpp cannot generate: {answer['error']['message']}.")
-        said = answer["choices"][0]["logprobs"]
-        return [token["id"] for token in said["content"]] if said else []
+        return answer["__verbose"]["tokens"]
 
 
 @contextmanager
