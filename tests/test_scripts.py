@@ -16,7 +16,7 @@ from toolkit.recipe_file import fields
 from toolkit.run_folder import RunFolder
 
 Call = Callable[..., tuple[int, str, str]]
-SCRIPTS = ["sft", "eval_generate", "export_gguf", "preflight", "compare"]
+SCRIPTS = ["sft", "eval_generate", "export_gguf", "preflight", "compare", "predict"]
 
 
 def cpu_seconds(*command: str) -> float:
@@ -29,6 +29,7 @@ def cpu_seconds(*command: str) -> float:
 @pytest.mark.parametrize(
     "arguments",
     [[name, "--help"] for name in SCRIPTS]
+    + [["predict", "nowhere", "--premise", "a", "--hypothesis", "b"], ["predict", "nowhere"]]
     + [["sft", "nothing.yaml"], ["sft", "recipes/nli_fr.yaml", "--set", "lora.r=x"], ["eval_generate", "nowhere"]]
     + [["compare", "nowhere", "nothing"]],
     ids=" ".join,
@@ -148,11 +149,39 @@ def test_what_cannot_be_evaluated_is_refused(call: Call, trained: RunFolder, tmp
         ((trained.path, "--data", "embedded:nli-fr:nothing"), "nothing"),
         ((trained.path, "--data", tmp_path / "empty.jsonl"), "holds no rows"),
         ((trained.path, "--limit", "0"), "invalid positive value"),
+        ((trained.path, "--mode", "beam"), "invalid choice: 'beam'"),
+        ((trained.path, "--shots", "3"), "--shots 3 is for --model base, not for 'adapter'"),
+        ((trained.path, "--shots", "0", "--model", "base"), "invalid positive value"),
+        ((trained.path, "--shots", "30", "--model", "base"), "is too short for 30 shots in 24 rows"),
+        ((trained.path, "--shots", "50", "--model", "base"), "needs more than the 16 training rows of label"),
         ((trained.path, "--set", "model.name=embedded:tiny-llama-fr"), "was not trained on this base model"),
     ]:
         code, _, err = call("eval_generate", *arguments)
         assert code == 2 and sentence in err, (arguments, err)
     assert not (trained.path / "eval").exists()
+
+
+def test_what_cannot_be_predicted_is_refused_and_leaves_no_file(call: Call, trained: RunFolder, tmp_path: Path) -> None:
+    rows = tmp_path / "rows.csv"
+    rows.write_text("premise,hypothesis\na,b\n")
+    pair, files = ("--premise", "a", "--hypothesis"), ("--input", rows, "--output")
+    for arguments, sentence in [
+        ((), "give either --premise and --hypothesis, or --input and --output"),
+        (("--premise", "a"), "give either"),
+        ((*pair, "b", *files, tmp_path / "out.csv"), "give either"),
+        ((*pair, " "), "The pair cannot be scored: column 'hypothesis' holds ' ', not a text."),
+        ((*pair, "mot " * 300), "without its premise, but"),
+        ((*pair, "b", "--model", "best"), "none of adapter, base, merged and FILE.gguf"),
+        ((*pair, "b", "--calibrated"), "--calibrated needs the temperature of adapter"),
+        ((*files, tmp_path / "out.jsonl"), "would have another format than the input"),
+        ((*files, rows), "is both input and output"),
+        (("--input", tmp_path / "no.csv", "--output", tmp_path / "out.csv"), "There is no data file"),
+        (("--input", trained.run_json, "--output", tmp_path / "out.json"), "is not one of .jsonl .csv .tsv .parquet"),
+        ((*files, tmp_path / "out.csv", "--set", "data.columns.premise=x"), "has no column 'x'; its columns are 'prem"),
+    ]:
+        code, out, err = call("predict", trained.path, *arguments)
+        assert (code, out) == (2, "") and sentence in err and "Traceback" not in err, (arguments, err)
+    assert [path.name for path in tmp_path.iterdir()] == ["rows.csv"]
 
 
 def test_preflight_reports_without_weights(call: Call, recipe_file: Callable[..., Path], tiny_model: Path) -> None:

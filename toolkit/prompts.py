@@ -12,8 +12,9 @@ from toolkit.errors import DataError, ModelError, RecipeError, first_line
 from toolkit.recipe import Task
 from toolkit.task import Example, answer, prompt_messages
 
-# Stand-ins for a message's text while the chat template is rendered; private-use characters that no template has.
-_SLOTS = {"system": "\ue000", "user": "\ue001", "assistant": "\ue002"}
+# The n-th message's text while the chat template is rendered: private-use characters that no template has.
+_SLOT = "\ue000{}\ue001"
+_SLOT_PATTERN = _SLOT.format("[0-9]+")
 _LONG_LIST = 20_000
 
 
@@ -59,30 +60,30 @@ class PromptEncoder:
         tokenizer: a fast tokenizer with a chat template, unless the task brings one.
         task: labels, verbalizers, messages, template and date.
         max_seq_length: tokens per row, prompt and answer together.
+        shots: solved examples that stand before each row as earlier turns, in this order.
 
     Raises:
         RecipeError: the template does not show where the answer goes.
         ModelError: the tokenizer has no template, or does not encode piecewise as it does at once.
     """
 
-    def __init__(self, tokenizer: Any, task: Task, max_seq_length: int) -> None:
+    def __init__(self, tokenizer: Any, task: Task, max_seq_length: int, shots: Sequence[Example] = ()) -> None:
         self.tokenizer = tokenizer
         self.task = task
         self.max_seq_length = max_seq_length
+        self.shots = tuple(shots)
         special = {str(token): i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
         self._special_ids = special
         if task.chat_template:
             tokenizer.chat_template = task.chat_template  # so that it is saved, merged and exported with the model
-        markers = sorted([*special, *_SLOTS.values()], key=len, reverse=True)
-        self._markers = re.compile("(" + "|".join(map(re.escape, markers)) + ")")
+        markers = sorted(special, key=len, reverse=True)
+        self._markers = re.compile("(" + "|".join([_SLOT_PATTERN, *map(re.escape, markers)]) + ")")
 
-        messages = [
-            {"role": message["role"], "content": _SLOTS[message["role"]]} for message in prompt_messages(task, "-", "-")
-        ]
-        reply = {"role": "assistant", "content": _SLOTS["assistant"]}
-        self._template = self._render(messages, add_generation_prompt=True)
-        whole = self._render([*messages, reply], add_generation_prompt=False)
-        before, slot, after = whole.partition(_SLOTS["assistant"])
+        self._roles = [message["role"] for message in prompt_messages(task, "-", "-", self.shots)] + ["assistant"]
+        turns = [{"role": role, "content": _SLOT.format(n)} for n, role in enumerate(self._roles)]
+        self._template = self._render(turns[:-1], add_generation_prompt=True)
+        whole = self._render(turns, add_generation_prompt=False)
+        before, slot, after = whole.partition(turns[-1]["content"])
         if not slot or not before.startswith(self._template):
             raise RecipeError(
                 "The chat template's generation prompt is not how it begins an assistant turn, "
@@ -125,8 +126,9 @@ class PromptEncoder:
         return self.tokenizer.eos_token_id
 
     def _check_against_tokenizer(self) -> None:
-        """On a text without markers, our ids are those of the tokenizer's own way."""
-        messages = prompt_messages(self.task, "L'été, il pleut.", "Il fait 3 °C dehors !")
+        """On texts without markers, our ids are those of the tokenizer's own way."""
+        plain = ("L'été, il pleut.", "Il fait 3 °C dehors !")
+        messages = prompt_messages(self.task, *plain, [Example(shot.id, *plain, shot.label) for shot in self.shots])
         ours = self._encode_messages(messages)
         theirs = self.tokenizer(self._render(messages, add_generation_prompt=True), add_special_tokens=False)[
             "input_ids"
@@ -146,7 +148,7 @@ class PromptEncoder:
         return [bos, *ids[start:]]
 
     def _encode_messages(self, messages: Sequence[dict[str, str]]) -> list[int]:
-        contents = {_SLOTS[message["role"]]: message["content"] for message in messages}
+        contents = {_SLOT.format(n): message["content"] for n, message in enumerate(messages)}
         ids: list[int] = []
         text = ""
         for piece in self._markers.split(self._template):
@@ -167,34 +169,45 @@ class PromptEncoder:
         Returns:
             (None, text of the template) and (role, "") where that role's text goes, in order.
         """
-        roles = {slot: role for role, slot in _SLOTS.items()}
-        pieces = re.split("(" + "|".join(_SLOTS.values()) + ")", self._template)
+        roles = {_SLOT.format(n): role for n, role in enumerate(self._roles)}
+        pieces = re.split(f"({_SLOT_PATTERN})", self._template)
         return [(roles.get(piece), "" if piece in roles else piece) for piece in pieces if piece]
+
+    @property
+    def ends(self) -> list[int]:
+        """Token ids at which generation stops: the end of turn, and the end of text that a base model may know."""
+        eos = self.tokenizer.eos_token_id
+        return [self.end_of_turn] + [eos] * (eos not in (None, self.end_of_turn))
+
+    @property
+    def room(self) -> int:
+        """Tokens left for a prompt: the longest answer is reserved whatever the label, so no cut tells of it."""
+        return self.max_seq_length - max(len(ids) for ids in self.label_ids.values())
+
+    def _whole(self, premise: str, hypothesis: str) -> list[int]:
+        return self._encode_messages(prompt_messages(self.task, premise, hypothesis, self.shots))
 
     def prompt(self, premise: str, hypothesis: str) -> tuple[tuple[int, ...], bool]:
         """Token ids up to the answer, and whether the premise was shortened at its end to make them fit.
 
         Raises:
-            DataError: the row does not fit even without its premise.
+            DataError: the row does not fit even without its premise, or not whole beside the shots.
         """
-        # The longest answer is reserved whatever the label, so that the cut says nothing about it.
-        room = self.max_seq_length - max(len(ids) for ids in self.label_ids.values())
-
-        def encode(text: str) -> list[int]:
-            return self._encode_messages(prompt_messages(self.task, text, hypothesis))
-
-        ids = encode(premise)
+        room = self.room
+        ids = self._whole(premise, hypothesis)
         if len(ids) <= room:
             return tuple(ids), False
+        if self.shots:  # each shot more would cost rows their words, and no two numbers of shots could be compared
+            raise DataError(f"needs {len(ids)} tokens with its shots, but {room} are left for a prompt")
         words = premise.split()
         fits, too_many = 0, len(words)
         while too_many - fits > 1:
             middle = (fits + too_many) // 2
-            if len(encode(" ".join(words[:middle]))) <= room:
+            if len(self._whole(" ".join(words[:middle]), hypothesis)) <= room:
                 fits = middle
             else:
                 too_many = middle
-        ids = encode(" ".join(words[:fits]))
+        ids = self._whole(" ".join(words[:fits]), hypothesis)
         if len(ids) > room:
             raise DataError(f"needs {len(ids)} tokens without its premise, but {room} are left for a prompt")
         return tuple(ids), True
@@ -203,24 +216,47 @@ class PromptEncoder:
         """Encode rows in order.
 
         Raises:
-            DataError: naming the rows in which `max_seq_length` leaves no room for the answer.
+            DataError: naming the rows in which `max_seq_length` leaves no room for the answer, or how many shots fit.
         """
-        rows, refused = [], []
+        rows: list[EncodedRow] = []
+        refused: list[tuple[Example, DataError]] = []
         for example in tqdm(examples, desc="tokenising", unit="row", disable=len(examples) < _LONG_LIST):
             try:
                 ids, shortened = self.prompt(example.premise, example.hypothesis)
             except DataError as error:
-                refused.append(f"{example.id} {error}")
+                refused.append((example, error))
             else:
                 rows.append(EncodedRow(ids, self.label_ids[example.label], shortened))
+        if refused and self.shots:
+            raise self._too_many_shots([example for example, _ in refused])
         if refused:
             raise DataError(
                 f"model.max_seq_length {self.max_seq_length} is too short for the answer in {len(refused)} rows; "
-                f"row {'; row '.join(refused[:3])}.",
+                f"row {'; row '.join(f'{example.id} {error}' for example, error in refused[:3])}.",
                 hint="Raise model.max_seq_length, or shorten task.system.",
             )
         return rows
 
+    def _too_many_shots(self, refused: Sequence[Example]) -> DataError:
+        lengths = [len(self._whole(example.premise, example.hypothesis)) for example in refused]
+        needed = max(lengths)
+        longest = refused[lengths.index(needed)]
+        fit = 0
+        for fit in reversed(range(len(self.shots))):
+            fewer = PromptEncoder(self.tokenizer, self.task, self.max_seq_length, self.shots[:fit])
+            if len(fewer._whole(longest.premise, longest.hypothesis)) <= self.room:
+                break
+        return DataError(
+            f"model.max_seq_length {self.max_seq_length} is too short for {len(self.shots)} shots in {len(refused)} "
+            f"rows (row {longest.id} needs {needed} tokens before the answer); {fit or 'no'} shots fit.",
+            hint=f"Give fewer shots, or --set model.max_seq_length={needed + self.max_seq_length - self.room} "
+            "where the model's context is that long.",
+        )
+
     def decode(self, ids: Sequence[int]) -> str:
         """The text of token ids, special tokens shown."""
         return self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+
+    def decode_answer(self, ids: Sequence[int]) -> str:
+        """The text of generated token ids, special tokens left out."""
+        return self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)

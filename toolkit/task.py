@@ -1,6 +1,6 @@
 """What a row is, and how it becomes a conversation: instruction and question in, one label's words out."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from toolkit.recipe import Task
@@ -17,11 +17,22 @@ class Example:
     slices: Mapping[str, str] = field(default_factory=dict)
 
 
-def prompt_messages(task: Task, premise: str, hypothesis: str) -> list[dict[str, str]]:
-    """The conversation up to the answer, as `{"role", "content"}` messages without outer white space."""
-    system = [{"role": "system", "content": task.system.strip()}] if task.system else []
-    user = task.user.format(premise=premise.strip(), hypothesis=hypothesis.strip()).strip()
-    return [*system, {"role": "user", "content": user}]
+def prompt_messages(task: Task, premise: str, hypothesis: str, shots: Sequence[Example] = ()) -> list[dict[str, str]]:
+    """The conversation up to the answer, as `{"role", "content"}` messages without outer white space.
+
+    Args:
+        shots: solved examples, each a user's turn and the assistant's before the question.
+    """
+    messages = [{"role": "system", "content": task.system.strip()}] if task.system else []
+    for shot in shots:
+        messages.append(_question(task, shot.premise, shot.hypothesis))
+        messages.append({"role": "assistant", "content": answer(task, shot.label)})
+    return [*messages, _question(task, premise, hypothesis)]
+
+
+def _question(task: Task, premise: str, hypothesis: str) -> dict[str, str]:
+    text = task.user.format(premise=premise.strip(), hypothesis=hypothesis.strip())
+    return {"role": "user", "content": text.strip()}
 
 
 def answer(task: Task, label: str) -> str:

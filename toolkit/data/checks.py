@@ -71,20 +71,30 @@ def _refuse_absent_label(recipe: Recipe, examples: Sequence[Example], where: str
         )
 
 
-def _example(recipe: Recipe, row: Row, number: int, slices: Sequence[str]) -> Example:
-    names = recipe.data.columns
-    texts = {}
-    for column in (names.premise, names.hypothesis):
+def row_texts(recipe: Recipe, row: Row) -> tuple[str, str]:
+    """A row's premise and hypothesis without outer white space.
+
+    Raises:
+        DataError: one of them is no text.
+    """
+    texts = []
+    for column in (recipe.data.columns.premise, recipe.data.columns.hypothesis):
         text = row.get(column)
         if not isinstance(text, str) or not text.strip():
             raise DataError(f"column {column!r} holds {text!r}, not a text")
         if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
             raise DataError(f"column {column!r} holds half of a character (a lone surrogate)")
-        texts[column] = text.strip()
+        texts.append(text.strip())
+    return texts[0], texts[1]
+
+
+def _example(recipe: Recipe, row: Row, number: int, slices: Sequence[str]) -> Example:
+    names = recipe.data.columns
+    premise, hypothesis = row_texts(recipe, row)
     return Example(
         id=str(row[names.id]) if names.id and row.get(names.id) is not None else str(number),
-        premise=texts[names.premise],
-        hypothesis=texts[names.hypothesis],
+        premise=premise,
+        hypothesis=hypothesis,
         label=_label(recipe, row.get(names.label)),
         slices={column: str(row.get(column)) for column in slices},
     )

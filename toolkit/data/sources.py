@@ -13,6 +13,7 @@ from toolkit.recipe_file import LOCAL_SUFFIXES
 
 Row = dict[str, Any]
 EMBEDDED = "embedded:nli-fr"
+_PARQUET_ROWS = 1024  # in memory at once
 
 
 def read_rows(source: Source) -> tuple[list[Row], list[str]]:
@@ -27,7 +28,7 @@ def read_rows(source: Source) -> tuple[list[Row], list[str]]:
     if source.path.startswith("embedded:"):
         rows = _read_embedded(source)
     elif source.path.endswith(LOCAL_SUFFIXES):
-        rows = _read_file(Path(source.path))
+        rows = list(stream_file(Path(source.path)))
     else:
         rows = _read_hub(source)
     rows = rows[: source.limit]
@@ -86,11 +87,16 @@ def _read_hub(source: Source) -> list[Row]:
     return rows
 
 
-def _read_file(path: Path) -> list[Row]:
+def stream_file(path: Path) -> Iterator[Row]:
+    """Yield a local file's rows one after the other; of all formats only `.json` is held in memory.
+
+    Raises:
+        DataError: the file is not there, or at the row that cannot be read.
+    """
     if not path.is_file():
         raise DataError(f"There is no data file {path}.")
     try:
-        return list(_READERS[path.suffix](path))
+        yield from _READERS[path.suffix](path)
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8 text (byte {error.start}).", hint="Convert it to UTF-8.") from error
     except RecursionError as error:
@@ -155,7 +161,9 @@ def _read_parquet(path: Path) -> Iterator[Row]:
     import pyarrow.parquet
 
     try:
-        yield from pyarrow.parquet.read_table(path).to_pylist()
+        with pyarrow.parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=_PARQUET_ROWS):
+                yield from batch.to_pylist()
     except (OSError, ValueError) as error:  # pyarrow's ArrowInvalid is a ValueError
         raise DataError(f"{path} is not a Parquet file: {first_line(error)}") from error
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -16,19 +16,27 @@ from toolkit.run_folder import RunFolder
 class Scorer(Protocol):
     """What every engine does: prompts' token ids in, [rows, edges] log-probabilities of the trie's edges out."""
 
+    show_progress: bool
+    """Whether each call shows a bar of its own; true unless the caller has one."""
+
     def score(self, prompts: list[tuple[int, ...]]) -> np.ndarray:
         """Natural logarithms under the full vocabulary, float64, in the order of the rows."""
         ...
 
 
-def score(scorer: Scorer, prompts: list[tuple[int, ...]]) -> np.ndarray:
+def score(scorer: Scorer, prompts: list[tuple[int, ...]], *, first_row: int = 1) -> np.ndarray:
     """Score rows and check that each score is a number.
+
+    Args:
+        scorer: the engine.
+        prompts: token ids of each row up to the answer.
+        first_row: the number of the first row in its file, for the message.
 
     Raises:
         ModelError: naming the first rows whose scores are none.
     """
     scores = scorer.score(prompts)
-    broken = np.flatnonzero(~np.isfinite(scores).all(axis=1)) + 1
+    broken = np.flatnonzero(~np.isfinite(scores).all(axis=1)) + first_row
     if len(broken):
         raise ModelError(
             f"The model's scores of {len(broken)} rows are no numbers; row {', '.join(map(str, broken[:3]))}.",
@@ -53,6 +61,19 @@ def open_scorer(model: str, run: RunFolder, recipe: Recipe, trie: LabelTrie) -> 
     from toolkit.batching.sampling import LARGEST_TREE
     from toolkit.decoding.torch_scorer import TorchScorer
     from toolkit.model.backend import DEVICE
+
+    budget = recipe.evaluation.batch_tokens
+    if budget == "auto":
+        budget = LARGEST_TREE if DEVICE == "cuda" else 512  # a CPU has no use for more rows at once
+    yield TorchScorer(load_torch_model(model, run, recipe), trie, batch_tokens=budget)
+
+
+def load_torch_model(model: str, run: RunFolder, recipe: Recipe) -> Any:
+    """The adapter, base or merged model of a run, in evaluation mode.
+
+    Raises:
+        ModelError: it cannot be loaded, or the adapter does not fit the base.
+    """
     from toolkit.model.files import find_base
     from toolkit.model.loading import load_for_scoring, precision_for
 
@@ -60,8 +81,4 @@ def open_scorer(model: str, run: RunFolder, recipe: Recipe, trie: LabelTrie) -> 
         recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"load_in_4bit": False})})
     folder = run.merged if model == "merged" else find_base(run, recipe)
     adapter = run.adapter if model == "adapter" else None
-    loaded = load_for_scoring(folder, recipe, precision_for(recipe), adapter)
-    budget = recipe.evaluation.batch_tokens
-    if budget == "auto":
-        budget = LARGEST_TREE if DEVICE == "cuda" else 512  # a CPU has no use for more rows at once
-    yield TorchScorer(loaded, trie, batch_tokens=budget)
+    return load_for_scoring(folder, recipe, precision_for(recipe), adapter)

@@ -53,6 +53,16 @@ class LlamaCpp:
         answer = self._open.handle_completions({"prompt": [list(prompt) for prompt in prompts], **settings})
         return sorted(self._checked(answer)["choices"], key=lambda choice: choice["index"])
 
+    def generate(self, prompt: Sequence[int], **settings: Any) -> list[int]:
+        """The token ids that the model says after a prompt of token ids.
+
+        Raises:
+            ModelError: as `complete`.
+        """
+        # All ids, which only the verbose answer has: log-probabilities leave out parts of a character.
+        request = {"prompt": list(prompt), "return_tokens": True, "verbose": True, **settings}
+        return self._checked(self._open.handle_completions(request))["__verbose"]["tokens"]
+
     def chat(self, messages: list[dict[str, str]], **settings: Any) -> str:
         """What the model answers when a chat client sends it these messages and nothing else.
 

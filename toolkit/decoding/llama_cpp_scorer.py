@@ -54,6 +54,8 @@ class LlamaCppScorer:
         threads: int | None = None,
     ) -> None:
         self.trie = trie
+        self.show_progress = True
+        self.show_progress = True
         self.context_length = context_length or DEFAULT_CONTEXT_LENGTH
         self.rows_at_once = rows_at_once
         self._children: dict[tuple[int, ...], dict[int, int]] = {path: {} for path in trie.contexts}
@@ -77,7 +79,7 @@ class LlamaCppScorer:
         for row, prompt in enumerate(prompts):
             self._refuse_length(row, len(prompt))
         scores = np.full((len(prompts), len(self.trie.edges)), np.nan)
-        with tqdm(total=len(prompts), desc="scoring", unit="row") as bar:
+        with tqdm(total=len(prompts), desc="scoring", unit="row", disable=not self.show_progress) as bar:
             for rows in _steps(prompts, self.rows_at_once):
                 for path, children in self._children.items():
                     contexts = [[*prompts[row], *path] for row in rows]

@@ -43,6 +43,8 @@ class TorchScorer:
         self._edges = len(trie.edges)
         self._cache: Any = None
         self._begun = 0
+        self._trusted: bool | None = None
+        self.show_progress = True
         self._contexts = trie.contexts
         self._deepest = [c for c in trie.contexts if not any(o != c and o[: len(c)] == c for o in trie.contexts)]
         # Where a context's node lies: on the branch to the first of the deepest contexts that goes through it.
@@ -67,13 +69,12 @@ class TorchScorer:
         self._read_beginning(prompts)
         below = [prompt[self._begun :] for prompt in prompts]
         batches = split_by_nodes(below, [len(self._contexts)] * len(prompts), self._batch_tokens)
-        trusted: bool | None = None
-        with tqdm(total=len(prompts), desc="scoring", unit="row") as bar:
+        with tqdm(total=len(prompts), desc="scoring", unit="row", disable=not self.show_progress) as bar:
             for rows in batches:
                 chosen = [prompts[row] for row in rows]
-                if trusted is None:
-                    trusted = self._is_trusted(chosen[:_CHECKED_ROWS])
-                scores[rows] = self._score_tree(chosen) if trusted else [self._score_alone(p) for p in chosen]
+                if self._trusted is None:
+                    self._trusted = self._is_trusted(chosen[:_CHECKED_ROWS])
+                scores[rows] = self._score_tree(chosen) if self._trusted else [self._score_alone(p) for p in chosen]
                 bar.update(len(rows))
         return scores
 

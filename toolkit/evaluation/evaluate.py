@@ -1,33 +1,27 @@
 """One evaluation: a run's model on labelled rows, and the files that say how well it did."""
 
-import json
-import time
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import numpy as np
 
 from toolkit.data.checks import Overlap, Splits, fingerprint, load_examples, load_splits
+from toolkit.data.few_shot import draw_shots, refuse_shots
 from toolkit.data.sources import EMBEDDED, describe, slug
-from toolkit.decoding.engines import open_scorer, score
-from toolkit.decoding.label_trie import LabelTrie
 from toolkit.evaluation.baselines import base_zero_shot, baseline_accuracies, data_warnings
-from toolkit.evaluation.calibration import (
-    Calibration,
-    apply_temperature,
-    calibrate,
-    calibration_rows,
-    label_indices,
-    reliability_bins,
-)
+from toolkit.evaluation.calibration import Calibration, calibrate, calibration_rows, label_indices
+from toolkit.evaluation.decode import decode_constrained, decode_freely
+from toolkit.evaluation.evaluation_files import write_evaluation
+from toolkit.evaluation.invalid import invalid_figures
 from toolkit.evaluation.metrics import Predictions, compute_metrics
-from toolkit.evaluation.plots import plot_confusion_matrix, plot_reliability
 from toolkit.evaluation.terminal import terminal_report
 from toolkit.prompts import PromptEncoder, load_tokenizer
 from toolkit.recipe import Recipe, Source
 from toolkit.recipe_file import differences, load_recipe, resolve_data_path
-from toolkit.run_folder import RunFolder, atomic_path, write_json
+from toolkit.run_folder import RunFolder
 from toolkit.task import Example
+
+Mode = Literal["constrained", "free"]
 
 
 def parse_data(data: str) -> Source:
@@ -38,11 +32,18 @@ def parse_data(data: str) -> Source:
 
 
 def evaluate(
-    run: RunFolder, recipe: Recipe, *, model: str = "adapter", data: str | None = None, limit: int | None = None
+    run: RunFolder,
+    recipe: Recipe,
+    *,
+    model: str = "adapter",
+    data: str | None = None,
+    limit: int | None = None,
+    mode: Mode = "constrained",
+    shots: int = 0,
 ) -> Path:
-    """Decode under constraint, measure, and write metrics.json, predictions.jsonl and two pictures.
+    """Decode, measure, and write metrics.json, predictions.jsonl and their pictures.
 
-    Rows that training held back are scored as well, and a temperature is fitted on them.
+    Under constraint, rows that training held back are scored as well, and a temperature is fitted on them.
 
     Args:
         run: a finished run.
@@ -50,6 +51,8 @@ def evaluate(
         model: adapter, base, merged, or the path of a GGUF.
         data: other rows than the recipe's evaluation rows, see `parse_data`.
         limit: the first N rows only; a look, for which no temperature is fitted.
+        mode: constrained to the labels, or free.
+        shots: training rows that stand solved before each question, see `draw_shots`; for the base model alone.
 
     Returns:
         The folder of the files.
@@ -58,44 +61,43 @@ def evaluate(
         ToolkitError: the model, the rows or the two together cannot be used.
     """
     name = run.model_label(model)
+    refuse_shots(model, shots)
     if not model.endswith(".gguf"):
         import toolkit.model.backend  # noqa: F401 - Unsloth comes before transformers, which the tokenizer imports
     saved = load_recipe(run.recipe)
     recipe = _with_rows(recipe, data, limit)
-    splits = _load(recipe, is_foreign=data is not None)
-    examples = splits.eval
-    held_back, warnings = ([], []) if limit else calibration_rows(run, splits)
-    encoder = PromptEncoder(load_tokenizer(run.adapter), recipe.task, recipe.model.max_seq_length)
-    rows = encoder.encode(examples)
-    trie = LabelTrie(encoder.label_ids)
-    with open_scorer(model, run, recipe, trie) as scorer:
-        start = time.monotonic()
-        edge_log_probs = score(scorer, [row.prompt for row in rows])
-        seconds = time.monotonic() - start
-        held_back_likelihoods = (
-            trie.label_log_probs(score(scorer, [row.prompt for row in encoder.encode(held_back)]))
-            if held_back
-            else None
-        )
-    predictions = Predictions(trie.labels, list(trie.greedy(edge_log_probs)), trie.label_log_probs(edge_log_probs))
-    calibration, untold = _calibrate(held_back, held_back_likelihoods, examples, predictions)
+    splits = _load(recipe, shots, is_foreign=data is not None)
+    examples, labels = splits.eval, recipe.task.labels
+    shown = draw_shots(splits.train, examples, labels, shots, recipe.seed)
+    encoder = PromptEncoder(load_tokenizer(run.adapter), recipe.task, recipe.model.max_seq_length, shown)
+    held_back: list[Example] = []
+    warnings: list[str] = []
+    if mode == "free":
+        decoded = decode_freely(model, run, recipe, encoder, examples)
+    else:
+        held_back, warnings = ([], []) if limit else calibration_rows(run, splits)
+        decoded = decode_constrained(model, run, recipe, encoder, examples, held_back)
+    predictions = decoded.predictions
+    calibration, untold = _calibrate(held_back, decoded.held_back, examples, predictions)
     baselines = _baselines(splits, recipe, run, name)
     metrics = {
         "n": len(examples),
-        "labels": list(trie.labels),
-        "mode": "constrained",
+        "labels": list(predictions.labels),
+        "mode": mode,
+        "shots": shots,
         "model": name,
         "data": {"source": describe(recipe.data.eval), "fingerprint": fingerprint(examples)},
         "overrides": differences(saved, recipe),
         **compute_metrics(examples, predictions, seed=recipe.seed),
+        **invalid_figures(examples, predictions),
         "calibration": calibration.record() if calibration else None,
         "baselines": baselines,
         "warnings": [*data_warnings(baselines, examples), *warnings, *untold],
-        "shortened_rows": sum(row.shortened for row in rows),
-        "speed": {"seconds": round(seconds, 3), "examples_per_second": len(examples) / seconds},
+        "shortened_rows": decoded.shortened,
+        "speed": {"seconds": round(decoded.seconds, 3), "examples_per_second": len(examples) / decoded.seconds},
     }
-    folder = run.eval / _folder_name(name, recipe, saved, limit)
-    _write(folder, examples, predictions, metrics)
+    folder = run.eval / _folder_name(name, recipe, saved, mode, shots, limit)
+    write_evaluation(folder, examples, predictions, metrics)
     print(terminal_report(examples, predictions, metrics))
     return folder
 
@@ -107,9 +109,9 @@ def _with_rows(recipe: Recipe, data: str | None, limit: int | None) -> Recipe:
     return recipe.model_copy(update={"data": recipe.data.model_copy(update={"eval": source})})
 
 
-def _load(recipe: Recipe, *, is_foreign: bool) -> Splits:
+def _load(recipe: Recipe, shots: int, *, is_foreign: bool) -> Splits:
     """The rows to score; with the training rows, where they are needed, and then leaks are refused."""
-    if recipe.evaluation.baselines or recipe.data.calibration_share:
+    if recipe.evaluation.baselines or recipe.data.calibration_share or shots:
         return load_splits(recipe, is_foreign=is_foreign)
     return Splits([], load_examples(recipe, recipe.data.eval, is_foreign=is_foreign), Overlap(0, 0, 0))
 
@@ -125,7 +127,7 @@ def _calibrate(
     held_back: list[Example], log_likelihoods: np.ndarray | None, examples: list[Example], predictions: Predictions
 ) -> tuple[Calibration | None, list[str]]:
     """The calibration; none, and a sentence of warning, where held-back rows do not tell a temperature."""
-    if log_likelihoods is None:
+    if log_likelihoods is None or predictions.log_likelihoods is None:
         return None, []
     labels = predictions.labels
     found = calibrate(
@@ -140,50 +142,9 @@ def _calibrate(
     ]
 
 
-def _folder_name(name: str, recipe: Recipe, saved: Recipe, limit: int | None) -> str:
+def _folder_name(name: str, recipe: Recipe, saved: Recipe, mode: Mode, shots: int, limit: int | None) -> str:
     """`name` alone is kept for the run's own recipe; what was overridden stands in metrics.json."""
     changed = [key for key in differences(saved, recipe) if not key.startswith("evaluation.")]
-    return f"{name}@{slug(recipe.data.eval)}" + (f"-limit{limit}" if limit else "") if changed else name
-
-
-def _write(folder: Path, examples: list[Example], predictions: Predictions, metrics: dict[str, Any]) -> None:
-    title = f"{metrics['model']}: {metrics['accuracy']:.1%} of {metrics['n']:,} rows"
-    with atomic_path(folder) as partial:
-        partial.mkdir(parents=True)
-        write_json(partial / "metrics.json", metrics)
-        with (partial / "predictions.jsonl").open("w", encoding="utf-8", newline="\n") as file:
-            for line in _prediction_lines(examples, predictions):
-                file.write(line + "\n")
-        plot_confusion_matrix(metrics["confusion_matrix"], metrics["labels"], title, partial / "confusion_matrix.png")
-        _plot_reliability(examples, predictions, metrics, partial / "reliability.png")
-
-
-def _plot_reliability(examples: list[Example], predictions: Predictions, metrics: dict[str, Any], path: Path) -> None:
-    gold = label_indices([example.label for example in examples], predictions.labels)
-    temperatures = {"as the model says": 1.0}
-    if metrics["calibration"]:
-        found = metrics["calibration"]["temperature"]
-        temperatures[f"calibrated, temperature {found:.2f}"] = found
-    panels = {
-        title: reliability_bins(np.exp(apply_temperature(predictions.log_likelihoods, temperature)), gold)
-        for title, temperature in temperatures.items()
-    }
-    plot_reliability(panels, f"{metrics['model']}: {metrics['n']:,} rows", path)
-
-
-def _prediction_lines(examples: list[Example], predictions: Predictions) -> list[str]:
-    probabilities = np.exp(predictions.log_probabilities).tolist()
-    return [
-        json.dumps(
-            {
-                "id": example.id,
-                "premise": example.premise,
-                "hypothesis": example.hypothesis,
-                "label": example.label,
-                "prediction": predicted,
-                "probabilities": dict(zip(predictions.labels, row, strict=True)),
-            },
-            ensure_ascii=False,
-        )
-        for example, predicted, row in zip(examples, predictions.predicted, probabilities, strict=True)
-    ]
+    parts = [f"{name}@{slug(recipe.data.eval)}" if changed else name]
+    parts += ["free"] * (mode == "free") + [f"shots{shots}"] * (shots > 0) + [f"limit{limit}"] * (limit is not None)
+    return "-".join(parts)

@@ -1,7 +1,7 @@
 """Figures about predictions: accuracy and macro F1 with intervals, class metrics, likelihood, calibration, slices."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -22,17 +22,19 @@ class Predictions:
     Args:
         labels: the classes.
         predicted: the decoded label of each row; None where a free answer was none.
-        log_likelihoods: [rows, labels], of each label's whole token sequence.
+        log_likelihoods: [rows, labels], of each label's whole token sequence; None in free mode, which has none.
+        answers: what the model wrote, row by row, in free mode.
     """
 
     labels: tuple[str, ...]
     predicted: list[str | None]
-    log_likelihoods: np.ndarray
+    log_likelihoods: np.ndarray | None
+    answers: list[str] = field(default_factory=list)
 
     @property
-    def log_probabilities(self) -> np.ndarray:
-        """[rows, labels], normalised over the labels."""
-        return log_softmax(self.log_likelihoods, axis=1)
+    def log_probabilities(self) -> np.ndarray | None:
+        """[rows, labels], normalised over the labels; None in free mode."""
+        return None if self.log_likelihoods is None else log_softmax(self.log_likelihoods, axis=1)
 
 
 def compute_metrics(examples: Sequence[Example], predictions: Predictions, *, seed: int = 0) -> dict[str, Any]:
@@ -46,8 +48,6 @@ def compute_metrics(examples: Sequence[Example], predictions: Predictions, *, se
     labels = list(predictions.labels)
     gold = [example.label for example in examples]
     predicted = [label or "" for label in predictions.predicted]  # "" is no label: wrong, and in no label's column
-    log_probs = predictions.log_probabilities
-    likeliest = [labels[i] for i in log_probs.argmax(axis=1)]
     correct = sum(g == p for g, p in zip(gold, predicted, strict=True))
     precision, recall, f1, support = precision_recall_fscore_support(gold, predicted, labels=labels, zero_division=0.0)
     return {
@@ -64,9 +64,23 @@ def compute_metrics(examples: Sequence[Example], predictions: Predictions, *, se
         },
         "confusion_matrix": confusion_matrix(gold, predicted, labels=labels).tolist(),
         "invalid": sum(label is None for label in predictions.predicted),
-        **asdict(probability_scores(log_probs, label_indices(gold, labels))),
-        "greedy_vs_likelihood_disagreements": sum(a != b for a, b in zip(predicted, likeliest, strict=True)),
+        **_likelihood_figures(gold, predictions),
         "slices": slice_metrics(examples, predicted, labels),
+    }
+
+
+def _likelihood_figures(gold: list[str], predictions: Predictions) -> dict[str, Any]:
+    """What follows from probabilities; free mode has none, so all are null there."""
+    log_probs = predictions.log_probabilities
+    if log_probs is None:
+        return dict.fromkeys(("nll", "ece", "brier", "greedy_vs_likelihood_disagreements"))
+    labels = list(predictions.labels)
+    likeliest = [labels[i] for i in log_probs.argmax(axis=1)]
+    return {
+        **asdict(probability_scores(log_probs, label_indices(gold, labels))),
+        "greedy_vs_likelihood_disagreements": sum(
+            a != b for a, b in zip(predictions.predicted, likeliest, strict=True)
+        ),
     }
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from sklearn.metrics import classification_report
 
+from toolkit.evaluation.invalid import invalid_lines
 from toolkit.evaluation.metrics import Predictions
 from toolkit.task import Example
 
@@ -19,9 +20,11 @@ def terminal_report(examples: Sequence[Example], predictions: Predictions, metri
         zero_division=0.0,
     )
     low, high = metrics["accuracy_ci95"]
+    is_free = metrics["nll"] is None
+    likelihood = "" if is_free else f"nll {metrics['nll']:.4f}; ece {metrics['ece']:.4f}; "
     lines = [
         f"accuracy {metrics['accuracy']:.2%} [{low:.2%}, {high:.2%}] on {metrics['n']:,} rows; "
-        f"invalid {metrics['invalid']}; nll {metrics['nll']:.4f}; ece {metrics['ece']:.4f}; "
+        f"invalid {metrics['invalid']}; {likelihood}"
         f"{metrics['speed']['examples_per_second']:.1f} rows/s"
     ]
     if metrics["baselines"]:
@@ -35,14 +38,14 @@ def terminal_report(examples: Sequence[Example], predictions: Predictions, metri
             f"{value:<{width}}  {one['n']:>6}  {one['accuracy']:>8.2%}  {one['macro_f1']:>8.4f}"
             for value, one in values.items()
         ]
-    return "\n".join([table, *lines])
+    return "\n".join([table, *lines, *invalid_lines(metrics)])
 
 
 def _statistics_lines(metrics: dict[str, Any]) -> list[str]:
     low, high = metrics["macro_f1_ci95"]
     lines = [
-        f"macro F1 {metrics['macro']['f1']:.4f} [{low:.4f}, {high:.4f}] over {metrics['premise_groups']:,} premises; "
-        f"brier {metrics['brier']:.4f}"
+        f"macro F1 {metrics['macro']['f1']:.4f} [{low:.4f}, {high:.4f}] over {metrics['premise_groups']:,} premises"
+        + ("" if metrics["brier"] is None else f"; brier {metrics['brier']:.4f}")
     ]
     if calibration := metrics["calibration"]:
         changes = ", ".join(

@@ -1,0 +1,71 @@
+"""The files of one evaluation: metrics.json, predictions.jsonl, and pictures of them."""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from toolkit.evaluation.calibration import apply_temperature, label_indices, reliability_bins
+from toolkit.evaluation.metrics import Predictions
+from toolkit.evaluation.plots import plot_confusion_matrix, plot_reliability
+from toolkit.run_folder import atomic_path, write_json
+from toolkit.task import Example
+
+
+def write_evaluation(
+    folder: Path, examples: Sequence[Example], predictions: Predictions, metrics: dict[str, Any]
+) -> None:
+    """Write the folder whole; an older one is replaced.
+
+    Args:
+        folder: eval/<model> of a run.
+        examples: the rows.
+        predictions: what was said about them.
+        metrics: what metrics.json is to hold.
+    """
+    title = f"{metrics['model']}: {metrics['accuracy']:.1%} of {metrics['n']:,} rows"
+    with atomic_path(folder) as partial:
+        partial.mkdir(parents=True)
+        write_json(partial / "metrics.json", metrics)
+        with (partial / "predictions.jsonl").open("w", encoding="utf-8", newline="\n") as file:
+            for line in _prediction_lines(examples, predictions):
+                file.write(line + "\n")
+        invalid = list(metrics["invalid_by_label"].values()) if metrics["mode"] == "free" else None
+        picture = partial / "confusion_matrix.png"
+        plot_confusion_matrix(metrics["confusion_matrix"], metrics["labels"], title, picture, invalid=invalid)
+        if predictions.log_likelihoods is not None:
+            _plot_reliability(examples, predictions, metrics, partial / "reliability.png")
+
+
+def _plot_reliability(
+    examples: Sequence[Example], predictions: Predictions, metrics: dict[str, Any], path: Path
+) -> None:
+    gold = label_indices([example.label for example in examples], predictions.labels)
+    temperatures = {"as the model says": 1.0}
+    if metrics["calibration"]:
+        found = metrics["calibration"]["temperature"]
+        temperatures[f"calibrated, temperature {found:.2f}"] = found
+    panels = {
+        title: reliability_bins(np.exp(apply_temperature(predictions.log_likelihoods, temperature)), gold)
+        for title, temperature in temperatures.items()
+    }
+    plot_reliability(panels, f"{metrics['model']}: {metrics['n']:,} rows", path)
+
+
+def _prediction_lines(examples: Sequence[Example], predictions: Predictions) -> Iterator[str]:
+    log_probs = predictions.log_probabilities
+    for number, (example, predicted) in enumerate(zip(examples, predictions.predicted, strict=True)):
+        row: dict[str, Any] = {
+            "id": example.id,
+            "premise": example.premise,
+            "hypothesis": example.hypothesis,
+            "label": example.label,
+            "prediction": predicted,
+        }
+        if log_probs is None:
+            row |= {"probabilities": None, "answer": predictions.answers[number]}
+        else:
+            row["probabilities"] = dict(zip(predictions.labels, np.exp(log_probs[number]).tolist(), strict=True))
+        yield json.dumps(row, ensure_ascii=False)
