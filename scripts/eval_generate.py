@@ -27,7 +27,9 @@ def parse() -> Namespace:
 def main(arguments: Namespace) -> None:
     run = RunFolder.open(arguments.run)
     recipe = load_recipe(run.recipe, arguments.overrides)
-    run.model_label(arguments.model)  # refuses a model that is not there before anything heavy is imported
+    run.model_label(
+        arguments.model, recipe.model.kind
+    )  # refuses a model that is not there before anything heavy is imported
     from toolkit.evaluation.evaluate import evaluate
 
     folder = evaluate(run, recipe, model=arguments.model, data=arguments.data, limit=arguments.limit)

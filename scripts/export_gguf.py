@@ -9,6 +9,7 @@ from argparse import Namespace
 from typing import get_args
 
 from toolkit.command_line import add_run, parser, run_command
+from toolkit.kinds import require_decoder
 from toolkit.recipe import GgufType
 from toolkit.recipe_file import load_recipe
 from toolkit.run_folder import RunFolder
@@ -25,6 +26,7 @@ def parse() -> Namespace:
 def main(arguments: Namespace) -> None:
     run = RunFolder.open(arguments.run)
     recipe = load_recipe(run.recipe)
+    require_decoder(recipe.model.kind, "A GGUF export", hint="llama.cpp's files are for decoders; keep the adapter.")
     from toolkit.export.export import export_run
 
     export_run(run, recipe, arguments.quant or recipe.export.gguf, remove_merged=arguments.remove_merged)

@@ -9,13 +9,13 @@ import numpy as np
 
 from toolkit.data.checks import fingerprint, load_examples, load_splits
 from toolkit.data.sources import EMBEDDED, describe, slug
-from toolkit.decoding.engines import open_scorer, score
-from toolkit.decoding.label_trie import LabelTrie
+from toolkit.decoding.classifiers import open_classifier
 from toolkit.evaluation.baselines import baseline_accuracies
 from toolkit.evaluation.metrics import Predictions, compute_metrics
 from toolkit.evaluation.plots import plot_confusion_matrix
 from toolkit.evaluation.report import terminal_report
-from toolkit.prompts import PromptEncoder, load_tokenizer
+from toolkit.pairs import row_encoder
+from toolkit.prompts import load_tokenizer
 from toolkit.recipe import Recipe, Source
 from toolkit.recipe_file import differences, load_recipe, resolve_data_path
 from toolkit.run_folder import RunFolder, atomic_path, write_json
@@ -47,7 +47,7 @@ def evaluate(
     Raises:
         ToolkitError: the model, the rows or the two together cannot be used.
     """
-    name = run.model_label(model)
+    name = run.model_label(model, recipe.model.kind)
     if not model.endswith(".gguf"):
         import toolkit.model.backend  # noqa: F401 - Unsloth comes before transformers, which the tokenizer imports
     saved = load_recipe(run.recipe)
@@ -56,17 +56,16 @@ def evaluate(
         source = source.model_copy(update={"limit": limit})
     recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"eval": source})})
     examples, baselines = _load(recipe, is_foreign=data is not None)
-    encoder = PromptEncoder(load_tokenizer(run.adapter), recipe.task, recipe.model.max_seq_length)
+    encoder = row_encoder(load_tokenizer(run.adapter), recipe)
     rows = encoder.encode(examples)
-    trie = LabelTrie(encoder.label_ids)
-    with open_scorer(model, run, recipe, trie) as scorer:
+    with open_classifier(model, run, recipe, encoder) as classifier:
         start = time.monotonic()
-        edge_log_probs = score(scorer, [row.prompt for row in rows])
+        scores = classifier.label_scores(rows)
         seconds = time.monotonic() - start
-    predictions = Predictions(trie.labels, list(trie.greedy(edge_log_probs)), trie.label_log_probs(edge_log_probs))
+    predictions = Predictions(scores.labels, list(scores.decoded), scores.log_likelihoods)
     metrics = {
         "n": len(examples),
-        "labels": list(trie.labels),
+        "labels": list(scores.labels),
         "mode": "constrained",
         "model": name,
         "data": {"source": describe(source), "fingerprint": fingerprint(examples)},
