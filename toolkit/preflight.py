@@ -114,7 +114,8 @@ class Preflight(Generic[RowT]):
 
     def example(self, *, colour: bool) -> str:
         """The first training row as text, its trained tokens coloured, or in brackets where there is no colour."""
-        read, trained = self.encoder.show(self.train_rows[0], self.recipe.training.loss_on)
+        row: Any = self.train_rows[0]  # of this very encoder
+        read, trained = self.encoder.show(row, self.recipe.training.loss_on)
         return f"{_GREY}{read}{_GREEN}{trained}{_PLAIN}" if colour else f"{read}[{trained}]"
 
 

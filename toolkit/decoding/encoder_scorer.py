@@ -52,10 +52,10 @@ class EncoderScorer:
 
     @torch.inference_mode()
     def _log_probs(self, rows: Sequence[EncodedPair]) -> np.ndarray:
-        inputs = self._pad([row.inputs() for row in rows]).to(DEVICE)
+        inputs: Any = self._pad([row.inputs() for row in rows])
         half = self._precision.dtype
         with torch.autocast(DEVICE, dtype=half, enabled=half != torch.float32):
-            logits = self._model(**inputs).logits
+            logits = self._model(**inputs.to(DEVICE)).logits
         return logits.double().log_softmax(dim=-1).cpu().numpy()
 
 
