@@ -32,7 +32,8 @@ def parse() -> Namespace:
 def main(arguments: Namespace) -> None:
     run = RunFolder.open(arguments.run)
     recipe = load_recipe(run.recipe, arguments.overrides)
-    run.model_label(arguments.model)  # what is refused is refused before anything heavy is imported
+    # What is refused is refused before anything heavy is imported.
+    run.model_label(arguments.model, recipe.model.kind)
     refuse_shots(arguments.model, arguments.shots)
     from toolkit.evaluation.evaluate import evaluate
     from toolkit.evaluation.model_card import write_model_card

@@ -9,6 +9,7 @@ from argparse import Namespace
 from typing import get_args
 
 from toolkit.command_line import add_run, parser, positive_or_all, run_command, share
+from toolkit.kinds import require_decoder
 from toolkit.recipe import GgufType
 from toolkit.recipe_file import load_recipe
 from toolkit.run_folder import RunFolder
@@ -38,6 +39,7 @@ def parse() -> Namespace:
 def main(arguments: Namespace) -> None:
     run = RunFolder.open(arguments.run)
     recipe = load_recipe(run.recipe)
+    require_decoder(recipe.model.kind, "A GGUF export", hint="llama.cpp's files are for decoders; keep the adapter.")
     from toolkit.export.export import export_run
 
     file_types = list(dict.fromkeys(arguments.quant or recipe.export.gguf))

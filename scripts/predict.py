@@ -37,7 +37,7 @@ def parse() -> Namespace:
 def main(arguments: Namespace) -> None:
     run = RunFolder.open(arguments.run)
     recipe = load_recipe(run.recipe, arguments.overrides)
-    run.model_label(arguments.model)  # what is refused is refused before anything heavy is imported
+    run.model_label(arguments.model, recipe.model.kind)  # what is refused is refused before anything heavy is imported
     if arguments.input:
         refuse_formats(arguments.input, arguments.output)
     from toolkit.decoding.predict import Predictor

@@ -1,6 +1,7 @@
 """Shared fixtures: a tiny random model, a recipe on embedded rows, a trained run, and a way to call a script."""
 
 import importlib.util
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -95,6 +96,70 @@ def trained(
     # A high rate, so that adapter and base clearly differ.
     recipe = make_recipe(f"model.name={tiny_model}", "training.learning_rate=0.02", "lora.dropout=0.0")
     train(recipe, run, resume=False, overwrite=False, dry_run=False)
+    return run
+
+
+ENCODER_RECIPE: dict[str, Any] = {
+    "task": {"labels": ["entailment", "neutral", "contradiction"]},
+    "data": RECIPE["data"],
+    "model": {"kind": "encoder", "dtype": "float32", "max_seq_length": 128},
+    "lora": {"r": 4, "alpha": 8, "dropout": 0.0},
+    "training": {"batch_size": 8, "max_steps": 3, "learning_rate": 1e-2},
+    "evaluation": {"slice_by": ["phenomenon"]},
+}
+
+
+@pytest.fixture(scope="session")
+def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a random CamemBERT of 2 layers, without a head, and a tokenizer trained on embedded sentences."""
+    import toolkit.model.backend  # noqa: F401 - Unsloth comes before transformers
+
+    folder = tmp_path_factory.mktemp("tiny") / "tiny-camembert"
+    import tokenizers
+    import torch
+    from transformers import CamembertConfig, CamembertForMaskedLM, CamembertTokenizer
+
+    from toolkit.embedded import nli_fr
+
+    unigram = tokenizers.Tokenizer(tokenizers.models.Unigram())
+    unigram.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace()
+    special = ["<s>NOTUSED", "<pad>", "</s>NOTUSED", "<unk>"]
+    trainer = tokenizers.trainers.UnigramTrainer(
+        vocab_size=300,
+        special_tokens=special,
+        unk_token="<unk>",  # noqa: S106
+        show_progress=False,
+    )
+    unigram.train_from_iterator((row["premise"] for row in nli_fr.generate("train")), trainer)
+    vocabulary = [tuple(piece) for piece in json.loads(unigram.to_str())["model"]["vocab"]]
+    tokenizer = CamembertTokenizer(vocab=vocabulary)
+    config = CamembertConfig(
+        vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64,
+        max_position_embeddings=130, type_vocab_size=1,
+        initializer_range=0.2,  # far enough from zero for rows to differ
+        pad_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    CamembertForMaskedLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def make_encoder_recipe(tmp_path_factory: pytest.TempPathFactory, tiny_encoder: Path) -> Callable[..., Recipe]:
+    """Build a small recipe of kind encoder on the tiny one; arguments are overrides."""
+    path = tmp_path_factory.mktemp("recipe") / "encoder.yaml"
+    path.write_text(yaml.safe_dump(ENCODER_RECIPE, allow_unicode=True), encoding="utf-8")
+    return lambda *overrides: load_recipe(path, [f"model.name={tiny_encoder}", *overrides])
+
+
+@pytest.fixture(scope="session")
+def trained_encoder(tmp_path_factory: pytest.TempPathFactory, make_encoder_recipe: Callable[..., Recipe]) -> RunFolder:
+    """A run of a few steps on the tiny encoder; tests must not change it."""
+    from toolkit.training.train import train
+
+    run = RunFolder(tmp_path_factory.mktemp("outputs") / "encoder")
+    train(make_encoder_recipe(), run, resume=False, overwrite=False, dry_run=False)
     return run
 
 

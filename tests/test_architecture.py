@@ -13,6 +13,7 @@ from tests.conftest import ROOT
 ORDER = [
     "errors",
     "versions",
+    "kinds",
     "recipe",
     "recipe_file",
     "task",
@@ -20,7 +21,9 @@ ORDER = [
     "command_line",
     "embedded",
     "data",
+    "fitting",
     "prompts",
+    "pairs",
     "batching",
     "model",
     "decoding",

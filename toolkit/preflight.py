@@ -3,26 +3,29 @@
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
 from toolkit.data.checks import Splits, label_counts, load_splits
 from toolkit.decoding.label_trie import LabelTrie
 from toolkit.model.backend import DEVICE, device_name
+from toolkit.model.encoder import count_encoder_parameters
 from toolkit.model.files import find_model, hub_commit
 from toolkit.model.loading import precision_for
 from toolkit.model.parameters import ParameterCount, count_parameters
 from toolkit.model.precision import Precision
+from toolkit.pairs import EncodedPair, RowEncoder, row_encoder
 from toolkit.prompts import EncodedRow, PromptEncoder, load_tokenizer
 from toolkit.recipe import Recipe
 
+RowT = TypeVar("RowT", EncodedRow, EncodedPair)
 _GREEN, _GREY, _PLAIN = "\033[1;32m", "\033[90m", "\033[0m"
 
 
 @dataclass(frozen=True)
 class TokenStatistics:
-    """Tokens per row, prompt and answer together, and how many of them are trained."""
+    """Tokens per row, prompt and answer together, and how many predictions are trained."""
 
     rows: int
     shortest: int
@@ -35,11 +38,9 @@ class TokenStatistics:
     shortened_rows: int
 
     @classmethod
-    def of(cls, rows: Sequence[EncodedRow], loss_on: str) -> "TokenStatistics":
+    def of(cls, rows: Sequence[EncodedRow] | Sequence[EncodedPair], loss_on: str) -> "TokenStatistics":
         """Count over encoded rows; `loss_on` as in the recipe."""
-        lengths = np.array([len(row.prompt) + len(row.answer) for row in rows])
-        # The first token of a row has nothing to be predicted from.
-        trained = lengths - 1 if loss_on == "full_text" else np.array([len(row.answer) for row in rows])
+        lengths, trained = np.array([len(row) for row in rows]), np.array([row.trained(loss_on) for row in rows])
         return cls(
             rows=len(rows),
             shortest=int(lengths.min()),
@@ -54,14 +55,14 @@ class TokenStatistics:
 
 
 @dataclass(frozen=True)
-class Preflight:
+class Preflight(Generic[RowT]):
     """Everything that training needs but the weights, and what was found out about it."""
 
     recipe: Recipe
     folder: Path
     splits: Splits
-    encoder: PromptEncoder
-    train_rows: list[EncodedRow]
+    encoder: RowEncoder
+    train_rows: list[RowT]
     tokens: TokenStatistics
     parameters: ParameterCount
     precision: Precision
@@ -109,17 +110,15 @@ class Preflight:
                 f"shortened   {tokens.shortened_rows} rows lose the end of their premise to fit "
                 f"model.max_seq_length {recipe.model.max_seq_length}"
             )
-        if recipe.lora.dropout and DEVICE == "cuda":
+        if recipe.lora.dropout and DEVICE == "cuda" and recipe.model.kind == "decoder":
             lines.append("dropout     lora.dropout above 0 leaves Unsloth's fused LoRA kernels; 0 is faster")
         return "\n".join(lines)
 
     def example(self, *, colour: bool) -> str:
         """The first training row as text, its trained tokens coloured, or in brackets where there is no colour."""
-        row = self.train_rows[0]
-        prompt, answer = self.encoder.decode(row.prompt), self.encoder.decode(row.answer)
-        if self.recipe.training.loss_on == "full_text":
-            prompt, answer = "", prompt + answer
-        return f"{_GREY}{prompt}{_GREEN}{answer}{_PLAIN}" if colour else f"{prompt}[{answer}]"
+        row: Any = self.train_rows[0]  # of this very encoder
+        read, trained = self.encoder.show(row, self.recipe.training.loss_on)
+        return f"{_GREY}{read}{_GREEN}{trained}{_PLAIN}" if colour else f"{read}[{trained}]"
 
 
 def _labels(counts: dict[str, int]) -> str:
@@ -135,8 +134,8 @@ def run_preflight(recipe: Recipe, *, weights: bool = False) -> Preflight:
     splits = load_splits(recipe)
     folder = find_model(recipe.model.name, recipe.model.revision, weights=weights)
     precision = precision_for(recipe)
-    encoder = PromptEncoder(load_tokenizer(folder), recipe.task, recipe.model.max_seq_length)
-    LabelTrie(encoder.label_ids)  # refuses labels that could not be told apart, before any training
+    encoder = row_encoder(load_tokenizer(folder), recipe)
+    parameters = _check_model(folder, recipe, encoder)
     train_rows = encoder.encode(splits.train)
     encoder.encode([*splits.held_back, *splits.eval])  # refuses rows that could not be scored
     return Preflight(
@@ -146,6 +145,14 @@ def run_preflight(recipe: Recipe, *, weights: bool = False) -> Preflight:
         encoder=encoder,
         train_rows=train_rows,
         tokens=TokenStatistics.of(train_rows, recipe.training.loss_on),
-        parameters=count_parameters(folder, recipe.lora),
+        parameters=parameters,
         precision=precision,
     )
+
+
+def _check_model(folder: Path, recipe: Recipe, encoder: RowEncoder) -> ParameterCount:
+    """Count parameters; refuse, before any training, what could not be scored or read."""
+    if isinstance(encoder, PromptEncoder):
+        LabelTrie(encoder.label_ids)  # refuses labels that could not be told apart
+        return count_parameters(folder, recipe.lora)
+    return count_encoder_parameters(folder, recipe)

@@ -6,16 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tqdm.auto import tqdm
-
 from toolkit.errors import DataError, ModelError, RecipeError, first_line
+from toolkit.fitting import encode_rows, fit_premise
 from toolkit.recipe import Task
 from toolkit.task import Example, answer, prompt_messages
 
 # The n-th message's text while the chat template is rendered: private-use characters that no template has.
 _SLOT = "\ue000{}\ue001"
 _SLOT_PATTERN = _SLOT.format("[0-9]+")
-_LONG_LIST = 20_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +26,13 @@ class EncodedRow:
     prompt: tuple[int, ...]
     answer: tuple[int, ...]
     shortened: bool = False
+
+    def __len__(self) -> int:
+        return len(self.prompt) + len(self.answer)
+
+    def trained(self, loss_on: str) -> int:
+        """How many predictions are trained; the first token of a row has nothing to be predicted from."""
+        return len(self) - 1 if loss_on == "full_text" else len(self.answer)
 
 
 def load_tokenizer(folder: Path) -> Any:
@@ -47,6 +52,29 @@ def load_tokenizer(folder: Path) -> Any:
 def encode_plain(tokenizer: Any, text: str) -> list[int]:
     """Token ids of text alone: nothing is added, and a marker such as `<|eot_id|>` in it stays text."""
     return tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
+
+
+def encode_pair(tokenizer: Any, first: str, second: str) -> list[tuple[int, int]]:
+    """Two texts as the tokenizer's sentence pair, its markers added; the same characters in a text stay text.
+
+    Returns:
+        For each token its id and the text it belongs to, 0 or 1 (0 throughout where the tokenizer does not tell).
+    """
+    found = tokenizer(
+        first,
+        second,
+        split_special_tokens=True,
+        return_token_type_ids=True,
+        return_special_tokens_mask=True,
+        verbose=False,
+    )
+    # Some vocabularies (CamemBERT's) have a marker as a piece of text too.
+    markers, unknown = set(tokenizer.all_special_ids), tokenizer.unk_token_id
+    ids = [
+        unknown if token in markers and not is_added and unknown is not None else token
+        for token, is_added in zip(found["input_ids"], found["special_tokens_mask"], strict=True)
+    ]
+    return list(zip(ids, found["token_type_ids"], strict=True))
 
 
 class PromptEncoder:
@@ -191,26 +219,15 @@ class PromptEncoder:
         """Token ids up to the answer, and whether the premise was shortened at its end to make them fit.
 
         Raises:
-            DataError: the row does not fit even without its premise, or not whole beside the shots.
+            DataError: the row does not fit even without its premise.
         """
-        room = self.room
-        ids = self._whole(premise, hypothesis)
-        if len(ids) <= room:
-            return tuple(ids), False
-        if self.shots:  # each shot more would cost rows their words, and no two numbers of shots could be compared
-            raise DataError(f"needs {len(ids)} tokens with its shots, but {room} are left for a prompt")
-        words = premise.split()
-        fits, too_many = 0, len(words)
-        while too_many - fits > 1:
-            middle = (fits + too_many) // 2
-            if len(self._whole(" ".join(words[:middle]), hypothesis)) <= room:
-                fits = middle
-            else:
-                too_many = middle
-        ids = self._whole(" ".join(words[:fits]), hypothesis)
-        if len(ids) > room:
-            raise DataError(f"needs {len(ids)} tokens without its premise, but {room} are left for a prompt")
-        return tuple(ids), True
+        ids, shortened = fit_premise(premise, lambda text: self._whole(text, hypothesis), self.room)
+        return tuple(ids), shortened
+
+    def question(self, premise: str, hypothesis: str) -> EncodedRow:
+        """A row without a label, see `prompt`."""
+        ids, shortened = self.prompt(premise, hypothesis)
+        return EncodedRow(ids, (), shortened)
 
     def encode(self, examples: Sequence[Example]) -> list[EncodedRow]:
         """Encode rows in order.
@@ -218,24 +235,19 @@ class PromptEncoder:
         Raises:
             DataError: naming the rows in which `max_seq_length` leaves no room for the answer, or how many shots fit.
         """
-        rows: list[EncodedRow] = []
-        refused: list[tuple[Example, DataError]] = []
-        for example in tqdm(examples, desc="tokenising", unit="row", disable=len(examples) < _LONG_LIST):
-            try:
-                ids, shortened = self.prompt(example.premise, example.hypothesis)
-            except DataError as error:
-                refused.append((example, error))
-            else:
-                rows.append(EncodedRow(ids, self.label_ids[example.label], shortened))
-        if refused and self.shots:
-            raise self._too_many_shots([example for example, _ in refused])
-        if refused:
-            raise DataError(
-                f"model.max_seq_length {self.max_seq_length} is too short for the answer in {len(refused)} rows; "
-                f"row {'; row '.join(f'{example.id} {error}' for example, error in refused[:3])}.",
-                hint="Raise model.max_seq_length, or shorten task.system.",
-            )
-        return rows
+        # Each shot more would cost rows their words, and no two numbers of shots could be compared.
+        too_long = [row for row in examples if self.shots and not self._fits(row)]
+        if too_long:
+            raise self._too_many_shots(too_long)
+
+        def row(example: Example) -> EncodedRow:
+            ids, shortened = self.prompt(example.premise, example.hypothesis)
+            return EncodedRow(ids, self.label_ids[example.label], shortened)
+
+        return encode_rows(examples, row, self.max_seq_length, "the answer", ", or shorten task.system")
+
+    def _fits(self, row: Example) -> bool:
+        return len(self._whole(row.premise, row.hypothesis)) <= self.room
 
     def _too_many_shots(self, refused: Sequence[Example]) -> DataError:
         lengths = [len(self._whole(example.premise, example.hypothesis)) for example in refused]
@@ -260,3 +272,8 @@ class PromptEncoder:
     def decode_answer(self, ids: Sequence[int]) -> str:
         """The text of generated token ids, special tokens left out."""
         return self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+    def show(self, row: EncodedRow, loss_on: str) -> tuple[str, str]:
+        """A row as text: what is read only, and what is trained."""
+        prompt, answer = self.decode(row.prompt), self.decode(row.answer)
+        return ("", prompt + answer) if loss_on == "full_text" else (prompt, answer)

@@ -3,13 +3,24 @@
 from string import Formatter
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import InitErrorDetails
+
+from toolkit.kinds import ENCODER_DEFAULT_TARGETS, Kind, LoraTarget, kind_mistakes
 
 Auto = Literal["auto"]
 GgufType = Literal[
     "f32", "f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q5_1", "q5_0", "q4_k_m", "q4_1", "q4_0", "mxfp4", "tq2_0", "tq1_0"
 ]
-LoraTarget = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 # Strict mode takes no list for a tuple; YAML has only lists.
 Labels = Annotated[tuple[str, ...], Field(strict=False, min_length=2)]
@@ -29,8 +40,13 @@ class Task(Section):
     verbalizers: dict[str, str] = Field(
         default_factory=dict, description="The text that stands for each label; default: the label itself."
     )
-    system: str | None = Field(description="The instruction; null sends no system message.")
-    user: str = Field(description="The user's message, with {premise} and {hypothesis}.")
+    system: str | None = Field(
+        default=None, description="The instruction; null sends no system message. A decoder's recipe must give it."
+    )
+    user: str = Field(
+        default="{premise}\n{hypothesis}",
+        description="The user's message, with {premise} and {hypothesis}. A decoder's recipe must give it.",
+    )
     chat_template: str | None = Field(
         default=None, description="Jinja text, or a file that holds it; null takes the tokenizer's own."
     )
@@ -110,6 +126,10 @@ class Model(Section):
     """The base model."""
 
     name: str = Field(min_length=1, description="A hub id, a local folder, or embedded:tiny-llama-fr.")
+    kind: Kind = Field(
+        default="decoder",
+        description="decoder: writes its answer; encoder: has a classification head, which is trained.",
+    )
     revision: str | None = Field(default=None, description="A hub branch, tag or commit; null is the default branch.")
     load_in_4bit: bool = Field(default=False, description="QLoRA: nf4 weights with double quantisation.")
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
@@ -127,7 +147,8 @@ class Lora(Section):
     alpha: PositiveInt = Field(default=32, description="The update is scaled by alpha / r.")
     dropout: Fraction = Field(default=0.05, description="Above 0, Unsloth leaves its fused kernels.")
     target_modules: Annotated[tuple[LoraTarget, ...], Field(strict=False, min_length=1)] = Field(
-        default=("q_proj", "k_proj", "v_proj", "o_proj"), description="The linear layers that get an adapter."
+        default=("q_proj", "k_proj", "v_proj", "o_proj"),
+        description="The linear layers that get an adapter; an encoder's default is query and value.",
     )
     use_rslora: bool = Field(default=False, description="Scale by alpha / sqrt(r) instead (arXiv 2312.03732).")
     use_dora: bool = Field(default=False, description="Weight-decomposed LoRA (arXiv 2402.09353); slower.")
@@ -195,7 +216,9 @@ class Training(Section):
 class Evaluation(Section):
     """How the model is measured."""
 
-    batch_tokens: Auto | PositiveInt = Field(default="auto", description="Prefix-tree nodes per forward pass.")
+    batch_tokens: Auto | PositiveInt = Field(
+        default="auto", description="Prefix-tree nodes per forward pass; an encoder's padded tokens."
+    )
     baselines: bool = Field(default=True, description="Report what a classifier without the model reaches.")
     slice_by: Names = Field(default=(), description="Columns whose values get an accuracy each.")
 
@@ -220,9 +243,23 @@ class Recipe(Section):
     export: Export = Field(default=Export(), description="What is shipped.")
     seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(default=42, description="Seed of data order and adapter.")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _default_targets(cls, values: Any) -> Any:
+        model, lora = (values.get("model"), values.get("lora", {})) if isinstance(values, dict) else (None, None)
+        if isinstance(model, dict) and model.get("kind") == "encoder" and isinstance(lora, dict):
+            values = {**values, "lora": {"target_modules": ENCODER_DEFAULT_TARGETS, **lora}}
+        return values
+
     @model_validator(mode="after")
     def _check(self) -> "Recipe":
+        mistakes = kind_mistakes(self)
         unknown = [label for label in (self.data.label_map or {}).values() if label not in self.task.labels]
         if unknown:
-            raise ValueError(f"data.label_map: {unknown[0]!r} is not one of the labels {list(self.task.labels)}")
+            mistakes.append(f"data.label_map: {unknown[0]!r} is not one of the labels {list(self.task.labels)}")
+        if mistakes:
+            raise ValidationError.from_exception_data(
+                "Recipe",
+                [InitErrorDetails(type="value_error", input=None, ctx={"error": ValueError(m)}) for m in mistakes],
+            )
         return self

@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 
 from toolkit.errors import RunError
+from toolkit.kinds import Kind
 
 IS_MAIN_PROCESS = os.environ.get("RANK", "0") == "0"
 """Whether this process prints and writes the run's files, of those that a launcher started together."""
@@ -102,15 +103,19 @@ class RunFolder:
         """Where the GGUF of one file type (f16, q8_0, ...) stands."""
         return self.path / "gguf" / f"{self.path.resolve().name}-{file_type}.gguf"
 
-    def model_label(self, model: str) -> str:
+    def model_label(self, model: str, kind: Kind = "decoder") -> str:
         """What an evaluation of `model` is called: adapter, base, merged, or gguf-<file type>.
 
         Args:
             model: adapter, base, merged, or the path of a GGUF file.
+            kind: the run's model.kind; of an encoder, only the adapter can be scored.
 
         Raises:
             RunError: there is no such model in the run, and no such file.
         """
+        if kind == "encoder" and model != "adapter":
+            why = ", whose base has no trained head and which is neither merged nor exported"
+            raise RunError(f"--model {model!r} is not to be had of an encoder's run{why}.", hint="Use --model adapter.")
         make_it = f"Make it: python scripts/export_gguf.py {self.path}"
         if model in ("adapter", "base"):
             return model

@@ -1,6 +1,5 @@
 """Calibration against cases worked by hand and against a temperature that is known."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +14,6 @@ from toolkit.evaluation.calibration import (
     calibration_rows,
     expected_calibration_error,
     fit_temperature,
-    load_temperature,
     probability_scores,
     reliability_bins,
 )
@@ -102,16 +100,6 @@ def test_rows_that_may_have_been_trained_on_are_not_fitted_on(tmp_path: Path) ->
     none, (warning,) = calibration_rows(run, replace(splits, eval=held))
     assert none == [] and "every premise" in warning
     assert calibration_rows(run, replace(splits, held_back=[])) == ([], [])
-
-
-def test_the_temperature_of_a_model_is_read_from_its_evaluation(tmp_path: Path) -> None:
-    run = RunFolder(tmp_path)
-    assert load_temperature(run, "adapter") is None
-    write_json(run.eval / "adapter" / "metrics.json", {"calibration": {"temperature": 1.5}})
-    write_json(run.eval / "base" / "metrics.json", {"calibration": None})
-    write_json(run.eval / "merged" / "metrics.json", {"accuracy": 1.0})
-    assert [load_temperature(run, name) for name in ("adapter", "base", "merged")] == [1.5, None, None]
-    assert json.loads((run.eval / "adapter" / "metrics.json").read_text())["calibration"]["temperature"] == 1.5
 
 
 @pytest.mark.parametrize("temperatures", [[1.0], [1.0, 2.0]])

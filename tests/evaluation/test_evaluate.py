@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from toolkit.data.checks import load_splits
-from toolkit.evaluation.calibration import load_temperature
+from toolkit.decoding.predict import stored_temperature
 from toolkit.recipe import Recipe
 from toolkit.run_folder import RunFolder
 
@@ -43,11 +43,11 @@ def test_a_temperature_is_fitted_on_them_and_measured_on_the_evaluation_rows(cal
         assert "fitted on 12 rows held back from training" in out
     metrics = metrics_of(run, "adapter")
     found = metrics["calibration"]
-    assert found["rows"] == 12 and found["temperature"] == load_temperature(run, "adapter") != 1.0
+    assert found["rows"] == 12 and found["temperature"] == stored_temperature(run, "adapter") != 1.0
     assert found["before"] == {key: metrics[key] for key in ("nll", "ece", "brier")}
     assert found["after"] != found["before"]
     assert (run.eval / "adapter" / "reliability.png").read_bytes().startswith(b"\x89PNG")
-    assert load_temperature(run, "base") not in (None, found["temperature"])
+    assert stored_temperature(run, "base") != found["temperature"]
     assert metrics["baselines"]["base_zero_shot"] == metrics_of(run, "base")["accuracy"]
     assert "base_zero_shot" not in metrics_of(run, "base")["baselines"]
     assert metrics["premise_groups"] == 8 and metrics["warnings"] == []

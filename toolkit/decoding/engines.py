@@ -36,13 +36,22 @@ def score(scorer: Scorer, prompts: list[tuple[int, ...]], *, first_row: int = 1)
         ModelError: naming the first rows whose scores are none.
     """
     scores = scorer.score(prompts)
+    refuse_non_finite(scores, first_row)
+    return scores
+
+
+def refuse_non_finite(scores: np.ndarray, first_row: int = 1) -> None:
+    """Refuse [rows, ...] scores that are no numbers.
+
+    Raises:
+        ModelError: naming the first such rows.
+    """
     broken = np.flatnonzero(~np.isfinite(scores).all(axis=1)) + first_row
     if len(broken):
         raise ModelError(
             f"The model's scores of {len(broken)} rows are no numbers; row {', '.join(map(str, broken[:3]))}.",
             hint="Its weights or its precision are at fault: look into train_log.jsonl, or set model.dtype: float32.",
         )
-    return scores
 
 
 @contextmanager

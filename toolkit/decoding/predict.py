@@ -16,11 +16,11 @@ import toolkit
 from toolkit.data.annotate import Answer, added_columns, annotate, columns_of, refuse_formats
 from toolkit.data.checks import row_texts
 from toolkit.data.sources import Row, stream_file
-from toolkit.decoding.engines import open_scorer, score
+from toolkit.decoding.classifiers import open_classifier
 from toolkit.decoding.journal import CHUNK_ROWS, Journal, open_journal
-from toolkit.decoding.label_trie import LabelTrie
 from toolkit.errors import DataError, RunError
-from toolkit.prompts import PromptEncoder, load_tokenizer
+from toolkit.pairs import EncodedPair, row_encoder
+from toolkit.prompts import EncodedRow, load_tokenizer
 from toolkit.recipe import Recipe
 from toolkit.run_folder import RunFolder, atomic_path
 
@@ -45,9 +45,8 @@ class Predictor:
         self.temperature = stored_temperature(run, model) if calibrated else 1.0
         if not model.endswith(".gguf"):
             import toolkit.model.backend  # noqa: F401 - Unsloth comes before transformers, which the tokenizer imports
-        self.encoder = PromptEncoder(load_tokenizer(run.adapter), recipe.task, recipe.model.max_seq_length)
-        self.trie = LabelTrie(self.encoder.label_ids)
-        self.labels = self.trie.labels
+        self.encoder = row_encoder(load_tokenizer(run.adapter), recipe)
+        self.labels = recipe.task.labels
 
     def pair(self, premise: str, hypothesis: str) -> Answer:
         """Label one pair.
@@ -57,13 +56,12 @@ class Predictor:
         """
         names = self.recipe.data.columns
         try:
-            prompt, _ = self._prompt({names.premise: premise, names.hypothesis: hypothesis})
+            row = self._encode({names.premise: premise, names.hypothesis: hypothesis})
         except DataError as error:
             raise DataError(f"The pair cannot be scored: {error}.") from error
-        with open_scorer(self.model, self.run, self.recipe, self.trie) as scorer:
-            scorer.show_progress = False
-            edges = score(scorer, [prompt])
-        return next(self._answers(self.trie.greedy(edges), self.trie.label_log_probs(edges)))
+        with open_classifier(self.model, self.run, self.recipe, self.encoder, show_progress=False) as classifier:
+            scores = classifier.label_scores([row])
+        return next(self._answers(scores.decoded, scores.log_likelihoods))
 
     def file(self, source: Path, target: Path) -> int:
         """Label each row of a file and write them, with all their columns, in the same format.
@@ -97,8 +95,8 @@ class Predictor:
             journal.path.unlink()
         return shortened
 
-    def _prompt(self, row: Row) -> tuple[tuple[int, ...], bool]:
-        return self.encoder.prompt(*row_texts(self.recipe, row))
+    def _encode(self, row: Row) -> EncodedRow | EncodedPair:
+        return self.encoder.question(*row_texts(self.recipe, row))
 
     def _check(self, source: Path) -> tuple[int, int]:
         """(rows, those whose premise is shortened); a row that cannot be scored is refused by its number."""
@@ -110,7 +108,7 @@ class Predictor:
             try:
                 if clash := [column for column in taken if column in row]:
                     raise DataError(f"it has a column {clash[0]!r} already")
-                shortened += self._prompt(row)[1]
+                shortened += self._encode(row).shortened
             except DataError as error:
                 refused.append(f"row {number}: {error}" if len(refused) < _SHOWN_ROWS else "")
         if refused:
@@ -153,14 +151,15 @@ class Predictor:
         if journal.done == rows:
             return
         with ExitStack() as stack:
-            scorer = stack.enter_context(open_scorer(self.model, self.run, self.recipe, self.trie))
+            opened = open_classifier(self.model, self.run, self.recipe, self.encoder, show_progress=False)
+            classifier = stack.enter_context(opened)
             bar = stack.enter_context(tqdm(total=rows, initial=journal.done, desc="predicting", unit="row"))
-            scorer.show_progress = False
             remaining = islice(stream_file(source), journal.done, None)
             try:
                 while chunk := list(islice(remaining, CHUNK_ROWS)):
-                    edges = score(scorer, [self._prompt(row)[0] for row in chunk], first_row=journal.done + 1)
-                    journal.append(self.trie.greedy(edges), self.trie.label_log_probs(edges))
+                    rows_read = [self._encode(row) for row in chunk]
+                    scores = classifier.label_scores(rows_read, first_row=journal.done + 1)
+                    journal.append(scores.decoded, scores.log_likelihoods)
                     bar.update(len(chunk))
             except KeyboardInterrupt:
                 bar.close()

@@ -1,7 +1,6 @@
 """Whether probabilities can be believed: likelihood, calibration error, Brier score, and a temperature to mend them."""
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -180,17 +179,3 @@ def label_indices(gold: Sequence[str], labels: Sequence[str]) -> np.ndarray:
     """[rows], the position of each gold label in `labels`."""
     index = {label: i for i, label in enumerate(labels)}
     return np.array([index[label] for label in gold])
-
-
-def load_temperature(run: RunFolder, model_label: str) -> float | None:
-    """The temperature that the evaluation of a run's model found; None where there is none.
-
-    Args:
-        run: the run.
-        model_label: adapter, base, merged, gguf-q8_0, ... as `RunFolder.model_label` gives it.
-    """
-    path = run.eval / model_label / "metrics.json"
-    if not path.is_file():
-        return None
-    calibration: Mapping[str, Any] | None = json.loads(path.read_text(encoding="utf-8")).get("calibration")
-    return float(calibration["temperature"]) if calibration else None

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from toolkit.decoding.engines import open_scorer, score
-from toolkit.decoding.label_trie import LabelTrie
+from toolkit.decoding.classifiers import open_classifier
+from toolkit.errors import RunError
 from toolkit.evaluation.metrics import Predictions
-from toolkit.prompts import PromptEncoder
+from toolkit.pairs import PairEncoder, RowEncoder
 from toolkit.recipe import Recipe
 from toolkit.run_folder import RunFolder
 from toolkit.task import Example
@@ -32,35 +32,36 @@ def decode_constrained(
     model: str,
     run: RunFolder,
     recipe: Recipe,
-    encoder: PromptEncoder,
+    encoder: RowEncoder,
     examples: Sequence[Example],
     held_back: Sequence[Example],
 ) -> Decoded:
-    """Score every label, and decode greedily along the labels' trie.
+    """Score every label; a decoder's answer is decoded along the labels' trie, an encoder's is the likeliest label.
 
     Raises:
         ModelError: the model cannot be loaded, or its scores are no numbers.
     """
     rows = encoder.encode(examples)
-    trie = LabelTrie(encoder.label_ids)
-    with open_scorer(model, run, recipe, trie) as scorer:
+    with open_classifier(model, run, recipe, encoder) as classifier:
         start = time.monotonic()
-        scores = score(scorer, [row.prompt for row in rows])
+        scores = classifier.label_scores(rows)
         seconds = time.monotonic() - start
-        extra = [row.prompt for row in encoder.encode(held_back)]
-        likelihoods = trie.label_log_probs(score(scorer, extra)) if extra else None
-    predictions = Predictions(trie.labels, list(trie.greedy(scores)), trie.label_log_probs(scores))
+        likelihoods = classifier.label_scores(encoder.encode(held_back)).log_likelihoods if held_back else None
+    predictions = Predictions(scores.labels, list(scores.decoded), scores.log_likelihoods)
     return Decoded(predictions, seconds, sum(row.shortened for row in rows), likelihoods)
 
 
 def decode_freely(
-    model: str, run: RunFolder, recipe: Recipe, encoder: PromptEncoder, examples: Sequence[Example]
+    model: str, run: RunFolder, recipe: Recipe, encoder: RowEncoder, examples: Sequence[Example]
 ) -> Decoded:
     """Let the model speak, and take as label what equals a verbalizer.
 
     Raises:
         ModelError: the model cannot be loaded.
+        RunError: it is an encoder, which does not speak.
     """
+    if isinstance(encoder, PairEncoder):
+        raise RunError("Free mode needs a model that writes text, but this run's model.kind is encoder.")
     from toolkit.decoding.free import match_verbalizer, open_generator
 
     rows = encoder.encode(examples)

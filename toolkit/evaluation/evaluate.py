@@ -15,7 +15,8 @@ from toolkit.evaluation.evaluation_files import write_evaluation
 from toolkit.evaluation.invalid import invalid_figures
 from toolkit.evaluation.metrics import Predictions, compute_metrics
 from toolkit.evaluation.terminal import terminal_report
-from toolkit.prompts import PromptEncoder, load_tokenizer
+from toolkit.pairs import row_encoder
+from toolkit.prompts import load_tokenizer
 from toolkit.recipe import Recipe, Source
 from toolkit.recipe_file import differences, load_recipe, resolve_data_path
 from toolkit.run_folder import RunFolder
@@ -60,7 +61,7 @@ def evaluate(
     Raises:
         ToolkitError: the model, the rows or the two together cannot be used.
     """
-    name = run.model_label(model)
+    name = run.model_label(model, recipe.model.kind)
     refuse_shots(model, shots)
     if not model.endswith(".gguf"):
         import toolkit.model.backend  # noqa: F401 - Unsloth comes before transformers, which the tokenizer imports
@@ -69,7 +70,7 @@ def evaluate(
     splits = _load(recipe, shots, is_foreign=data is not None)
     examples, labels = splits.eval, recipe.task.labels
     shown = draw_shots(splits.train, examples, labels, shots, recipe.seed)
-    encoder = PromptEncoder(load_tokenizer(run.adapter), recipe.task, recipe.model.max_seq_length, shown)
+    encoder = row_encoder(load_tokenizer(run.adapter), recipe, shown)
     held_back: list[Example] = []
     warnings: list[str] = []
     if mode == "free":

@@ -39,7 +39,16 @@ import transformers
 from accelerate import PartialState
 from huggingface_hub.utils import enable_progress_bars
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
-from transformers import AutoConfig, AutoModelForCausalLM, PrinterCallback, TrainerCallback
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    DataCollatorWithPadding,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
 from trl import SFTConfig, SFTTrainer
 
 transformers.utils.logging.set_verbosity_error()
@@ -52,13 +61,17 @@ __all__ = [
     "DEVICE",
     "AutoConfig",
     "AutoModelForCausalLM",
+    "AutoModelForSequenceClassification",
+    "DataCollatorWithPadding",
     "FastLanguageModel",
     "LoraConfig",
     "PeftModel",
     "PrinterCallback",
     "SFTConfig",
     "SFTTrainer",
+    "Trainer",
     "TrainerCallback",
+    "TrainingArguments",
     "device_name",
     "get_peft_model",
     "get_peft_model_state_dict",

@@ -60,11 +60,20 @@ def count_parameters(folder: Path, lora: Lora) -> ParameterCount:
             adapted = get_peft_model(model, _lora_config(lora))
         except ValueError as error:
             raise ModelError(f"{folder} cannot carry the recipe's adapter: {first_line(error)}") from error
-    sizes = [(parameter.numel(), parameter.requires_grad) for parameter in adapted.parameters()]
+    return count_adapted(adapted, quantisable=sum(weight.numel() for weight in linear))
+
+
+def count_adapted(model: Any, *, quantisable: int = 0) -> ParameterCount:
+    """Count a model with its adapter; of a part that PEFT keeps beside its trained copy, the copy alone."""
+    sizes = [
+        (parameter.numel(), parameter.requires_grad)
+        for name, parameter in model.named_parameters()
+        if ".original_module." not in name
+    ]
     return ParameterCount(
         trainable=sum(size for size, is_trained in sizes if is_trained),
         total=sum(size for size, _ in sizes),
-        quantisable=sum(weight.numel() for weight in linear),
+        quantisable=quantisable,
     )
 
 

@@ -42,6 +42,20 @@ def summed_loss(model: Any, head: Any, part: Part) -> torch.Tensor:
     return (losses * part["weights"]).sum()
 
 
+def summed_label_loss(model: Any, part: Part) -> torch.Tensor:
+    """Cross-entropy of an encoder's labels, summed over the rows of a part.
+
+    Args:
+        model: the model in training mode, wrapped or not.
+        part: `labels` [rows], and what the model reads, see `training.encoder`.
+
+    Returns:
+        A scalar, float32, in nats.
+    """
+    logits = model(**{name: tensor for name, tensor in part.items() if name != "labels"}).logits
+    return torch.nn.functional.cross_entropy(logits.float(), part["labels"], reduction="sum")
+
+
 @contextmanager
 def _reading(head: Any, places: torch.Tensor) -> Iterator[None]:
     """Let the head read only `places` of its flattened input, as one row."""

@@ -96,8 +96,12 @@ class Plan:
         )
 
 
-def make_plan(before: Preflight) -> Plan:
+def make_plan(before: Preflight, choose: Callable[[Preflight, Plan], Batching] | None = None) -> Plan:
     """Resolve every `auto` of the recipe's training section for this device.
+
+    Args:
+        before: the recipe and its rows.
+        choose: how rows become tensors; left out, what a tree would save is measured.
 
     Raises:
         RecipeError: the batch cannot be shared by the processes.
@@ -136,7 +140,7 @@ def make_plan(before: Preflight) -> Plan:
         gradient_checkpointing=checkpointing,
         optimizer=optimizer if training.optimizer == "auto" else training.optimizer,
     )
-    plan = replace(plan, batching=_choose_batching(before, plan))
+    plan = replace(plan, batching=(choose or _choose_batching)(before, plan))
     return replace(plan, group_by_premise=_is_grouped(training, in_trees=plan.is_tree))
 
 

@@ -3,7 +3,8 @@
 import resource
 import sys
 import time
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 
 from toolkit.errors import DeviceMemoryError, RunError, TrainingError
+from toolkit.kinds import Kind
 from toolkit.model.attention import accept_trees
 from toolkit.model.backend import DEVICE, wait_for_all_processes
 from toolkit.model.loading import attach_lora, load_base
@@ -19,10 +21,32 @@ from toolkit.recipe import Recipe
 from toolkit.recipe_file import differences, dump_recipe, load_recipe
 from toolkit.run_folder import IS_MAIN_PROCESS, RunFolder, atomic_path, now, write_text
 from toolkit.training.callbacks import TrainLog
+from toolkit.training.encoder import load_for_training, make_encoder_trainer, plan_encoder
 from toolkit.training.plan import Plan, first_batches, make_plan
 from toolkit.training.trainer import make_trainer
 from toolkit.training.verification import verify_tree
 from toolkit.versions import git_commit, package_versions
+
+
+@dataclass(frozen=True)
+class _Way:
+    """What differs between the kinds of model; all else of a run is the same."""
+
+    plan: Callable[[Preflight], Plan]
+    load: Callable[[Preflight, Plan], Any]
+    make_trainer: Callable[[Preflight, Plan, Any, Path], Any]
+
+
+def _load_decoder(before: Preflight, plan: Plan) -> Any:
+    recipe, checkpointing = before.recipe, plan.gradient_checkpointing
+    model = load_base(before.folder, recipe, before.precision, gradient_checkpointing=checkpointing)
+    return attach_lora(model, recipe.lora, seed=recipe.seed, gradient_checkpointing=checkpointing)
+
+
+_WAYS: dict[Kind, _Way] = {
+    "decoder": _Way(make_plan, _load_decoder, make_trainer),
+    "encoder": _Way(plan_encoder, load_for_training, make_encoder_trainer),
+}
 
 
 def train(recipe: Recipe, run: RunFolder, *, resume: bool, overwrite: bool, dry_run: bool) -> None:
@@ -45,16 +69,16 @@ def train(recipe: Recipe, run: RunFolder, *, resume: bool, overwrite: bool, dry_
             return
     before = run_preflight(recipe, weights=True)
     _say(f"{before.report()}\n\n{before.example(colour=sys.stdout.isatty())}\n")
-    plan = make_plan(before)
+    way = _WAYS[recipe.model.kind]
+    plan = way.plan(before)
     _say(f"batch       {plan}")
     started = time.monotonic()
-    model = load_base(before.folder, recipe, before.precision, gradient_checkpointing=plan.gradient_checkpointing)
-    model = attach_lora(model, recipe.lora, seed=recipe.seed, gradient_checkpointing=plan.gradient_checkpointing)
+    model = way.load(before, plan)
     _check_trainable(model, before)
     plan = _verify(plan, before, model)
     if dry_run:
         with TemporaryDirectory() as folder:  # a trainer makes its output folder at once
-            make_trainer(before, plan, model, Path(folder))
+            way.make_trainer(before, plan, model, Path(folder))
         _say("Dry run: data, model and trainer are ready; no step was made and nothing was written.")
         return
     checkpoint = _newest_checkpoint(run) if resume else None
@@ -85,7 +109,7 @@ def train(recipe: Recipe, run: RunFolder, *, resume: bool, overwrite: bool, dry_
 
 def _fit(model: Any, before: Preflight, plan: Plan, run: RunFolder, checkpoint: Path | None) -> float | None:
     """Make all steps behind `checkpoint`, save the adapter, and return the mean loss."""
-    trainer = make_trainer(before, plan, model, run.checkpoints)
+    trainer = _WAYS[before.recipe.model.kind].make_trainer(before, plan, model, run.checkpoints)
     if IS_MAIN_PROCESS:
         log = TrainLog(run.train_log, int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0)
         trainer.callback_handler.callbacks.insert(0, log)  # before a callback that may stop the run

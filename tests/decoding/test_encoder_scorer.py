@@ -1,0 +1,104 @@
+"""Scoring with an encoder: numbers do not depend on how rows are batched, and are those of the model itself."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+
+from toolkit.data.checks import load_examples
+from toolkit.decoding.classifiers import open_classifier
+from toolkit.errors import RecipeError
+from toolkit.pairs import EncodedPair, PairEncoder
+from toolkit.prompts import load_tokenizer
+from toolkit.recipe import Recipe
+from toolkit.run_folder import RunFolder
+
+MakeRecipe = Callable[..., Recipe]
+
+
+@pytest.fixture
+def rows(trained_encoder: RunFolder, make_encoder_recipe: MakeRecipe) -> tuple[PairEncoder, list[EncodedPair]]:
+    recipe = make_encoder_recipe()
+    encoder = PairEncoder(load_tokenizer(trained_encoder.adapter), recipe.task.labels, recipe.model.max_seq_length)
+    return encoder, encoder.encode(load_examples(recipe, recipe.data.eval))
+
+
+def test_one_row_and_many_give_equal_numbers_in_the_order_of_the_rows(
+    trained_encoder: RunFolder, make_encoder_recipe: MakeRecipe, rows: tuple[PairEncoder, list[EncodedPair]]
+) -> None:
+    encoder, encoded = rows
+    recipe = make_encoder_recipe("evaluation.batch_tokens=200")
+    with open_classifier("adapter", trained_encoder, recipe, encoder) as classifier:
+        many = classifier.label_scores(encoded)
+        alone = np.concatenate([classifier.label_scores([row]).log_likelihoods for row in encoded])
+    assert np.ptp(many.log_likelihoods, axis=0).max() > 0.1, "rows must differ for this test to mean anything"
+    np.testing.assert_allclose(many.log_likelihoods, alone, atol=1e-5)
+    np.testing.assert_allclose(np.exp(many.log_likelihoods).sum(axis=1), 1)
+    assert many.decoded == [many.labels[i] for i in alone.argmax(axis=1)]
+
+
+def test_a_loaded_adapter_gives_the_logits_of_the_model_that_was_saved(
+    trained_encoder: RunFolder, make_encoder_recipe: MakeRecipe, rows: tuple[PairEncoder, list[EncodedPair]]
+) -> None:
+    from safetensors.torch import load_file
+
+    from toolkit.model.encoder import attach_encoder_lora, load_encoder, load_encoder_for_scoring
+    from toolkit.model.files import find_model
+    from toolkit.model.precision import Precision
+
+    recipe, full = make_encoder_recipe(), Precision("float32", "test")
+    folder = find_model(recipe.model.name)
+    loaded = load_encoder_for_scoring(folder, recipe, full, trained_encoder.adapter)
+    # By hand: each saved tensor put into the model that training starts from.
+    by_hand = attach_encoder_lora(load_encoder(folder, recipe, full), recipe.lora, seed=recipe.seed).eval()
+    names = dict(by_hand.named_parameters())
+    for name, tensor in load_file(trained_encoder.adapter / "adapter_model.safetensors").items():
+        name = name.replace(".weight", ".default.weight") if "lora_" in name else name
+        name = name.replace(".classifier.", ".classifier.modules_to_save.default.")
+        names[name].data.copy_(tensor)
+    with torch.inference_mode():
+        for row in rows[1][:6]:
+            ids = torch.tensor([row.ids])
+            torch.testing.assert_close(loaded(ids).logits, by_hand(ids).logits, rtol=0, atol=0)
+
+
+def test_sixteen_bit_scores_are_close_to_those_in_32(
+    trained_encoder: RunFolder, make_encoder_recipe: MakeRecipe, rows: tuple[PairEncoder, list[EncodedPair]]
+) -> None:
+    from toolkit.decoding.encoder_scorer import EncoderScorer
+    from toolkit.model.encoder import load_encoder_for_scoring
+    from toolkit.model.files import find_model
+    from toolkit.model.precision import Precision
+
+    encoder, encoded = rows
+    recipe, scores = make_encoder_recipe(), []
+    for precision in (Precision("float32", "test"), Precision("bfloat16", "test")):
+        model = load_encoder_for_scoring(find_model(recipe.model.name), recipe, precision, trained_encoder.adapter)
+        scores.append(EncoderScorer(model, encoder.tokenizer, precision, batch_tokens=500).score(encoded))
+    # bfloat16 keeps 8 bits.
+    np.testing.assert_allclose(scores[0], scores[1], atol=0.1)
+
+
+def test_labels_in_another_order_than_the_heads_are_refused(
+    trained_encoder: RunFolder, make_encoder_recipe: MakeRecipe, rows: tuple[PairEncoder, list[EncodedPair]]
+) -> None:
+    labels = ("neutral", "entailment", "contradiction")
+    encoder = PairEncoder(rows[0].tokenizer, labels, 128)
+    with (
+        pytest.raises(
+            RecipeError, match=r"the head of .* has the outputs \['entailment', 'neutral', 'contradiction'\]"
+        ),
+        open_classifier("adapter", trained_encoder, make_encoder_recipe(), encoder),
+    ):
+        pass
+
+
+def test_batches_hold_every_row_once_and_keep_to_their_budget() -> None:
+    from toolkit.decoding.encoder_scorer import length_batches
+
+    lengths = [5, 30, 7, 7, 2, 90, 5]
+    batches = list(length_batches(lengths, 40))
+    assert sorted(i for batch in batches for i in batch) == list(range(7))
+    assert batches[0] == [5], "a row above the budget goes alone"
+    assert all(max(lengths[i] for i in batch) * len(batch) <= 40 for batch in batches[1:])
