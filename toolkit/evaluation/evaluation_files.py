@@ -36,19 +36,17 @@ def write_evaluation(
         picture = partial / "confusion_matrix.png"
         plot_confusion_matrix(metrics["confusion_matrix"], metrics["labels"], title, picture, invalid=invalid)
         if predictions.log_likelihoods is not None:
-            _plot_reliability(examples, predictions, metrics, partial / "reliability.png")
+            gold = label_indices([example.label for example in examples], predictions.labels)
+            _plot_reliability(predictions.log_likelihoods, gold, metrics, partial / "reliability.png")
 
 
-def _plot_reliability(
-    examples: Sequence[Example], predictions: Predictions, metrics: dict[str, Any], path: Path
-) -> None:
-    gold = label_indices([example.label for example in examples], predictions.labels)
+def _plot_reliability(log_likelihoods: np.ndarray, gold: np.ndarray, metrics: dict[str, Any], path: Path) -> None:
     temperatures = {"as the model says": 1.0}
     if metrics["calibration"]:
         found = metrics["calibration"]["temperature"]
         temperatures[f"calibrated, temperature {found:.2f}"] = found
     panels = {
-        title: reliability_bins(np.exp(apply_temperature(predictions.log_likelihoods, temperature)), gold)
+        title: reliability_bins(np.exp(apply_temperature(log_likelihoods, temperature)), gold)
         for title, temperature in temperatures.items()
     }
     plot_reliability(panels, f"{metrics['model']}: {metrics['n']:,} rows", path)
