@@ -13,7 +13,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from toolkit.decoding import journal, predict
+from toolkit.decoding import classifiers, journal, predict
 from toolkit.decoding.predict import Predictor
 from toolkit.errors import DataError, RunError, ToolkitError
 from toolkit.recipe_file import load_recipe
@@ -56,7 +56,7 @@ def scorers(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[FakeScorer]]:
             opened.append(FakeScorer(len(trie.edges), limit, error))
             yield opened[-1]
 
-        monkeypatch.setattr(predict, "open_scorer", open_scorer)
+        monkeypatch.setattr(classifiers, "open_scorer", open_scorer)
         return opened
 
     return install
