@@ -9,6 +9,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 RUN := outputs/quickstart
+# q4_k_m joins where llama.cpp's quantiser is.
+KQUANT = $(if $(shell command -v llama-quantize)$(wildcard $(VENV)/lib/python*/site-packages/llama_cpp),q4_k_m)
 
 .PHONY: quickstart test install schema clean
 
@@ -17,13 +19,13 @@ quickstart: $(VENV)/installed
 	$(BIN)/python scripts/eval_generate.py $(RUN) --model base
 	$(BIN)/python scripts/eval_generate.py $(RUN)
 	$(BIN)/python scripts/eval_generate.py $(RUN) --data embedded:nli-fr:test_lexical
-	$(BIN)/python scripts/export_gguf.py $(RUN) --quant q8_0
+	$(BIN)/python scripts/export_gguf.py $(RUN) --quant q8_0 $(KQUANT)
 	$(BIN)/python scripts/eval_generate.py $(RUN) --model $(RUN)/gguf/quickstart-q8_0.gguf
 	@echo
 	@echo "recipe and record  $(RUN)/recipe.yaml  $(RUN)/run.json  $(RUN)/train_log.jsonl"
 	@echo "adapter            $(RUN)/adapter"
 	@echo "measurements       $(RUN)/eval/{base,adapter,adapter@nli-fr-test_lexical,gguf-q8_0}"
-	@echo "merged, GGUF       $(RUN)/merged  $(RUN)/gguf/quickstart-q8_0.gguf"
+	@echo "merged, GGUF       $(RUN)/merged  $(RUN)/gguf/quickstart-q8_0.gguf  $(RUN)/gguf/parity.json"
 	@echo "report             $(RUN)/report.html"
 
 test: $(VENV)/tested

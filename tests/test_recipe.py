@@ -95,7 +95,7 @@ def test_numbers_follow_yaml_1_2(make_recipe: MakeRecipe) -> None:
         ("modle={}", "modle: not a known key; a recipe has task, data, model, lora"),
         ("training.batching=prefix", "it should be 'auto', 'prefix_tree' or 'padded'."),
         ("export.gguf=[]", "export.gguf: names 0, but at least 1 are needed."),
-        ("export.gguf=[q2_k]", "export.gguf: 'q2_k' cannot be used; it should be 'f32', 'f16', 'bf16' or 'q8_0'."),
+        ("export.gguf=[q2_k]", "export.gguf: 'q2_k' cannot be used; it should be 'f32', 'f16', 'bf16', 'q8_0',"),
         ("task.labels=[a, a]", "task.labels: ['a', 'a'] names a label twice"),
         ("task.verbalizers={entailment: x}", "task.verbalizers: has keys ['entailment']"),
         ("task.user=rien", "task.user: its placeholders are []; use {premise} and {hypothesis}."),

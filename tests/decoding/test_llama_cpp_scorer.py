@@ -67,6 +67,36 @@ def test_one_row_and_many_and_a_second_time_give_the_same_numbers(gguf: Path) ->
     np.testing.assert_allclose(backwards, together, atol=1e-4)
 
 
+@pytest.mark.parametrize("rows_at_once", [1, 3, 8])
+def test_rows_in_any_order_and_number_come_back_as_they_were_given(rows_at_once: int, gguf: Path) -> None:
+    rows = [(1, 5, 9, row % 4, *range(40, 40 + row % 7), row) for row in range(29)]
+    with scorer(gguf, rows_at_once=1) as engine:
+        alone = np.concatenate([engine.score([row]) for row in rows])
+    with scorer(gguf, rows_at_once=rows_at_once) as engine:
+        found = engine.score(rows)
+    np.testing.assert_allclose(found, alone, atol=1e-4)
+    assert np.ptp(found, axis=0).min() > 0.1
+
+
+def test_what_rows_begin_with_is_read_once_for_each_sequence(gguf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[int] = []
+    with scorer(gguf, rows_at_once=2) as engine:
+        complete = engine.model._open.handle_completions
+
+        class Counting:
+            def handle_completions(self, request: dict[str, Any]) -> Any:
+                answers = [complete({**request, "prompt": prompt}) for prompt in request["prompt"]]
+                read.extend(a["usage"]["prompt_tokens"] - a["usage"]["prompt_tokens_details"]["cached_tokens"]
+                            for a in answers)  # fmt: skip
+                choices = [{**a["choices"][0], "index": i} for i, a in enumerate(answers)]
+                return {"choices": choices}
+
+        monkeypatch.setattr(type(engine.model), "_open", Counting())
+        engine.score([(1, *range(40, 140), row) for row in range(20)])
+    # Two sequences read 101 tokens once; after that a row adds its own token and those of its labels' contexts.
+    assert sum(read) < 2 * 101 + 20 * 3 * len(TRIE.contexts) < 20 * 100
+
+
 def test_the_number_of_threads_changes_nothing(gguf: Path) -> None:
     with scorer(gguf, threads=1) as one, scorer(gguf, threads=2) as two:
         np.testing.assert_array_equal(one.score(PROMPTS[:1]), two.score(PROMPTS[:1]))

@@ -147,6 +147,24 @@ def test_a_file_that_llama_cpp_cannot_render_is_refused(check: Check, monkeypatc
     assert any("a chat call cannot be rendered" in reason for reason in check().reasons)
 
 
+def test_what_merging_changes_for_an_adapter_from_4_bit_weights_is_told_on_all_rows_and_not_refused(
+    trained: RunFolder, tiny_model: Path, tmp_path: Path, make_recipe: Callable[..., Recipe]
+) -> None:
+    run = RunFolder(tmp_path / "small")
+    shutil.copytree(trained.path, run.path)
+    merge_adapter(tiny_model, run.adapter, run.merged)
+    found = {}
+    for in_4bit in (False, True):
+        recipe = make_recipe(f"model.name={tiny_model}", f"model.load_in_4bit={str(in_4bit).lower()}")
+        encoder = PromptEncoder(load_tokenizer(run.adapter), recipe.task, recipe.model.max_seq_length)
+        gate = ParityGate(run, recipe, encoder, load_examples(recipe, recipe.data.eval), min_agreement=None)
+        gate.check_merged()
+        found[in_4bit] = gate.results[-1]
+    assert found[True].agreement.rows == 24 and found[True].min_agreement is None
+    assert found[True].agreement.largest_difference > 5 * found[False].agreement.largest_difference
+    assert found[True].verdict == "passed"
+
+
 TRIE = LabelTrie({"yes": (1, 9), "yes but": (1, 2, 9), "no": (3, 9)})
 ROWS = [Example(str(i), "p", "h", "yes") for i in range(4)]
 

@@ -10,6 +10,7 @@ import yaml
 from toolkit.data.checks import load_examples
 from toolkit.data.sources import describe
 from toolkit.errors import ExportError, GateError
+from toolkit.evaluation.report import write_report
 from toolkit.export.file_types import FILE_TYPES
 from toolkit.export.gguf import gguf_bytes, write_gguf
 from toolkit.export.gguf_header import Origin
@@ -68,7 +69,7 @@ def export_run(
     _write_companions(list(files.values()), run, recipe, encoder, gate)
     if remove_merged:
         shutil.rmtree(run.merged)
-    print(f"\n{gate.table()}")
+    print(f"\n{gate.table()}\n\nreport      {write_report(run)}")
     if gate.refused:
         raise GateError(
             f"{', '.join(one.model for one in gate.refused)} of {run.path} does not answer as the adapter did.",
