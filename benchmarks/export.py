@@ -35,9 +35,9 @@ def write_ours(job: dict[str, Any], destination: Path) -> int:
 def write_theirs(job: dict[str, Any], destination: Path) -> int:
     """Run the converter in this process; returns 0, since it imports as it goes."""
     sys.argv = [job["converter"], job["model"], "--outfile", str(destination), "--outtype", job["type"]]
-    sys.path.insert(0, str(Path(job["converter"]).parent))
     # The converter imports sentencepiece before it sees that the folder has no model of that kind.
-    sys.modules.setdefault("sentencepiece", type(sys)("sentencepiece")).SentencePieceProcessor = None  # type: ignore[attr-defined]
+    (destination.parent / "sentencepiece.py").write_text("SentencePieceProcessor = None\n")
+    sys.path[:0] = [str(Path(job["converter"]).parent), str(destination.parent)]
     runpy.run_path(job["converter"], run_name="__main__")
     return 0
 
