@@ -1,7 +1,7 @@
 """One evaluation: a run's model on labelled rows, and the files that say how well it did."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -68,27 +68,20 @@ def evaluate(
     saved = load_recipe(run.recipe)
     recipe = _with_rows(recipe, data, limit)
     splits = _load(recipe, shots, is_foreign=data is not None)
-    examples, labels = splits.eval, recipe.task.labels
-    shown = draw_shots(splits.train, examples, labels, shots, recipe.seed)
+    examples = splits.eval
+    shown = draw_shots(splits.train, examples, recipe.task.labels, shots, recipe.seed)
     encoder = row_encoder(load_tokenizer(run.adapter), recipe, shown)
-    held_back: list[Example] = []
-    warnings: list[str] = []
+    held_back, warnings = ([], []) if limit or mode == "free" else calibration_rows(run, splits)
     if mode == "free":
         decoded = decode_freely(model, run, recipe, encoder, examples)
     else:
-        held_back, warnings = ([], []) if limit else calibration_rows(run, splits)
         decoded = decode_constrained(model, run, recipe, encoder, examples, held_back)
     predictions = decoded.predictions
     calibration, untold = _calibrate(held_back, decoded.held_back, examples, predictions)
     baselines = _baselines(splits, recipe, run, name)
     metrics = {
-        "n": len(examples),
-        "labels": list(predictions.labels),
-        "mode": mode,
-        "shots": shots,
+        **_what_was_measured(recipe, saved, examples, mode, shots),
         "model": name,
-        "data": {"source": describe(recipe.data.eval), "fingerprint": fingerprint(examples)},
-        "overrides": differences(saved, recipe),
         **compute_metrics(examples, predictions, seed=recipe.seed),
         **invalid_figures(examples, predictions),
         "calibration": calibration.record() if calibration else None,
@@ -101,6 +94,19 @@ def evaluate(
     write_evaluation(folder, examples, predictions, metrics)
     print(terminal_report(examples, predictions, metrics))
     return folder
+
+
+def _what_was_measured(
+    recipe: Recipe, saved: Recipe, examples: list[Example], mode: Mode, shots: int
+) -> dict[str, Any]:
+    return {
+        "n": len(examples),
+        "labels": list(recipe.task.labels),
+        "mode": mode,
+        "shots": shots,
+        "data": {"source": describe(recipe.data.eval), "fingerprint": fingerprint(examples)},
+        "overrides": differences(saved, recipe),
+    }
 
 
 def _with_rows(recipe: Recipe, data: str | None, limit: int | None) -> Recipe:
