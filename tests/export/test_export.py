@@ -105,18 +105,6 @@ def test_a_file_that_answers_otherwise_ends_in_exit_code_3_and_stays_to_be_looke
     }  # fmt: skip
 
 
-def test_the_licence_in_the_base_models_card_is_handed_on(tmp_path: Path) -> None:
-    assert module._licence(tmp_path) is None
-    for text, licence in [
-        ("---\nlicense: llama3.2\nlanguage: fr\n---\n# Model\n", "llama3.2"),
-        ("---\nlicense: [a]\n---\n", None),
-        ("---\n{:\n---\n", None),
-        ("# No head\n", None),
-    ]:
-        (tmp_path / "README.md").write_text(text, encoding="utf-8")
-        assert module._licence(tmp_path) == licence
-
-
 SLOW_WRITE = """
 import sys, time
 from pathlib import Path

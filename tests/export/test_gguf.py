@@ -20,6 +20,7 @@ from toolkit.embedded.tiny_llama import SPLIT_RULE
 from toolkit.errors import ExportError
 from toolkit.export import gguf as gguf_module
 from toolkit.export.gguf import write_gguf
+from toolkit.export.gguf_header import Origin
 from toolkit.model.backend import AutoConfig, AutoModelForCausalLM
 
 MARKERS = ["<|begin|>", "<|start_header|>", "<|end_header|>", "<|eot|>", "<|pad|>"]
@@ -225,6 +226,18 @@ def test_the_metadata_is_that_of_the_model(model: Path, tmp_path: Path) -> None:
     assert (found["tokenizer.ggml.bos_token_id"], found["tokenizer.ggml.eos_token_id"]) == (0, 3)
     assert found["tokenizer.ggml.padding_token_id"] == 4
     assert found["tokenizer.ggml.token_type"][:6] == [3, 3, 3, 3, 3, 1]
+
+
+def test_the_header_says_where_the_model_comes_from(model: Path, tmp_path: Path) -> None:
+    file = tmp_path / "m.gguf"
+    origin = Origin("ab" * 32, "org/base", base_revision="c0ffee", licence="llama3.2")
+    write_gguf(model, file, "f16", date_string=None, name="run", origin=origin)
+    found = metadata(file)
+    assert found["general.base_model.0.name"] == "org/base" and found["general.base_model.0.version"] == "c0ffee"
+    assert found["general.base_model.0.repo_url"] == "https://huggingface.co/org/base"
+    assert found["general.license"] == "llama3.2" and found["general.toolkit.recipe_sha256"] == "ab" * 32
+    ours = {key for key in found if key not in metadata(export(model, tmp_path / "n.gguf"))}
+    assert all(key.startswith("general.") for key in ours)
 
 
 def test_ids_beyond_the_tokenizer_are_unused_tokens(tmp_path: Path) -> None:

@@ -4,8 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-import yaml
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from toolkit.data.sources import EMBEDDED
@@ -13,6 +12,7 @@ from toolkit.evaluation import formats
 from toolkit.evaluation.report_data import BASELINES, Report, content_language, gather
 from toolkit.evaluation.run_results import Evaluation
 from toolkit.model.files import EMBEDDED as EMBEDDED_MODEL
+from toolkit.model.files import card_licence
 from toolkit.prompts import PromptEncoder, load_tokenizer
 from toolkit.recipe import Recipe
 from toolkit.recipe_file import LOCAL_SUFFIXES
@@ -72,16 +72,9 @@ def base_model_id(recipe: Recipe) -> str:
 
 
 def base_licence(report: Report) -> dict[str, str]:
-    """`license`, `license_name` and `license_link` as the base model's own card gives them; empty where it does not."""
+    """What the base model's own card says of its licence; empty where its folder is not known or has no card."""
     folder = report.record.get("model", {}).get("folder")
-    if not folder or not (card := Path(folder) / "README.md").is_file():
-        return {}
-    try:
-        data = ModelCard.load(card, ignore_metadata_errors=True).data
-    except (ValueError, yaml.YAMLError, OSError):
-        return {}
-    names = ("license", "license_name", "license_link")
-    return {name: value for name in names if isinstance(value := getattr(data, name, None), str)}
+    return card_licence(Path(folder)) if folder else {}
 
 
 def _results(one: Evaluation, recipe: Recipe) -> list[EvalResult]:

@@ -5,8 +5,6 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-import yaml
-
 from toolkit.data.checks import load_examples
 from toolkit.data.sources import describe
 from toolkit.errors import ExportError, GateError
@@ -19,7 +17,7 @@ from toolkit.export.llama_config import read_config
 from toolkit.export.modelfile import modelfile, usage
 from toolkit.export.parity import ParityGate, Verify, choose_rows
 from toolkit.export.quantise import find_quantiser, quantise
-from toolkit.model.files import find_base
+from toolkit.model.files import card_licence, find_base
 from toolkit.model.merging import merge_adapter, merged_type
 from toolkit.prompts import PromptEncoder, load_tokenizer
 from toolkit.recipe import GgufType, Recipe
@@ -119,22 +117,8 @@ def _origin(base: Path, run: RunFolder, recipe: Recipe) -> Origin:
         recipe=hashlib.sha256(run.recipe.read_bytes()).hexdigest(),
         base_model=recipe.model.name,
         base_revision=run.record.get("model", {}).get("commit"),
-        licence=_licence(base),
+        licence=card_licence(base).get("license"),
     )
-
-
-def _licence(base: Path) -> str | None:
-    """What the head of the base's model card says; None where there is no card, or none that can be read."""
-    card = base / "README.md"
-    if not card.is_file():
-        return None
-    _, _, rest = card.read_text(encoding="utf-8", errors="replace").partition("---\n")
-    try:
-        head = yaml.safe_load(rest.partition("\n---")[0])
-    except yaml.YAMLError:
-        return None
-    licence = head.get("license") if isinstance(head, dict) else None
-    return licence if isinstance(licence, str) else None
 
 
 def _write_companions(

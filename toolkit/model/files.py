@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from yaml import YAMLError
+
 from toolkit.embedded.tiny_llama import MODEL_FOLDER
 from toolkit.errors import ModelError, first_line
 from toolkit.recipe import Recipe
@@ -54,6 +56,20 @@ def find_base(run: RunFolder, recipe: Recipe) -> Path:
 def hub_commit(folder: Path) -> str | None:
     """The commit that a downloaded folder holds; None for a folder that is not in the hub's cache."""
     return folder.name if folder.parent.name == "snapshots" else None
+
+
+def card_licence(folder: Path) -> dict[str, str]:
+    """`license`, `license_name` and `license_link` in the card of a model folder; empty where it does not say."""
+    if not (card := folder / "README.md").is_file():
+        return {}
+    from huggingface_hub import ModelCard
+
+    try:
+        data = ModelCard.load(card, ignore_metadata_errors=True).data
+    except (ValueError, YAMLError, OSError):
+        return {}
+    names = ("license", "license_name", "license_link")
+    return {name: value for name in names if isinstance(value := getattr(data, name, None), str)}
 
 
 def _looks_like_a_path(name: str) -> bool:
