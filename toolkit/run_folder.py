@@ -21,24 +21,33 @@ IS_MAIN_PROCESS = os.environ.get("RANK", "0") == "0"
 
 
 @contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a path beside `path`; on success it is renamed to `path`, on failure it is removed.
+def scratch_path(path: Path) -> Iterator[Path]:
+    """Yield a hidden path beside `path` whose file or folder is gone at the end.
 
-    Works for a file and for a folder; an older `path` is replaced only at the end. What a killed process left beside it
-    is removed.
+    What a killed process left there is removed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     for left in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
         if (process := left.name.split(".")[-2]).isdecimal() and not psutil.pid_exists(int(process)):
             _remove(left)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    scratch = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
+        yield scratch
+    finally:
+        _remove(scratch)
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a path beside `path`; on success it is renamed to `path`, on failure it is removed.
+
+    Works for a file and for a folder; an older `path` is replaced only at the end.
+    """
+    with scratch_path(path) as partial:
         yield partial
         if partial.is_dir() and path.exists():
             shutil.rmtree(path)
         partial.replace(path)
-    finally:
-        _remove(partial)
 
 
 def _remove(path: Path) -> None:

@@ -21,7 +21,7 @@ from toolkit.model.files import card_licence, find_base
 from toolkit.model.merging import merge_adapter, merged_type
 from toolkit.prompts import PromptEncoder, load_tokenizer
 from toolkit.recipe import GgufType, Recipe
-from toolkit.run_folder import RunFolder, write_json, write_text
+from toolkit.run_folder import RunFolder, scratch_path, write_json, write_text
 
 
 def export_run(
@@ -103,13 +103,11 @@ def _write_files(files: dict[GgufType, Path], run: RunFolder, recipe: Recipe, or
     mixtures = [one for one in files if FILE_TYPES[one].needs_quantiser]
     if not mixtures:
         return
-    source = run.gguf("quantising")  # in the merged weights' own type: what is quantised is what was merged
-    try:
+    with scratch_path(run.gguf("quantising")) as source:
+        # In the merged weights' own type: what is quantised is what was merged.
         write(merged_type(run.merged), source, files[mixtures[0]].stem)
         for file_type in mixtures:
             quantise(source, files[file_type], file_type)
-    finally:
-        source.unlink(missing_ok=True)
 
 
 def _origin(base: Path, run: RunFolder, recipe: Recipe) -> Origin:
