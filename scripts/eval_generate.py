@@ -12,6 +12,7 @@ from argparse import Namespace
 
 from toolkit.command_line import add_overrides, add_run, parser, positive, run_command
 from toolkit.data.few_shot import refuse_shots
+from toolkit.kinds import require_decoder
 from toolkit.recipe_file import load_recipe
 from toolkit.run_folder import RunFolder
 
@@ -34,6 +35,8 @@ def main(arguments: Namespace) -> None:
     recipe = load_recipe(run.recipe, arguments.overrides)
     # What is refused is refused before anything heavy is imported.
     run.model_label(arguments.model, recipe.model.kind)
+    if arguments.mode == "free" or arguments.shots:
+        require_decoder(recipe.model.kind, "--mode free" if arguments.mode == "free" else "--shots")
     refuse_shots(arguments.model, arguments.shots)
     from toolkit.evaluation.evaluate import evaluate
     from toolkit.evaluation.model_card import write_model_card

@@ -201,6 +201,10 @@ class PromptEncoder:
         pieces = re.split(f"({_SLOT_PATTERN})", self._template)
         return [(roles.get(piece), "" if piece in roles else piece) for piece in pieces if piece]
 
+    def holds_marker(self, text: str) -> bool:
+        """Whether a text has the characters of a special token, which stay text here."""
+        return any(marker in text for marker in self._special_ids)
+
     @property
     def ends(self) -> list[int]:
         """Token ids at which generation stops: the end of turn, and the end of text that a base model may know."""

@@ -20,16 +20,18 @@ IS_MAIN_PROCESS = os.environ.get("RANK", "0") == "0"
 """Whether this process prints and writes the run's files, of those that a launcher started together."""
 
 
-@contextmanager
-def scratch_path(path: Path) -> Iterator[Path]:
-    """Yield a hidden path beside `path` whose file or folder is gone at the end.
-
-    What a killed process left there is removed.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
+def remove_leftovers(path: Path) -> None:
+    """Remove what processes that were killed while they wrote `path` left beside it."""
     for left in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
         if (process := left.name.split(".")[-2]).isdecimal() and not psutil.pid_exists(int(process)):
             _remove(left)
+
+
+@contextmanager
+def scratch_path(path: Path) -> Iterator[Path]:
+    """Yield a hidden path beside `path` whose file or folder is gone at the end; see `remove_leftovers`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(path)
     scratch = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         yield scratch

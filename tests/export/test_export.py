@@ -91,6 +91,22 @@ def test_an_export_leaves_its_files_their_parity_and_their_origin(
     assert fields["general.base_model.0.name"].endswith("tiny-llama")
 
 
+def test_a_second_export_keeps_the_parity_of_the_first_ones_files(call: Call, run: RunFolder) -> None:
+    for file_type in ("f32", "f16", "f32"):
+        assert call("export_gguf", run.path, "--quant", file_type, "--verify", "6")[0] == 0
+    models = json.loads(run.parity.read_text(encoding="utf-8"))["models"]
+    assert [one["model"] for one in models] == ["merged", "gguf-f32", "gguf-f16"]
+
+
+def test_what_a_killed_export_left_is_cleared_before_the_disk_is_measured(call: Call, run: RunFolder) -> None:
+    left = [run.path / ".merged.999999999.partial", run.path / "gguf" / ".small-f16.gguf.999999999.partial"]
+    for path in left:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("half")
+    assert call("export_gguf", run.path, "--quant", "f16", "--verify", "6")[0] == 0
+    assert not any(path.exists() for path in left)
+
+
 def test_a_file_that_answers_otherwise_ends_in_exit_code_3_and_stays_to_be_looked_into(
     call: Call, run: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:

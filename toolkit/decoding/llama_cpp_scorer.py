@@ -55,7 +55,6 @@ class LlamaCppScorer:
     ) -> None:
         self.trie = trie
         self.show_progress = True
-        self.show_progress = True
         self.context_length = context_length or DEFAULT_CONTEXT_LENGTH
         self.rows_at_once = rows_at_once
         self._children: dict[tuple[int, ...], dict[int, int]] = {path: {} for path in trie.contexts}

@@ -184,7 +184,8 @@ def stored_temperature(run: RunFolder, model: str) -> float:
     if temperature is None:
         raise RunError(
             f"--calibrated needs the temperature of {model}, and {path} holds none.",
-            hint=f"Measure it: python scripts/eval_generate.py {run.path} --model {model}",
+            hint="It is fitted on rows held back from training: train with data.calibration_share, then "
+            f"python scripts/eval_generate.py {run.path} --model {model}",
         )
     return float(temperature)
 

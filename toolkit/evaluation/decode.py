@@ -41,12 +41,12 @@ def decode_constrained(
     Raises:
         ModelError: the model cannot be loaded, or its scores are no numbers.
     """
-    rows = encoder.encode(examples)
+    rows, extra = encoder.encode(examples), encoder.encode(held_back)
     with open_classifier(model, run, recipe, encoder) as classifier:
         start = time.monotonic()
         scores = classifier.label_scores(rows)
         seconds = time.monotonic() - start
-        likelihoods = classifier.label_scores(encoder.encode(held_back)).log_likelihoods if held_back else None
+        likelihoods = classifier.label_scores(extra).log_likelihoods if extra else None
     predictions = Predictions(scores.labels, list(scores.decoded), scores.log_likelihoods)
     return Decoded(predictions, seconds, sum(row.shortened for row in rows), likelihoods)
 

@@ -87,11 +87,12 @@ def _likelihood_figures(gold: list[str], predictions: Predictions) -> dict[str, 
 def _macro_f1_bootstrap(
     examples: Sequence[Example], predicted: list[str], labels: list[str], seed: int
 ) -> dict[str, Any]:
-    premises, groups = np.unique([example.premise for example in examples], return_inverse=True)
+    number = {premise: n for n, premise in enumerate(dict.fromkeys(example.premise for example in examples))}
+    groups = np.array([number[example.premise] for example in examples])
     gold = label_indices([example.label for example in examples], labels)
     said = label_indices(predicted, [*labels, ""])
     interval = macro_f1_interval(gold, said, groups, len(labels), seed=seed)
-    return {"macro_f1_ci95": list(interval), "premise_groups": len(premises)}
+    return {"macro_f1_ci95": list(interval), "premise_groups": len(number)}
 
 
 def _average(gold: list[str], predicted: list[str], labels: list[str], average: str) -> dict[str, float]:

@@ -153,7 +153,7 @@ def _warnings(report: Report) -> Iterator[str]:
 
 
 def _commands(report: Report) -> Iterator[str]:
-    again = RunFolder(report.run.path.with_name(f"{report.name}-again"))
+    again = RunFolder(report.run.path.resolve().with_name(f"{report.name}-again"))
     if commit := report.record.get("git_commit"):
         yield f"git checkout {str(commit).removesuffix('-dirty')}"
     yield f"python scripts/sft.py {shlex.join([str(report.run.recipe), '--output-dir', str(again.path)])}"

@@ -13,14 +13,15 @@ def compare_chat_tokens(
 ) -> tuple[int, str]:
     """Render each row's messages with the file's own template and tokenizer, as a chat client would have it done.
 
-    Rows whose premise was shortened are left out: a chat client does not shorten.
+    Left out are rows whose premise was shortened, which no chat client does, and rows that hold one of the template's
+    markers: text here, a special token to llama.cpp's chat.
 
     Returns:
         In how many rows the ids differ from `rows`, and a sentence on the first; (0, "") where none does.
     """
     different, first = 0, ""
     for example, row in zip(examples, rows, strict=True):
-        if row.shortened:
+        if row.shortened or encoder.holds_marker(example.premise + example.hypothesis):
             continue
         try:
             theirs = model.chat_prompt(prompt_messages(encoder.task, example.premise, example.hypothesis))

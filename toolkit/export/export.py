@@ -1,9 +1,11 @@
 """A trained run becomes files that llama.cpp runs: merge, convert, quantise, and prove that they answer alike."""
 
 import hashlib
+import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from toolkit.data.checks import load_examples
 from toolkit.data.sources import describe
@@ -21,7 +23,7 @@ from toolkit.model.files import card_licence, find_base
 from toolkit.model.merging import merge_adapter, merged_type
 from toolkit.prompts import PromptEncoder, load_tokenizer
 from toolkit.recipe import GgufType, Recipe
-from toolkit.run_folder import RunFolder, scratch_path, write_json, write_text
+from toolkit.run_folder import RunFolder, remove_leftovers, scratch_path, write_json, write_text
 
 
 def export_run(
@@ -52,22 +54,27 @@ def export_run(
         GateError: a file does not answer as the adapter; all files are written, and parity.json says why.
     """
     base = find_base(run, recipe)
+    files = {file_type: run.gguf(file_type) for file_type in file_types}
+    for path in (run.merged, run.gguf("quantising"), *files.values()):
+        remove_leftovers(path)  # it would count as disk that is not free
     _refuse_before_work(base, run, file_types)
     encoder = PromptEncoder(load_tokenizer(run.adapter), recipe.task, recipe.model.max_seq_length)
+    modelfile(encoder, next(iter(files.values())), recipe.model.max_seq_length)
     examples = choose_rows(load_examples(recipe, recipe.data.eval), verify, recipe.seed)
     gate = ParityGate(run, recipe, encoder, examples, min_agreement)
     print(f"merging     {recipe.model.name} + adapter into {run.merged}")
     merge_adapter(base, run.adapter, run.merged)
     gate.check_merged()
-    files = {file_type: run.gguf(file_type) for file_type in file_types}
+    earlier = _earlier_parity(run, list(files.values()))
     _write_files(files, run, recipe, _origin(base, run, recipe))
     for file_type, file in files.items():
         print(f"{file_type:<11} {file}, {file.stat().st_size / 1e6:,.1f} MB")
         gate.check_gguf(file_type, file)
-    _write_companions(list(files.values()), run, recipe, encoder, gate)
+    _write_companions(list(files.values()), run, recipe, encoder, gate, earlier)
     if remove_merged:
         shutil.rmtree(run.merged)
-    print(f"\n{gate.table()}\n\nreport      {write_report(run)}")
+    print(f"\n{gate.table()}")
+    print(f"\nreport      {write_report(run)}")
     if gate.refused:
         raise GateError(
             f"{', '.join(one.model for one in gate.refused)} of {run.path} does not answer as the adapter did.",
@@ -105,24 +112,43 @@ def _write_files(files: dict[GgufType, Path], run: RunFolder, recipe: Recipe, or
         return
     with scratch_path(run.gguf("quantising")) as source:
         # In the merged weights' own type: what is quantised is what was merged.
-        write(merged_type(run.merged), source, files[mixtures[0]].stem)
+        write(merged_type(run.merged), source, run.path.resolve().name)
         for file_type in mixtures:
             quantise(source, files[file_type], file_type)
 
 
+def _earlier_parity(run: RunFolder, files: list[Path]) -> list[dict[str, Any]]:
+    """Entries of an earlier export's files that are still there; of files that are written anew they are forgotten."""
+    if not run.parity.is_file():
+        return []
+    record = json.loads(run.parity.read_text(encoding="utf-8"))
+    there = [one for one in record["models"] if one["file"] and (run.path / one["file"]).is_file()]
+    kept = [one for one in there if run.path / one["file"] not in files]
+    write_json(run.parity, {**record, "models": kept})
+    return kept
+
+
 def _origin(base: Path, run: RunFolder, recipe: Recipe) -> Origin:
+    name = recipe.model.name
+    is_local = Path(name).is_dir()  # a folder of this machine is nobody else's business
     return Origin(
         recipe=hashlib.sha256(run.recipe.read_bytes()).hexdigest(),
-        base_model=recipe.model.name,
-        base_revision=run.record.get("model", {}).get("commit"),
+        base_model=Path(name).name if is_local else name,
+        base_revision=None if is_local else run.record.get("model", {}).get("commit"),
         licence=card_licence(base).get("license"),
     )
 
 
 def _write_companions(
-    files: list[Path], run: RunFolder, recipe: Recipe, encoder: PromptEncoder, gate: ParityGate
+    files: list[Path],
+    run: RunFolder,
+    recipe: Recipe,
+    encoder: PromptEncoder,
+    gate: ParityGate,
+    earlier: list[dict[str, Any]],
 ) -> None:
-    write_json(run.parity, gate.record(describe(recipe.data.eval)))
+    record = gate.record(describe(recipe.data.eval))
+    write_json(run.parity, {**record, "models": [*record["models"], *earlier]})
     folder = files[0].parent
     write_text(folder / "Modelfile", modelfile(encoder, files[0], recipe.model.max_seq_length))
     write_text(folder / "README.md", usage(encoder, files, gate.example))

@@ -25,7 +25,7 @@ from toolkit.export.llama_folder import LlamaFolder, Tensor
 from toolkit.recipe import GgufType
 from toolkit.run_folder import atomic_path
 
-_CHUNK_VALUES = 1 << 22  # 16 MiB as float32: a thread's share of work, and all that stands in memory at full precision
+_CHUNK_VALUES = 1 << 22  # 16 MiB as float32: what a thread holds at full precision
 _HEADER_BYTES = 16_000_000  # Llama 3's vocabulary and merges take 8 MB
 
 

@@ -1,6 +1,7 @@
 """How to run an exported GGUF elsewhere: a Modelfile for Ollama, and command lines for llama.cpp and Ollama."""
 
 import json
+import re
 import shlex
 from pathlib import Path
 
@@ -67,7 +68,8 @@ def usage(encoder: PromptEncoder, files: list[Path], example: tuple[str, str, st
     """
     task = encoder.task
     *system, question = prompt_messages(task, *example[:2])
-    first, name = files[0].name, files[0].stem
+    first, name = shlex.quote(files[0].name), files[0].stem
+    ollama_name = re.sub(r"[^a-z0-9._-]+", "-", name.lower())
     asked = shlex.quote(question["content"])
     instruction = f"-sys {shlex.quote(system[0]['content'])} " if system else ""
     messages = json.dumps({"messages": [*system, question], "temperature": 0}, ensure_ascii=False)
@@ -87,8 +89,8 @@ def usage(encoder: PromptEncoder, files: list[Path], example: tuple[str, str, st
             _block(f"llama-server -m {first} --jinja --temp 0 --port 8080"),
             _block(f"curl -s {address} -H 'Content-Type: application/json' -d {shlex.quote(messages)}"),
             "## Ollama",
-            _block(f"ollama create {name.lower()} -f Modelfile"),
-            _block(f"ollama run {name.lower()} {asked}") + "\n",
+            _block(f"ollama create {ollama_name} -f Modelfile"),
+            _block(f"ollama run {ollama_name} {asked}") + "\n",
         ]
     )
 

@@ -22,9 +22,10 @@ from toolkit.task import Example
 Verify = int | Literal["all"]
 MIN_AGREEMENT, MIN_AGREEMENT_NARROW = 0.99, 0.95
 _NEAR_TIE, _NEAR_TIE_NARROW = 0.2, 1.0  # nats: odds of 55 to 45, and of 73 to 27
+_ROUNDING = 0.1  # nats, the mean over edges: what bfloat16 on either side moves a score by stays far below
 _FEW_ROWS = 32  # enough to see that two models are one, or that they are not
 _SHOWN = 5
-"""Disagreements of a model that the terminal shows; parity.json has them all."""
+"""Disagreements of a model that the terminal shows, the clearest first; parity.json has them all."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,7 @@ class ParityGate:
         self._rows: list[EncodedRow] = encoder.encode(self.examples)
         self._trie = LabelTrie(encoder.label_ids)
         self._min_agreement = min_agreement
+        self._merged_share = 1.0
         self._adapter = self._torch_scores("adapter", len(self._rows))
         self._base = self._torch_scores("base", _FEW_ROWS)
         predicted = self._trie.greedy(self._adapter)
@@ -115,8 +117,14 @@ class ParityGate:
         was_4bit = self._recipe.model.load_in_4bit
         scores = self._torch_scores("merged", len(self._rows) if was_4bit else _FEW_ROWS)
         found = self._compare(scores, _NEAR_TIE)
-        turned = f"{found.clear} of {found.rows} rows differ by a clear margin" if found.clear and not was_4bit else ""
-        self._add("merged", None, found, None, None, [self._wrong_model(scores), turned])
+        moved = float(np.abs(scores - self._adapter[: len(scores)]).mean())
+        too_far = (
+            f"its log-probabilities are {moved:.3f} nats from the adapter's on average; rounding explains {_ROUNDING}"
+            if moved > _ROUNDING and not was_4bit
+            else ""
+        )
+        self._merged_share = found.share
+        self._add("merged", None, found, None, None, [self._wrong_model(scores), too_far])
 
     def check_gguf(self, file_type: GgufType, file: Path) -> None:
         """Compare a GGUF's answers in llama.cpp with the adapter's, and the tokens of a plain chat call with ours."""
@@ -126,7 +134,7 @@ class ParityGate:
             scores = score(scorer, [row.prompt for row in self._rows])
             different, tokens_reason = compare_chat_tokens(scorer.model, self._encoder, self.examples, self._rows)
         found = self._compare(scores, _NEAR_TIE if is_wide else _NEAR_TIE_NARROW)
-        reasons = [tokens_reason, self._wrong_model(scores), _too_few(found, wanted)]
+        reasons = [tokens_reason, self._wrong_model(scores), _too_few(found, wanted, self._after_merging())]
         self._add(f"gguf-{file_type}", str(file.relative_to(self._run.path)), found, wanted, different, reasons)
 
     def record(self, data: str) -> dict[str, Any]:
@@ -160,13 +168,18 @@ class ParityGate:
             lines += [f"  refused: {reason}" for reason in one.reasons]
             lines += [
                 f"  row {row.id}: adapter {row.reference}, here {row.model} ({row.kind}: {row.margin:.3f} nats)"
-                for row in found.disagreements[:_SHOWN]
+                for row in sorted(found.disagreements, key=lambda row: -row.margin)[:_SHOWN]
             ]
         return "\n".join(lines)
 
     def _torch_scores(self, model: str, rows: int) -> np.ndarray:
         with open_scorer(model, self._run, self._recipe, self._trie) as scorer:
             return score(scorer, [row.prompt for row in self._rows[:rows]])
+
+    def _after_merging(self) -> str:
+        if not self._recipe.model.load_in_4bit:
+            return ""
+        return f" (the adapter was trained on 4-bit weights; merging it alone keeps {self._merged_share:.1%})"
 
     def _compare(self, scores: np.ndarray, near_tie: float) -> Agreement:
         rows = len(scores)
@@ -186,7 +199,8 @@ class ParityGate:
     def _wrong_model(self, scores: np.ndarray) -> str:
         """A sign that the file holds another model than the adapter on its base; empty where there is none."""
         labels = self._trie.label_log_probs(scores)
-        if not np.ptp(labels, axis=1).any() or (len(labels) > 1 and not np.ptp(labels, axis=0).any()):
+        rows_differ = len({row.prompt for row in self._rows[: len(scores)]}) > 1
+        if not np.ptp(labels, axis=1).any() or (rows_differ and not np.ptp(labels, axis=0).any()):
             return "its label scores are the same whatever it reads, so it does not answer at all"
         few = min(len(scores), len(self._base))
         here, base, adapter = (label_probabilities(self._trie, s[:few]) for s in (scores, self._base, self._adapter))
@@ -210,7 +224,7 @@ def choose_rows(examples: Sequence[Example], verify: Verify, seed: int) -> list[
     return [examples[row] for row in sorted(np.argsort(place, kind="stable")[:verify].tolist())]
 
 
-def _too_few(found: Agreement, wanted: float) -> str:
+def _too_few(found: Agreement, wanted: float, after_merging: str) -> str:
     if found.share >= wanted:
         return ""
     why = (
@@ -218,7 +232,7 @@ def _too_few(found: Agreement, wanted: float) -> str:
         if found.clear
         else "all that differ are near ties: the file type is too coarse for rows of which the adapter is unsure"
     )
-    return f"{found.equal} of {found.rows} predictions are equal, less than {wanted:.1%}; {why}"
+    return f"{found.equal} of {found.rows} predictions are equal, less than {wanted:.1%}; {why}{after_merging}"
 
 
 def _accuracy(share: float, interval: tuple[float, float]) -> str:

@@ -36,7 +36,7 @@ def find_quantiser() -> list[str]:
     raise ExportError(
         "q4_k_m, q5_k_m and q6_k are made by llama.cpp's quantiser, and there is none here.",
         hint="Put llama-quantize on the PATH (a release of llama.cpp has it), or build it in five minutes: "
-        f"pip install llama-cpp-python. Without it: {ours}.",
+        f"pip install llama-cpp-python (the extra kquants). Without it: {ours}.",
     )
 
 
@@ -56,7 +56,9 @@ def quantise(source: Path, destination: Path, file_type: GgufType) -> None:
         arguments = [*command, str(source), str(partial), file_type.upper(), str(cpu_count())]
         lines = []
         with (
-            subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process,
+            subprocess.Popen(
+                arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+            ) as process,
             tqdm(desc=destination.name, unit="tensor") as bar,
         ):
             for line in process.stdout or []:
