@@ -75,7 +75,7 @@ def test_accumulated_micro_batches_equal_one_batch(
     whole = run_training(make_encoder_recipe(*common, "training.micro_batch_size=8"), tmp_path / "whole")
     common += ["training.micro_batch_size=2", f"training.gradient_checkpointing={checkpointing}"]
     parts = run_training(make_encoder_recipe(*common), tmp_path / "parts")
-    assert_close(whole, parts, 1e-5)
+    assert_close(whole, parts, 1e-4)  # Adam turns rounding in a gradient near zero into a step
     for key in ("loss", "tokens", "grad_norm"):
         assert [row[key] for row in log(tmp_path / "parts")] == pytest.approx(
             [row[key] for row in log(tmp_path / "whole")], rel=1e-4
