@@ -80,8 +80,13 @@ def test_other_rows_and_a_limit_get_a_folder_of_their_own(call: Call, run: RunFo
 
 
 def test_an_overridden_recipe_does_not_replace_the_runs_own_figures(call: Call, run: RunFolder) -> None:
-    assert call("eval_generate", run.path, "--set", "task.system=Autre.", "--limit", "3")[0] == 0
-    assert read(run, "adapter@nli-fr-dev-limit3")[0]["overrides"] == ["task.system", "data.eval.limit"]
+    for system in ("Autre.", "Juge."):
+        changes = ("--set", f"task.system={system}", "--set", "data.eval.limit=3")
+        assert call("eval_generate", run.path, *changes)[0] == 0
+    folders = sorted(run.eval.glob("adapter@nli-fr-dev-set*-limit3"))
+    overrides = [read(run, folder.name)[0]["overrides"] for folder in folders]
+    assert {one["task.system"] for one in overrides} == {"Autre.", "Juge."}
+    assert [one["data.eval.limit"] for one in overrides] == [3, 3]
 
 
 def test_rows_that_were_trained_on_are_not_scored_as_if_they_were_new(call: Call, run: RunFolder) -> None:
@@ -94,7 +99,7 @@ def test_free_mode_counts_what_is_no_label_and_has_no_probabilities(call: Call, 
     chosen = run.gguf("f16") if model == "gguf" else model
     code, out, err = call("eval_generate", run.path, "--model", chosen, "--mode", "free")
     assert code == 0, err
-    metrics, rows = read(run, "gguf-f16-free" if model == "gguf" else "adapter-free")
+    metrics, rows = read(run, f"{'gguf-f16' if model == 'gguf' else model}@nli-fr-dev-free")
     assert metrics["mode"] == "free" and metrics["nll"] is metrics["ece"] is None
     wrong = [row for row in rows if row["prediction"] is None]
     assert metrics["invalid"] == len(wrong) == sum(metrics["invalid_by_label"].values())
@@ -108,7 +113,7 @@ def test_free_mode_counts_what_is_no_label_and_has_no_probabilities(call: Call, 
 
 def test_free_mode_says_on_a_gguf_what_it_says_in_torch(call: Call, run: RunFolder) -> None:
     assert call("eval_generate", run.path, "--model", "merged", "--mode", "free")[0] == 0
-    torch, gguf = read(run, "merged-free")[1], read(run, "gguf-f16-free")[1]
+    torch, gguf = (read(run, f"{model}@nli-fr-dev-free")[1] for model in ("merged", "gguf-f16"))
     # 16-bit weights round a little differently; at a near tie of the random model answers may part.
     assert sum(a["answer"] == b["answer"] for a, b in zip(torch, gguf, strict=True)) >= 22
 
@@ -117,10 +122,11 @@ def test_shots_stand_before_the_question_and_get_a_folder(call: Call, run: RunFo
     length = ("--set", "model.max_seq_length=512")
     code, _, err = call("eval_generate", run.path, "--model", "base", "--shots", "3", *length)
     assert code == 0, err
-    metrics, rows = read(run, "base@nli-fr-dev-shots3")
+    (shots,) = run.eval.glob("base@nli-fr-dev-shots3-set*")
+    metrics, rows = read(run, shots.name)
     assert metrics["shots"] == 3 and metrics["invalid"] == 0 and len(rows) == 24
     assert call("eval_generate", run.path, "--model", "base", *length)[0] == 0
-    without, _ = read(run, "base@nli-fr-dev")
+    without, _ = read(run, shots.name.replace("-shots3", ""))
     assert without["shots"] == 0 and without["nll"] != metrics["nll"]
 
 

@@ -194,7 +194,9 @@ def test_rows_too_long_beside_their_shots_are_refused_with_how_many_fit(make_rec
         PromptEncoder(fresh, task, needed // 2, SHOTS).encode([long])
 
 
-def test_an_answers_text_has_no_special_tokens(make_recipe: MakeRecipe, fresh: Any) -> None:
+def test_a_special_token_within_an_answer_is_part_of_its_text(make_recipe: MakeRecipe, fresh: Any) -> None:
     encoder = PromptEncoder(fresh, make_recipe().task, 256)
-    said = [*encode_plain(fresh, "neutral"), encoder.end_of_turn]
-    assert encoder.decode_answer(said) == "neutral" and encoder.ends[0] == encoder.end_of_turn
+    said = encode_plain(fresh, "neutral")
+    assert encoder.decode_answer(said) == "neutral"
+    assert encoder.decode_answer([encoder.end_of_turn, *said]) == f"{encoder.decode([encoder.end_of_turn])}neutral"
+    assert encoder.ends[0] == encoder.end_of_turn

@@ -5,6 +5,7 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from functools import reduce
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -252,6 +253,11 @@ def differences(one: Recipe, other: Recipe) -> list[str]:
     known = {key for key, _, _ in fields()}
     ours, theirs = flat(one.model_dump()), flat(other.model_dump())
     return [key for key in ours if ours[key] != theirs[key]]
+
+
+def key_value(recipe: Recipe, key: str) -> Any:
+    """What stands under a dotted key, as plain values that JSON and YAML can write."""
+    return reduce(lambda value, name: value[name], key.split("."), recipe.model_dump(mode="json"))
 
 
 def json_schema() -> str:

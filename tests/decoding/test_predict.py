@@ -264,6 +264,13 @@ def test_a_temperature_of_two_halves_the_log_odds_and_keeps_the_prediction(
     with pytest.raises(RunError, match="holds none"):
         predictor(run, calibrated=True)
     write_json(run.eval / "adapter" / "metrics.json", {"calibration": {"temperature": 2.0}})
+    prompt = load_recipe(run.recipe, ["task.system=Autre."])
+    with pytest.raises(RunError, match=r"fitted with the run's own recipe, and task\.system is changed"):
+        Predictor(run, prompt, calibrated=True)
+    foreign = tmp_path / "copied-q8_0.gguf"
+    foreign.write_bytes(b"GGUF")
+    with pytest.raises(RunError, match="is none"):
+        predictor(run, model=str(foreign), calibrated=True)
     plain, calibrated = (predictor(run, calibrated=c).pair("Il pleut.", "Il neige.") for c in (False, True))
     assert calibrated.prediction == plain.prediction
     odds, halved = (np.diff(np.log(answer.probabilities)) for answer in (plain, calibrated))

@@ -66,13 +66,13 @@ def make_predictions(n: int, seed: int = 0) -> tuple[list[Example], Predictions]
 def write_evaluation(run: RunFolder, name: str, n: int = 90, seed: int = 0, **fields: Any) -> dict[str, Any]:
     """eval/<name>/ as evaluate() leaves it; `fields` replace those of metrics.json, which is returned."""
     examples, predictions = make_predictions(n, seed)
-    metrics = {
+    metrics: dict[str, Any] = {
         "n": n,
         "labels": list(LABELS),
         "mode": "constrained",
         "model": name.partition("@")[0],
         "data": {"source": "embedded:nli-fr:dev", "fingerprint": "f"},
-        "overrides": [],
+        "overrides": {"data.eval.path": "x"} if "@" in name else {},
         **compute_metrics(examples, predictions),
         "baselines": {"random": 1 / 3, "majority": 0.31, "hypothesis_only": 0.4821},
         "speed": {"seconds": 1.0, "examples_per_second": 90.0},

@@ -80,13 +80,13 @@ def test_the_base_models_zero_shot_stands_beside_where_it_saw_the_same_rows(tmp_
     others = {
         "base-free": {**base, "mode": "free"},
         "base-shots4": {**base, "shots": 4},
-        "base@rows": {**base, "overrides": ["task.system", "data.eval.path"]},
+        "base@rows": {**base, "overrides": {"task.system": "x", "data.eval.path": "y"}},
         "adapter": {**base, "model": "adapter"},
     }
     for name, metrics in others.items():
         write_json(run.eval / name / "metrics.json", metrics)
     assert base_zero_shot(run, "f") == {}
-    write_json(run.eval / "base@x-limit3" / "metrics.json", {**base, "overrides": ["data.eval.limit"], "shots": 0})
+    write_json(run.eval / "base@x-limit3" / "metrics.json", {**base, "overrides": {"data.eval.limit": 3}, "shots": 0})
     assert base_zero_shot(run, "f") == {"base_zero_shot": 0.4}
     assert base_zero_shot(run, "g") == {}
 

@@ -10,6 +10,7 @@ import pytest
 from toolkit.data.checks import load_splits
 from toolkit.decoding.predict import stored_temperature
 from toolkit.recipe import Recipe
+from toolkit.recipe_file import load_recipe
 from toolkit.run_folder import RunFolder
 
 Call = Callable[..., tuple[int, str, str]]
@@ -43,11 +44,14 @@ def test_a_temperature_is_fitted_on_them_and_measured_on_the_evaluation_rows(cal
         assert "fitted on 12 rows held back from training" in out
     metrics = metrics_of(run, "adapter")
     found = metrics["calibration"]
-    assert found["rows"] == 12 and found["temperature"] == stored_temperature(run, "adapter") != 1.0
+    assert (
+        found["rows"] == 12
+        and found["temperature"] == stored_temperature(run, load_recipe(run.recipe), "adapter") != 1.0
+    )
     assert found["before"] == {key: metrics[key] for key in ("nll", "ece", "brier")}
     assert found["after"] != found["before"]
     assert (run.eval / "adapter" / "reliability.png").read_bytes().startswith(b"\x89PNG")
-    assert stored_temperature(run, "base") != found["temperature"]
+    assert stored_temperature(run, load_recipe(run.recipe), "base") != found["temperature"]
     assert metrics["baselines"]["base_zero_shot"] == metrics_of(run, "base")["accuracy"]
     assert "base_zero_shot" not in metrics_of(run, "base")["baselines"]
     assert metrics["premise_groups"] == 8 and metrics["warnings"] == []
@@ -55,10 +59,12 @@ def test_a_temperature_is_fitted_on_them_and_measured_on_the_evaluation_rows(cal
 
 @pytest.mark.parametrize("override", ["seed=1", "data.calibration_share=0.5", "data.train.limit=45"])
 def test_rows_that_were_not_held_back_by_the_run_calibrate_nothing(call: Call, run: RunFolder, override: str) -> None:
+    before = {path.name for path in run.eval.glob("*")}
     code, out, err = call("eval_generate", run.path, "--set", override)
     assert code == 0, err
     assert "WARNING: No temperature was fitted" in out
-    metrics = metrics_of(run, "adapter@nli-fr-dev")
+    folder = next(path for path in run.eval.glob("adapter@nli-fr-dev-set*") if path.name not in before)
+    metrics = metrics_of(run, folder.name)
     assert metrics["calibration"] is None and "may have been trained on" in metrics["warnings"][0]
 
 

@@ -83,9 +83,11 @@ def test_the_model_index_holds_the_adapter_as_shipped_and_nothing_else(tmp_path:
     run = encoder_run(tmp_path / "run")
     write_evaluation(run, "adapter")
     other = {"source": "embedded:nli-fr:test_lexical", "fingerprint": "g"}
-    lexical = write_evaluation(run, "adapter@nli-fr-test_lexical", 30, 4, data=other, overrides=["data.eval.split"])
+    lexical = write_evaluation(
+        run, "adapter@nli-fr-test_lexical", 30, 4, data=other, overrides={"data.eval.split": "test_lexical"}
+    )
     for name in ("base", "adapter-free", "adapter@nli-fr-dev-limit6", "adapter@nli-fr-dev"):
-        fields = {"mode": "free"} if "free" in name else {"overrides": ["task.system"]}
+        fields = {"mode": "free"} if "free" in name else {"overrides": {"task.system": "x"}}
         write_evaluation(run, name, seed=9, **fields)
     results = card_of(run).data.eval_results
     assert [result.dataset_name for result in results] == ["embedded:nli-fr:dev"] * 4 + [other["source"]] * 4

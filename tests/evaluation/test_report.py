@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
@@ -12,6 +13,7 @@ from tests.evaluation.run_files import HOSTILE, LABELS, make_run, write_evaluati
 from toolkit.errors import RunError
 from toolkit.evaluation import report
 from toolkit.evaluation.report import write_report
+from toolkit.evaluation.report_data import gather
 from toolkit.run_folder import RunFolder, write_json
 
 PARITY = {
@@ -162,6 +164,25 @@ def test_free_decoding_has_dashes_for_what_it_lacks_and_its_invalid_answers(run:
     assert "[0.500, 0.600]" in text and "--mode free" in text
 
 
+def test_how_to_reproduce_names_what_was_changed_with_its_value(run: RunFolder) -> None:
+    write_evaluation(run, "adapter@a", overrides={"task.system": "Autre chose.", "data.eval.limit": 6})
+    lexical = {"source": "embedded:nli-fr:test_lexical", "fingerprint": "g"}
+    write_evaluation(run, "adapter@b", overrides={"data.eval.split": "test_lexical"}, data=lexical)
+    hub = {"source": "facebook/xnli:fr:test", "fingerprint": "h"}
+    write_evaluation(run, "adapter@c", overrides={"data.eval.split": "test"}, data=hub)
+    commands = [shlex.split(command)[3:] for command in gather(run).commands]
+    assert ["--limit", "6", "--set", "task.system=Autre chose."] in commands
+    assert ["--data", "embedded:nli-fr:test_lexical"] in commands and ["--set", "data.eval.split=test"] in commands
+
+
+def test_a_free_evaluation_alone_is_the_adapters_and_says_how_it_was_decoded(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "free")
+    write_evaluation(run, "adapter@dev-free", mode="free", model="adapter", overrides={}, invalid=9)
+    report = gather(run)
+    assert not any("not measured" in warning for warning in report.warnings)
+    assert report.answer is not None and "answers unconstrained, 10.0 % of them no label" in report.answer[1]
+
+
 def test_parity_calibration_and_warnings_are_shown_where_they_are(run: RunFolder) -> None:
     before, after = {"nll": 0.6, "ece": 0.05, "brier": 0.3}, {"nll": 0.5, "ece": 0.01, "brier": 0.28}
     calibration = {"temperature": 1.73, "rows": 300, "before": before, "after": after}
@@ -181,7 +202,7 @@ def test_parity_calibration_and_warnings_are_shown_where_they_are(run: RunFolder
 
 def test_decisions_versions_and_commands_come_from_the_record(run: RunFolder) -> None:
     write_evaluation(run, "gguf-q8_0")
-    write_evaluation(run, "adapter@nli-fr-test-limit6", overrides=["data.eval.split", "data.eval.limit"])
+    write_evaluation(run, "adapter@nli-fr-test-limit6", overrides={"data.eval.split": "dev", "data.eval.limit": 6})
     text = page_of(run).text
     for words in ("a ratio of 1.1 is below 1.3", "2.13.0", "not installed", "Seed 42"):
         assert words in text

@@ -22,6 +22,7 @@ from toolkit.errors import DataError, RunError
 from toolkit.pairs import EncodedPair, row_encoder
 from toolkit.prompts import EncodedRow, load_tokenizer
 from toolkit.recipe import Recipe
+from toolkit.recipe_file import differences, load_recipe
 from toolkit.run_folder import RunFolder, atomic_path
 
 _SHOWN_ROWS = 3
@@ -42,7 +43,7 @@ class Predictor:
 
     def __init__(self, run: RunFolder, recipe: Recipe, *, model: str = "adapter", calibrated: bool = False) -> None:
         self.run, self.recipe, self.model = run, recipe, model
-        self.temperature = stored_temperature(run, model) if calibrated else 1.0
+        self.temperature = stored_temperature(run, recipe, model) if calibrated else 1.0
         if not model.endswith(".gguf"):
             import toolkit.model.backend  # noqa: F401 - Unsloth comes before transformers, which the tokenizer imports
         self.encoder = row_encoder(load_tokenizer(run.adapter), recipe)
@@ -172,13 +173,25 @@ class Predictor:
         return map(Answer, predicted, probabilities)
 
 
-def stored_temperature(run: RunFolder, model: str) -> float:
+def stored_temperature(run: RunFolder, recipe: Recipe, model: str) -> float:
     """The temperature that the evaluation of `model` on the recipe's own rows found (Guo et al. 2017).
 
     Raises:
-        RunError: there is no such evaluation, or it found none.
+        RunError: there is no such evaluation, it found none, or it was of another prompt or file.
     """
-    path = run.eval / run.model_label(model) / "metrics.json"
+    changed = [key for key in differences(load_recipe(run.recipe), recipe) if key.startswith(("task.", "model."))]
+    if changed:
+        raise RunError(
+            f"--calibrated uses a temperature that was fitted with the run's own recipe, and {changed[0]} is changed.",
+            hint="Leave out --calibrated, or the --set.",
+        )
+    label = run.model_label(model)
+    if model.endswith(".gguf") and Path(model).resolve() != run.gguf(label.removeprefix("gguf-")).resolve():
+        raise RunError(
+            f"--calibrated uses a temperature that was fitted for one of the run's own GGUFs, and {model} is none.",
+            hint="Leave out --calibrated.",
+        )
+    path = run.eval / label / "metrics.json"
     metrics = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     temperature = (metrics.get("calibration") or {}).get("temperature")
     if temperature is None:

@@ -65,7 +65,7 @@ def base_zero_shot(run: RunFolder, data_fingerprint: str) -> dict[str, float]:
     for path in sorted(run.eval.glob("base*/metrics.json")):
         found = json.loads(path.read_text(encoding="utf-8"))
         is_same = found.get("model") == "base" and found["data"]["fingerprint"] == data_fingerprint
-        changed = [key for key in found.get("overrides", []) if not key.startswith(("data.eval.", "evaluation."))]
+        changed = [key for key in found.get("overrides", {}) if not key.startswith(("data.eval.", "evaluation."))]
         if is_same and found.get("mode") == "constrained" and not found.get("shots") and not changed:
             return {"base_zero_shot": found["accuracy"]}
     return {}

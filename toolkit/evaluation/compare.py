@@ -130,6 +130,7 @@ def _summary(one: Evaluation) -> dict[str, Any]:
         "folder": str(one.folder.resolve()),
         "model": one.metrics.get("model"),
         "mode": one.metrics.get("mode"),
+        "shots": one.metrics.get("shots", 0),
         "accuracy": correct / len(one.rows),
         "accuracy_ci95": list(wilson_interval(correct, len(one.rows))),
     }

@@ -1,5 +1,7 @@
 """One evaluation: a run's model on labelled rows, and the files that say how well it did."""
 
+import hashlib
+import json
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +20,7 @@ from toolkit.evaluation.terminal import terminal_report
 from toolkit.pairs import row_encoder
 from toolkit.prompts import load_tokenizer
 from toolkit.recipe import Recipe, Source
-from toolkit.recipe_file import differences, load_recipe, resolve_data_path
+from toolkit.recipe_file import differences, key_value, load_recipe, resolve_data_path
 from toolkit.run_folder import RunFolder
 from toolkit.task import Example
 
@@ -79,8 +81,9 @@ def evaluate(
     predictions = decoded.predictions
     calibration, untold = _calibrate(held_back, decoded.held_back, examples, predictions)
     baselines = _baselines(splits, recipe, run, name)
+    overrides = {key: key_value(recipe, key) for key in differences(saved, recipe)}
     metrics = {
-        **_what_was_measured(recipe, saved, examples, mode, shots),
+        **_what_was_measured(recipe, overrides, examples, mode, shots),
         "model": name,
         **compute_metrics(examples, predictions, seed=recipe.seed),
         **invalid_figures(examples, predictions),
@@ -90,14 +93,14 @@ def evaluate(
         "shortened_rows": decoded.shortened,
         "speed": {"seconds": round(decoded.seconds, 3), "examples_per_second": len(examples) / decoded.seconds},
     }
-    folder = run.eval / _folder_name(name, recipe, saved, mode, shots, limit)
+    folder = run.eval / _folder_name(name, recipe.data.eval, overrides, mode, shots)
     write_evaluation(folder, examples, predictions, metrics)
     print(terminal_report(examples, predictions, metrics))
     return folder
 
 
 def _what_was_measured(
-    recipe: Recipe, saved: Recipe, examples: list[Example], mode: Mode, shots: int
+    recipe: Recipe, overrides: dict[str, Any], examples: list[Example], mode: Mode, shots: int
 ) -> dict[str, Any]:
     return {
         "n": len(examples),
@@ -105,7 +108,7 @@ def _what_was_measured(
         "mode": mode,
         "shots": shots,
         "data": {"source": describe(recipe.data.eval), "fingerprint": fingerprint(examples)},
-        "overrides": differences(saved, recipe),
+        "overrides": overrides,
     }
 
 
@@ -149,9 +152,13 @@ def _calibrate(
     ]
 
 
-def _folder_name(name: str, recipe: Recipe, saved: Recipe, mode: Mode, shots: int, limit: int | None) -> str:
-    """`name` alone is kept for the run's own recipe; what was overridden stands in metrics.json."""
-    changed = [key for key in differences(saved, recipe) if not key.startswith("evaluation.")]
-    parts = [f"{name}@{slug(recipe.data.eval)}" if changed else name]
-    parts += ["free"] * (mode == "free") + [f"shots{shots}"] * (shots > 0) + [f"limit{limit}"] * (limit is not None)
-    return "-".join(parts)
+def _folder_name(name: str, source: Source, overrides: dict[str, Any], mode: Mode, shots: int) -> str:
+    """`name` alone is the run's own recipe, rows and prompt; two different evaluations never share a folder."""
+    changed = {key: value for key, value in overrides.items() if not key.startswith("evaluation.")}
+    if not changed and mode == "constrained" and not shots:
+        return name
+    limit = source.limit if "data.eval.limit" in changed else None
+    others = {key: value for key, value in changed.items() if not key.startswith("data.eval.")}
+    digest = hashlib.sha256(json.dumps(others, sort_keys=True).encode()).hexdigest()[:6]
+    parts = [f"{name}@{slug(source)}"] + ["free"] * (mode == "free") + [f"shots{shots}"] * (shots > 0)
+    return "-".join(parts + [f"set{digest}"] * bool(others) + [f"limit{limit}"] * (limit is not None))

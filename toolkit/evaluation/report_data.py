@@ -1,11 +1,13 @@
 """The sentences and tables of a report, gathered from a run's files; how they look is the template's."""
 
+import json
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from toolkit.data.sources import EMBEDDED
 from toolkit.evaluation.formats import count, interval, percent
 from toolkit.evaluation.prediction_summary import PredictionSummary, summarise_predictions
 from toolkit.evaluation.report_facts import Fact, decisions, figures
@@ -123,7 +125,10 @@ def answer_rest(evaluation: Evaluation) -> str:
         floor.append(f"hypothesis-only {percent(baselines['hypothesis_only'])}")
     if baselines.get("base_zero_shot") is not None:
         floor.append(f"base model {percent(baselines['base_zero_shot'])}")
-    return f"{interval(metrics.get('accuracy_ci95'))} on {count(metrics['n'])} rows; {', '.join(floor)}".strip()
+    rows = f"{count(metrics['n'])} rows"
+    if evaluation.mode != "constrained":
+        rows += f", answers unconstrained, {percent(metrics.get('invalid', 0) / metrics['n'])} of them no label"
+    return f"{interval(metrics.get('accuracy_ci95'))} on {rows}; {', '.join(floor)}".strip()
 
 
 def content_language(recipe: Recipe) -> str:
@@ -136,7 +141,7 @@ def _warnings(report: Report) -> Iterator[str]:
     record, data = report.record, report.record.get("data", {})
     if (status := record.get("status")) != "completed":
         yield f"Training did not end as it should: run.json says {status or 'nothing'}."
-    if report.main and report.main.name != "adapter":
+    if report.main and report.main.metrics["model"] != "adapter":
         yield f"The adapter was not measured on the run's own rows; what is shown first is {report.main.name}."
     if pairs := data.get("overlap", {}).get("pairs"):
         yield f"{pairs:,} pairs stand in the training rows and in the evaluation rows: part of the score is memory."
@@ -167,12 +172,13 @@ def _commands(report: Report) -> Iterator[str]:
 
 
 def _evaluation_command(one: Evaluation, run: RunFolder) -> str:
-    model, changed, flags = one.metrics["model"], one.metrics.get("overrides", []), [str(run.path)]
+    model, changed, flags = one.metrics["model"], one.overrides, [str(run.path)]
     if model.startswith("gguf-"):
         model = str(run.gguf(model.removeprefix("gguf-")))
     if model != "adapter":
         flags += ["--model", model]
-    if {"data.eval.path", "data.eval.split"} & set(changed):
+    is_named = "data.eval.path" in changed or (one.source.startswith(f"{EMBEDDED}:") and "data.eval.split" in changed)
+    if is_named:
         flags += ["--data", one.source]
     if one.mode != "constrained":
         flags += ["--mode", one.mode]
@@ -180,6 +186,8 @@ def _evaluation_command(one: Evaluation, run: RunFolder) -> str:
         flags += ["--shots", str(one.shots)]
     if one.limit:
         flags += ["--limit", str(one.limit)]
-    others = [key for key in changed if not key.startswith("data.eval.")]
-    remark = f"  # and with --set for {', '.join(others)}" if others else ""
-    return f"python scripts/eval_generate.py {shlex.join(flags)}{remark}"
+    said = ("data.eval.path", "data.eval.name", "data.eval.split") if is_named else ()
+    others = {key: value for key, value in changed.items() if key not in (*said, "data.eval.limit")}
+    for key, value in others.items():
+        flags += ["--set", f"{key}={value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}"]
+    return f"python scripts/eval_generate.py {shlex.join(flags)}"

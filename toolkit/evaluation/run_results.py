@@ -1,7 +1,6 @@
 """What stands in a run's folder about its results, read back: every evaluation, the loss of each step, the parity."""
 
 import json
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ class Evaluation:
     """One folder below eval/; `metrics` is its metrics.json.
 
     Args:
-        name: of the folder: <model>[@<data>][-free][-shotsK][-limitN].
+        name: of the folder: <model>, or <model>@<data>[-free][-shotsK][-set<digest>][-limitN].
     """
 
     name: str
@@ -27,22 +26,24 @@ class Evaluation:
 
     @property
     def is_own(self) -> bool:
-        """Whether it has the run's own rows and recipe."""
-        return "@" not in self.name and self.limit is None
+        """Whether it has the run's own rows and recipe, however it was decoded."""
+        return all(key.startswith("evaluation.") for key in self.overrides)
 
     @property
     def is_plain(self) -> bool:
         """Whether it is the model as shipped: decoded under constraint, without shots, nothing but the rows changed."""
-        changed = [
-            key for key in self.metrics.get("overrides", []) if not key.startswith(("data.eval.", "evaluation."))
-        ]
+        changed = [key for key in self.overrides if not key.startswith(("data.eval.", "evaluation."))]
         return self.mode == "constrained" and not self.shots and self.limit is None and not changed
 
     @property
     def limit(self) -> int | None:
         """N where the first N rows alone were scored."""
-        found = re.search(r"-limit(\d+)$", self.name)
-        return int(found.group(1)) if found else None
+        return self.overrides.get("data.eval.limit")
+
+    @property
+    def overrides(self) -> dict[str, Any]:
+        """The recipe's keys that were changed for it, with their values."""
+        return dict(self.metrics.get("overrides") or {})
 
     @property
     def source(self) -> str:
