@@ -197,6 +197,6 @@ def test_rows_too_long_beside_their_shots_are_refused_with_how_many_fit(make_rec
 def test_a_special_token_within_an_answer_is_part_of_its_text(make_recipe: MakeRecipe, fresh: Any) -> None:
     encoder = PromptEncoder(fresh, make_recipe().task, 256)
     said = encode_plain(fresh, "neutral")
-    assert encoder.decode_answer(said) == "neutral"
-    assert encoder.decode_answer([encoder.end_of_turn, *said]) == f"{encoder.decode([encoder.end_of_turn])}neutral"
+    assert encoder.decode(said) == "neutral"
+    assert encoder.decode([encoder.end_of_turn, *said]) == f"{encoder.decode([encoder.end_of_turn])}neutral"
     assert encoder.ends[0] == encoder.end_of_turn

@@ -273,10 +273,6 @@ class PromptEncoder:
         """The text of token ids, special tokens shown."""
         return self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
-    def decode_answer(self, ids: Sequence[int]) -> str:
-        """The text of generated token ids; a special token among them is part of it, so that it spoils the answer."""
-        return self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-
     def show(self, row: EncodedRow, loss_on: str) -> tuple[str, str]:
         """A row as text: what is read only, and what is trained."""
         prompt, answer = self.decode(row.prompt), self.decode(row.answer)

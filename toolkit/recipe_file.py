@@ -5,7 +5,6 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from functools import reduce
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -240,8 +239,11 @@ def dump_recipe(recipe: Recipe) -> str:
     return yaml.dump(recipe.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
 
 
-def differences(one: Recipe, other: Recipe) -> list[str]:
-    """The dotted keys in which two recipes differ, in the order of the recipe."""
+def differences(one: Recipe, other: Recipe) -> dict[str, Any]:
+    """The dotted keys in which two recipes differ, in the order of the recipe, with what `other` has under them.
+
+    Values are plain: JSON and YAML can write them.
+    """
 
     def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         flattened = {}
@@ -251,13 +253,8 @@ def differences(one: Recipe, other: Recipe) -> list[str]:
         return flattened
 
     known = {key for key, _, _ in fields()}
-    ours, theirs = flat(one.model_dump()), flat(other.model_dump())
-    return [key for key in ours if ours[key] != theirs[key]]
-
-
-def key_value(recipe: Recipe, key: str) -> Any:
-    """What stands under a dotted key, as plain values that JSON and YAML can write."""
-    return reduce(lambda value, name: value[name], key.split("."), recipe.model_dump(mode="json"))
+    ours, theirs = flat(one.model_dump(mode="json")), flat(other.model_dump(mode="json"))
+    return {key: theirs[key] for key in ours if ours[key] != theirs[key]}
 
 
 def json_schema() -> str:

@@ -67,7 +67,8 @@ def decode_freely(
     rows = encoder.encode(examples)
     with open_generator(model, run, recipe, encoder) as generator:
         start = time.monotonic()
-        answers = [encoder.decode_answer(ids) for ids in generator.generate([row.prompt for row in rows])]
+        # A special token within an answer is part of its text, so that it spoils it.
+        answers = [encoder.decode(ids) for ids in generator.generate([row.prompt for row in rows])]
         seconds = time.monotonic() - start
     predicted = [match_verbalizer(text, recipe.task.verbalizers) for text in answers]
     predictions = Predictions(tuple(recipe.task.labels), predicted, None, answers)

@@ -20,7 +20,7 @@ from toolkit.evaluation.terminal import terminal_report
 from toolkit.pairs import row_encoder
 from toolkit.prompts import load_tokenizer
 from toolkit.recipe import Recipe, Source
-from toolkit.recipe_file import differences, key_value, load_recipe, resolve_data_path
+from toolkit.recipe_file import differences, load_recipe, resolve_data_path
 from toolkit.run_folder import RunFolder
 from toolkit.task import Example
 
@@ -74,17 +74,14 @@ def evaluate(
     shown = draw_shots(splits.train, examples, recipe.task.labels, shots, recipe.seed)
     encoder = row_encoder(load_tokenizer(run.adapter), recipe, shown)
     held_back, warnings = ([], []) if limit or mode == "free" else calibration_rows(run, splits)
-    if mode == "free":
-        decoded = decode_freely(model, run, recipe, encoder, examples)
-    else:
-        decoded = decode_constrained(model, run, recipe, encoder, examples, held_back)
+    settings = (model, run, recipe, encoder, examples)
+    decoded = decode_freely(*settings) if mode == "free" else decode_constrained(*settings, held_back)
     predictions = decoded.predictions
     calibration, untold = _calibrate(held_back, decoded.held_back, examples, predictions)
     baselines = _baselines(splits, recipe, run, name)
-    overrides = {key: key_value(recipe, key) for key in differences(saved, recipe)}
+    measured = _what_was_measured(name, recipe, saved, examples, mode, shots)
     metrics = {
-        **_what_was_measured(recipe, overrides, examples, mode, shots),
-        "model": name,
+        **measured,
         **compute_metrics(examples, predictions, seed=recipe.seed),
         **invalid_figures(examples, predictions),
         "calibration": calibration.record() if calibration else None,
@@ -93,14 +90,14 @@ def evaluate(
         "shortened_rows": decoded.shortened,
         "speed": {"seconds": round(decoded.seconds, 3), "examples_per_second": len(examples) / decoded.seconds},
     }
-    folder = run.eval / _folder_name(name, recipe.data.eval, overrides, mode, shots)
+    folder = run.eval / _folder_name(name, recipe.data.eval, measured["overrides"], mode, shots)
     write_evaluation(folder, examples, predictions, metrics)
     print(terminal_report(examples, predictions, metrics))
     return folder
 
 
 def _what_was_measured(
-    recipe: Recipe, overrides: dict[str, Any], examples: list[Example], mode: Mode, shots: int
+    name: str, recipe: Recipe, saved: Recipe, examples: list[Example], mode: Mode, shots: int
 ) -> dict[str, Any]:
     return {
         "n": len(examples),
@@ -108,7 +105,8 @@ def _what_was_measured(
         "mode": mode,
         "shots": shots,
         "data": {"source": describe(recipe.data.eval), "fingerprint": fingerprint(examples)},
-        "overrides": overrides,
+        "overrides": differences(saved, recipe),
+        "model": name,
     }
 
 
