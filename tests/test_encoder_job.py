@@ -11,6 +11,8 @@ import yaml
 
 from tests.conftest import ENCODER_RECIPE
 from tests.test_main_job import read
+from toolkit.decoding.predict import stored_temperature
+from toolkit.recipe_file import load_recipe
 from toolkit.run_folder import RunFolder
 
 Call = Callable[..., tuple[int, str, str]]
@@ -57,6 +59,43 @@ def test_an_encoders_evaluation_has_the_files_fields_and_rows_of_a_decoders(
         assert row.keys() == other_rows[0].keys()
         assert row["prediction"] == max(row["probabilities"], key=row["probabilities"].get)
         assert sum(row["probabilities"].values()) == pytest.approx(1)
+
+
+def test_an_encoder_is_compared_with_a_decoder_on_the_same_rows(
+    call: Call, run: RunFolder, trained: RunFolder, tmp_path: Path
+) -> None:
+    decoder = RunFolder(tmp_path / "decoder")
+    shutil.copytree(trained.path, decoder.path)
+    for folder in (run, decoder):
+        assert call("eval_generate", folder.path)[0] == 0
+    code, out, err = call("compare", run.eval / "adapter", decoder.eval / "adapter")
+    assert code == 0, err
+    assert "24 rows of" in out and "encoder/adapter less decoder/adapter" in out
+
+
+def test_an_encoder_predicts_what_its_evaluation_found(call: Call, run: RunFolder, tmp_path: Path) -> None:
+    assert call("eval_generate", run.path)[0] == 0
+    _, rows = read(run, "adapter")
+    source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    texts = ({"premise": row["premise"], "hypothesis": row["hypothesis"]} for row in rows)
+    source.write_text("".join(json.dumps(row) + "\n" for row in texts), encoding="utf-8")
+    code, _, err = call("predict", run.path, "--input", source, "--output", target)
+    assert code == 0, err
+    found = [json.loads(line) for line in target.read_text(encoding="utf-8").splitlines()]
+    for row, expected in zip(found, rows, strict=True):
+        assert row["prediction"] == expected["prediction"]
+        assert row["probabilities"] == pytest.approx(expected["probabilities"], abs=1e-5)
+
+
+def test_an_encoders_probabilities_are_calibrated(call: Call, recipe_file: Callable[..., Path], tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "held")
+    recipe = recipe_file(data={"calibration_share": 0.25}, training={"max_steps": 1})
+    assert call("sft", recipe, "--output-dir", run.path)[0] == 0
+    assert call("eval_generate", run.path)[0] == 0
+    temperature = read(run, "adapter")[0]["calibration"]["temperature"]
+    assert stored_temperature(run, load_recipe(run.recipe), "adapter") == temperature
+    code, out, err = call("predict", run.path, "--calibrated", "--premise", "Il pleut.", "--hypothesis", "Il neige.")
+    assert code == 0 and len(out.splitlines()) == 4, err
 
 
 def test_shortened_premises_are_counted(call: Call, run: RunFolder) -> None:

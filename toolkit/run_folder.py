@@ -1,11 +1,12 @@
 """A run's folder: the names of its files, its run.json, and writing that never shows half a file."""
 
 import glob
+import hashlib
 import json
 import math
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -68,6 +69,15 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write indented UTF-8 JSON atomically; NaN and infinity are refused, as JSON has neither."""
     write_text(path, json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False) + "\n")
+
+
+def file_fingerprint(paths: Sequence[Path]) -> str:
+    """SHA-256 of files' contents, one after the other, as hexadecimal."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
 
 
 def finite(value: float | None) -> float | None:

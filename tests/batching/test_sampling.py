@@ -3,7 +3,13 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from toolkit.batching.sampling import RowOrder, activation_bytes_per_token, choose_batch_tokens, choose_micro_batch
+from toolkit.batching.sampling import (
+    RowOrder,
+    activation_bytes_per_token,
+    choose_batch_tokens,
+    choose_micro_batch,
+    length_batches,
+)
 
 
 @given(st.lists(st.sampled_from("abcdefgh"), min_size=1, max_size=60), st.integers(0, 9), st.booleans())
@@ -48,3 +54,11 @@ def test_checkpointing_holds_far_less() -> None:
     }
     kept = activation_bytes_per_token(**shape, checkpointing=False)
     assert activation_bytes_per_token(**shape, checkpointing=True) < kept / 4
+
+
+def test_batches_hold_every_row_once_and_keep_to_their_budget() -> None:
+    lengths = [5, 30, 7, 7, 2, 90, 5]
+    batches = list(length_batches(lengths, 40))
+    assert sorted(i for batch in batches for i in batch) == list(range(7))
+    assert batches[0] == [5], "a row above the budget goes alone"
+    assert all(max(lengths[i] for i in batch) * len(batch) <= 40 for batch in batches[1:])

@@ -92,13 +92,3 @@ def test_labels_in_another_order_than_the_heads_are_refused(
         open_classifier("adapter", trained_encoder, make_encoder_recipe(), encoder),
     ):
         pass
-
-
-def test_batches_hold_every_row_once_and_keep_to_their_budget() -> None:
-    from toolkit.decoding.encoder_scorer import length_batches
-
-    lengths = [5, 30, 7, 7, 2, 90, 5]
-    batches = list(length_batches(lengths, 40))
-    assert sorted(i for batch in batches for i in batch) == list(range(7))
-    assert batches[0] == [5], "a row above the budget goes alone"
-    assert all(max(lengths[i] for i in batch) * len(batch) <= 40 for batch in batches[1:])

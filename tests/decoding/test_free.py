@@ -53,6 +53,16 @@ def test_an_answer_stops_before_the_end_of_turn_and_the_others_go_on(model: Any)
     assert 0 < len(answers[1]) < LONGEST and any(len(said) == LONGEST for said in answers)
 
 
+def test_an_answer_stops_at_the_ends_that_the_models_own_generation_config_names_too(
+    model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    end = end_that_is_said(model)
+    expected = [until(by_hand(model, prompt), [end]) for prompt in PROMPTS]
+    for named in (end, [2, end]):
+        monkeypatch.setattr(model.generation_config, "eos_token_id", named)
+        assert TorchGenerator(model, [2], longest=LONGEST).generate(PROMPTS) == expected
+
+
 def test_llama_cpp_says_what_torch_says(model: Any, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     from toolkit.decoding.llama_cpp import LlamaCpp
     from toolkit.export.gguf import write_gguf

@@ -17,7 +17,7 @@ from toolkit.decoding import classifiers, journal, predict
 from toolkit.decoding.predict import Predictor
 from toolkit.errors import DataError, RunError, ToolkitError
 from toolkit.recipe_file import load_recipe
-from toolkit.run_folder import RunFolder, write_json
+from toolkit.run_folder import RunFolder, file_fingerprint, write_json
 
 ROWS = [
     {"premise": f"Il a {i} « chats »,\net \"{i}\" chiens.", "hypothesis": f"Il a {i * i} chats.", "n": str(i)}
@@ -267,10 +267,16 @@ def test_a_temperature_of_two_halves_the_log_odds_and_keeps_the_prediction(
     prompt = load_recipe(run.recipe, ["task.system=Autre."])
     with pytest.raises(RunError, match=r"fitted with the run's own recipe, and task\.system is changed"):
         Predictor(run, prompt, calibrated=True)
-    foreign = tmp_path / "copied-q8_0.gguf"
-    foreign.write_bytes(b"GGUF")
-    with pytest.raises(RunError, match="is none"):
-        predictor(run, model=str(foreign), calibrated=True)
+    gguf = tmp_path / "small-q8_0.gguf"
+    gguf.write_bytes(b"GGUF")
+    write_json(
+        run.eval / "gguf-q8_0" / "metrics.json",
+        {"calibration": {"temperature": 3.0}, "model_sha256": file_fingerprint([gguf])},
+    )
+    assert predictor(run, model=str(gguf), calibrated=True).temperature == 3.0
+    gguf.write_bytes(b"GGUF exported again")
+    with pytest.raises(RunError, match="is not the file that was measured there"):
+        predictor(run, model=str(gguf), calibrated=True)
     plain, calibrated = (predictor(run, calibrated=c).pair("Il pleut.", "Il neige.") for c in (False, True))
     assert calibrated.prediction == plain.prediction
     odds, halved = (np.diff(np.log(answer.probabilities)) for answer in (plain, calibrated))

@@ -2,13 +2,11 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 from scipy.stats import binom
 
-from toolkit.evaluation.baselines import base_zero_shot, baseline_accuracies, data_warnings
-from toolkit.run_folder import RunFolder, write_json
+from toolkit.evaluation.baselines import baseline_accuracies, data_warnings
 from toolkit.task import Example
 
 LABELS = ("entailment", "neutral", "contradiction")
@@ -71,24 +69,6 @@ def test_a_hypothesis_only_score_warns_where_luck_reaches_it_less_than_once_in_a
     assert data_warnings({"hypothesis_only": (smallest - 1) / 2490}, rows) == []
     (warning,) = data_warnings({"hypothesis_only": smallest / 2490}, rows)
     assert "36.3% [34.4%, 38.2%] of 2,490 rows" in warning and "33.3%" in warning
-
-
-def test_the_base_models_zero_shot_stands_beside_where_it_saw_the_same_rows(tmp_path: Path) -> None:
-    run = RunFolder(tmp_path)
-    base: dict[str, Any] = {"model": "base", "mode": "constrained", "data": {"fingerprint": "f"}, "accuracy": 0.4}
-    assert base_zero_shot(run, "f") == {}
-    others = {
-        "base-free": {**base, "mode": "free"},
-        "base-shots4": {**base, "shots": 4},
-        "base@rows": {**base, "overrides": {"task.system": "x", "data.eval.path": "y"}},
-        "adapter": {**base, "model": "adapter"},
-    }
-    for name, metrics in others.items():
-        write_json(run.eval / name / "metrics.json", metrics)
-    assert base_zero_shot(run, "f") == {}
-    write_json(run.eval / "base@x-limit3" / "metrics.json", {**base, "overrides": {"data.eval.limit": 3}, "shots": 0})
-    assert base_zero_shot(run, "f") == {"base_zero_shot": 0.4}
-    assert base_zero_shot(run, "g") == {}
 
 
 def test_hypotheses_of_xnli_in_french_give_their_label_away(shared: Path) -> None:

@@ -5,7 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from scipy.special import softmax
 
 from toolkit.data.checks import load_splits
 from toolkit.decoding.predict import stored_temperature
@@ -99,3 +101,35 @@ def test_evaluations_of_one_run_are_compared(call: Call, run: RunFolder) -> None
             "accuracy"
         ]
     )
+
+
+def test_a_gguf_has_a_temperature_of_its_own_that_predict_uses(call: Call, run: RunFolder) -> None:
+    assert call("export_gguf", run.path, "--quant", "f16")[0] == 0
+    gguf = run.gguf("f16")
+    pair = ["--premise", "Il pleut.", "--hypothesis", "Il neige."]
+    code, _, err = call("predict", run.path, "--model", gguf, "--calibrated", *pair)
+    assert code == 2 and "eval_generate.py" in err
+    assert call("eval_generate", run.path, "--model", gguf)[0] == 0
+    temperature = metrics_of(run, "gguf-f16")["calibration"]["temperature"]
+    plain, calibrated = (
+        [
+            float(line.split()[1].rstrip("%"))
+            for line in call("predict", run.path, "--model", gguf, *flags, *pair)[1].splitlines()[1:]
+        ]
+        for flags in ([], ["--calibrated"])
+    )
+    assert len(plain) == 3 and temperature != 1.0
+    softened = softmax(np.log(np.array(plain)) / temperature)
+    np.testing.assert_allclose(np.array(calibrated) / sum(calibrated), softened, atol=0.02)
+
+
+def test_free_answers_are_compared_with_constrained_ones(call: Call, run: RunFolder) -> None:
+    assert call("eval_generate", run.path, "--mode", "free")[0] == 0
+    code, out, err = call("compare", run.eval / "adapter", run.eval / "adapter@nli-fr-dev-free")
+    assert code == 0, err
+    assert "small/adapter less small/adapter@nli-fr-dev-free" in out
+    folder = run.path / "compare" / "adapter--adapter@nli-fr-dev-free"
+    modes = [one["mode"] for one in json.loads((folder / "compare.json").read_text())["evaluations"]]
+    assert modes == ["constrained", "free"]
+    differing = [json.loads(line) for line in (folder / "differences.jsonl").read_text().splitlines()]
+    assert len(differing) >= metrics_of(run, "adapter@nli-fr-dev-free")["invalid"]

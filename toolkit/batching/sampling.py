@@ -84,3 +84,15 @@ def choose_micro_batch(batch_size: int, processes: int, longest: int, affordable
 def choose_batch_tokens(longest: int, affordable_tokens: int) -> int:
     """Nodes of a prefix tree that fit into memory: at least the longest row, at most what attention is cheap for."""
     return max(longest, min(affordable_tokens, LARGEST_TREE))
+
+
+def length_batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
+    """Indices of rows, the longest first, in batches of at most `batch_tokens` padded tokens, or of one row."""
+    batch: list[int] = []
+    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        if batch and lengths[batch[0]] * (len(batch) + 1) > batch_tokens:
+            yield batch
+            batch = []
+        batch.append(i)
+    if batch:
+        yield batch

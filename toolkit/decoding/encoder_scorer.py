@@ -1,12 +1,13 @@
 """Scores labels with an encoder and its trained head: rows of like length together, one forward pass each."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from tqdm.auto import tqdm
 
+from toolkit.batching.sampling import length_batches
 from toolkit.errors import RecipeError
 from toolkit.model.backend import DEVICE, DataCollatorWithPadding
 from toolkit.model.encoder import load_encoder_for_scoring
@@ -58,18 +59,6 @@ class EncoderScorer:
         with torch.autocast(DEVICE, dtype=half, enabled=half != torch.float32):
             logits = self._model(**inputs.to(DEVICE)).logits
         return logits.double().log_softmax(dim=-1).cpu().numpy()
-
-
-def length_batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
-    """Indices of rows, the longest first, in batches of at most `batch_tokens` padded tokens, or of one row."""
-    batch: list[int] = []
-    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        if batch and lengths[batch[0]] * (len(batch) + 1) > batch_tokens:
-            yield batch
-            batch = []
-        batch.append(i)
-    if batch:
-        yield batch
 
 
 def open_encoder(run: RunFolder, recipe: Recipe, encoder: PairEncoder) -> EncoderScorer:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from tqdm.auto import tqdm
 
+from toolkit.batching.sampling import length_batches
 from toolkit.prompts import PromptEncoder
 from toolkit.recipe import Recipe
 from toolkit.run_folder import RunFolder
@@ -36,14 +37,14 @@ class TorchGenerator:
 
     Args:
         model: a causal language model in evaluation mode.
-        ends: token ids that end a turn.
+        ends: token ids that end a turn, beside those that the model's own generation config names.
         longest: tokens after which an answer is cut.
         batch_tokens: tokens of a batch, padding included.
     """
 
     def __init__(self, model: Any, ends: Sequence[int], *, longest: int, batch_tokens: int = _BATCH_TOKENS) -> None:
         self._model = model
-        self._ends = list(ends)
+        self._ends = [*ends, *_own_ends(model)]
         self._longest = longest
         self._batch_tokens = batch_tokens
 
@@ -51,22 +52,11 @@ class TorchGenerator:
         """Greedy answers, in the order of the rows."""
         answers: list[list[int]] = [[]] * len(prompts)
         with tqdm(total=len(prompts), desc="generating", unit="row") as bar:
-            for rows in self._batches(prompts):
+            for rows in length_batches([len(prompt) + self._longest for prompt in prompts], self._batch_tokens):
                 for row, ids in zip(rows, self._answer([prompts[row] for row in rows]), strict=True):
                     answers[row] = until(ids, self._ends)
                 bar.update(len(rows))
         return answers
-
-    def _batches(self, prompts: Sequence[Sequence[int]]) -> Iterator[list[int]]:
-        """Row numbers, longest rows first, so that a lack of memory shows at once."""
-        batch: list[int] = []
-        for row in sorted(range(len(prompts)), key=lambda row: -len(prompts[row])):
-            if batch and (len(batch) + 1) * (len(prompts[batch[0]]) + self._longest) > self._batch_tokens:
-                yield batch
-                batch = []
-            batch.append(row)
-        if batch:
-            yield batch
 
     @torch.inference_mode()
     def _answer(self, prompts: Sequence[Sequence[int]]) -> list[list[int]]:
@@ -131,7 +121,16 @@ def open_generator(model: str, run: RunFolder, recipe: Recipe, encoder: PromptEn
         return
     from toolkit.decoding.engines import load_torch_model
 
-    yield TorchGenerator(load_torch_model(model, run, recipe), encoder.ends, longest=longest)
+    budget = recipe.evaluation.batch_tokens
+    budget = _BATCH_TOKENS if budget == "auto" else budget
+    opened = load_torch_model(model, run, recipe)
+    yield TorchGenerator(opened, encoder.ends, longest=longest, batch_tokens=budget)
+
+
+def _own_ends(model: Any) -> list[int]:
+    """The ids in the model's generation config; of a GGUF, llama.cpp heeds those by itself."""
+    ids = model.generation_config.eos_token_id
+    return ids if isinstance(ids, list) else [] if ids is None else [ids]
 
 
 def until(ids: Sequence[int], ends: Sequence[int]) -> list[int]:

@@ -23,7 +23,7 @@ from toolkit.pairs import EncodedPair, row_encoder
 from toolkit.prompts import EncodedRow, load_tokenizer
 from toolkit.recipe import Recipe
 from toolkit.recipe_file import differences, load_recipe
-from toolkit.run_folder import RunFolder, atomic_path
+from toolkit.run_folder import RunFolder, atomic_path, file_fingerprint
 
 _SHOWN_ROWS = 3
 
@@ -186,11 +186,6 @@ def stored_temperature(run: RunFolder, recipe: Recipe, model: str) -> float:
             hint="Leave out --calibrated, or the --set.",
         )
     label = run.model_label(model)
-    if model.endswith(".gguf") and Path(model).resolve() != run.gguf(label.removeprefix("gguf-")).resolve():
-        raise RunError(
-            f"--calibrated uses a temperature that was fitted for one of the run's own GGUFs, and {model} is none.",
-            hint="Leave out --calibrated.",
-        )
     path = run.eval / label / "metrics.json"
     metrics = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     temperature = (metrics.get("calibration") or {}).get("temperature")
@@ -200,13 +195,9 @@ def stored_temperature(run: RunFolder, recipe: Recipe, model: str) -> float:
             hint="It is fitted on rows held back from training: train with data.calibration_share, then "
             f"python scripts/eval_generate.py {run.path} --model {model}",
         )
+    if model.endswith(".gguf") and metrics.get("model_sha256") != file_fingerprint([Path(model)]):
+        raise RunError(
+            f"--calibrated uses the temperature in {path}, and {model} is not the file that was measured there.",
+            hint=f"Measure this one: python scripts/eval_generate.py {run.path} --model {model}",
+        )
     return float(temperature)
-
-
-def file_fingerprint(paths: Sequence[Path]) -> str:
-    """SHA-256 of files' contents, one after the other, as hexadecimal."""
-    digest = hashlib.sha256()
-    for path in paths:
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()

@@ -1,6 +1,5 @@
 """What one reaches without the model: the floor that an accuracy is read against, and what it says about the data."""
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
@@ -13,7 +12,6 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
 
 from toolkit.evaluation.intervals import wilson_interval
-from toolkit.run_folder import RunFolder
 from toolkit.task import Example
 
 _PREMISE, _HYPOTHESIS = 0, 1
@@ -53,22 +51,6 @@ def _words_classifier(*columns: int) -> Pipeline:
     words = TfidfVectorizer(ngram_range=(1, 2), token_pattern=r"(?u)\b\w+\b")  # noqa: S106
     features = ColumnTransformer([(str(column), words, column) for column in columns])
     return make_pipeline(features, LogisticRegression(max_iter=1000))
-
-
-def base_zero_shot(run: RunFolder, data_fingerprint: str) -> dict[str, float]:
-    """`base_zero_shot`: the accuracy of the run's base model on the same rows, where it was evaluated; else nothing.
-
-    Args:
-        run: its eval/ is looked through for evaluations of the base: constrained, no shots, the run's own prompt.
-        data_fingerprint: of the rows (`data.checks.fingerprint`).
-    """
-    for path in sorted(run.eval.glob("base*/metrics.json")):
-        found = json.loads(path.read_text(encoding="utf-8"))
-        is_same = found.get("model") == "base" and found["data"]["fingerprint"] == data_fingerprint
-        changed = [key for key in found.get("overrides", {}) if not key.startswith(("data.eval.", "evaluation."))]
-        if is_same and found.get("mode") == "constrained" and not found.get("shots") and not changed:
-            return {"base_zero_shot": found["accuracy"]}
-    return {}
 
 
 def data_warnings(baselines: Mapping[str, float], evaluation: Sequence[Example]) -> list[str]:

@@ -10,18 +10,19 @@ import numpy as np
 from toolkit.data.checks import Overlap, Splits, fingerprint, load_examples, load_splits
 from toolkit.data.few_shot import draw_shots, refuse_shots
 from toolkit.data.sources import EMBEDDED, describe, slug
-from toolkit.evaluation.baselines import base_zero_shot, baseline_accuracies, data_warnings
+from toolkit.evaluation.baselines import baseline_accuracies, data_warnings
 from toolkit.evaluation.calibration import Calibration, calibrate, calibration_rows, label_indices
 from toolkit.evaluation.decode import decode_constrained, decode_freely
 from toolkit.evaluation.evaluation_files import write_evaluation
 from toolkit.evaluation.invalid import invalid_figures
 from toolkit.evaluation.metrics import Predictions, compute_metrics
+from toolkit.evaluation.run_results import base_zero_shot, load_evaluations
 from toolkit.evaluation.terminal import terminal_report
 from toolkit.pairs import row_encoder
 from toolkit.prompts import load_tokenizer
 from toolkit.recipe import Recipe, Source
 from toolkit.recipe_file import differences, load_recipe, resolve_data_path
-from toolkit.run_folder import RunFolder
+from toolkit.run_folder import RunFolder, file_fingerprint
 from toolkit.task import Example
 
 Mode = Literal["constrained", "free"]
@@ -74,12 +75,12 @@ def evaluate(
     shown = draw_shots(splits.train, examples, recipe.task.labels, shots, recipe.seed)
     encoder = row_encoder(load_tokenizer(run.adapter), recipe, shown)
     held_back, warnings = ([], []) if limit or mode == "free" else calibration_rows(run, splits)
+    baselines = _baselines(splits, recipe, run, name)
     settings = (model, run, recipe, encoder, examples)
     decoded = decode_freely(*settings) if mode == "free" else decode_constrained(*settings, held_back)
     predictions = decoded.predictions
     calibration, untold = _calibrate(held_back, decoded.held_back, examples, predictions)
-    baselines = _baselines(splits, recipe, run, name)
-    measured = _what_was_measured(name, recipe, saved, examples, mode, shots)
+    measured = _what_was_measured(model, recipe, saved, examples, mode, shots) | {"model": name}
     metrics = {
         **measured,
         **compute_metrics(examples, predictions, seed=recipe.seed),
@@ -97,7 +98,7 @@ def evaluate(
 
 
 def _what_was_measured(
-    name: str, recipe: Recipe, saved: Recipe, examples: list[Example], mode: Mode, shots: int
+    model: str, recipe: Recipe, saved: Recipe, examples: list[Example], mode: Mode, shots: int
 ) -> dict[str, Any]:
     return {
         "n": len(examples),
@@ -106,7 +107,7 @@ def _what_was_measured(
         "shots": shots,
         "data": {"source": describe(recipe.data.eval), "fingerprint": fingerprint(examples)},
         "overrides": differences(saved, recipe),
-        "model": name,
+        "model_sha256": file_fingerprint([Path(model)]) if model.endswith(".gguf") else None,
     }
 
 
@@ -128,7 +129,7 @@ def _baselines(splits: Splits, recipe: Recipe, run: RunFolder, name: str) -> dic
     if not recipe.evaluation.baselines:
         return {}
     found = baseline_accuracies(splits.train, splits.eval, recipe.task.labels)
-    return found if name == "base" else found | base_zero_shot(run, fingerprint(splits.eval))
+    return found if name == "base" else found | base_zero_shot(load_evaluations(run), fingerprint(splits.eval))
 
 
 def _calibrate(

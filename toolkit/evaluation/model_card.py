@@ -79,7 +79,7 @@ def base_licence(report: Report) -> dict[str, str]:
 
 def _results(one: Evaluation, recipe: Recipe) -> list[EvalResult]:
     """The model-index entries of one evaluation; none unless it is the adapter's, as shipped."""
-    if one.metrics["model"] != "adapter" or not one.is_plain:
+    if one.metrics["model"] != "adapter" or not one.is_plain or one.limit is not None:
         return []
     config, split = (recipe.data.eval.name, recipe.data.eval.split) if one.is_own else (None, None)
     path = recipe.data.eval.path if one.is_own else one.source

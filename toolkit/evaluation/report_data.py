@@ -18,6 +18,7 @@ from toolkit.evaluation.run_results import (
     load_parity,
     main_evaluation,
     read_object,
+    with_base_zero_shot,
 )
 from toolkit.recipe import Recipe
 from toolkit.recipe_file import load_recipe
@@ -101,7 +102,7 @@ def gather(run: RunFolder) -> Report:
         RunError: recipe.yaml or run.json is missing, or a file is not what it should be.
     """
     record, recipe = read_object(run.run_json), load_recipe(run.recipe)
-    evaluations = load_evaluations(run)
+    evaluations = with_base_zero_shot(load_evaluations(run))
     steps, losses = load_losses(run)
     return Report(
         run=run,

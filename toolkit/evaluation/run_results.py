@@ -1,7 +1,8 @@
 """What stands in a run's folder about its results, read back: every evaluation, the loss of each step, the parity."""
 
 import json
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ class Evaluation:
     def is_plain(self) -> bool:
         """Whether it is the model as shipped: decoded under constraint, without shots, nothing but the rows changed."""
         changed = [key for key in self.overrides if not key.startswith(("data.eval.", "evaluation."))]
-        return self.mode == "constrained" and not self.shots and self.limit is None and not changed
+        return self.mode == "constrained" and not self.shots and not changed
 
     @property
     def limit(self) -> int | None:
@@ -102,6 +103,31 @@ def _order(evaluation: Evaluation) -> tuple[bool, int, str]:
 def main_evaluation(evaluations: list[Evaluation]) -> Evaluation | None:
     """The one that speaks for the run: the adapter's on the run's own rows, else the first one there is."""
     return next((one for one in evaluations if one.name == "adapter"), next(iter(evaluations), None))
+
+
+def base_zero_shot(evaluations: Iterable[Evaluation], fingerprint: str | None) -> dict[str, float]:
+    """`base_zero_shot`: the accuracy of the base model on the same rows, where it was measured; else nothing.
+
+    Args:
+        evaluations: of a run; what counts is of the base as it came: constrained, no shots, the run's own prompt.
+        fingerprint: of the rows (`data.checks.fingerprint`).
+    """
+    for one in evaluations:
+        if one.metrics["model"] == "base" and one.is_plain and fingerprint and one.fingerprint == fingerprint:
+            return {"base_zero_shot": one.metrics["accuracy"]}
+    return {}
+
+
+def with_base_zero_shot(evaluations: Sequence[Evaluation]) -> list[Evaluation]:
+    """The evaluations, beside the base model as it is measured now: it may have been after them."""
+    return [_beside_base(one, base_zero_shot(evaluations, one.fingerprint)) for one in evaluations]
+
+
+def _beside_base(one: Evaluation, base: dict[str, float]) -> Evaluation:
+    baselines = one.metrics.get("baselines")
+    if not baselines or one.metrics["model"] == "base":
+        return one
+    return replace(one, metrics=one.metrics | {"baselines": baselines | base})
 
 
 def load_losses(run: RunFolder) -> tuple[list[int], list[float]]:
