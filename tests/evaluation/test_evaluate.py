@@ -1,6 +1,8 @@
 """An evaluation as a whole: rows that training held back calibrate it, and others do not."""
 
 import json
+import shlex
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from scipy.special import softmax
 
 from toolkit.data.checks import load_splits
 from toolkit.decoding.predict import stored_temperature
+from toolkit.evaluation.report_data import gather
 from toolkit.recipe import Recipe
 from toolkit.recipe_file import load_recipe
 from toolkit.run_folder import RunFolder
@@ -133,3 +136,32 @@ def test_free_answers_are_compared_with_constrained_ones(call: Call, run: RunFol
     assert modes == ["constrained", "free"]
     differing = [json.loads(line) for line in (folder / "differences.jsonl").read_text().splitlines()]
     assert len(differing) >= metrics_of(run, "adapter@nli-fr-dev-free")["invalid"]
+
+
+def test_other_rows_may_have_other_columns_and_the_report_says_how_to_read_them_again(
+    call: Call, run: RunFolder, tmp_path: Path
+) -> None:
+    path = tmp_path / "autres.tsv"
+    rows = [(f"Le chat {i} dort.", f"Le chien {i} dort.", i % 3) for i in range(9)]
+    lines = ["-e prémisse\thypo\tclasse", *("\t".join(map(str, row)) for row in rows)]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    columns = "data.columns={premise: -e prémisse, hypothesis: hypo, label: classe}"
+    labels = "data.label_map={0: entailment, 1: neutral, 2: contradiction}"
+    code, _, err = call("eval_generate", run.path, "--data", path, "--set", columns, "--set", labels)
+    assert code == 0, err
+    (folder,) = run.eval.glob("adapter@*autres-set*")
+    first = metrics_of(run, folder.name)
+    assert first["n"] == 9 and first["baselines"]["majority"] == pytest.approx(1 / 3)
+    assert first["calibration"], "the rows held back from training are read by the run's own names"
+
+    command = next(line for line in gather(run).commands if str(path) in line)
+    copy = RunFolder(run.path.with_name("small-again"))
+    shutil.copytree(run.path, copy.path, ignore=shutil.ignore_patterns("eval"))
+    words = shlex.split(command)
+    assert words[2] == str(copy.path)
+    code, _, err = call("eval_generate", *words[2:])
+    assert code == 0, err
+    again = metrics_of(copy, folder.name)
+    assert {key: value for key, value in again.items() if key != "speed"} == {
+        key: value for key, value in first.items() if key != "speed"
+    }

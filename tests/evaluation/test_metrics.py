@@ -5,7 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from toolkit.evaluation.metrics import Predictions, compute_metrics, wilson_interval
+from toolkit.evaluation.intervals import wilson_interval
+from toolkit.evaluation.metrics import Predictions, compute_metrics
 from toolkit.task import Example
 
 LABELS = ("entailment", "neutral", "contradiction")

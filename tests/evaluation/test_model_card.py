@@ -29,6 +29,18 @@ def encoder_run(folder: Path, **changes: dict[str, Any]) -> RunFolder:
     return run
 
 
+def run_snippet(run: RunFolder, base: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Run the card's Python where it says it runs, its base model in the folder that it names; its variables."""
+    text = card_of(run).text
+    snippet = re.search(r"```python\n(.+?)```", text, re.DOTALL)
+    assert snippet is not None and str(base) not in text, "no folder of this machine"
+    monkeypatch.chdir(run.adapter)
+    Path(base.name).symlink_to(base)
+    names: dict[str, Any] = {}
+    exec(snippet.group(1), names)  # noqa: S102
+    return names
+
+
 @pytest.fixture
 def run(trained: RunFolder, tmp_path: Path) -> RunFolder:
     shutil.copytree(trained.path, tmp_path / "small")
@@ -53,18 +65,14 @@ def test_hugging_faces_loader_reads_head_and_numbers_and_writes_them_back(run: R
 
 @pytest.mark.parametrize("writes_bos", [True, False], ids=["template with BOS", "template without BOS"])
 def test_the_snippet_runs_and_its_prompt_is_that_of_the_toolkit(
-    run: RunFolder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], writes_bos: bool
+    run: RunFolder, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, writes_bos: bool
 ) -> None:
     template = run.adapter / "chat_template.jinja"
     if not writes_bos:
         template.write_text(template.read_text(encoding="utf-8").replace("{{- bos_token }}", ""), encoding="utf-8")
     assert ("bos_token" in template.read_text(encoding="utf-8")) is writes_bos
+    names = run_snippet(run, tiny_model, monkeypatch)
     card = card_of(run)
-    snippet = re.search(r"```python\n(.+?)```", card.text, re.DOTALL)
-    assert snippet is not None
-    monkeypatch.chdir(run.adapter)
-    names: dict[str, Any] = {}
-    exec(snippet.group(1), names)  # noqa: S102
     recipe = load_recipe(run.recipe)
     encoder = PromptEncoder(load_tokenizer(run.adapter), recipe.task, recipe.model.max_seq_length)
     ids, _ = encoder.prompt("Un chien dort dans le jardin.", "Un animal dort.")
@@ -127,10 +135,29 @@ def test_an_encoders_card_shows_how_to_call_an_encoder(tmp_path: Path) -> None:
     write_evaluation(run, "adapter")
     card = card_of(run)
     assert card.data.pipeline_tag == "text-classification"
-    snippet = re.search(r"```python\n(.+?)```", card.text, re.DOTALL)
-    assert snippet is not None and "AutoModelForSequenceClassification" in snippet.group(1)
-    compile(snippet.group(1), "snippet", "exec")
     assert "apply_chat_template" not in card.text and "*non\\|&lt;b>*" in card.text
+    assert "under constraint" not in card.text and "loss on the label" in card.text
+
+
+def test_an_encoders_snippet_says_what_its_evaluation_said(
+    call: Any, trained_encoder: RunFolder, tiny_encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = RunFolder(tmp_path / "encoder")
+    shutil.copytree(trained_encoder.path, run.path)
+    assert call("eval_generate", run.path)[0] == 0
+    pair = ("Un chien dort dans le jardin.", "Un animal dort.")
+    said = call("predict", run.path, "--premise", pair[0], "--hypothesis", pair[1])[1].splitlines()[0]
+    names = run_snippet(run, tiny_encoder, monkeypatch)
+    assert names["labels"][names["model"](**names["inputs"]).logits.argmax().item()] == said
+
+
+def test_commands_of_the_card_name_the_run_as_a_user_types_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for typed in (Path("outputs/my run"), tmp_path / "outputs" / "my run"):
+        shutil.rmtree(tmp_path / "outputs", ignore_errors=True)
+        run = encoder_run(typed)
+        write_evaluation(run, "adapter")
+        assert "scripts/predict.py 'outputs/my run' --premise" in card_of(run).text
 
 
 def test_evaluating_prints_where_card_and_report_are(call: Any, run: RunFolder) -> None:

@@ -3,7 +3,7 @@ import re
 import numpy as np
 import pytest
 
-from toolkit.evaluation.prediction_summary import ConfidenceBin
+from toolkit.evaluation.calibration import bin_confidences
 from toolkit.evaluation.svg import linear_axis, logarithmic_axis, loss_curve, reliability_diagram
 
 
@@ -48,10 +48,8 @@ def test_a_loss_over_decades_gets_a_logarithmic_axis() -> None:
 
 
 def test_the_bars_of_the_reliability_diagram_are_as_high_as_the_accuracies() -> None:
-    bins = [ConfidenceBin() for _ in range(15)]
-    bins[14] = ConfidenceBin(rows=10, correct=10, confidence_sum=9.8)
-    bins[7] = ConfidenceBin(rows=10, correct=5, confidence_sum=5.1)
-    svg = reliability_diagram(bins)
+    confidence, correct = [0.98] * 10 + [0.51] * 10, [True] * 10 + [True, False] * 5
+    svg = reliability_diagram(bin_confidences(np.array(confidence), np.array(correct)))
     heights = [float(h) for h in re.findall(r'class="bar"[^>]* height="([\d.]+)"', svg)]
     assert len(heights) == 2 and heights[0] == pytest.approx(heights[1] / 2, abs=0.02)
     assert "10 rows: confidence 51.0%, accuracy 50.0%" in svg

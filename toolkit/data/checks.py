@@ -172,18 +172,27 @@ class Splits:
         } | {"overlap": asdict(self.overlap)}
 
 
-def load_splits(recipe: Recipe, *, is_foreign: bool = False) -> Splits:
+def _with_names_of(trained: Recipe | None, recipe: Recipe) -> Recipe:
+    if trained is None or trained.data.train.path != recipe.data.train.path:
+        return recipe
+    names = {"columns": trained.data.columns, "label_map": trained.data.label_map}
+    return recipe.model_copy(update={"data": recipe.data.model_copy(update=names)})
+
+
+def load_splits(recipe: Recipe, *, is_foreign: bool = False, trained: Recipe | None = None) -> Splits:
     """Load all parts of the data and refuse a pair that stands in training and evaluation rows.
 
     Args:
         recipe: names the sources, and the share of the training rows to hold back.
         is_foreign: of the evaluation rows, as for `load_examples`.
+        trained: the recipe of the run, whose names of columns and labels hold for the training rows, where `recipe`
+            may name those of other evaluation rows.
 
     Raises:
         DataError: as `load_examples` and `hold_back`, or when evaluation pairs were trained on and the recipe does not
             allow it.
     """
-    rows = load_examples(recipe, recipe.data.train, is_training=True)
+    rows = load_examples(_with_names_of(trained, recipe), recipe.data.train, is_training=True)
     evaluation = load_examples(recipe, recipe.data.eval, is_foreign=is_foreign)
     overlap = find_overlap(rows, evaluation)
     if overlap.pairs and not recipe.data.allow_overlap:

@@ -16,7 +16,7 @@ def refuse_shots(model: str, shots: int) -> None:
     if shots and model != "base":
         raise RunError(
             f"--shots {shots} is for --model base, not for {model!r}, which was trained to answer without examples.",
-            hint="Add --model base, or leave --shots out.",
+            hint="Add --model base (which an encoder's run has not), or leave --shots out.",
         )
 
 

@@ -56,9 +56,27 @@ class ReliabilityBins:
     counts: np.ndarray
 
     @property
+    def filled(self) -> list["ReliabilityBin"]:
+        """The bins that have rows."""
+        width = 1 / len(self.counts)
+        columns = zip(self.counts.tolist(), self.confidence.tolist(), self.accuracy.tolist(), strict=True)
+        return [ReliabilityBin(i * width, (i + 1) * width, *bin_) for i, bin_ in enumerate(columns) if bin_[0]]
+
+    @property
     def error(self) -> float:
         """The mean distance between confidence and accuracy, weighted by the bins' rows."""
         return float((np.abs(self.accuracy - self.confidence) * self.counts).sum() / self.counts.sum())
+
+
+@dataclass(frozen=True)
+class ReliabilityBin:
+    """One bin, (lower, upper]: its rows, and the means of their confidence and of whether they are right."""
+
+    lower: float
+    upper: float
+    rows: int
+    confidence: float
+    accuracy: float
 
 
 def probability_scores(log_probabilities: np.ndarray, gold: np.ndarray) -> Scores:
@@ -81,15 +99,24 @@ def probability_scores(log_probabilities: np.ndarray, gold: np.ndarray) -> Score
 
 
 def reliability_bins(probabilities: np.ndarray, gold: np.ndarray, bins: int = _BINS) -> ReliabilityBins:
-    """Confidence and accuracy by bins (0, 1/bins], (1/bins, 2/bins], ...
+    """Confidence and accuracy by bins.
 
     Args:
         probabilities: [rows, labels]; a row's confidence is its largest.
         gold: [rows], indices of the true labels.
         bins: how many.
     """
-    confidence = probabilities.max(axis=1)
-    correct = probabilities.argmax(axis=1) == gold
+    return bin_confidences(probabilities.max(axis=1), probabilities.argmax(axis=1) == gold, bins)
+
+
+def bin_confidences(confidence: np.ndarray, correct: np.ndarray, bins: int = _BINS) -> ReliabilityBins:
+    """Rows in bins (0, 1/bins], (1/bins, 2/bins], ...
+
+    Args:
+        confidence: [rows], of the likeliest label.
+        correct: [rows], whether that is the true one.
+        bins: how many.
+    """
     bin_of = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
     counts = np.bincount(bin_of, minlength=bins)
     rows = np.maximum(counts, 1)

@@ -13,7 +13,7 @@ from scipy.stats import binomtest
 
 from toolkit.errors import RunError
 from toolkit.evaluation.intervals import percentile_interval, resample_groups, sum_by_group, wilson_interval
-from toolkit.evaluation.prediction_files import Evaluation, differing_rows, read_evaluation, refuse_other_rows
+from toolkit.evaluation.prediction_files import EvaluatedRows, differing_rows, read_evaluation, refuse_other_rows
 from toolkit.run_folder import atomic_path, write_json
 
 _FILES = ("compare.json", "differences.jsonl")
@@ -50,7 +50,7 @@ def mcnemar_exact(only_a_right: int, only_b_right: int) -> float:
     return float(binomtest(only_a_right, discordant, 0.5).pvalue) if discordant else 1.0
 
 
-def compare_pair(a: Evaluation, b: Evaluation, groups: np.ndarray, *, seed: int = 0) -> Pair:
+def compare_pair(a: EvaluatedRows, b: EvaluatedRows, groups: np.ndarray, *, seed: int = 0) -> Pair:
     """Count, test and resample two evaluations.
 
     Args:
@@ -116,14 +116,14 @@ def compare(folders: Sequence[Path], output: Path | None = None) -> tuple[dict[s
     return result, output
 
 
-def _with_distinct_names(evaluations: Sequence[Evaluation]) -> list[Evaluation]:
+def _with_distinct_names(evaluations: Sequence[EvaluatedRows]) -> list[EvaluatedRows]:
     """As they are; runs of one name in two places are told apart by their whole paths."""
     if len({one.name for one in evaluations}) == len(evaluations):
         return list(evaluations)
     return [replace(one, name=str(one.folder.resolve())) for one in evaluations]
 
 
-def _summary(one: Evaluation) -> dict[str, Any]:
+def _summary(one: EvaluatedRows) -> dict[str, Any]:
     correct = int(one.correct.sum())
     return {
         "name": one.name,
@@ -161,7 +161,7 @@ def _refuse_if_taken(output: Path) -> None:
         )
 
 
-def _write(output: Path, result: dict[str, Any], evaluations: Sequence[Evaluation], differing: np.ndarray) -> None:
+def _write(output: Path, result: dict[str, Any], evaluations: Sequence[EvaluatedRows], differing: np.ndarray) -> None:
     with atomic_path(output) as partial:
         partial.mkdir(parents=True)
         write_json(partial / "compare.json", result)

@@ -70,7 +70,7 @@ def evaluate(
         import toolkit.model.backend  # noqa: F401 - Unsloth comes before transformers, which the tokenizer imports
     saved = load_recipe(run.recipe)
     recipe = _with_rows(recipe, data, limit)
-    splits = _load(recipe, shots, is_foreign=data is not None)
+    splits = _load(recipe, saved, shots, is_foreign=data is not None)
     examples = splits.eval
     shown = draw_shots(splits.train, examples, recipe.task.labels, shots, recipe.seed)
     encoder = row_encoder(load_tokenizer(run.adapter), recipe, shown)
@@ -118,10 +118,10 @@ def _with_rows(recipe: Recipe, data: str | None, limit: int | None) -> Recipe:
     return recipe.model_copy(update={"data": recipe.data.model_copy(update={"eval": source})})
 
 
-def _load(recipe: Recipe, shots: int, *, is_foreign: bool) -> Splits:
+def _load(recipe: Recipe, saved: Recipe, shots: int, *, is_foreign: bool) -> Splits:
     """The rows to score; with the training rows, where they are needed, and then leaks are refused."""
     if recipe.evaluation.baselines or recipe.data.calibration_share or shots:
-        return load_splits(recipe, is_foreign=is_foreign)
+        return load_splits(recipe, is_foreign=is_foreign, trained=saved)
     return Splits([], load_examples(recipe, recipe.data.eval, is_foreign=is_foreign), Overlap(0, 0, 0))
 
 

@@ -12,8 +12,6 @@ from toolkit.evaluation.calibration import label_indices, probability_scores
 from toolkit.evaluation.intervals import macro_f1_interval, wilson_interval
 from toolkit.task import Example
 
-__all__ = ["Predictions", "compute_metrics", "slice_metrics", "wilson_interval"]
-
 
 @dataclass(frozen=True)
 class Predictions:

@@ -1,6 +1,8 @@
 """The model card: adapter/README.md in Hugging Face's format, with the numbers that were measured."""
 
 import json
+import os
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -134,7 +136,9 @@ def _body(report: Report) -> str:
             for source in (recipe.data.train, recipe.data.eval)
         },
         base_name=base_model_id(recipe),
-        base_folder="toolkit/embedded/weights" if recipe.model.name == EMBEDDED_MODEL else recipe.model.name,
+        base_folder="toolkit/embedded/weights" if recipe.model.name == EMBEDDED_MODEL else base_model_id(recipe),
+        base_is_local=recipe.model.name != EMBEDDED_MODEL and not _is_hub_id(recipe.model.name),
+        run_folder=shlex.quote(_run_folder(report.run.path)),
         dtype=(report.record.get("precision") or {}).get("name", "float32"),
         example=_EXAMPLE,
         chat=None if is_encoder else _chat(report),
@@ -157,6 +161,13 @@ def _chat(report: Report) -> dict[str, Any]:
         "has_other_words": any(word != label for label, word in recipe.task.verbalizers.items()),
         "longest": max(len(answer) for answer in encoder.label_ids.values()),
     }
+
+
+def _run_folder(path: Path) -> str:
+    """As a user types it from the repository; outside of it without the folders of this machine."""
+    return (
+        str(path) if not path.is_absolute() else os.path.relpath(path) if path.is_relative_to(Path.cwd()) else path.name
+    )
 
 
 def _task_type(run: RunFolder) -> str:

@@ -19,7 +19,7 @@ _NO_LABEL = -1
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class EvaluatedRows:
     """One evaluation, without its texts.
 
     Args:
@@ -48,7 +48,7 @@ class Evaluation:
         return self.gold == self.predicted
 
 
-def read_evaluation(folder: Path) -> Evaluation:
+def read_evaluation(folder: Path) -> EvaluatedRows:
     """Read a folder that `eval_generate.py` wrote.
 
     Raises:
@@ -74,7 +74,7 @@ def read_evaluation(folder: Path) -> Evaluation:
             ) from error
     if not rows:
         raise DataError(f"{folder / 'predictions.jsonl'} holds no rows.")
-    return Evaluation(
+    return EvaluatedRows(
         folder,
         f"{folder.resolve().parent.parent.name}/{folder.resolve().name}",
         metrics,
@@ -106,7 +106,7 @@ def _rows(folder: Path) -> Iterator[dict[str, Any]]:
                 raise DataError(f"{path}, line {number} is not JSON: {error}.") from error
 
 
-def refuse_other_rows(first: Evaluation, other: Evaluation) -> None:
+def refuse_other_rows(first: EvaluatedRows, other: EvaluatedRows) -> None:
     """Refuse two evaluations whose ids, texts or gold labels are not equal in the same order.
 
     Raises:
@@ -129,7 +129,7 @@ def refuse_other_rows(first: Evaluation, other: Evaluation) -> None:
     )
 
 
-def _difference(first: Evaluation, other: Evaluation, position: int) -> str:
+def _difference(first: EvaluatedRows, other: EvaluatedRows, position: int) -> str:
     ours, theirs = (_row_at(evaluation, position) for evaluation in (first, other))
     if ours is None or theirs is None:
         return f"stands in {(first if theirs is None else other).name} alone"
@@ -137,7 +137,7 @@ def _difference(first: Evaluation, other: Evaluation, position: int) -> str:
     return f"has {key} {_shorten(ours[key])} in the one and {_shorten(theirs[key])} in the other"
 
 
-def _row_at(evaluation: Evaluation, position: int) -> dict[str, Any] | None:
+def _row_at(evaluation: EvaluatedRows, position: int) -> dict[str, Any] | None:
     return next((row for number, row in enumerate(_rows(evaluation.folder)) if number == position), None)
 
 
@@ -146,7 +146,7 @@ def _shorten(value: object) -> str:
     return repr(text if len(text) <= 60 else f"{text[:57]}...")
 
 
-def differing_rows(evaluations: Sequence[Evaluation], chosen: np.ndarray) -> Iterator[dict[str, Any]]:
+def differing_rows(evaluations: Sequence[EvaluatedRows], chosen: np.ndarray) -> Iterator[dict[str, Any]]:
     """Read the files again and yield id, texts, gold label and every evaluation's prediction of the chosen rows.
 
     Args:

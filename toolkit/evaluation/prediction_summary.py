@@ -2,35 +2,16 @@
 
 import heapq
 import json
-import math
+from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from toolkit.errors import RunError
-
-BINS = 15
-"""As for `ece` in metrics.json."""
-
-
-@dataclass
-class ConfidenceBin:
-    """Rows whose largest probability lies in one bin: how many, how many of them right, and their confidences' sum."""
-
-    rows: int = 0
-    correct: int = 0
-    confidence_sum: float = 0.0
-
-    @property
-    def accuracy(self) -> float:
-        """Share of rows whose likeliest label is the gold one."""
-        return self.correct / self.rows
-
-    @property
-    def confidence(self) -> float:
-        """Mean of the largest probability."""
-        return self.confidence_sum / self.rows
+from toolkit.evaluation.calibration import ReliabilityBins, bin_confidences
 
 
 @dataclass(frozen=True)
@@ -47,25 +28,26 @@ class ConfidentError:
 
 @dataclass(frozen=True)
 class PredictionSummary:
-    """Confidence bins of equal width, (0, 1/15], ..., and the most confident errors, the surest first."""
+    """Rows by their confidence, and the most confident errors, the surest first.
 
-    bins: list[ConfidenceBin] = field(default_factory=lambda: [ConfidenceBin() for _ in range(BINS)])
+    Args:
+        bins: as for `ece` in metrics.json; None where no row has probabilities.
+    """
+
+    bins: ReliabilityBins | None = None
     errors: list[ConfidentError] = field(default_factory=list)
 
-    @property
-    def rows(self) -> int:
-        """Rows that have probabilities."""
-        return sum(one.rows for one in self.bins)
 
-    @property
-    def expected_calibration_error(self) -> float:
-        """The rows' mean distance between confidence and accuracy; equal to `ece` of metrics.json."""
-        gaps = (abs(one.correct - one.confidence_sum) for one in self.bins)
-        return sum(gaps) / max(self.rows, 1)
+@dataclass(frozen=True)
+class _Confidences:
+    """Of each row: the likeliest label's probability, and whether that label is the true one."""
+
+    confidence: "array[float]" = field(default_factory=lambda: array("d"))
+    correct: "array[int]" = field(default_factory=lambda: array("b"))
 
 
 def summarise_predictions(path: Path, errors: int = 20) -> PredictionSummary:
-    """Read predictions.jsonl once.
+    """Read predictions.jsonl once; nine bytes of each row stay in memory.
 
     Args:
         path: the file; rows without probabilities (of free decoding) count for nothing here.
@@ -74,14 +56,14 @@ def summarise_predictions(path: Path, errors: int = 20) -> PredictionSummary:
     Raises:
         RunError: a line is no prediction.
     """
-    summary = PredictionSummary()
-    wrong = heapq.nlargest(errors, _wrong_rows(path, summary.bins), key=lambda one: one[0])
-    summary.errors.extend(_error(row, probability) for probability, row in wrong)
-    return summary
+    seen = _Confidences()
+    wrong = heapq.nlargest(errors, _wrong_rows(path, seen), key=lambda one: one[0])
+    bins = bin_confidences(np.array(seen.confidence), np.array(seen.correct)) if seen.correct else None
+    return PredictionSummary(bins, [_error(row, probability) for probability, row in wrong])
 
 
-def _wrong_rows(path: Path, bins: list[ConfidenceBin]) -> Iterator[tuple[float, dict[str, Any]]]:
-    """Yield (probability of the prediction, row) of each wrong row, and count every row into `bins` on the way."""
+def _wrong_rows(path: Path, seen: _Confidences) -> Iterator[tuple[float, dict[str, Any]]]:
+    """Yield (probability of the prediction, row) of each wrong row, and add every row to `seen` on the way."""
     with path.open(encoding="utf-8") as lines:
         for number, line in enumerate(lines, 1):
             try:
@@ -90,16 +72,14 @@ def _wrong_rows(path: Path, bins: list[ConfidenceBin]) -> Iterator[tuple[float, 
                 if not probabilities:
                     continue
                 likeliest = max(probabilities, key=probabilities.__getitem__)
-                confidence, gold, predicted = probabilities[likeliest], row["label"], row["prediction"]
-                one = bins[min(max(math.ceil(confidence * BINS) - 1, 0), BINS - 1)]
+                confidence, gold, predicted = float(probabilities[likeliest]), row["label"], row["prediction"]
                 wrong = (probabilities.get(predicted, 0.0), row) if predicted != gold else None
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise RunError(
                     f"{path}, line {number} is no prediction.", hint="Evaluate again with scripts/eval_generate.py."
                 ) from error
-            one.rows += 1
-            one.correct += likeliest == gold
-            one.confidence_sum += confidence
+            seen.confidence.append(confidence)
+            seen.correct.append(likeliest == gold)
             if wrong:
                 yield wrong
 

@@ -34,7 +34,7 @@ def render(report: Report) -> str:
     return template.render(
         report=report,
         loss_curve=loss_curve(report.steps, report.losses) if len(report.steps) > 1 else None,
-        reliability=reliability_diagram(report.summary.bins) if report.summary.rows else None,
+        reliability=reliability_diagram(report.summary.bins) if report.summary.bins else None,
         baselines=BASELINES,
         written=now(),
     )

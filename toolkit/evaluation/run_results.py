@@ -92,6 +92,8 @@ def _load_evaluation(path: Path) -> Evaluation:
     metrics = read_object(path)
     if missing := [key for key in _NEEDED if key not in metrics]:
         raise RunError(f"{path} has no {missing[0]!r}, so it is no evaluation.", hint="Evaluate again, or remove it.")
+    if not isinstance(metrics.get("overrides") or {}, dict):
+        raise RunError(f"{path} was written by an older version of this toolkit.", hint="Evaluate again, or remove it.")
     return Evaluation(path.parent.name, path.parent, metrics)
 
 

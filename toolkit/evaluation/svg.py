@@ -8,8 +8,8 @@ from xml.etree.ElementTree import Element, SubElement, tostring
 import numpy as np
 from markupsafe import Markup
 
+from toolkit.evaluation.calibration import ReliabilityBins
 from toolkit.evaluation.formats import significant
-from toolkit.evaluation.prediction_summary import ConfidenceBin
 
 _WIDTH, _HEIGHT = 560, 330
 _LEFT, _RIGHT, _TOP, _BOTTOM = 68, 8, 40, 56
@@ -82,22 +82,16 @@ def loss_curve(steps: Sequence[int], losses: Sequence[float]) -> Markup:
     return _markup(svg)
 
 
-def reliability_diagram(bins: Sequence[ConfidenceBin]) -> Markup:
-    """Accuracy over confidence, a bar for each bin that has rows, its width the bin's; below, where the rows lie.
-
-    Args:
-        bins: of equal width over (0, 1].
-    """
+def reliability_diagram(bins: ReliabilityBins) -> Markup:
+    """Accuracy over confidence, a bar for each bin that has rows, its width the bin's; below, where the rows lie."""
     strip = 42
     x = linear_axis(0, 1, _LEFT, _WIDTH - _RIGHT)
     y = linear_axis(0, 1, _HEIGHT - _BOTTOM, _TOP)
     svg = _frame("Accuracy against confidence; on the dashed diagonal the two are equal", extra=strip + 12)
     _axes(svg, x, y, "", "accuracy", _share, _share)
-    most, base = max(one.rows for one in bins) or 1, _HEIGHT - _BOTTOM + strip + 36
-    for number, one in enumerate(bins):
-        if not one.rows:
-            continue
-        left, right = x(number / len(bins)) + 1, x((number + 1) / len(bins)) - 1
+    most, base = int(bins.counts.max()), _HEIGHT - _BOTTOM + strip + 36
+    for one in bins.filled:
+        left, right = x(one.lower) + 1, x(one.upper) - 1
         bar = _bar(svg, "bar", left, right, y(one.accuracy), y(0))
         words = f"{one.rows:,} rows: confidence {one.confidence:.1%}, accuracy {one.accuracy:.1%}"
         SubElement(bar, "title").text = words

@@ -8,7 +8,7 @@ import numpy as np
 from scipy.special import softmax
 
 from toolkit.decoding.label_trie import LabelTrie
-from toolkit.evaluation.metrics import wilson_interval
+from toolkit.evaluation.intervals import wilson_interval
 from toolkit.task import Example
 
 

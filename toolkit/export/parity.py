@@ -10,7 +10,7 @@ import numpy as np
 from toolkit.decoding.engines import open_scorer, score
 from toolkit.decoding.label_trie import LabelTrie
 from toolkit.decoding.llama_cpp_scorer import LlamaCppScorer
-from toolkit.evaluation.metrics import wilson_interval
+from toolkit.evaluation.intervals import wilson_interval
 from toolkit.export.agreement import Agreement, compare_scores, label_probabilities
 from toolkit.export.chat_tokens import compare_chat_tokens
 from toolkit.export.file_types import FILE_TYPES
