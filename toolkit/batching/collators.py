@@ -4,7 +4,7 @@ A part names its predictions one by one: at which node, of which token, in how m
 whether rows are padded or merged into a tree, and however a step is parted.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -125,6 +125,27 @@ class TreeCollator:
             "targets": torch.from_numpy(targets_of),
             "weights": torch.from_numpy(counts).float(),
         }
+
+
+@dataclass(frozen=True)
+class NumberedCollator:
+    """Tells which rows a step has, for whom a step's numbers come to nothing.
+
+    Args:
+        collate: makes the step of rows that have no `number`.
+    """
+
+    collate: Callable[[list[dict[str, Any]]], dict[str, Any]]
+
+    def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """What `collate` makes, and `rows` [rows], their numbers."""
+        bare = [{name: value for name, value in row.items() if name != "number"} for row in rows]
+        return self.collate(bare) | {"rows": torch.tensor([row["number"] for row in rows])}
+
+
+def numbered(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Rows with their `number`, counted from 0."""
+    return [{**row, "number": number} for number, row in enumerate(rows)]
 
 
 def tree_inputs(tree: PrefixTree) -> Part:

@@ -1,7 +1,6 @@
-"""What happens beside the optimiser's steps: the log, the progress bar, and the stop on numbers that are none."""
+"""What happens beside the optimiser's steps: the log, the progress bar, and the order of an epoch's rows."""
 
 import json
-import math
 import time
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,6 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from toolkit.batching.sampling import RowOrder
-from toolkit.errors import TrainingError
 from toolkit.model.backend import TrainerCallback
 from toolkit.run_folder import finite
 
@@ -90,19 +88,3 @@ class EpochOrder(TrainerCallback):
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Called before the epoch's rows are drawn; a resumed epoch has a fraction already."""
         self._order.set_epoch(int(state.epoch or 0))
-
-
-class StopOnNonFinite(TrainerCallback):
-    """Ends training at the first loss or gradient norm that is no number, before it is saved as a result."""
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
-        """Check what the trainer logged for a step."""
-        for name in ("loss", "grad_norm"):
-            value = (logs or {}).get(name)
-            # fp16's loss scaler skips a step whose gradient overflowed; that is how it finds its scale.
-            is_skip = name == "grad_norm" and args.fp16
-            if value is not None and not math.isfinite(value) and not is_skip:
-                raise TrainingError(
-                    f"Step {state.global_step}: the {name} is {value}, so training stopped.",
-                    hint="Lower training.learning_rate, or set model.dtype to bfloat16 or float32.",
-                )

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from datasets import Dataset
 
-from toolkit.batching.collators import Part
+from toolkit.batching.collators import NumberedCollator, Part, numbered
 from toolkit.model.backend import DataCollatorWithPadding, Trainer, TrainingArguments, quiet
 from toolkit.model.encoder import attach_encoder_lora, load_encoder
 from toolkit.preflight import Preflight
-from toolkit.training.callbacks import Progress, StopOnNonFinite
+from toolkit.training.callbacks import Progress
 from toolkit.training.objective import summed_label_loss
 from toolkit.training.plan import Batching, Plan, make_plan
 from toolkit.training.trainer import StepInParts, complete, shared_arguments
@@ -72,20 +72,21 @@ def make_encoder_trainer(before: Preflight, plan: Plan, model: Any, checkpoints:
     Raises:
         TrainingError: it would compute in another type than the recipe asks for.
     """
-    rows = Dataset.from_list([{**row.inputs(), "label": row.label} for row in before.train_rows])
+    rows = Dataset.from_list(numbered({**row.inputs(), "label": row.label} for row in before.train_rows))
     arguments = TrainingArguments(
         **shared_arguments(before, plan, checkpoints),
         # Reentrant checkpoints lose the gradient where, as here, the embeddings are frozen.
         gradient_checkpointing_kwargs={"use_reentrant": False},
     )
+    pad = DataCollatorWithPadding(before.encoder.tokenizer)
     with quiet():
         trainer = EncoderTrainer(
             model=model,
             args=arguments,
             train_dataset=rows,
-            data_collator=PairCollator(DataCollatorWithPadding(before.encoder.tokenizer), plan.micro_batch_size),
+            data_collator=NumberedCollator(PairCollator(pad, plan.micro_batch_size)),
             processing_class=before.encoder.tokenizer,
-            callbacks=[Progress(), StopOnNonFinite()],
+            callbacks=[Progress()],
         )
-    complete(trainer, before, plan)
+    complete(trainer, before, plan, checkpoints)
     return trainer

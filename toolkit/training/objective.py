@@ -25,7 +25,7 @@ def summed_loss(model: Any, head: Any, part: Part) -> torch.Tensor:
         A scalar, float32, in nats.
 
     Raises:
-        TrainingError: the model's logits are not those of its head, e.g. empty (unslothai/unsloth#3126).
+        TrainingError: the model's logits are not those of its head, e.g. empty (unslothai/unsloth#3126), or all equal.
     """
     inputs = {"input_ids": part["input_ids"], "attention_mask": model_mask(part["attention_mask"], head.weight.dtype)}
     if "position_ids" in part:
@@ -38,6 +38,7 @@ def summed_loss(model: Any, head: Any, part: Part) -> torch.Tensor:
             " cannot be known.",
             hint="Use the pinned versions of Unsloth and transformers, see README.",
         )
+    refuse_equal(logits)
     losses = torch.nn.functional.cross_entropy(logits[0].float(), part["targets"], reduction="none")
     return (losses * part["weights"]).sum()
 
@@ -51,9 +52,27 @@ def summed_label_loss(model: Any, part: Part) -> torch.Tensor:
 
     Returns:
         A scalar, float32, in nats.
+
+    Raises:
+        TrainingError: the logits are all equal.
     """
     logits = model(**{name: tensor for name, tensor in part.items() if name != "labels"}).logits
+    refuse_equal(logits)
     return torch.nn.functional.cross_entropy(logits.float(), part["labels"], reduction="sum")
+
+
+@torch.no_grad()
+def refuse_equal(logits: torch.Tensor) -> None:
+    """Refuse logits [..., classes] of which no prediction tells one class from another.
+
+    Raises:
+        TrainingError: they are such.
+    """
+    if (logits.amax(dim=-1) == logits.amin(dim=-1)).all():
+        raise TrainingError(
+            "The model's logits are all equal, so it knows nothing and cannot learn.",
+            hint="Look at the base model's weights: a file of them may be damaged or zero.",
+        )
 
 
 @contextmanager

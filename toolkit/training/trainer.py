@@ -4,17 +4,18 @@ import math
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from datasets import Dataset
 
-from toolkit.batching.collators import Part, training_row
+from toolkit.batching.collators import NumberedCollator, Part, numbered, training_row
 from toolkit.batching.sampling import RowOrder
 from toolkit.errors import TrainingError
 from toolkit.model.backend import DEVICE, PrinterCallback, SFTConfig, SFTTrainer, quiet
 from toolkit.preflight import Preflight
-from toolkit.training.callbacks import EpochOrder, Progress, StopOnNonFinite
+from toolkit.training.callbacks import EpochOrder, Progress
+from toolkit.training.numbers import StopOnBadNumbers
 from toolkit.training.objective import summed_loss
 from toolkit.training.plan import Plan, row_order
 
@@ -27,6 +28,8 @@ class StepInParts:
     """
 
     row_order: RowOrder
+    numbers: StopOnBadNumbers
+    lr_scheduler: Any
     accelerator: Any
     args: Any
     state: Any
@@ -45,20 +48,34 @@ class StepInParts:
         """
         model.train()
         step = self._prepare_inputs(inputs)
+        scaler = self.accelerator.scaler
+        self.numbers.begin_step(step["rows"], scaler.get_scale() if scaler is not None else None)
         trained, tokens = self.accelerator.reduce(torch.stack([step["trained"], step["tokens"].float()]), "sum")
+        if not trained:
+            self._stop(TrainingError("No token of its rows is trained.", hint="Look at the answers of these rows."))
         self.state.num_input_tokens_seen += int(tokens)
         loss = torch.zeros((), device=self.args.device)
         for number, part in enumerate(step["parts"], 1):
             is_last = number == len(step["parts"])
             # Processes may have different numbers of parts: they meet once a step.
             with nullcontext() if is_last else self.accelerator.no_sync(model):
-                share = self.summed_loss(model, part) / trained.squeeze() * self.accelerator.num_processes
+                share = self._checked_loss(model, part) / trained.squeeze() * self.accelerator.num_processes
                 self.accelerator.backward(share)
             loss += share.detach()
         return loss
 
+    def _checked_loss(self, model: Any, part: Part) -> torch.Tensor:
+        try:
+            return self.summed_loss(model, part)
+        except TrainingError as error:
+            self._stop(error)
+
+    def _stop(self, error: TrainingError) -> NoReturn:
+        rate = self.lr_scheduler.get_last_lr()[0]
+        self.numbers.stop(self.state.global_step + 1, str(error), error.hint, learning_rate=rate)
+
     def summed_loss(self, model: Any, part: Part) -> torch.Tensor:
-        """The loss of a part, summed over its predictions."""
+        """The loss of a part, summed over its predictions; a TrainingError where it cannot be known."""
         raise NotImplementedError
 
     def log(self, logs: dict[str, float], *rest: Any) -> None:
@@ -112,7 +129,7 @@ def make_trainer(before: Preflight, plan: Plan, model: Any, checkpoints: Path) -
     Raises:
         TrainingError: it would compute in another type than the recipe asks for.
     """
-    rows = Dataset.from_list([training_row(row) for row in before.train_rows])
+    rows = Dataset.from_list(numbered(training_row(row) for row in before.train_rows))
     arguments = SFTConfig(
         **shared_arguments(before, plan, checkpoints),
         max_length=None,
@@ -123,16 +140,16 @@ def make_trainer(before: Preflight, plan: Plan, model: Any, checkpoints: Path) -
             model=model,
             args=arguments,
             train_dataset=rows,
-            data_collator=plan.collator(before.recipe.training.loss_on),
+            data_collator=NumberedCollator(plan.collator(before.recipe.training.loss_on)),
             processing_class=before.encoder.tokenizer,
-            callbacks=[Progress(), StopOnNonFinite()],
+            callbacks=[Progress()],
         )
-    complete(trainer, before, plan)
+    complete(trainer, before, plan, checkpoints)
     return trainer
 
 
-def complete(trainer: Any, before: Preflight, plan: Plan) -> None:
-    """Give a trainer its row order, and check its number format.
+def complete(trainer: Any, before: Preflight, plan: Plan, checkpoints: Path) -> None:
+    """Give a trainer its row order and its watch over numbers, and check its number format.
 
     Raises:
         TrainingError: it would compute in another type than the recipe asks for.
@@ -140,6 +157,8 @@ def complete(trainer: Any, before: Preflight, plan: Plan) -> None:
     trainer.remove_callback(PrinterCallback)
     trainer.row_order = row_order(before, plan)
     trainer.add_callback(EpochOrder(trainer.row_order))
+    trainer.numbers = StopOnBadNumbers(checkpoints.parent / "bad_step.json", [row.id for row in before.splits.train])
+    trainer.add_callback(trainer.numbers)
     name = before.precision.name
     if (trainer.args.bf16, trainer.args.fp16) != (name == "bfloat16", name == "float16"):
         raise TrainingError(
