@@ -15,6 +15,7 @@ ORDER = [
     "versions",
     "kinds",
     "recipe",
+    "yaml_text",
     "recipe_file",
     "task",
     "run_folder",

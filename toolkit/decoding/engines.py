@@ -9,6 +9,7 @@ import numpy as np
 
 from toolkit.decoding.label_trie import LabelTrie
 from toolkit.errors import ModelError
+from toolkit.prompts import load_tokenizer
 from toolkit.recipe import Recipe
 from toolkit.run_folder import RunFolder
 
@@ -64,6 +65,7 @@ def open_scorer(model: str, run: RunFolder, recipe: Recipe, trie: LabelTrie) -> 
     if model.endswith(".gguf"):
         from toolkit.decoding.llama_cpp_scorer import LlamaCppScorer
 
+        refuse_other_gguf(Path(model), run)
         with LlamaCppScorer(Path(model), trie, context_length=recipe.model.max_seq_length) as scorer:
             yield scorer
         return
@@ -77,17 +79,29 @@ def open_scorer(model: str, run: RunFolder, recipe: Recipe, trie: LabelTrie) -> 
     yield TorchScorer(load_torch_model(model, run, recipe), trie, batch_tokens=budget)
 
 
+def refuse_other_gguf(gguf: Path, run: RunFolder) -> None:
+    """Refuse a GGUF file that is damaged, or whose token ids are not those of the run.
+
+    Raises:
+        ModelError: saying which.
+    """
+    from toolkit.decoding.gguf_file import read_gguf_header, refuse_other_vocabulary
+
+    header = read_gguf_header(gguf)
+    refuse_other_vocabulary(gguf, header, load_tokenizer(run.adapter).get_vocab())
+
+
 def load_torch_model(model: str, run: RunFolder, recipe: Recipe) -> Any:
     """The adapter, base or merged model of a run, in evaluation mode.
 
     Raises:
         ModelError: it cannot be loaded, or the adapter does not fit the base.
     """
-    from toolkit.model.files import find_base
+    from toolkit.model.files import checked_folder, find_base
     from toolkit.model.loading import load_for_scoring, precision_for
 
     if model == "merged":
         recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"load_in_4bit": False})})
-    folder = run.merged if model == "merged" else find_base(run, recipe)
+    folder = checked_folder(run.merged) if model == "merged" else find_base(run, recipe)
     adapter = run.adapter if model == "adapter" else None
     return load_for_scoring(folder, recipe, precision_for(recipe), adapter)
