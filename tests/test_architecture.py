@@ -18,6 +18,7 @@ ORDER = [
     "yaml_text",
     "recipe_file",
     "task",
+    "run_place",
     "run_folder",
     "command_line",
     "embedded",

@@ -1,6 +1,5 @@
 """What one reaches without the model: the floor that an accuracy is read against, and what it says about the data."""
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
@@ -13,7 +12,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
 
 from toolkit.evaluation.intervals import wilson_interval
-from toolkit.run_folder import RunFolder
+from toolkit.run_folder import RunFolder, read_object
 from toolkit.task import Example
 
 _PREMISE, _HYPOTHESIS = 0, 1
@@ -63,10 +62,17 @@ def base_zero_shot(run: RunFolder, data_fingerprint: str) -> dict[str, float]:
         data_fingerprint: of the rows (`data.checks.fingerprint`).
     """
     for path in sorted(run.eval.glob("base*/metrics.json")):
-        found = json.loads(path.read_text(encoding="utf-8"))
-        is_same = found.get("model") == "base" and found["data"]["fingerprint"] == data_fingerprint
+        found = read_object(path)
+        rows = found.get("data")
+        is_same = isinstance(rows, dict) and rows.get("fingerprint") == data_fingerprint
         changed = [key for key in found.get("overrides", {}) if not key.startswith(("data.eval.", "evaluation."))]
-        if is_same and found.get("mode") == "constrained" and not found.get("shots") and not changed:
+        if (
+            is_same
+            and found.get("model") == "base"
+            and found.get("mode") == "constrained"
+            and not found.get("shots")
+            and not changed
+        ):
             return {"base_zero_shot": found["accuracy"]}
     return {}
 

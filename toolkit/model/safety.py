@@ -26,6 +26,7 @@ _LARGEST_SIZES = {
 """Far beyond any model; a number above would ask for more memory or time than there is before anyone could say why."""
 
 
+_LARGEST_RANK = 100_000
 _MAY_BE_NULL = ("num_key_value_heads", "head_dim")
 _LAYER = re.compile(r"(?:^|\.)(?:layers|layer)\.(\d{1,9})\.")
 
@@ -120,6 +121,11 @@ def refuse_unsafe_adapter(adapter: Path) -> None:
             hint="Train again, or save it again with PEFT's save_pretrained, which writes safetensors.",
         )
     _refuse_code(adapter / "adapter_config.json")
+    rank = _object(adapter / "adapter_config.json").get("r", 1)
+    if not isinstance(rank, int) or not 1 <= rank <= _LARGEST_RANK:
+        raise ModelError(
+            f"{adapter / 'adapter_config.json'} gives r as {rank!r}, which no adapter has.", hint="Copy it again."
+        )
     _refuse_code(adapter / "tokenizer_config.json")
 
 
