@@ -15,17 +15,20 @@ def refuse_bad_place(path: Path) -> None:
         RunError: its name has control characters, it is a link, stands inside another run or below a file, or cannot
             be written.
     """
-    name = Path(os.path.realpath(path)).name
+    real = Path(os.path.realpath(path))
+    name = real.name
     if not name.isprintable():  # it becomes part of file names, of a Modelfile and of a report
         raise RunError(f"The run folder's name {name!r} has characters that cannot be printed.", hint=_ELSEWHERE)
     if path.is_symlink():  # a run is made, and replaced, as a whole
         raise RunError(
             f"{path} is a symbolic link to {path.readlink()}.", hint="Give the folder itself with --output-dir."
         )
-    above = Path(os.path.realpath(path)).parents
+    if real.exists() and not path.exists():  # a missing folder and `..`: it would be made, and another one taken
+        raise RunError(f"{path} leads through a folder that does not exist to {real}.", hint=_ELSEWHERE)
+    above = real.parents
     if runs := [folder for folder in above if (folder / "run.json").is_file() and (folder / "recipe.yaml").is_file()]:
         raise RunError(f"{path} would stand inside the run {runs[0]}, and vanish with it.", hint=_ELSEWHERE)
-    nearest = next(folder for folder in (Path(os.path.realpath(path)), *above) if os.path.lexists(folder))
+    nearest = next(folder for folder in (real, *above) if os.path.lexists(folder))
     if not nearest.is_dir():
         raise RunError(f"{path} cannot be a run folder: {nearest} is a file.", hint=_ELSEWHERE)
     if not os.access(nearest, os.W_OK | os.X_OK):
