@@ -33,6 +33,7 @@ ORDER = [
     "training",
     "evaluation",
     "export",
+    "doctor",
 ]
 # Pre-training speaks through prompts.py as everyone does.
 EXCEPTIONS = {("embedded", "prompts")}

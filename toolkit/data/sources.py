@@ -68,23 +68,9 @@ def _read_hub(source: Source) -> list[Row]:
         raise DataError(
             f"The hub dataset {source.path} needs a split.", hint="Set data.train.split and data.eval.split."
         )
-    import datasets
+    from toolkit.data.hub import load_hub_rows
 
-    try:
-        table = datasets.load_dataset(source.path, source.name, split=source.split)
-    except Exception as error:  # the hub, the network and the dataset's files each fail in their own way
-        raise DataError(
-            f"{describe(source)} is neither a local file nor a dataset that can be loaded from the hub "
-            f"({type(error).__name__}: {first_line(error)[:200]}).",
-            hint="Check the name and the network, or give a local .jsonl, .json, .csv, .tsv or .parquet file.",
-        ) from error
-    names = {column: kind for column, kind in table.features.items() if isinstance(kind, datasets.ClassLabel)}
-    rows = [dict(row) for row in table]
-    for column, kind in names.items():
-        for row in rows:
-            if row[column] is not None and row[column] >= 0:
-                row[column] = kind.int2str(row[column])
-    return rows
+    return load_hub_rows(source.path, source.name, source.split)
 
 
 def stream_file(path: Path) -> Iterator[Row]:
