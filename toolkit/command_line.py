@@ -2,6 +2,7 @@
 
 import argparse
 import errno
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -104,7 +105,8 @@ def run_command(command: Callable[[], None]) -> int:
 
 def explain_os_error(error: OSError) -> tuple[str, int]:
     """What the system refused, in a sentence with the path, and the exit code: 2 where the path was wrong, else 1."""
-    path = str(error.filename or "a file")
+    # Of what is written beside its name, the name (see run_folder.scratch_path).
+    path = re.sub(r"\.([^/]+?)\.\d+\.partial", r"\1", str(error.filename or "a file"))
     path = path if len(path) <= _LONGEST_PATH else f"{path[:_LONGEST_PATH]}..."
     sentence, code = _REFUSALS.get(error.errno or 0, (f"{{}}: {error.strerror or first_line(error)}.", EXIT_FAILURE))
     return sentence.format(path), code
