@@ -52,7 +52,7 @@ def refusing_damage(report: Report) -> Iterator[None]:
     """
     try:
         yield
-    except (TemplateError, TypeError, ValueError, LookupError, AttributeError) as error:
+    except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
         raise RunError(
             f"The files of {report.run.path} cannot be shown, since a value in one is not what it should be: "
             f"{first_line(error).rstrip('.')}.",

@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from toolkit.errors import RunError
@@ -13,6 +14,7 @@ _NEEDED: dict[str, type | tuple[type, ...]] = {
     "n": int, "labels": list, "model": str, "accuracy": (int, float), "per_label": dict, "confusion_matrix": list,
     "macro": dict, "weighted": dict,
 }  # fmt: skip
+_OPTIONAL = {"data": dict, "overrides": dict, "mode": str, "shots": int, "baselines": dict, "warnings": list}
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,9 @@ def _load_evaluation(path: Path) -> Evaluation:
     hint = "Evaluate again, or remove it."
     if missing := [key for key in _NEEDED if key not in metrics]:
         raise RunError(f"{path} has no {missing[0]!r}, so it is no evaluation.", hint=hint)
-    if odd := [key for key, kind in _NEEDED.items() if not isinstance(metrics[key], kind)]:
+    odd = [key for key, kind in _NEEDED.items() if not isinstance(metrics[key], kind)]
+    odd += [key for key, kind in _OPTIONAL.items() if not isinstance(metrics.get(key), (kind, NoneType))]
+    if odd:
         raise RunError(f"{path} has a {type(metrics[odd[0]]).__name__} as {odd[0]!r}, so it is damaged.", hint=hint)
     return Evaluation(path.parent.name, path.parent, metrics)
 
