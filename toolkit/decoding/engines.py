@@ -3,15 +3,19 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from toolkit.decoding.gguf_file import refuse_other_vocabulary
 from toolkit.decoding.label_trie import LabelTrie
 from toolkit.errors import ModelError
 from toolkit.prompts import load_tokenizer
 from toolkit.recipe import Recipe
 from toolkit.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from toolkit.decoding.llama_cpp import LlamaCpp
 
 
 class Scorer(Protocol):
@@ -65,8 +69,8 @@ def open_scorer(model: str, run: RunFolder, recipe: Recipe, trie: LabelTrie) -> 
     if model.endswith(".gguf"):
         from toolkit.decoding.llama_cpp_scorer import LlamaCppScorer
 
-        refuse_other_gguf(Path(model), run)
         with LlamaCppScorer(Path(model), trie, context_length=recipe.model.max_seq_length) as scorer:
+            refuse_other_gguf(scorer.model, run)
             yield scorer
         return
     from toolkit.batching.sampling import LARGEST_TREE
@@ -79,16 +83,13 @@ def open_scorer(model: str, run: RunFolder, recipe: Recipe, trie: LabelTrie) -> 
     yield TorchScorer(load_torch_model(model, run, recipe), trie, batch_tokens=budget)
 
 
-def refuse_other_gguf(gguf: Path, run: RunFolder) -> None:
-    """Refuse a GGUF file that is damaged, or whose token ids are not those of the run.
+def refuse_other_gguf(opened: "LlamaCpp", run: RunFolder) -> None:
+    """Refuse a GGUF file whose token ids are not those of the run.
 
     Raises:
-        ModelError: saying which.
+        ModelError: it has another vocabulary.
     """
-    from toolkit.decoding.gguf_file import read_gguf_header, refuse_other_vocabulary
-
-    header = read_gguf_header(gguf)
-    refuse_other_vocabulary(gguf, header, load_tokenizer(run.adapter).get_vocab())
+    refuse_other_vocabulary(opened.gguf, opened.header, load_tokenizer(run.adapter).get_vocab())
 
 
 def load_torch_model(model: str, run: RunFolder, recipe: Recipe) -> Any:

@@ -19,6 +19,7 @@ from toolkit.errors import ModelError
 _VERSIONS = (2, 3)
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
+_LENGTH = struct.Struct("<Q")
 _SMALLEST_FIELD, _SMALLEST_TENSOR = 13, 24  # bytes: an empty name, a type and one byte; a name, dimensions, offset
 _MOST_DIMENSIONS = 4
 _MOST_LAYERS = 1_000
@@ -55,14 +56,15 @@ class _Damaged(Exception):
 class _Reader:
     """Reads little-endian values one after the other, never behind the end."""
 
-    def __init__(self, data: Any) -> None:
+    def __init__(self, data: mmap.mmap) -> None:
         self._data = data
+        self._size = len(data)
         self.at = 0
 
     def skip(self, count: int) -> int:
         """Go on by `count` bytes and return where they begin."""
         start = self.at
-        if count > len(self._data) - start:
+        if count > self._size - start:
             raise _Damaged("it ends within its header")
         self.at += count
         return start
@@ -70,15 +72,19 @@ class _Reader:
     def number(self, code: str) -> Any:
         return struct.unpack_from(f"<{code}", self._data, self.skip(struct.calcsize(f"<{code}")))[0]
 
+    def length(self) -> int:
+        """An unsigned 64-bit number, of which a vocabulary has hundreds of thousands."""
+        return _LENGTH.unpack_from(self._data, self.skip(8))[0]
+
     def text(self) -> str:
-        size = self.number("Q")
+        size = self.length()
         start = self.skip(size)
-        return bytes(self._data[start : start + size]).decode("utf-8", "replace")
+        return self._data[start : start + size].decode("utf-8", "replace")
 
     def count(self, what: str, smallest: int) -> int:
         """A number of things, each of at least `smallest` bytes: more than fit are not believed."""
         found = self.number("Q")
-        if found > (len(self._data) - self.at) // smallest:
+        if found > (self._size - self.at) // smallest:
             raise _Damaged(f"it claims {found:,} {what}, more than it has room for")
         return found
 
@@ -107,7 +113,7 @@ def read_gguf_header(path: Path) -> GgufHeader:
     return header
 
 
-def _header(data: Any) -> GgufHeader:
+def _header(data: mmap.mmap) -> GgufHeader:
     reader = _Reader(data)
     reader.skip(4)
     if (version := reader.number("I")) not in _VERSIONS:
@@ -147,9 +153,11 @@ def _read_array(reader: _Reader, header: GgufHeader, key: str) -> None:
     kind = reader.number("I")
     if kind == _STRING:
         count = reader.count(f"texts in {key!r}", 8)
-        texts = [reader.text() for _ in range(count)]
         if key == "tokenizer.ggml.tokens":
-            header.fields[key] = texts
+            header.fields[key] = [reader.text() for _ in range(count)]
+        else:
+            for _ in range(count):
+                reader.skip(reader.length())
     elif kind in _SCALARS:
         size = struct.calcsize(f"<{_SCALARS[kind]}")
         count = reader.count(f"numbers in {key!r}", size)
