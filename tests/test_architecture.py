@@ -15,8 +15,10 @@ ORDER = [
     "versions",
     "kinds",
     "recipe",
+    "yaml_text",
     "recipe_file",
     "task",
+    "run_place",
     "run_folder",
     "command_line",
     "embedded",
@@ -31,6 +33,7 @@ ORDER = [
     "training",
     "evaluation",
     "export",
+    "doctor",
 ]
 # Pre-training speaks through prompts.py as everyone does.
 EXCEPTIONS = {("embedded", "prompts")}

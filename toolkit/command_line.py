@@ -1,12 +1,31 @@
 """What the commands share: their flags in one style, and their ends as one sentence and an exit code."""
 
 import argparse
+import errno
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
-from toolkit.errors import EXIT_FAILURE, EXIT_INTERRUPTED, ToolkitError
+from toolkit.errors import EXIT_BAD_INPUT, EXIT_FAILURE, EXIT_INTERRUPTED, ToolkitError, first_line
+
+_LONGEST_PATH = 200
+_FULL = "The disk is full: {} cannot be written. Files that were there before are as they were."
+_REFUSALS = {
+    errno.ENOSPC: (_FULL, EXIT_FAILURE),
+    errno.EDQUOT: (_FULL, EXIT_FAILURE),
+    errno.EFBIG: ("{} would be larger than this system allows (ulimit -f).", EXIT_FAILURE),
+    errno.EROFS: ("{} cannot be written: its disk is read-only.", EXIT_FAILURE),
+    errno.EACCES: ("{} cannot be opened: this user may not.", EXIT_FAILURE),
+    errno.EPERM: ("{} cannot be changed: this user may not.", EXIT_FAILURE),
+    errno.ENAMETOOLONG: ("{} is too long for the name of a file.", EXIT_BAD_INPUT),
+    errno.ELOOP: ("{} is a symbolic link that leads in a circle.", EXIT_BAD_INPUT),
+    errno.ENOTDIR: ("{} stands below a file, not in a folder.", EXIT_BAD_INPUT),
+    errno.EISDIR: ("{} is a folder, not a file.", EXIT_BAD_INPUT),
+    errno.EEXIST: ("{} is a file, where a folder is needed.", EXIT_BAD_INPUT),
+}
+"""By the system's number: a sentence for the path, and an exit code."""
 
 
 def parser(description: str, epilog: str | None = None) -> argparse.ArgumentParser:
@@ -78,6 +97,16 @@ def run_command(command: Callable[[], None]) -> int:
         print("interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
     except OSError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_FAILURE
+        sentence, code = explain_os_error(error)
+        print(f"error: {sentence}", file=sys.stderr)
+        return code
     return 0
+
+
+def explain_os_error(error: OSError) -> tuple[str, int]:
+    """What the system refused, in a sentence with the path, and the exit code: 2 where the path was wrong, else 1."""
+    # Of what is written beside its name, the name (see run_folder.scratch_path).
+    path = re.sub(r"\.([^/]+?)\.\d+\.partial", r"\1", str(error.filename or "a file"))
+    path = path if len(path) <= _LONGEST_PATH else f"{path[:_LONGEST_PATH]}..."
+    sentence, code = _REFUSALS.get(error.errno or 0, (f"{{}}: {error.strerror or first_line(error)}.", EXIT_FAILURE))
+    return sentence.format(path), code

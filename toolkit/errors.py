@@ -8,7 +8,8 @@ EXIT_INTERRUPTED = 130
 
 def first_line(error: BaseException) -> str:
     """What another package's exception says, in one line; its type where it says nothing."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+    said = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    return f"there is no {said}" if isinstance(error, KeyError) else said  # which says the key alone
 
 
 class ToolkitError(Exception):

@@ -45,8 +45,12 @@ def load_tokenizer(folder: Path) -> Any:
 
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{folder} has no tokenizer that can be read: {first_line(error)}") from error
+    except Exception as error:  # the tokenizers package raises nothing narrower, and a damaged file breaks it anywhere
+        raise ModelError(
+            f"{folder} has no tokenizer that can be read ({type(error).__name__}: "
+            f"{' '.join(str(error).split())[:200]}).",
+            hint="It needs a whole tokenizer.json and tokenizer_config.json, as save_pretrained writes them.",
+        ) from error
 
 
 def encode_plain(tokenizer: Any, text: str) -> list[int]:
@@ -140,7 +144,10 @@ class PromptEncoder:
                 **date,
             )
         except Exception as error:  # Jinja's own errors, and whatever the template raises
-            raise RecipeError(f"The chat template cannot be rendered: {error}.") from error
+            raise RecipeError(
+                f"The chat template cannot be rendered: {first_line(error).rstrip('.')}.",
+                hint="Mend task.chat_template, or the model's chat_template.jinja.",
+            ) from error
 
     def _end_of_turn(self, after_answer: str) -> int:
         """The special token right behind the answer; the tokenizer's EOS where the template has none."""

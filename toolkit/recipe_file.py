@@ -6,27 +6,18 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from toolkit.errors import RecipeError
 from toolkit.recipe import Recipe
+from toolkit.yaml_text import dump_yaml, parse_yaml
 
 LOCAL_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
-
-# YAML 1.2's core schema: PyYAML's own rules are 1.1's, where 1e-4 is a string, `no` is false and 12:30 a number.
-_CORE_SCHEMA = {
-    "tag:yaml.org,2002:null": (r"~|null|Null|NULL|", ["~", "n", "N", ""]),
-    "tag:yaml.org,2002:bool": (r"true|True|TRUE|false|False|FALSE", list("tTfF")),
-    "tag:yaml.org,2002:int": (r"[-+]?[0-9]+", list("-+0123456789")),
-    "tag:yaml.org,2002:float": (
-        r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
-        list("-+.0123456789"),
-    ),
-}
-
+_HINT = "Every key is described by: python scripts/sft.py --help"
+_LONGEST_VALUE = 100
+_MOST_MISTAKES = 20
 
 # What other trainers call these keys.
 _SYNONYMS = {
@@ -36,73 +27,26 @@ _SYNONYMS = {
 }  # fmt: skip
 
 
-class _Loader(yaml.SafeLoader):
-    """A SafeLoader with YAML 1.2's scalars, that refuses repeated keys and aliases."""
-
-    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.MarkedYAMLError(
-                problem="aliases are not used in recipes", problem_mark=self.peek_event().start_mark
-            )
-        return super().compose_node(parent, index)
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for position, key in enumerate(keys):
-            if key in keys[:position]:
-                mark = node.value[position][0].start_mark
-                raise yaml.MarkedYAMLError(problem=f"the key {key!r} stands twice in one section", problem_mark=mark)
-        return super().construct_mapping(node, deep=deep)
-
-
-class _Dumper(yaml.SafeDumper):
-    """The loader's twin: quotes exactly the strings that the loader would take for something else."""
-
-    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
-
-
-_Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(node.value))  # 1.1: a leading 0 is octal
-for _tag, (_pattern, _first) in _CORE_SCHEMA.items():
-    for _class in (_Loader, _Dumper):
-        _class.add_implicit_resolver(_tag, re.compile(f"^(?:{_pattern})$"), _first)
-_Dumper.add_representer(
-    str,
-    lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None),
-)
-
-
-def _parse_yaml(text: str, where: str) -> Any:
-    try:
-        return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader subclass
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        problem = error.problem or "it cannot be parsed"
-        if "\\t" in problem:
-            problem = "a tab is used for indentation"
-        raise RecipeError(f"{where}{place} is not valid YAML: {problem}.", hint="Indent with spaces.") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise RecipeError(f"{where} is not valid YAML: {error}.") from error
-
-
 def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         known = ", ".join(sorted(str(p) for p in Path("recipes").glob("*.yaml")))
-        raise RecipeError(f"There is no recipe file {path}.", hint=f"Recipes here: {known}" if known else None)
-    values = _parse_yaml(_read_text(path), str(path))
+        why = f"The recipe {path} is a folder." if path.is_dir() else f"There is no recipe file {path}."
+        raise RecipeError(why, hint=f"Recipes here: {known}" if known else "Give the name of a .yaml file.")
+    values = parse_yaml(_read_text(path), str(path))
     if not isinstance(values, dict):
         found = "nothing" if values is None else f"a {type(values).__name__}"
-        raise RecipeError(f"{path} holds {found}, not sections such as `task:` and `model:`.")
+        raise RecipeError(f"{path} holds {found}, not sections such as `task:` and `model:`.", hint=_HINT)
     return values
 
 
 def _read_text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # some editors put a byte-order mark in front
     except UnicodeDecodeError as error:
         raise RecipeError(f"{path} is not UTF-8 text (byte {error.start}).", hint="Save it as UTF-8.") from error
+    if "\0" in text:
+        raise RecipeError(f"{path} holds NUL characters, so it is no text.", hint="Is it UTF-16? Save it as UTF-8.")
+    return text
 
 
 def _override(values: dict[str, Any], assignment: str) -> None:
@@ -115,7 +59,7 @@ def _override(values: dict[str, Any], assignment: str) -> None:
         if not isinstance(inner, dict):
             raise RecipeError(f"--set {key}: {section!r} is not a section.", hint="Write --set section.key=value.")
         values = inner
-    values[last] = _parse_yaml(text, f"--set {key}")
+    values[last] = parse_yaml(text, f"--set {key}")
 
 
 def fields(model: type[BaseModel] = Recipe, prefix: str = "") -> Iterator[tuple[str, str, str]]:
@@ -146,7 +90,12 @@ def _sentence(error: Mapping[str, Any], known: Sequence[str]) -> tuple[str, str]
         key, _, text = str(error["ctx"]["error"]).partition(": ")
         return key, text
     wanted = error["msg"].removeprefix("Input ")
-    return ".".join(location), f"{error['input']!r} cannot be used; it {wanted[0].lower()}{wanted[1:]}"
+    return ".".join(location), f"{_shown(error['input'])} cannot be used; it {wanted[0].lower()}{wanted[1:]}"
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _LONGEST_VALUE else f"{text[: _LONGEST_VALUE - 3]}..."
 
 
 def _unknown(location: Sequence[str], known: Sequence[str]) -> str:
@@ -159,6 +108,22 @@ def _unknown(location: Sequence[str], known: Sequence[str]) -> str:
             return f"not a key of {f'section {section}' if section else 'a recipe'}; you meant {names[close[0]]}"
     there = [key.rsplit(".", 1)[-1] for key in here] if section else list(Recipe.model_fields)
     return f"not a known key; {f'section {section}' if section else 'a recipe'} has {', '.join(there)}"
+
+
+def _refuse_no_text(value: Any, where: str, key: str = "") -> None:
+    """A NUL ends a name in many a library, half of a character has no UTF-8: neither could be saved and read again."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            _refuse_no_text(inner, where, f"{key}.{name}" if key else str(name))
+            _refuse_no_text(name, where, key)
+    elif isinstance(value, list):
+        for inner in value:
+            _refuse_no_text(inner, where, key)
+    elif isinstance(value, str) and re.search("[\0\ud800-\udfff]", value):
+        raise RecipeError(
+            f"{where}: {key}: {_shown(value)} holds a NUL or half of a character, which no text has.",
+            hint="Write whole characters.",
+        )
 
 
 def _validate(values: dict[str, Any], where: str) -> Recipe:
@@ -174,8 +139,13 @@ def _validate(values: dict[str, Any], where: str) -> Recipe:
                 continue
             key, text = _sentence(one, known)
             mistakes.setdefault(key, []).append(text)
-        lines = [f"{where}: {key}: {' or '.join(dict.fromkeys(_merge(texts)))}." for key, texts in mistakes.items()]
-        raise RecipeError("\n".join(lines)) from error
+        raise RecipeError("\n".join(_report(where, mistakes)), hint=_HINT) from error
+
+
+def _report(where: str, mistakes: Mapping[str, list[str]]) -> list[str]:
+    lines = [f"{where}: {key}: {' or '.join(dict.fromkeys(_merge(texts)))}." for key, texts in mistakes.items()]
+    more = len(lines) - _MOST_MISTAKES
+    return lines if more <= 0 else [*lines[:_MOST_MISTAKES], f"{where}: {more:,} more mistakes."]
 
 
 def _merge(texts: Sequence[str]) -> list[str]:
@@ -214,7 +184,8 @@ def resolve_data_path(path: str) -> str:
 
 
 def _local(path: str) -> Path:
-    return Path(os.path.expanduser(path)).resolve()  # noqa: PTH111 - pathlib's raises where there is no such user
+    # pathlib's own raise where there is no such user, and where links lead in a circle
+    return Path(os.path.realpath(os.path.expanduser(path)))  # noqa: PTH111
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -230,13 +201,14 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     values = _read(path)
     for assignment in overrides:
         _override(values, assignment)
+    _refuse_no_text(values, path.name)
     _resolve(values)
     return _validate(values, path.name)
 
 
 def dump_recipe(recipe: Recipe) -> str:
     """The recipe as YAML that `load_recipe` reads back to an equal recipe."""
-    return yaml.dump(recipe.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+    return dump_yaml(recipe.model_dump(mode="json"))
 
 
 def differences(one: Recipe, other: Recipe) -> dict[str, Any]:

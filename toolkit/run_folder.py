@@ -10,15 +10,19 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import psutil
 
 from toolkit.errors import RunError
 from toolkit.kinds import Kind
+from toolkit.run_place import refuse_bad_place
 
 IS_MAIN_PROCESS = os.environ.get("RANK", "0") == "0"
 """Whether this process prints and writes the run's files, of those that a launcher started together."""
+
+_SECTIONS = ("model", "data", "precision", "batching", "versions")
 
 
 def remove_leftovers(path: Path) -> None:
@@ -35,9 +39,21 @@ def scratch_path(path: Path) -> Iterator[Path]:
     remove_leftovers(path)
     scratch = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        yield scratch
+        with naming(path):
+            yield scratch
     finally:
         _remove(scratch)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Give `path` to an OSError that does not say which file it is about, as those of a full disk do not."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)
+        raise
 
 
 @contextmanager
@@ -162,14 +178,17 @@ class RunFolder:
         Raises:
             RunError: the folder is taken.
         """
-        if not IS_MAIN_PROCESS or not self.is_taken:  # the main process may have begun already
+        if not IS_MAIN_PROCESS:  # the main process may have begun already
+            return
+        refuse_bad_place(self.path)
+        if not self.is_taken:
             return
         if not overwrite:
             raise RunError(
                 f"{self.path} exists already, and a run is never overwritten silently.",
                 hint="Add --resume to finish it, --overwrite to replace it, or --output-dir for another folder.",
             )
-        if self.path.is_symlink() or not self.run_json.is_file():
+        if not self.run_json.is_file():
             raise RunError(
                 f"{self.path} is not a run folder (it has no run.json), so it is not overwritten.",
                 hint="Give another folder with --output-dir.",
@@ -187,11 +206,38 @@ class RunFolder:
         """What run.json holds; empty before the run began."""
         if not self.run_json.is_file():
             return {}
-        return json.loads(self.run_json.read_text(encoding="utf-8"))
+        record = read_object(self.run_json)
+        if odd := [key for key in _SECTIONS if not isinstance(record.get(key), (dict, NoneType))]:
+            raise RunError(
+                f"{self.run_json} has no object under {odd[0]!r}, so it is damaged.", hint="Copy the file again."
+            )
+        return record
 
     def update(self, **fields: Any) -> None:
         """Set fields of run.json; fields that were there and are not named stay."""
         write_json(self.run_json, self.record | fields)
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """A JSON file that holds an object.
+
+    Raises:
+        RunError: it is not there, or holds none.
+    """
+    hint = "Make it again, or remove it."
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise RunError(f"There is no {path}.", hint="Give the whole folder.") from error
+    except UnicodeDecodeError as error:
+        raise RunError(f"{path} is not UTF-8 text (byte {error.start}).", hint=hint) from error
+    except RecursionError as error:
+        raise RunError(f"{path} is nested too deeply.", hint=hint) from error
+    except ValueError as error:
+        raise RunError(f"{path} is not JSON: {error}.", hint=hint) from error
+    if not isinstance(value, dict):
+        raise RunError(f"{path} holds a {type(value).__name__}, not an object.", hint=hint)
+    return value
 
 
 def refuse_no_evaluation(folder: Path) -> None:

@@ -100,8 +100,25 @@ def test_a_hub_dataset_has_its_class_labels_by_name(monkeypatch: pytest.MonkeyPa
     features = datasets.Features({"premise": datasets.Value("string"), "label": datasets.ClassLabel(names=["a", "b"])})
     table = datasets.Dataset.from_dict({"premise": ["x", "y"], "label": [1, -1]}, features=features)
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: table)
+    monkeypatch.setattr("toolkit.data.hub._is_reachable", lambda _: True)
     rows, _ = read_rows(Source(path="some/set", split="train"))
     assert [row["label"] for row in rows] == ["b", -1]
+
+
+def test_a_dataset_that_cannot_be_reached_is_told_within_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    import socket
+    import time
+
+    import datasets  # noqa: F401 - takes seconds of its own
+
+    def unreachable(*_: object, **__: object) -> None:
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unreachable)
+    start = time.monotonic()
+    with pytest.raises(DataError, match="neither a local file nor a dataset"):
+        read_rows(Source(path="nobody/nothing", split="train"))
+    assert time.monotonic() - start < 5
 
 
 def test_files_of_one_name_in_two_folders_have_two_slugs() -> None:

@@ -82,15 +82,22 @@ def row_texts(recipe: Recipe, row: Row) -> tuple[str, str]:
         text = row.get(column)
         if not isinstance(text, str) or not text.strip():
             raise DataError(f"column {column!r} holds {text!r}, not a text")
-        if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
-            raise DataError(f"column {column!r} holds half of a character (a lone surrogate)")
+        _refuse_half_characters(column, text)
         texts.append(text.strip())
     return texts[0], texts[1]
+
+
+def _refuse_half_characters(column: str, text: str) -> None:
+    """A lone surrogate has no UTF-8: neither a tokenizer nor a file could take it."""
+    if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise DataError(f"column {column!r} holds half of a character (a lone surrogate)")
 
 
 def _example(recipe: Recipe, row: Row, number: int, slices: Sequence[str]) -> Example:
     names = recipe.data.columns
     premise, hypothesis = row_texts(recipe, row)
+    for column in [*([names.id] if names.id else []), *slices]:
+        _refuse_half_characters(column, str(row.get(column)))
     return Example(
         id=str(row[names.id]) if names.id and row.get(names.id) is not None else str(number),
         premise=premise,

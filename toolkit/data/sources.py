@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ def read_rows(source: Source) -> tuple[list[Row], list[str]]:
         rows = _read_hub(source)
     rows = rows[: source.limit]
     if not rows:
-        raise DataError(f"{describe(source)} holds no rows.")
+        raise DataError(f"{describe(source)} holds no rows.", hint="Give a file with rows below its header.")
     return rows, list(dict.fromkeys(column for row in rows for column in row))
 
 
@@ -68,23 +68,9 @@ def _read_hub(source: Source) -> list[Row]:
         raise DataError(
             f"The hub dataset {source.path} needs a split.", hint="Set data.train.split and data.eval.split."
         )
-    import datasets
+    from toolkit.data.hub import load_hub_rows
 
-    try:
-        table = datasets.load_dataset(source.path, source.name, split=source.split)
-    except Exception as error:  # the hub, the network and the dataset's files each fail in their own way
-        raise DataError(
-            f"{describe(source)} is neither a local file nor a dataset that can be loaded from the hub "
-            f"({type(error).__name__}: {first_line(error)[:200]}).",
-            hint="Check the name and the network, or give a local .jsonl, .json, .csv, .tsv or .parquet file.",
-        ) from error
-    names = {column: kind for column, kind in table.features.items() if isinstance(kind, datasets.ClassLabel)}
-    rows = [dict(row) for row in table]
-    for column, kind in names.items():
-        for row in rows:
-            if row[column] is not None and row[column] >= 0:
-                row[column] = kind.int2str(row[column])
-    return rows
+    return load_hub_rows(source.path, source.name, source.split)
 
 
 def stream_file(path: Path) -> Iterator[Row]:
@@ -94,13 +80,14 @@ def stream_file(path: Path) -> Iterator[Row]:
         DataError: the file is not there, or at the row that cannot be read.
     """
     if not path.is_file():
-        raise DataError(f"There is no data file {path}.")
+        why = f"{path} is no file" if path.exists() else f"There is no data file {path}"
+        raise DataError(f"{why}.", hint="Give a file, with its path from the working directory.")
     try:
         yield from _READERS[path.suffix](path)
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8 text (byte {error.start}).", hint="Convert it to UTF-8.") from error
     except RecursionError as error:
-        raise DataError(f"{path} is nested too deeply to be rows.") from error
+        raise DataError(f"{path} is nested too deeply to be rows.", hint="A row is one object with texts.") from error
 
 
 def _open(path: Path) -> Any:
@@ -117,18 +104,29 @@ def _read_jsonl(path: Path) -> Iterator[Row]:
 
 def _json_row(text: str, where: str) -> Row:
     try:
-        row = json.loads(text)
+        row = json.loads(text, object_pairs_hook=_object)
     except ValueError as error:
         raise DataError(f"{where} is not JSON: {error}.", hint="Write one JSON object per line.") from error
     if not isinstance(row, dict):
-        raise DataError(f"{where} is a {type(row).__name__}, not an object with columns.")
+        raise DataError(
+            f"{where} is a {type(row).__name__}, not an object with columns.", hint='Write {"premise": ..., ...}.'
+        )
+    return row
+
+
+def _object(pairs: list[tuple[str, Any]]) -> Row:
+    """An object of JSON; of a name that stands there twice, Python would silently keep the last value."""
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the name {next(name for name in names if names.count(name) > 1)!r} stands there twice")
     return row
 
 
 def _read_json(path: Path) -> Iterator[Row]:
     with _open(path) as file:
         try:
-            rows = json.load(file)
+            rows = json.load(file, object_pairs_hook=_object)
         except ValueError as error:
             raise DataError(f"{path} is not JSON: {error}.", hint="Is it JSON Lines? Then name it .jsonl.") from error
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
@@ -142,6 +140,7 @@ def _read_delimited(path: Path, delimiter: str) -> Iterator[Row]:
         reader = csv.reader(file, delimiter=delimiter, strict=True)
         try:
             header = next(reader, [])
+            _refuse_repeated(path, header)
             for number, fields in enumerate(reader, 1):
                 if not fields:
                     continue
@@ -154,7 +153,10 @@ def _read_delimited(path: Path, delimiter: str) -> Iterator[Row]:
                     )
                 yield dict(zip(header, fields, strict=True))
         except csv.Error as error:
-            raise DataError(f"{path}, line {reader.line_num} cannot be read: {error}.") from error
+            raise DataError(
+                f"{path}, line {reader.line_num} cannot be read: {error}.",
+                hint="A lone quotation mark does this: write it twice inside a quoted field.",
+            ) from error
 
 
 def _read_parquet(path: Path) -> Iterator[Row]:
@@ -162,10 +164,22 @@ def _read_parquet(path: Path) -> Iterator[Row]:
 
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
+            _refuse_repeated(path, file.schema_arrow.names)
             for batch in file.iter_batches(batch_size=_PARQUET_ROWS):
                 yield from batch.to_pylist()
-    except (OSError, ValueError) as error:  # pyarrow's ArrowInvalid is a ValueError
-        raise DataError(f"{path} is not a Parquet file: {first_line(error)}") from error
+    except DataError:
+        raise
+    except Exception as error:  # a damaged file breaks pyarrow anywhere, in one of ten ways
+        raise DataError(
+            f"{path} is not a Parquet file that can be read: {first_line(error).rstrip('.')}.",
+            hint="Write it again, or copy it again.",
+        ) from error
+
+
+def _refuse_repeated(path: Path, columns: Sequence[str]) -> None:
+    """Two columns of one name: a row would silently keep the last."""
+    if twice := [name for name in columns if name and columns.count(name) > 1]:
+        raise DataError(f"{path} has two columns {twice[0]!r}, and only one would be kept.", hint="Rename one.")
 
 
 _READERS: dict[str, Callable[[Path], Iterator[Row]]] = {

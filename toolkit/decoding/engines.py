@@ -3,14 +3,19 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from toolkit.decoding.gguf_file import refuse_other_vocabulary
 from toolkit.decoding.label_trie import LabelTrie
 from toolkit.errors import ModelError
+from toolkit.prompts import load_tokenizer
 from toolkit.recipe import Recipe
 from toolkit.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from toolkit.decoding.llama_cpp import LlamaCpp
 
 
 class Scorer(Protocol):
@@ -65,6 +70,7 @@ def open_scorer(model: str, run: RunFolder, recipe: Recipe, trie: LabelTrie) -> 
         from toolkit.decoding.llama_cpp_scorer import LlamaCppScorer
 
         with LlamaCppScorer(Path(model), trie, context_length=recipe.model.max_seq_length) as scorer:
+            refuse_other_gguf(scorer.model, run)
             yield scorer
         return
     from toolkit.batching.sampling import LARGEST_TREE
@@ -77,17 +83,26 @@ def open_scorer(model: str, run: RunFolder, recipe: Recipe, trie: LabelTrie) -> 
     yield TorchScorer(load_torch_model(model, run, recipe), trie, batch_tokens=budget)
 
 
+def refuse_other_gguf(opened: "LlamaCpp", run: RunFolder) -> None:
+    """Refuse a GGUF file whose token ids are not those of the run.
+
+    Raises:
+        ModelError: it has another vocabulary.
+    """
+    refuse_other_vocabulary(opened.gguf, opened.header, load_tokenizer(run.adapter).get_vocab())
+
+
 def load_torch_model(model: str, run: RunFolder, recipe: Recipe) -> Any:
     """The adapter, base or merged model of a run, in evaluation mode.
 
     Raises:
         ModelError: it cannot be loaded, or the adapter does not fit the base.
     """
-    from toolkit.model.files import find_base
+    from toolkit.model.files import checked_folder, find_base
     from toolkit.model.loading import load_for_scoring, precision_for
 
     if model == "merged":
         recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"load_in_4bit": False})})
-    folder = run.merged if model == "merged" else find_base(run, recipe)
+    folder = checked_folder(run.merged) if model == "merged" else find_base(run, recipe)
     adapter = run.adapter if model == "adapter" else None
     return load_for_scoring(folder, recipe, precision_for(recipe), adapter)

@@ -113,10 +113,12 @@ def open_generator(model: str, run: RunFolder, recipe: Recipe, encoder: PromptEn
     """
     longest = max(map(len, encoder.label_ids.values())) + _BEYOND_LABELS
     if model.endswith(".gguf"):
+        from toolkit.decoding.engines import refuse_other_gguf
         from toolkit.decoding.llama_cpp import LlamaCpp
 
         context_length = recipe.model.max_seq_length + _BEYOND_LABELS
         with LlamaCpp(Path(model), context_length=context_length, sequences=1) as opened:
+            refuse_other_gguf(opened, run)
             yield LlamaCppGenerator(opened, encoder.ends, longest=longest)
         return
     from toolkit.decoding.engines import load_torch_model

@@ -12,6 +12,7 @@ from typing import Any, Self
 import xllamacpp
 from joblib import cpu_count
 
+from toolkit.decoding.gguf_file import read_gguf_header
 from toolkit.errors import ModelError
 
 LOG_VARIABLE = "TOOLKIT_LLAMA_LOG"
@@ -34,6 +35,7 @@ class LlamaCpp:
 
     def __init__(self, gguf: Path, *, context_length: int, sequences: int, threads: int | None = None) -> None:
         self.gguf = gguf
+        self.header = read_gguf_header(gguf)
         self._key = secrets.token_hex()
         self._server: xllamacpp.Server | None = self._start(context_length, sequences, threads or cpu_count())
 
@@ -118,7 +120,6 @@ class LlamaCpp:
             raise ModelError(f"llama.cpp cannot render a chat with {self.gguf}: {error}.") from error
 
     def _start(self, context_length: int, sequences: int, threads: int) -> xllamacpp.Server:
-        _refuse_other_files(self.gguf)
         params = xllamacpp.CommonParams()
         params.model.path = str(self.gguf)
         params.verbosity = _VERBOSE if os.environ.get(LOG_VARIABLE) else _SILENT
@@ -147,15 +148,3 @@ class LlamaCpp:
                 "llama.cpp, or it is not a model that it knows.",
                 hint=f"Export it again; {LOG_VARIABLE}=1 shows llama.cpp's own messages.",
             ) from error
-
-
-def _refuse_other_files(gguf: Path) -> None:
-    try:
-        with gguf.open("rb") as file:
-            magic = file.read(4)
-    except OSError as error:
-        raise ModelError(
-            f"The GGUF file {gguf} cannot be read: {error.strerror}.", hint="Export it with scripts/export_gguf.py."
-        ) from error
-    if magic != b"GGUF":
-        raise ModelError(f"{gguf} is not a GGUF file.", hint="Give a file that scripts/export_gguf.py wrote.")

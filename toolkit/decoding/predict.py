@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -23,7 +24,7 @@ from toolkit.pairs import EncodedPair, row_encoder
 from toolkit.prompts import EncodedRow, load_tokenizer
 from toolkit.recipe import Recipe
 from toolkit.recipe_file import differences, load_recipe
-from toolkit.run_folder import RunFolder, atomic_path, file_fingerprint
+from toolkit.run_folder import RunFolder, atomic_path, file_fingerprint, read_object
 
 _SHOWN_ROWS = 3
 
@@ -187,8 +188,9 @@ def stored_temperature(run: RunFolder, recipe: Recipe, model: str) -> float:
         )
     label = run.model_label(model)
     path = run.eval / label / "metrics.json"
-    metrics = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    temperature = (metrics.get("calibration") or {}).get("temperature")
+    metrics = read_object(path) if path.is_file() else {}
+    calibration = metrics.get("calibration") or {}
+    temperature = calibration.get("temperature") if isinstance(calibration, dict) else "none"
     if temperature is None:
         raise RunError(
             f"--calibrated needs the temperature of {model}, and {path} holds none.",
@@ -200,4 +202,6 @@ def stored_temperature(run: RunFolder, recipe: Recipe, model: str) -> float:
             f"--calibrated uses the temperature in {path}, and {model} is not the file that was measured there.",
             hint=f"Measure this one: python scripts/eval_generate.py {run.path} --model {model}",
         )
+    if not isinstance(temperature, (int, float)) or not 0 < temperature < math.inf:
+        raise RunError(f"{path} holds no temperature above 0, so it is damaged.", hint="Evaluate again.")
     return float(temperature)

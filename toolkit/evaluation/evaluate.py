@@ -16,6 +16,7 @@ from toolkit.evaluation.decode import decode_constrained, decode_freely
 from toolkit.evaluation.evaluation_files import write_evaluation
 from toolkit.evaluation.invalid import invalid_figures
 from toolkit.evaluation.metrics import Predictions, compute_metrics
+from toolkit.evaluation.report_data import gather
 from toolkit.evaluation.run_results import base_zero_shot, load_evaluations
 from toolkit.evaluation.terminal import terminal_report
 from toolkit.pairs import row_encoder
@@ -26,6 +27,7 @@ from toolkit.run_folder import RunFolder, file_fingerprint
 from toolkit.task import Example
 
 Mode = Literal["constrained", "free"]
+_LONGEST_SLUG = 120
 
 
 def parse_data(data: str) -> Source:
@@ -74,13 +76,15 @@ def evaluate(
     examples = splits.eval
     shown = draw_shots(splits.train, examples, recipe.task.labels, shots, recipe.seed)
     encoder = row_encoder(load_tokenizer(run.adapter), recipe, shown)
+    measured = _what_was_measured(model, recipe, saved, examples, mode, shots) | {"model": name}
+    folder = run.eval / _folder_name(name, recipe.data.eval, measured["overrides"], mode, shots)
+    gather(run, besides=folder)  # a damaged file would stop the report: said before hours of scoring
     held_back, warnings = ([], []) if limit or mode == "free" else calibration_rows(run, splits)
     baselines = _baselines(splits, recipe, run, name)
     settings = (model, run, recipe, encoder, examples)
     decoded = decode_freely(*settings) if mode == "free" else decode_constrained(*settings, held_back)
     predictions = decoded.predictions
     calibration, untold = _calibrate(held_back, decoded.held_back, examples, predictions)
-    measured = _what_was_measured(model, recipe, saved, examples, mode, shots) | {"model": name}
     metrics = {
         **measured,
         **compute_metrics(examples, predictions, seed=recipe.seed),
@@ -91,7 +95,6 @@ def evaluate(
         "shortened_rows": decoded.shortened,
         "speed": {"seconds": round(decoded.seconds, 3), "examples_per_second": len(examples) / decoded.seconds},
     }
-    folder = run.eval / _folder_name(name, recipe.data.eval, measured["overrides"], mode, shots)
     write_evaluation(folder, examples, predictions, metrics)
     print(terminal_report(examples, predictions, metrics))
     return folder
@@ -159,5 +162,8 @@ def _folder_name(name: str, source: Source, overrides: dict[str, Any], mode: Mod
     limit = source.limit if "data.eval.limit" in changed else None
     others = {key: value for key, value in changed.items() if not key.startswith("data.eval.")}
     digest = hashlib.sha256(json.dumps(others, sort_keys=True).encode()).hexdigest()[:6]
-    parts = [f"{name}@{slug(source)}"] + ["free"] * (mode == "free") + [f"shots{shots}"] * (shots > 0)
+    rows = slug(source)
+    if len(rows.encode()) > _LONGEST_SLUG:  # a file's name has 255 bytes
+        rows = f"{rows[: _LONGEST_SLUG // 4]}-{hashlib.sha256(rows.encode()).hexdigest()[:8]}"
+    parts = [f"{name}@{rows}"] + ["free"] * (mode == "free") + [f"shots{shots}"] * (shots > 0)
     return "-".join(parts + [f"set{digest}"] * bool(others) + [f"limit{limit}"] * (limit is not None))

@@ -1,6 +1,5 @@
 """Evaluations on disk, read row by row into codes and hashes, so that a million rows need little memory."""
 
-import json
 from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -12,10 +11,11 @@ import numpy as np
 from pydantic_core import from_json
 
 from toolkit.errors import DataError
-from toolkit.run_folder import refuse_no_evaluation
+from toolkit.run_folder import read_object, refuse_no_evaluation
 
 _COMPARED = ("id", "premise", "hypothesis", "label")
 _NO_LABEL = -1
+_AGAIN = "Evaluate again: python scripts/eval_generate.py RUN"
 
 
 @dataclass(frozen=True)
@@ -70,10 +70,10 @@ def read_evaluation(folder: Path) -> EvaluatedRows:
         except (KeyError, TypeError) as error:
             raise DataError(
                 f"{folder / 'predictions.jsonl'}, line {number} is no prediction on the labels {', '.join(labels)}.",
-                hint="Evaluate again: python scripts/eval_generate.py RUN",
+                hint=_AGAIN,
             ) from error
     if not rows:
-        raise DataError(f"{folder / 'predictions.jsonl'} holds no rows.")
+        raise DataError(f"{folder / 'predictions.jsonl'} holds no rows.", hint=_AGAIN)
     return EvaluatedRows(
         folder,
         f"{folder.resolve().parent.parent.name}/{folder.resolve().name}",
@@ -85,15 +85,11 @@ def read_evaluation(folder: Path) -> EvaluatedRows:
 
 def _read_metrics(folder: Path) -> dict[str, Any]:
     refuse_no_evaluation(folder)
-    try:
-        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-        if all(isinstance(label, str) for label in metrics["labels"]):
-            return metrics
-    except (ValueError, KeyError, TypeError):
-        pass
-    raise DataError(
-        f"{folder / 'metrics.json'} names no labels.", hint="Evaluate again: python scripts/eval_generate.py RUN"
-    )
+    metrics = read_object(folder / "metrics.json")
+    labels = metrics.get("labels")
+    if not isinstance(labels, list) or not labels or not all(isinstance(label, str) for label in labels):
+        raise DataError(f"{folder / 'metrics.json'} names no labels.", hint=_AGAIN)
+    return metrics
 
 
 def _rows(folder: Path) -> Iterator[dict[str, Any]]:
@@ -103,7 +99,7 @@ def _rows(folder: Path) -> Iterator[dict[str, Any]]:
             try:
                 yield from_json(line)
             except ValueError as error:
-                raise DataError(f"{path}, line {number} is not JSON: {error}.") from error
+                raise DataError(f"{path}, line {number} is not JSON: {error}.", hint=_AGAIN) from error
 
 
 def refuse_other_rows(first: EvaluatedRows, other: EvaluatedRows) -> None:

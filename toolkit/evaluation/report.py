@@ -1,10 +1,12 @@
 """The report of a run: one HTML file without scripts or network, for a colleague who was not there."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, TemplateError
 
+from toolkit.errors import RunError, first_line
 from toolkit.evaluation import formats
 from toolkit.evaluation.report_data import BASELINES, Report, gather
 from toolkit.evaluation.svg import loss_curve, reliability_diagram
@@ -31,13 +33,31 @@ def write_report(run: RunFolder) -> Path:
 def render(report: Report) -> str:
     """The page; every text of the run is escaped."""
     template = _environment().get_template("report.html.jinja")
-    return template.render(
-        report=report,
-        loss_curve=loss_curve(report.steps, report.losses) if len(report.steps) > 1 else None,
-        reliability=reliability_diagram(report.summary.bins) if report.summary.bins else None,
-        baselines=BASELINES,
-        written=now(),
-    )
+    with refusing_damage(report):
+        return template.render(
+            report=report,
+            loss_curve=loss_curve(report.steps, report.losses) if len(report.steps) > 1 else None,
+            reliability=reliability_diagram(report.summary.bins) if report.summary.bins else None,
+            baselines=BASELINES,
+            written=now(),
+        )
+
+
+@contextmanager
+def refusing_damage(report: Report) -> Iterator[None]:
+    """Say in a sentence that a value in a run's files is not what its place needs.
+
+    Raises:
+        RunError: the template, or what it calls, cannot show a value.
+    """
+    try:
+        yield
+    except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
+        raise RunError(
+            f"The files of {report.run.path} cannot be shown, since a value in one is not what it should be: "
+            f"{first_line(error).rstrip('.')}.",
+            hint="Look into run.json, gguf/parity.json and eval/*/metrics.json; evaluate or export again.",
+        ) from error
 
 
 def _environment() -> Environment:

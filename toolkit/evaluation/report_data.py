@@ -5,6 +5,7 @@ import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from toolkit.data.sources import EMBEDDED
@@ -17,12 +18,11 @@ from toolkit.evaluation.run_results import (
     load_losses,
     load_parity,
     main_evaluation,
-    read_object,
     with_base_zero_shot,
 )
 from toolkit.recipe import Recipe
 from toolkit.recipe_file import load_recipe
-from toolkit.run_folder import RunFolder
+from toolkit.run_folder import RunFolder, read_object
 
 BASELINES = {
     "random": "a uniform guess",
@@ -95,14 +95,15 @@ class Report:
         return list(_commands(self))
 
 
-def gather(run: RunFolder) -> Report:
-    """Read a run's files.
+def gather(run: RunFolder, besides: Path | None = None) -> Report:
+    """Read a run's files; those of the evaluation `besides` are left out.
 
     Raises:
         RunError: recipe.yaml or run.json is missing, or a file is not what it should be.
     """
-    record, recipe = read_object(run.run_json), load_recipe(run.recipe)
-    evaluations = with_base_zero_shot(load_evaluations(run))
+    read_object(run.run_json)  # which may be missing for others, not for a report
+    record, recipe = run.record, load_recipe(run.recipe)
+    evaluations = with_base_zero_shot(load_evaluations(run, besides))
     steps, losses = load_losses(run)
     return Report(
         run=run,

@@ -4,13 +4,18 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from toolkit.errors import RunError
-from toolkit.run_folder import RunFolder
+from toolkit.run_folder import RunFolder, read_object
 
 _MODELS = ("adapter", "base", "merged")
-_NEEDED = ("n", "labels", "model", "accuracy", "per_label", "confusion_matrix", "macro", "weighted")
+_NEEDED: dict[str, type | tuple[type, ...]] = {
+    "n": int, "labels": list, "model": str, "accuracy": (int, float), "per_label": dict, "confusion_matrix": list,
+    "macro": dict, "weighted": dict,
+}  # fmt: skip
+_OPTIONAL = {"data": dict, "overrides": dict, "mode": str, "shots": int, "baselines": dict, "warnings": list}
 
 
 @dataclass(frozen=True)
@@ -77,23 +82,30 @@ class Evaluation:
         return self.folder / "predictions.jsonl"
 
 
-def load_evaluations(run: RunFolder) -> list[Evaluation]:
+def load_evaluations(run: RunFolder, besides: Path | None = None) -> list[Evaluation]:
     """All evaluations of a run: those of its own rows first, the adapter before base, merged and GGUFs.
+
+    Args:
+        run: its eval/ is read.
+        besides: the folder of one that is left out.
 
     Raises:
         RunError: a metrics.json is none.
     """
     # A folder that is being written has a name that begins with a dot.
-    paths = [path for path in run.eval.glob("*/metrics.json") if not path.parent.name.startswith(".")]
+    paths = [path for path in run.eval.glob("*/metrics.json") if path.parent.name[0] != "." and path.parent != besides]
     return sorted((_load_evaluation(path) for path in paths), key=_order)
 
 
 def _load_evaluation(path: Path) -> Evaluation:
     metrics = read_object(path)
+    hint = "Evaluate again, or remove it."
     if missing := [key for key in _NEEDED if key not in metrics]:
-        raise RunError(f"{path} has no {missing[0]!r}, so it is no evaluation.", hint="Evaluate again, or remove it.")
-    if not isinstance(metrics.get("overrides") or {}, dict):
-        raise RunError(f"{path} was written by an older version of this toolkit.", hint="Evaluate again, or remove it.")
+        raise RunError(f"{path} has no {missing[0]!r}, so it is no evaluation.", hint=hint)
+    odd = [key for key, kind in _NEEDED.items() if not isinstance(metrics[key], kind)]
+    odd += [key for key, kind in _OPTIONAL.items() if not isinstance(metrics.get(key), (kind, NoneType))]
+    if odd:
+        raise RunError(f"{path} has a {type(metrics[odd[0]]).__name__} as {odd[0]!r}, so it is damaged.", hint=hint)
     return Evaluation(path.parent.name, path.parent, metrics)
 
 
@@ -137,7 +149,7 @@ def load_losses(run: RunFolder) -> tuple[list[int], list[float]]:
     if not run.train_log.is_file():
         return [], []
     steps, losses = [], []
-    for line in run.train_log.read_text(encoding="utf-8").splitlines():
+    for line in run.train_log.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             record = json.loads(line)
             if record["loss"] is not None:
@@ -150,22 +162,10 @@ def load_losses(run: RunFolder) -> tuple[list[int], list[float]]:
 
 def load_parity(run: RunFolder) -> dict[str, Any] | None:
     """What gguf/parity.json holds; None where there is none."""
-    path = run.path / "gguf" / "parity.json"
-    return read_object(path) if path.is_file() else None
-
-
-def read_object(path: Path) -> dict[str, Any]:
-    """A JSON file that holds an object.
-
-    Raises:
-        RunError: it is not there, or holds none.
-    """
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise RunError(f"There is no {path}.") from error
-    except ValueError as error:
-        raise RunError(f"{path} is not JSON: {error}.", hint="Make it again, or remove it.") from error
-    if not isinstance(value, dict):
-        raise RunError(f"{path} holds a {type(value).__name__}, not an object.", hint="Make it again, or remove it.")
-    return value
+    if not run.parity.is_file():
+        return None
+    parity = read_object(run.parity)
+    models = parity.get("models")
+    if not isinstance(models, list) or not all(isinstance(one, dict) for one in models):
+        raise RunError(f"{run.parity} lists no models, so it is damaged.", hint="Export again, or remove it.")
+    return parity

@@ -1,7 +1,6 @@
 """A trained run becomes files that llama.cpp runs: merge, convert, quantise, and prove that they answer alike."""
 
 import hashlib
-import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from toolkit.data.checks import load_examples
 from toolkit.data.sources import describe
 from toolkit.errors import ExportError, GateError
 from toolkit.evaluation.report import write_report
+from toolkit.evaluation.run_results import load_parity
 from toolkit.export.file_types import FILE_TYPES
 from toolkit.export.gguf import gguf_bytes, write_gguf
 from toolkit.export.gguf_header import Origin
@@ -119,10 +119,9 @@ def _write_files(files: dict[GgufType, Path], run: RunFolder, recipe: Recipe, or
 
 def _earlier_parity(run: RunFolder, files: list[Path]) -> list[dict[str, Any]]:
     """Entries of an earlier export's files that are still there; of files that are written anew they are forgotten."""
-    if not run.parity.is_file():
+    if (record := load_parity(run)) is None:
         return []
-    record = json.loads(run.parity.read_text(encoding="utf-8"))
-    there = [one for one in record["models"] if one["file"] and (run.path / one["file"]).is_file()]
+    there = [one for one in record["models"] if one.get("file") and (run.path / one["file"]).is_file()]
     kept = [one for one in there if run.path / one["file"] not in files]
     write_json(run.parity, {**record, "models": kept})
     return kept

@@ -43,14 +43,17 @@ def read_json(path: Path) -> dict[str, Any]:
         ExportError: the file is missing, or is not JSON.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ExportError(
             f"{path.parent} has no {path.name}, so it is not a whole model folder.",
             hint="Give the folder that merging wrote: config.json, tokenizer.json and safetensors.",
         ) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ExportError(f"{path} cannot be read: {error}.", hint="Merge again, or copy the file again.") from error
+    if not isinstance(value, dict):
+        raise ExportError(f"{path} holds a {type(value).__name__}, not an object.", hint="Merge again.")
+    return value
 
 
 def read_config(folder: Path) -> LlamaConfig:
@@ -76,7 +79,7 @@ def read_config(folder: Path) -> LlamaConfig:
         raise ExportError(f"{folder} uses the activation {activation!r}; llama.cpp's Llama computes silu only.")
     try:
         return _config(raw, folder)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, ArithmeticError) as error:
         raise ExportError(f"{folder / 'config.json'} lacks or misstates {error}.", hint="Merge again.") from error
 
 

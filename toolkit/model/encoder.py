@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 
 from toolkit.errors import DeviceMemoryError, ModelError, RecipeError, first_line
 from toolkit.model.backend import DEVICE, AutoModelForSequenceClassification, LoraConfig, get_peft_model
@@ -49,7 +48,7 @@ def count_encoder_parameters(folder: Path, recipe: Recipe) -> ParameterCount:
     with torch.device("meta"):
         try:
             model = AutoModelForSequenceClassification.from_config(config, trust_remote_code=False)
-        except ValueError as error:
+        except Exception as error:  # a configuration breaks Transformers wherever it is read
             raise ModelError(f"{folder} holds no encoder: {first_line(error)}") from error
         _refuse_misfit(model, recipe)
         adapted = get_peft_model(model, _lora_config(model, recipe.lora))
@@ -94,7 +93,7 @@ def load_encoder(folder: Path, recipe: Recipe, precision: Precision) -> Any:
         model = model.to(DEVICE)
     except torch.OutOfMemoryError as error:
         raise DeviceMemoryError(f"{folder} does not fit into the device's memory.") from error
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+    except Exception as error:  # Transformers and safetensors each fail in their own way
         raise ModelError(f"{folder} cannot be loaded: {first_line(error)}") from error
     head = head_modules(model)
     absent = {*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])}

@@ -6,6 +6,7 @@ from yaml import YAMLError
 
 from toolkit.embedded.tiny_llama import MODEL_FOLDER
 from toolkit.errors import ModelError, first_line
+from toolkit.model.safety import checked_folder
 from toolkit.recipe import Recipe
 from toolkit.run_folder import RunFolder
 
@@ -36,14 +37,7 @@ def find_model(name: str, revision: str | None = None, *, weights: bool = True) 
         raise ModelError(f"There is no model folder {name}.", hint="Give a folder with a config.json, or a hub id.")
     else:
         folder = _download(name, revision, weights=weights)
-    if not (folder / "config.json").is_file():
-        raise ModelError(f"{folder} is no model folder: it has no config.json.")
-    if weights and not any(folder.glob("*.safetensors")):
-        raise ModelError(
-            f"{folder} has no safetensors weights; pickled .bin files are not read, since they can run code.",
-            hint="Convert it: AutoModelForCausalLM.from_pretrained(...).save_pretrained(...).",
-        )
-    return folder
+    return checked_folder(folder, weights=weights)
 
 
 def find_base(run: RunFolder, recipe: Recipe) -> Path:

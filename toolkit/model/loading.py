@@ -16,6 +16,7 @@ from toolkit.model.backend import (
     quiet,
 )
 from toolkit.model.precision import Precision, choose_precision
+from toolkit.model.safety import refuse_missing_weights, refuse_unsafe_adapter, weight_names
 from toolkit.recipe import Lora, Recipe
 
 
@@ -46,9 +47,10 @@ def load_base(folder: Path, recipe: Recipe, precision: Precision, *, gradient_ch
         raise DeviceMemoryError(
             f"{folder} does not fit into the device's memory.", hint="Set model.load_in_4bit: true, or a smaller model."
         ) from error
-    except (OSError, ValueError, KeyError, RuntimeError, NotImplementedError, SafetensorError) as error:
+    except Exception as error:  # Unsloth, Transformers and safetensors each fail in their own way
         raise ModelError(f"{folder} cannot be loaded: {first_line(error)}") from error
     _assert_as_asked(model, recipe, precision)
+    refuse_missing_weights([name for name, _ in model.named_parameters()], weight_names(folder), folder)
     return model
 
 
@@ -92,9 +94,10 @@ def load_adapter(model: Any, adapter: Path) -> Any:
     """
     misfit = "was not trained on this base model"
     hint = "Use the model.name and model.revision that the run's recipe.yaml names."
+    refuse_unsafe_adapter(adapter)
     try:
         wrapped = PeftModel.from_pretrained(model, str(adapter), is_trainable=False)
-    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
+    except (OSError, RuntimeError, ValueError, TypeError, LookupError, SafetensorError) as error:
         raise ModelError(f"The adapter {adapter} {misfit}: {first_line(error)}", hint=hint) from error
     with safe_open(adapter / "adapter_model.safetensors", framework="pt") as saved:
         # Left to itself, PEFT asks the hub whether the vocabulary has grown.

@@ -41,7 +41,7 @@ def model_config(folder: Path) -> Any:
     """The configuration of the model in `folder`."""
     try:
         return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # a damaged configuration breaks Transformers wherever it is read
         raise ModelError(f"{folder / 'config.json'} cannot be read: {first_line(error)}") from error
 
 
@@ -58,7 +58,7 @@ def count_parameters(folder: Path, lora: Lora) -> ParameterCount:
             head = model.get_output_embeddings()
             linear = [m.weight for m in model.modules() if isinstance(m, torch.nn.Linear) and m is not head]
             adapted = get_peft_model(model, _lora_config(lora))
-        except ValueError as error:
+        except Exception as error:  # a configuration breaks Transformers wherever it is read
             raise ModelError(f"{folder} cannot carry the recipe's adapter: {first_line(error)}") from error
     return count_adapted(adapted, quantisable=sum(weight.numel() for weight in linear))
 

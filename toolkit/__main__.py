@@ -1,0 +1,7 @@
+"""`python -m toolkit`: what this machine and its packages can do, see `doctor`."""
+
+import sys
+
+from toolkit.doctor import main
+
+sys.exit(main())

@@ -1,0 +1,35 @@
+"""Where a new run may stand: refused before anything is loaded, not when hours of training want to be written."""
+
+import os
+from pathlib import Path
+
+from toolkit.errors import RunError
+
+_ELSEWHERE = "Give another folder with --output-dir."
+
+
+def refuse_bad_place(path: Path) -> None:
+    """Refuse a path at which no run folder can be made, or where it would do harm.
+
+    Raises:
+        RunError: its name has control characters, it is a link, stands inside another run or below a file, or cannot
+            be written.
+    """
+    real = Path(os.path.realpath(path))
+    name = real.name
+    if not name.isprintable():  # it becomes part of file names, of a Modelfile and of a report
+        raise RunError(f"The run folder's name {name!r} has characters that cannot be printed.", hint=_ELSEWHERE)
+    if path.is_symlink():  # a run is made, and replaced, as a whole
+        raise RunError(
+            f"{path} is a symbolic link to {path.readlink()}.", hint="Give the folder itself with --output-dir."
+        )
+    if real.exists() and not path.exists():  # a missing folder and `..`: it would be made, and another one taken
+        raise RunError(f"{path} leads through a folder that does not exist to {real}.", hint=_ELSEWHERE)
+    above = real.parents
+    if runs := [folder for folder in above if (folder / "run.json").is_file() and (folder / "recipe.yaml").is_file()]:
+        raise RunError(f"{path} would stand inside the run {runs[0]}, and vanish with it.", hint=_ELSEWHERE)
+    nearest = next(folder for folder in (real, *above) if os.path.lexists(folder))
+    if not nearest.is_dir():
+        raise RunError(f"{path} cannot be a run folder: {nearest} is a file.", hint=_ELSEWHERE)
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise RunError(f"{path} cannot be made: {nearest} cannot be written.", hint=_ELSEWHERE)
