@@ -1,7 +1,9 @@
 """What the commands share: their flags in one style, and their ends as one sentence and an exit code."""
 
 import argparse
+import signal
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
@@ -66,7 +68,12 @@ def share(text: str) -> float:
 
 
 def run_command(command: Callable[[], None]) -> int:
-    """Run a command and return its exit code; what a user can cause ends in a sentence, never in a traceback."""
+    """Run a command and return its exit code; what a user can cause ends in a sentence, never in a traceback.
+
+    A SIGTERM ends it as Ctrl-C does, so that nothing is left half written.
+    """
+    is_main_thread = threading.current_thread() is threading.main_thread()  # no other may choose what a signal does
+    before = signal.signal(signal.SIGTERM, _interrupt) if is_main_thread else None
     try:
         command()
     except ToolkitError as error:
@@ -74,10 +81,17 @@ def run_command(command: Callable[[], None]) -> int:
         if error.hint:
             print(f"hint: {error.hint}", file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        print("interrupted" + (f" {interrupt}" if str(interrupt) else ""), file=sys.stderr)
         return EXIT_INTERRUPTED
     except OSError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_FAILURE
+    finally:
+        if is_main_thread:
+            signal.signal(signal.SIGTERM, before)
     return 0
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
