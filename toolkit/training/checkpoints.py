@@ -51,7 +51,7 @@ def new_checkpoint(folder: Path) -> Iterator[Path]:
         partial.mkdir()
         yield partial
         files = {path.name: _describe(path) for path in sorted(partial.iterdir())}
-        (partial / _MANIFEST).write_text(json.dumps(files, indent=2) + "\n", encoding="utf-8")
+        (partial / _MANIFEST).write_text(json.dumps(files, indent=2), encoding="utf-8")
         flush_to_disk(partial)
     flush_to_disk(folder.parent)
 
@@ -75,6 +75,8 @@ def find_damage(folder: Path) -> str | None:
         return f"it has no {_MANIFEST}"
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return f"its {_MANIFEST} cannot be read"
+    if not expected:
+        return f"its {_MANIFEST} names no file"
     for name, (size, digest) in expected.items():
         path = folder / name
         if not path.is_file():
