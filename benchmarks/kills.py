@@ -21,7 +21,7 @@ from typing import Any
 from side_by_side import report
 
 SMALLER = [
-    "training.max_steps=200", "training.save_steps=2", "training.batch_size=6", "data.train.limit=600",
+    "training.max_steps=200", "training.save_steps=1", "training.batch_size=6", "data.train.limit=600",
     "data.eval.limit=60",
 ]  # fmt: skip
 RUN = "run"  # a folder's name stands in its GGUF: both runs have the same

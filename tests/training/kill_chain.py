@@ -70,6 +70,7 @@ def in_a_child(path: Path, prepare: Callable[[], None] | None, *, resume: bool) 
     """How a forked process ended that trains into `path`: its exit code, or minus the signal that ended it."""
     if child := os.fork():
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    torch.set_num_threads(1)  # renews its pools, which threads that load weights would otherwise do at the same time
     try:
         if prepare:
             prepare()

@@ -38,6 +38,7 @@ def chain(
     one_thread = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     done = subprocess.run(script, cwd=ROOT, capture_output=True, text=True, env=one_thread)
     assert done.returncode == 0, done.stderr[-3000:]
+    assert "Traceback" not in done.stderr, done.stderr[-3000:]
     return folder, json.loads(done.stdout.splitlines()[-1])
 
 

@@ -268,6 +268,8 @@ def test_a_recipe_trains_and_is_measured_to_the_same_digits_again(
     again = RunFolder(tmp_path / whole.path.name)
     train(recipe, again, resume=False, overwrite=False, dry_run=False)
     assert_same(again, whole)
+    config = json.loads((again.adapter / "adapter_config.json").read_text(encoding="utf-8"))
+    assert config["target_modules"] == ["k_proj", "o_proj", "q_proj", "v_proj"], "whatever PYTHONHASHSEED says"
     metrics = []
     for run in (again, whole):
         assert call("eval_generate", run.path)[0] == 0

@@ -71,7 +71,10 @@ def _tell(found: Checkpoints, plan: Plan) -> None:
 
 def save_adapter(model: Any, before: Preflight, run: RunFolder) -> None:
     """Write the adapter and the tokenizer, with the recipe's chat template, as the run's result."""
-    model.peft_config["default"].base_model_name_or_path = before.recipe.model.name
+    config = model.peft_config["default"]
+    config.base_model_name_or_path = before.recipe.model.name
+    if isinstance(config.target_modules, set):  # its order would change from process to process
+        config.target_modules = sorted(config.target_modules)
     with atomic_path(run.adapter) as partial:
         # Left to itself, PEFT asks the hub whether the vocabulary has grown.
         model.save_pretrained(str(partial), save_embedding_layers=False)
