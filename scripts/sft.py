@@ -12,6 +12,7 @@ from pathlib import Path
 from toolkit.command_line import add_overrides, parser, recipe_keys, run_command
 from toolkit.recipe_file import load_recipe
 from toolkit.run_folder import RunFolder
+from toolkit.training.resuming import refuse_other_run
 
 
 def parse() -> Namespace:
@@ -31,6 +32,8 @@ def main(arguments: Namespace) -> None:
     run = RunFolder(arguments.output_dir or Path("outputs") / arguments.recipe.stem)
     if not (arguments.resume or arguments.dry_run):
         run.refuse_if_taken(overwrite=arguments.overwrite)
+    if arguments.resume:
+        refuse_other_run(recipe, run)  # once more in train: here it takes no seconds of imports
     from toolkit.training.train import train
 
     train(recipe, run, resume=arguments.resume, overwrite=arguments.overwrite, dry_run=arguments.dry_run)

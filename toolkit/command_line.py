@@ -3,7 +3,9 @@
 import argparse
 import errno
 import re
+import signal
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
@@ -11,11 +13,7 @@ from typing import Literal
 from toolkit.errors import EXIT_BAD_INPUT, EXIT_FAILURE, EXIT_INTERRUPTED, ToolkitError, first_line
 
 _LONGEST_PATH = 200
-_FULL = "The disk is full: {} cannot be written. Files that were there before are as they were."
 _REFUSALS = {
-    errno.ENOSPC: (_FULL, EXIT_FAILURE),
-    errno.EDQUOT: (_FULL, EXIT_FAILURE),
-    errno.EFBIG: ("{} would be larger than this system allows (ulimit -f).", EXIT_FAILURE),
     errno.EROFS: ("{} cannot be written: its disk is read-only.", EXIT_FAILURE),
     errno.EACCES: ("{} cannot be opened: this user may not.", EXIT_FAILURE),
     errno.EPERM: ("{} cannot be changed: this user may not.", EXIT_FAILURE),
@@ -25,7 +23,7 @@ _REFUSALS = {
     errno.EISDIR: ("{} is a folder, not a file.", EXIT_BAD_INPUT),
     errno.EEXIST: ("{} is a file, where a folder is needed.", EXIT_BAD_INPUT),
 }
-"""By the system's number: a sentence for the path, and an exit code."""
+"""By the system's number: a sentence for the path, and an exit code. For a full disk see `toolkit.disk`."""
 
 
 def parser(description: str, epilog: str | None = None) -> argparse.ArgumentParser:
@@ -85,7 +83,12 @@ def share(text: str) -> float:
 
 
 def run_command(command: Callable[[], None]) -> int:
-    """Run a command and return its exit code; what a user can cause ends in a sentence, never in a traceback."""
+    """Run a command and return its exit code; what a user can cause ends in a sentence, never in a traceback.
+
+    A SIGTERM ends it as Ctrl-C does, so that nothing is left half written.
+    """
+    is_main_thread = threading.current_thread() is threading.main_thread()  # no other may choose what a signal does
+    before = signal.signal(signal.SIGTERM, _interrupt) if is_main_thread else None
     try:
         command()
     except ToolkitError as error:
@@ -93,14 +96,21 @@ def run_command(command: Callable[[], None]) -> int:
         if error.hint:
             print(f"hint: {error.hint}", file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        print("interrupted" + (f" {interrupt}" if str(interrupt) else ""), file=sys.stderr)
         return EXIT_INTERRUPTED
     except OSError as error:
         sentence, code = explain_os_error(error)
         print(f"error: {sentence}", file=sys.stderr)
         return code
+    finally:
+        if is_main_thread:
+            signal.signal(signal.SIGTERM, before)
     return 0
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def explain_os_error(error: OSError) -> tuple[str, int]:

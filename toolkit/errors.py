@@ -49,6 +49,12 @@ class DeviceMemoryError(ToolkitError, MemoryError):
     exit_code = EXIT_FAILURE
 
 
+class StorageError(ToolkitError, OSError):
+    """There is no room for a file; what was there before is as it was."""
+
+    exit_code = EXIT_FAILURE
+
+
 class TrainingError(ToolkitError, RuntimeError):
     """Training had to stop: its numbers are no longer those of the recipe."""
 

@@ -13,8 +13,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Any
 
-import psutil
-
+from toolkit.disk import storage_errors
 from toolkit.errors import RunError
 from toolkit.kinds import Kind
 from toolkit.run_place import refuse_bad_place
@@ -28,6 +27,8 @@ _SECTIONS = ("model", "data", "precision", "batching", "versions")
 def remove_leftovers(path: Path) -> None:
     """Remove what processes that were killed while they wrote `path` left beside it."""
     for left in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
+        import psutil  # here, since it takes a twentieth of a second that --help need not wait
+
         if (process := left.name.split(".")[-2]).isdecimal() and not psutil.pid_exists(int(process)):
             _remove(left)
 
@@ -38,39 +39,44 @@ def scratch_path(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(path)
     scratch = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    _remove(scratch)  # in a container, a process that was killed may have had the same number
     try:
-        with naming(path):
+        with storage_errors(path):
             yield scratch
     finally:
         _remove(scratch)
 
 
 @contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Give `path` to an OSError that does not say which file it is about, as those of a full disk do not."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno is not None and error.filename is None:
-            error.filename = str(path)
-        raise
-
-
-@contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a path beside `path`; on success it is renamed to `path`, on failure it is removed.
 
-    Works for a file and for a folder; an older `path` is replaced only at the end.
+    Works for a file and for a folder; an older `path` is replaced only at the end, and never seen in part.
+
+    Raises:
+        StorageError: the disk is full.
     """
     with scratch_path(path) as partial:
         yield partial
-        if partial.is_dir() and path.exists():
-            shutil.rmtree(path)
+        older = _set_aside(path) if partial.is_dir() and path.exists() else None
         partial.replace(path)
+        if older:
+            _remove(older)
+
+
+def discard(path: Path) -> None:
+    """Remove a file or folder that must never be seen in part."""
+    _remove(_set_aside(path))
+
+
+def _set_aside(path: Path) -> Path:
+    aside = path.with_name(f".{path.name}.old.{os.getpid()}.partial")  # a leftover by name, see `remove_leftovers`
+    _remove(aside)
+    return path.rename(aside)
 
 
 def _remove(path: Path) -> None:
-    if path.is_dir():
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
@@ -169,8 +175,10 @@ class RunFolder:
 
     @property
     def is_taken(self) -> bool:
-        """Whether the folder already holds anything."""
-        return self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir()))
+        """Whether the folder already holds anything but what a process left that was killed as it began."""
+        return self.path.exists() and (
+            not self.path.is_dir() or any(path.suffix != ".partial" for path in self.path.iterdir())
+        )
 
     def refuse_if_taken(self, *, overwrite: bool) -> None:
         """Refuse a folder that holds something, unless that is an older run which may be overwritten.
@@ -194,16 +202,37 @@ class RunFolder:
                 hint="Give another folder with --output-dir.",
             )
 
-    def begin(self, record: dict[str, Any], *, replace: bool) -> None:
-        """Create the folder and write a run.json of status `running`; `replace` empties an older run first."""
+    def begin(self, record: dict[str, Any], recipe: str, *, replace: bool) -> None:
+        """Create the folder, its recipe.yaml and a run.json of status `running`; `replace` empties an older run first.
+
+        A kill at any moment leaves a folder that can be resumed, or started again, with --overwrite if it held a run.
+        """
         if replace and self.path.is_dir():
-            shutil.rmtree(self.path)
+            self._empty()
         self.path.mkdir(parents=True, exist_ok=True)
-        self.update(status="running", started=now(), **record)
+        write_text(self.recipe, recipe)
+        write_json(self.run_json, {"status": "running", "started": now(), **record})
+
+    def _empty(self) -> None:
+        """Remove all but a run.json that promises nothing, the recipe first: without it nothing is resumed."""
+        write_json(self.run_json, {"status": "overwritten"})
+        self.recipe.unlink(missing_ok=True)
+        for path in self.path.iterdir():
+            if path != self.run_json:
+                _remove(path)
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether all steps were made and the adapter is there."""
+        return self.record.get("status") == "completed" and (self.adapter / "adapter_config.json").is_file()
 
     @property
     def record(self) -> dict[str, Any]:
-        """What run.json holds; empty before the run began."""
+        """What run.json holds; empty before the run began.
+
+        Raises:
+            RunError: it is damaged.
+        """
         if not self.run_json.is_file():
             return {}
         record = read_object(self.run_json)

@@ -11,8 +11,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from toolkit.disk import storage_errors
 from toolkit.errors import RunError
-from toolkit.run_folder import naming
 
 CHUNK_ROWS = 256
 """Rows that are scored together; an interruption costs at most these."""
@@ -90,7 +90,7 @@ def open_journal(path: Path, origin: Mapping[str, Any]) -> Iterator[Journal]:
         RunError: the file is of another origin, or in use by another command.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with naming(path), os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o644), "r+b") as file:
+    with storage_errors(path), os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o644), "r+b") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

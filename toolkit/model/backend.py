@@ -37,6 +37,7 @@ except (ImportError, NotImplementedError) as error:
 
 import transformers
 from accelerate import PartialState
+from accelerate.utils import reduce
 from huggingface_hub.utils import enable_progress_bars
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from transformers import (
@@ -47,6 +48,7 @@ from transformers import (
     PrinterCallback,
     Trainer,
     TrainerCallback,
+    TrainerState,
     TrainingArguments,
 )
 from trl import SFTConfig, SFTTrainer
@@ -71,7 +73,9 @@ __all__ = [
     "SFTTrainer",
     "Trainer",
     "TrainerCallback",
+    "TrainerState",
     "TrainingArguments",
+    "any_process",
     "device_name",
     "get_peft_model",
     "get_peft_model_state_dict",
@@ -91,6 +95,14 @@ def device_name() -> str:
 def wait_for_all_processes() -> None:
     """Return when every process that a launcher started with this one has come here."""
     PartialState(cpu=DEVICE == "cpu").wait_for_everyone()
+
+
+def any_process(flag: bool) -> bool:
+    """Whether `flag` is set in any of the processes that a launcher started together; each of them has to ask."""
+    state = PartialState(cpu=DEVICE == "cpu")
+    if state.num_processes == 1:
+        return flag
+    return bool(reduce(torch.tensor(float(flag), device=state.device), "sum"))
 
 
 @contextlib.contextmanager

@@ -2,50 +2,69 @@
 
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from tqdm.auto import tqdm
 
 from toolkit.batching.sampling import RowOrder
+from toolkit.disk import storage_errors
 from toolkit.model.backend import TrainerCallback
-from toolkit.run_folder import finite
+from toolkit.run_folder import finite, write_text
 
 
 class TrainLog(TrainerCallback):
-    """Appends one line per optimiser step to train_log.jsonl; a resumed run first drops the steps it will redo.
+    """Writes train_log.jsonl, one line per optimiser step, beside the trainer's own history of logs.
+
+    The history goes into checkpoints, and a resumed run writes the log anew from it: steps that will be redone, a torn
+    line and a lost file leave no trace.
 
     Args:
-        path: the log.
-        from_step: the step that training starts behind.
+        path: the log; None in a process that writes none.
     """
 
-    def __init__(self, path: Path, from_step: int) -> None:
+    def __init__(self, path: Path | None) -> None:
         self.path = path
-        kept = []
-        if from_step and path.is_file():
-            kept = [
-                line for line in path.read_text(encoding="utf-8").splitlines() if json.loads(line)["step"] <= from_step
-            ]
-        path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-        self._earlier = json.loads(kept[-1])["seconds"] if kept else 0.0
+        self._earlier = 0.0
         self._start = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Training time behind the latest state, over all starts; steps that were lost do not count."""
+        return round(self._earlier + time.monotonic() - self._start, 3)
+
+    def begin(self, history: Sequence[dict[str, Any]]) -> None:
+        """Write the steps of a trainer's `log_history`."""
+        steps = [entry for entry in history if "loss" in entry]
+        self._earlier, self._start = steps[-1].get("seconds", 0.0) if steps else 0.0, time.monotonic()
+        if self.path:
+            write_text(self.path, "".join(map(_line, steps)))
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Begin behind the steps that a checkpoint holds."""
+        self.begin(state.log_history)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
         """Write what the trainer logged for a step; its closing summary is no step."""
-        if logs is None or "loss" not in logs or not state.is_world_process_zero:
+        if self.path is None or logs is None or "loss" not in logs:
             return
-        record = {
-            "step": state.global_step,
-            "epoch": round(float(state.epoch or 0), 4),
-            "loss": finite(logs["loss"]),
-            "learning_rate": logs.get("learning_rate"),
-            "grad_norm": finite(logs.get("grad_norm")),
-            "tokens": int(logs.get("num_tokens", 0)),
-            "seconds": round(self._earlier + time.monotonic() - self._start, 3),
-        }
-        with self.path.open("a", encoding="utf-8") as log:
-            log.write(json.dumps(record) + "\n")
+        state.log_history[-1]["seconds"] = self.seconds
+        with storage_errors(self.path), self.path.open("a", encoding="utf-8") as log:
+            log.write(_line(state.log_history[-1]))
+
+
+def _line(entry: dict[str, Any]) -> str:
+    record = {
+        "step": entry["step"],
+        "epoch": round(float(entry.get("epoch") or 0), 4),
+        "loss": finite(entry["loss"]),
+        "learning_rate": entry.get("learning_rate"),
+        "grad_norm": finite(entry.get("grad_norm")),
+        "tokens": int(entry.get("num_tokens", 0)),
+        "seconds": entry.get("seconds"),
+    }
+    return json.dumps(record) + "\n"
 
 
 class Progress(TrainerCallback):

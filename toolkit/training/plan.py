@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -94,6 +94,15 @@ class Plan:
             batching=replace(batching, name="padded", reason=f"tree batches were refused: {found}"),
             group_by_premise=_is_grouped(training, in_trees=False),
         )
+
+    def as_begun(self, record: Mapping[str, Any]) -> "Plan":
+        """The plan with what `auto` made of memory and rows when the run of this run.json began, if it says so."""
+        if "batching" not in record:
+            return self
+        found = record["batching"]["verification"]
+        batching = Batching(**{**record["batching"], "verification": Verification(**found) if found else None})
+        kept = ("micro_batch_size", "batch_tokens", "group_by_premise")
+        return replace(self, batching=batching, **{name: record[name] for name in kept})
 
 
 def make_plan(before: Preflight, choose: Callable[[Preflight, Plan], Batching] | None = None) -> Plan:

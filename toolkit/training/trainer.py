@@ -18,9 +18,10 @@ from toolkit.training.callbacks import EpochOrder, Progress
 from toolkit.training.numbers import StopOnBadNumbers
 from toolkit.training.objective import summed_loss
 from toolkit.training.plan import Plan, row_order
+from toolkit.training.whole_checkpoints import WholeCheckpoints
 
 
-class StepInParts:
+class StepInParts(WholeCheckpoints):
     """What a trainer needs for batches that hold a whole optimiser step, see `batching.collators`; it stands first.
 
     A step has as many parts as its nodes need, which no fixed `gradient_accumulation_steps` could say; so the trainer
@@ -29,10 +30,6 @@ class StepInParts:
 
     row_order: RowOrder
     numbers: StopOnBadNumbers
-    lr_scheduler: Any
-    accelerator: Any
-    args: Any
-    state: Any
     _prepare_inputs: Callable[[Any], Any]
 
     def _get_train_sampler(self, *_: Any) -> RowOrder:

@@ -1,0 +1,116 @@
+"""Checkpoints on the disk: each is complete or not used, and older ones make room.
+
+A checkpoint is written beside its name, flushed, and renamed; a kill leaves no part of one under its name. What
+happens to it later - a file cut, lost or changed - shows in its manifest, which has every file's size and digest.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from toolkit.disk import flush_to_disk
+from toolkit.run_folder import atomic_path, discard, remove_leftovers
+
+_MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """What a search found: the newest complete checkpoint, and newer ones that are damaged, each with its damage."""
+
+    newest: Path | None
+    damaged: tuple[tuple[Path, str], ...] = ()
+
+    @property
+    def step(self) -> int:
+        """The step that training goes on behind; 0 without a checkpoint."""
+        return step_of(self.newest) if self.newest else 0
+
+
+def folder_of(checkpoints: Path, step: int) -> Path:
+    """Where the checkpoint of a step stands."""
+    return checkpoints / f"checkpoint-{step}"
+
+
+def step_of(checkpoint: Path) -> int:
+    """The step of a checkpoint's folder."""
+    return int(checkpoint.name.rpartition("-")[2])
+
+
+@contextmanager
+def new_checkpoint(folder: Path) -> Iterator[Path]:
+    """Yield a folder to write into; at the end it is sealed, flushed and renamed to `folder`.
+
+    Raises:
+        StorageError: the disk is full; earlier checkpoints stay.
+    """
+    with atomic_path(folder) as partial:
+        partial.mkdir()
+        yield partial
+        files = {path.name: _describe(path) for path in sorted(partial.iterdir())}
+        (partial / _MANIFEST).write_text(json.dumps(files, indent=2), encoding="utf-8")
+        flush_to_disk(partial)
+    flush_to_disk(folder.parent)
+
+
+def find_checkpoints(checkpoints: Path) -> Checkpoints:
+    """Look from the newest checkpoint back for a complete one; every file of it is read."""
+    damaged: list[tuple[Path, str]] = []
+    for folder in reversed(_in_order(checkpoints)):
+        if not (damage := find_damage(folder)):
+            return Checkpoints(folder, tuple(damaged))
+        damaged.append((folder, damage))
+    return Checkpoints(None, tuple(damaged))
+
+
+def find_damage(folder: Path) -> str | None:
+    """What is wrong with a checkpoint, in words; None if nothing is."""
+    try:
+        files = json.loads((folder / _MANIFEST).read_bytes())
+        expected = {str(name): (int(one["bytes"]), str(one["sha256"])) for name, one in files.items()}
+    except FileNotFoundError:
+        return f"it has no {_MANIFEST}"
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return f"its {_MANIFEST} cannot be read"
+    if not expected:
+        return f"its {_MANIFEST} names no file"
+    for name, (size, digest) in expected.items():
+        path = folder / name
+        if not path.is_file():
+            return f"{name} is missing"
+        if (found := path.stat().st_size) != size:
+            return f"{name} has {found:,} of {size:,} bytes"
+        if _digest(path) != digest:
+            return f"{name} was changed"
+    return None
+
+
+def tidy(checkpoints: Path, found: Checkpoints) -> None:
+    """Remove damaged checkpoints and what killed processes left; nothing that training could go on from."""
+    for folder, _ in found.damaged:
+        discard(folder)
+    for left in checkpoints.glob(".checkpoint-*.partial"):
+        remove_leftovers(checkpoints / left.name.split(".")[1])
+
+
+def keep_newest(checkpoints: Path, limit: int) -> None:
+    """Remove the oldest checkpoints beyond `limit`."""
+    for folder in _in_order(checkpoints)[:-limit]:
+        discard(folder)
+
+
+def _in_order(checkpoints: Path) -> list[Path]:
+    folders = [path for path in checkpoints.glob("checkpoint-*") if path.name.rpartition("-")[2].isdecimal()]
+    return sorted((path for path in folders if path.is_dir()), key=step_of)
+
+
+def _describe(path: Path) -> dict[str, int | str]:
+    return {"bytes": path.stat().st_size, "sha256": _digest(path)}
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
