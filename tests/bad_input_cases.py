@@ -245,8 +245,9 @@ _DAMAGED = "is cut short or damaged"
 
 
 def _other_words(content: bytearray) -> bytes:
-    start, end = content.index(b"tokenizer.ggml.tokens"), content.index(b"tokenizer.ggml.token_type")
-    return bytes(content[:start] + content[start:end].replace(b"e", b"E") + content[end:])
+    """Every a an A and the other way round, in tokens and merges alike: llama.cpp finds nothing amiss."""
+    start, end = content.index(b"tokenizer.ggml.tokens"), content.index(b"tokenizer.ggml.bos_token_id")
+    return bytes(content[:start] + content[start:end].translate(bytes.maketrans(b"aA", b"Aa")) + content[end:])
 
 
 GGUF_CASES = [
