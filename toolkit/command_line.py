@@ -2,7 +2,6 @@
 
 import argparse
 import errno
-import re
 import signal
 import sys
 import threading
@@ -10,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
+from toolkit.disk import final_name
 from toolkit.errors import EXIT_BAD_INPUT, EXIT_FAILURE, EXIT_INTERRUPTED, ToolkitError, first_line
 
 _LONGEST_PATH = 200
@@ -115,8 +115,7 @@ def _interrupt(*_: object) -> None:
 
 def explain_os_error(error: OSError) -> tuple[str, int]:
     """What the system refused, in a sentence with the path, and the exit code: 2 where the path was wrong, else 1."""
-    # Of what is written beside its name, the name (see run_folder.scratch_path).
-    path = re.sub(r"\.([^/]+?)\.\d+\.partial", r"\1", str(error.filename or "a file"))
+    path = final_name(str(error.filename or "a file"))
     path = path if len(path) <= _LONGEST_PATH else f"{path[:_LONGEST_PATH]}..."
     sentence, code = _REFUSALS.get(error.errno or 0, (f"{{}}: {error.strerror or first_line(error)}.", EXIT_FAILURE))
     return sentence.format(path), code

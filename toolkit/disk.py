@@ -15,6 +15,7 @@ _REASONS = {
     errno.EDQUOT: "the disk quota is used up",
     errno.EFBIG: "a file may not become this large here (see `ulimit -f`)",
 }
+_SCRATCH = re.compile(r"\.([^/]+?)\.\d+\.partial")
 _RUST = re.compile(r"os error (\d+)")  # safetensors and tokenizers raise errors of their own
 _NUMPY = re.compile(r"\d+ requested and \d+ written")
 
@@ -27,6 +28,11 @@ def no_room(error: BaseException) -> str | None:
     if number is None and isinstance(error, OSError) and _NUMPY.search(str(error)):
         number = errno.ENOSPC
     return _REASONS.get(number or 0)
+
+
+def final_name(path: str) -> str:
+    """Of what is written beside its name (see `run_folder.scratch_path`), the name."""
+    return _SCRATCH.sub(r"\1", path)
 
 
 @contextmanager
@@ -44,7 +50,7 @@ def storage_errors(path: Path) -> Iterator[None]:
         if (reason := no_room(error)) is None:
             raise
         raise StorageError(
-            f"{path} could not be written: {reason}.",
+            f"{final_name(str(path))} could not be written: {reason}.",
             hint="Make room there (`df -h` tells how much there is), then give the same command again.",
         ) from error
 

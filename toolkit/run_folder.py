@@ -235,7 +235,11 @@ class RunFolder:
         """
         if not self.run_json.is_file():
             return {}
-        record = read_object(self.run_json)
+        try:
+            record = read_object(self.run_json)
+        except RunError as error:
+            error.hint = "Put it back from a copy, or train again with --overwrite or another --output-dir."
+            raise
         if odd := [key for key in _SECTIONS if not isinstance(record.get(key), (dict, NoneType))]:
             raise RunError(
                 f"{self.run_json} has no object under {odd[0]!r}, so it is damaged.", hint="Copy the file again."
