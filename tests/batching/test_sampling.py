@@ -5,7 +5,6 @@ from hypothesis import strategies as st
 
 from toolkit.batching.sampling import (
     RowOrder,
-    activation_bytes_per_token,
     choose_batch_tokens,
     choose_micro_batch,
     length_batches,
@@ -41,19 +40,6 @@ def test_a_micro_batch_divides_its_share_of_the_batch(batch: int, processes: int
 def test_more_memory_gives_larger_micro_batches() -> None:
     assert [choose_micro_batch(16, 1, 230, tokens) for tokens in (125, 1_000, 10**5)] == [1, 4, 16]
     assert [choose_batch_tokens(230, tokens) for tokens in (125, 1_000, 10**5)] == [230, 1_000, 1_536]
-
-
-def test_checkpointing_holds_far_less() -> None:
-    shape = {
-        "layers": 16,
-        "hidden": 2048,
-        "intermediate": 8192,
-        "vocabulary": 128_256,
-        "item_bytes": 4,
-        "trained_share": 0,
-    }
-    kept = activation_bytes_per_token(**shape, checkpointing=False)
-    assert activation_bytes_per_token(**shape, checkpointing=True) < kept / 4
 
 
 def test_batches_hold_every_row_once_and_keep_to_their_budget() -> None:

@@ -42,28 +42,6 @@ class RowOrder(Sampler[int]):
         return iter(order.tolist())
 
 
-def activation_bytes_per_token(
-    *,
-    layers: int,
-    hidden: int,
-    intermediate: int,
-    vocabulary: int,
-    item_bytes: int,
-    checkpointing: bool,
-    trained_share: float = 1.0,
-) -> int:
-    """Memory that a training token holds until its backward pass, roughly.
-
-    A decoder layer keeps about ten vectors of the hidden size (norms, queries, keys, values, attention, residuals) and
-    five of the intermediate size (gate, up, their product and its gradients); with checkpointing only its input, and
-    the rest for the one layer that is being recomputed. Where a token is trained, the head adds a row of float32 logits
-    three times: itself, its log-softmax and its gradient.
-    """
-    layer = 10 * hidden + 5 * intermediate
-    kept = layers * 2 * hidden + layer if checkpointing else layers * layer
-    return kept * item_bytes + round(trained_share * 3 * 4 * vocabulary)
-
-
 def choose_micro_batch(batch_size: int, processes: int, longest: int, affordable_tokens: int) -> int:
     """The most padded rows per forward pass that divide a process's share of the batch and fit into memory.
 

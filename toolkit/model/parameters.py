@@ -29,9 +29,12 @@ class ParameterCount:
 
     def weight_bytes(self, precision: Precision, *, load_in_4bit: bool) -> int:
         """Memory of the base's weights and of the adapter, which trains in float32."""
+        return self.base_bytes(precision.dtype.itemsize, load_in_4bit=load_in_4bit) + 4 * self.trainable
+
+    def base_bytes(self, item: int, *, load_in_4bit: bool) -> int:
+        """Memory of the base's weights, `item` bytes each where they are not packed."""
         packed = self.quantisable if load_in_4bit else 0
-        plain = self.total - self.trainable - packed
-        return round(plain * precision.dtype.itemsize + packed * _NF4_BYTES + 4 * self.trainable)
+        return round((self.total - self.trainable - packed) * item + packed * _NF4_BYTES)
 
     def __str__(self) -> str:
         return f"{self.trainable:,} of {self.total:,} parameters are trained ({self.trainable / self.total:.4%})"

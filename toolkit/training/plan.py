@@ -10,9 +10,10 @@ import psutil
 import torch
 
 from toolkit.batching.collators import LossOn, PaddedCollator, Row, TreeCollator, training_row
-from toolkit.batching.sampling import RowOrder, activation_bytes_per_token, choose_batch_tokens, choose_micro_batch
+from toolkit.batching.sampling import RowOrder, choose_batch_tokens, choose_micro_batch
 from toolkit.errors import RecipeError
-from toolkit.model.backend import DEVICE
+from toolkit.model.backend import DEVICE, device_name
+from toolkit.model.memory import ModelShape, activation_bytes_per_token
 from toolkit.model.parameters import model_config
 from toolkit.preflight import Preflight
 from toolkit.recipe import Training
@@ -25,6 +26,38 @@ _PAYS_FROM = 1.3
 _MEASURED_STEPS = 32
 _ANSWER_SHARE = 0.25
 """More than any answer's share of the tokens that its row has for itself."""
+
+
+@dataclass(frozen=True)
+class Device:
+    """Where a run trains.
+
+    Args:
+        name: for people.
+        kind: cpu or cuda.
+        memory: bytes, all of them, not those that are free: the same recipe on the same machine makes the same parts.
+    """
+
+    name: str
+    kind: str
+    memory: int
+
+    def item(self, before: Preflight) -> int:
+        """Bytes of a number in weights and activations; on a GPU that is not here 2, unless the recipe says float32."""
+        if self == this_device():
+            return before.precision.dtype.itemsize
+        return 4 if before.recipe.model.dtype == "float32" else 2
+
+
+T4 = Device("T4", "cuda", 15_800_000_000)
+"""What CUDA gives of the 16 GB of an Nvidia T4."""
+
+
+def this_device() -> Device:
+    """The device of this process."""
+    if DEVICE == "cuda":
+        return Device(device_name(), "cuda", torch.cuda.get_device_properties(0).total_memory)
+    return Device(device_name(), "cpu", psutil.virtual_memory().total)
 
 
 @dataclass(frozen=True)
@@ -105,25 +138,31 @@ class Plan:
         return replace(self, batching=batching, **{name: record[name] for name in kept})
 
 
-def make_plan(before: Preflight, choose: Callable[[Preflight, Plan], Batching] | None = None) -> Plan:
-    """Resolve every `auto` of the recipe's training section for this device.
+def make_plan(
+    before: Preflight, choose: Callable[[Preflight, Plan], Batching] | None = None, device: Device | None = None
+) -> Plan:
+    """Resolve every `auto` of the recipe's training section for a device.
 
     Args:
         before: the recipe and its rows.
         choose: how rows become tensors; left out, what a tree would save is measured.
+        device: which; default: this one.
 
     Raises:
         RecipeError: the batch cannot be shared by the processes.
     """
     training = before.recipe.training
-    checkpointing = DEVICE == "cuda" if training.gradient_checkpointing == "auto" else training.gradient_checkpointing
+    device = device or this_device()
+    checkpointing = (
+        device.kind == "cuda" if training.gradient_checkpointing == "auto" else training.gradient_checkpointing
+    )
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     if training.batch_size % processes:
         raise RecipeError(
             f"training.batch_size {training.batch_size} is no multiple of {processes} processes.",
             hint="Choose a multiple, or start fewer processes.",
         )
-    affordable = _affordable_tokens(before, checkpointing)
+    affordable = _affordable_tokens(before, device, checkpointing)
     steps_per_epoch = len(before.train_rows) / training.batch_size
     # Several processes step together or not at all: what is left of an epoch is too little for one of them.
     steps_per_epoch = math.ceil(steps_per_epoch) if processes == 1 else math.floor(steps_per_epoch)
@@ -137,7 +176,7 @@ def make_plan(before: Preflight, choose: Callable[[Preflight, Plan], Batching] |
         micro = choose_micro_batch(training.batch_size, processes, before.tokens.longest, affordable)
     if tokens == "auto":
         tokens = choose_batch_tokens(before.tokens.longest, affordable)
-    optimizer = "adamw_8bit" if DEVICE == "cuda" else "adamw_torch_fused"
+    optimizer = "adamw_8bit" if device.kind == "cuda" else "adamw_torch_fused"
     plan = Plan(
         batching=Batching("prefix_tree", "the recipe sets training.batching"),
         batch_size=training.batch_size,
@@ -191,23 +230,15 @@ def _tokens_read(collate: Collator, batches: list[list[Row]]) -> int:
     return sum(part["input_ids"].numel() for rows in batches for part in collate(rows)["parts"])
 
 
-def _affordable_tokens(before: Preflight, checkpointing: bool) -> int:
+def _affordable_tokens(before: Preflight, device: Device, checkpointing: bool) -> int:
     """Tokens whose activations fit into half of the memory beside the weights."""
-    config = model_config(before.folder)
+    recipe, item = before.recipe, device.item(before)
     per_token = activation_bytes_per_token(
-        layers=config.num_hidden_layers,
-        hidden=config.hidden_size,
-        intermediate=config.intermediate_size,
-        vocabulary=config.vocab_size,
-        item_bytes=before.precision.dtype.itemsize,
+        ModelShape.of(model_config(before.folder)),
+        recipe.lora,
+        item=item,
         checkpointing=checkpointing,
-        trained_share=1.0 if before.recipe.training.loss_on == "full_text" else _ANSWER_SHARE,
+        trained_share=1.0 if recipe.training.loss_on == "full_text" else _ANSWER_SHARE,
     )
-    return max(0, _device_memory_bytes() - before.weight_bytes) // 2 // per_token
-
-
-def _device_memory_bytes() -> int:
-    """All of it, not what is free: the same recipe on the same machine makes the same parts."""
-    if DEVICE == "cuda":
-        return torch.cuda.get_device_properties(0).total_memory
-    return psutil.virtual_memory().total
+    weights = before.parameters.base_bytes(item, load_in_4bit=recipe.model.load_in_4bit)
+    return max(0, device.memory - weights) // 2 // per_token

@@ -25,6 +25,7 @@ from toolkit.run_folder import IS_MAIN_PROCESS, RunFolder, now
 from toolkit.training.checkpoints import Checkpoints, find_checkpoints
 from toolkit.training.encoder import load_for_training, make_encoder_trainer, plan_encoder
 from toolkit.training.fit import fit, say
+from toolkit.training.outlook import Outlook, look_ahead, outlook_lines
 from toolkit.training.plan import Plan, first_batches, make_plan
 from toolkit.training.resuming import refuse_other_data, refuse_other_plan, refuse_other_run
 from toolkit.training.signals import resume_command
@@ -81,6 +82,9 @@ def train(recipe: Recipe, run: RunFolder, *, resume: bool, overwrite: bool, dry_
         plan = plan.as_begun(run.record)
         refuse_other_plan(run, asdict(plan))
     say(f"batch       {plan}")
+    outlook = look_ahead(before, plan) if recipe.model.kind == "decoder" else None
+    if outlook:
+        say(outlook_lines(before, outlook))
     started = time.monotonic()
     model = way.load(before, plan)
     _check_trainable(model, before)
@@ -94,7 +98,7 @@ def train(recipe: Recipe, run: RunFolder, *, resume: bool, overwrite: bool, dry_
         return
     with held(run.path) if IS_MAIN_PROCESS else nullcontext():
         found = find_checkpoints(run.checkpoints) if resume else Checkpoints(None)
-        _begin(run, before, plan, overwrite=overwrite, resume=resume)
+        _begin(run, before, plan, outlook, overwrite=overwrite, resume=resume)
         if plan.processes > 1:  # a trainer makes its output folder at once, which the main process may be emptying
             wait_for_all_processes()
         _fit_and_record(model, before, plan, run, found, load_seconds=time.monotonic() - started)
@@ -160,7 +164,9 @@ def _verify(plan: Plan, before: Preflight, model: Any) -> Plan:
     return plan.verified(found, before.recipe.training)
 
 
-def _begin(run: RunFolder, before: Preflight, plan: Plan, *, overwrite: bool, resume: bool) -> None:
+def _begin(
+    run: RunFolder, before: Preflight, plan: Plan, outlook: Outlook | None, *, overwrite: bool, resume: bool
+) -> None:
     if not IS_MAIN_PROCESS:
         return
     record = {
@@ -170,6 +176,7 @@ def _begin(run: RunFolder, before: Preflight, plan: Plan, *, overwrite: bool, re
         "seed": before.recipe.seed,
         **before.record(),
         **asdict(plan),
+        "outlook": outlook.record() if outlook else None,
     }
     if resume and run.record:
         run.update(status="running", resumed=now(), **record)

@@ -1,0 +1,102 @@
+"""Predicted memory: what autograd keeps is counted, and sizes, ranks, batches and precisions move it as they must."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from toolkit.batching.collators import PaddedCollator, TreeCollator, training_row
+from toolkit.model.attention import accept_trees
+from toolkit.model.backend import AutoModelForCausalLM
+from toolkit.model.loading import attach_lora
+from toolkit.model.memory import (
+    ModelShape,
+    Part,
+    activation_bytes_per_token,
+    hole_bytes,
+    kept_bytes,
+    logit_bytes,
+    training_memory,
+)
+from toolkit.prompts import EncodedRow
+from toolkit.recipe import Lora
+from toolkit.training.objective import summed_loss
+
+ROWS = [training_row(EncodedRow((*range(1, 40 + i % 3), 7), (9, 2))) for i in range(6)]
+ALL = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+LLAMA_1B = ModelShape(layers=16, hidden=2048, attention=2048, intermediate=8192, heads=32, vocabulary=128_256)
+
+
+def kept_by_autograd(model: Any, part: dict[str, torch.Tensor]) -> int:
+    """Bytes of all blocks that the forward pass saves, parameters aside."""
+    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    blocks: dict[int, int] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        block = tensor.untyped_storage()
+        if block.data_ptr() not in own:
+            blocks[block.data_ptr()] = block.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        loss = summed_loss(model, model.get_base_model().get_output_embeddings(), part)
+    assert loss.requires_grad
+    return sum(blocks.values())
+
+
+@pytest.mark.parametrize("is_tree", [False, True], ids=["padded", "tree"])
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+@pytest.mark.parametrize("targets", [ALL[:4], ALL, ("q_proj", "down_proj")], ids=["attention", "all", "two"])
+def test_what_autograd_keeps_is_what_is_predicted(
+    tiny_model: Path, is_tree: bool, dropout: float, targets: tuple[Any, ...]
+) -> None:
+    base = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
+    shape, lora = ModelShape.of(base.config), Lora(r=4, alpha=8, dropout=dropout, target_modules=targets)
+    model = attach_lora(base, lora, seed=0, gradient_checkpointing=False).train()
+    accept_trees(model, is_tree)
+    (part,) = (TreeCollator(999, "completion") if is_tree else PaddedCollator(6, "completion"))(ROWS)["parts"]
+    rows, length = part["input_ids"].shape
+    counted = Part(rows * length, rows * length**2, len(part["nodes"]), is_tree)
+    # Half of what logits are counted with is their gradient, which comes later.
+    expected = kept_bytes(shape, lora, counted, item=4, checkpointing=False) + logit_bytes(shape, counted, 4) // 2
+    # The first layer reads embeddings, which nothing is trained below: its norm and dropout keep less.
+    less = shape.hidden * 4 * counted.tokens * (1 + (len({*targets} & {*ALL[:3]}) if dropout else 0))
+    assert kept_by_autograd(model, part) == pytest.approx(expected - less, rel=0.03)
+
+
+def memory(part: Part, **changes: Any) -> Any:
+    lora = Lora(r=changes.pop("r", 16), dropout=0)
+    settings: dict[str, Any] = {
+        "runtime": 0, "weights": 0, "trainable": 1000, "item": 4, "checkpointing": False, "optimizer": "adamw_torch",
+    }  # fmt: skip
+    return training_memory(LLAMA_1B, lora, part, **settings | changes)
+
+
+def test_each_term_follows_its_cause() -> None:
+    part = Part(tokens=1000, mask=1000 * 100, predictions=30, is_tree=False)
+    plain = memory(part)
+    assert plain.adapter == 16_000 and memory(part, optimizer="adamw_8bit").adapter == 10_000
+    assert memory(replace(part, predictions=60)).logits == 2 * plain.logits == 2 * 30 * 128_256 * 8
+    assert memory(part, r=32).activations > plain.activations
+    assert memory(part, checkpointing=True).activations < plain.activations / 8
+    assert memory(part, item=2).activations < plain.activations * 0.7
+    assert memory(replace(part, is_tree=True)).activations < plain.activations, "a tree's mask is one for all layers"
+    assert plain.holes == 0 and memory(part, on_cpu=True).holes > 0
+    assert plain.total == plain.peak < memory(part, loading=10**12).peak
+
+
+def test_large_blocks_leave_no_holes() -> None:
+    small, large = (Part(tokens, 0, 1, is_tree=True) for tokens in (1100, 10_000))
+    assert hole_bytes(LLAMA_1B, large, item=4, checkpointing=False) == 0
+    assert hole_bytes(LLAMA_1B, small, item=4, checkpointing=True) == 1100 * 4 * 4 * 2048, "8192 wide is above 32 MiB"
+
+
+def test_a_token_costs_its_share_of_a_part() -> None:
+    lora, part = Lora(), Part(1000, 0, 250, is_tree=True)
+    whole = training_memory(
+        LLAMA_1B, lora, part, runtime=0, weights=0, trainable=0, item=4, checkpointing=False, optimizer="adamw_torch"
+    ).total
+    share = activation_bytes_per_token(LLAMA_1B, lora, item=4, checkpointing=False, trained_share=0.25)
+    assert share * 1000 == pytest.approx(whole, rel=1e-6)

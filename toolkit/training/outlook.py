@@ -1,0 +1,188 @@
+"""What a run will need before it begins: memory by its terms, disk, and whether that fits - and if not, what would."""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import psutil
+
+from toolkit.batching.collators import PaddedCollator, TreeCollator
+from toolkit.batching.sampling import LARGEST_TREE
+from toolkit.model.memory import MemoryUse, ModelShape, Part, scoring_memory, training_memory
+from toolkit.model.parameters import model_config
+from toolkit.preflight import Preflight
+from toolkit.training.plan import Device, Plan, first_batches, make_plan, this_device
+
+CUDA_CONTEXT = 500_000_000
+"""A CUDA context with cuBLAS, roughly; torch cannot tell it before there is one."""
+_LOOKED_AT = 32
+_CPU_NODES = 512
+"""Nodes of a scoring tree, as `decoding.engines` chooses them."""
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What training and scoring will hold on a device, and what a run will leave on the disk, in bytes.
+
+    Args:
+        device: where.
+        item: bytes of a number in weights and activations.
+        training: the peak of a step.
+        scoring: the peak of an evaluation.
+        checkpoints: adapter and optimiser, for as many checkpoints as are kept.
+        export: merged weights and the recipe's GGUFs.
+    """
+
+    device: Device
+    item: int
+    training: MemoryUse
+    scoring: MemoryUse
+    checkpoints: int
+    export: int
+
+    @property
+    def fits(self) -> bool:
+        """Whether training's predicted peak is within the device's memory."""
+        return self.training.total <= self.device.memory
+
+    def record(self) -> dict[str, Any]:
+        """For run.json."""
+        return {
+            "device": asdict(self.device),
+            "training": {**asdict(self.training), "total": self.training.total, "peak": self.training.peak},
+            "scoring": {**asdict(self.scoring), "total": self.scoring.total},
+            "checkpoint_bytes": self.checkpoints,
+            "export_bytes": self.export,
+            "fits": self.fits,
+        }
+
+
+def look_ahead(before: Preflight[Any], plan: Plan, device: Device | None = None) -> Outlook:
+    """Predict from the configuration and the rows; no weights are read.
+
+    Args:
+        before: the recipe and its rows.
+        plan: the steps, made for `device`.
+        device: where; default: this one.
+    """
+    device = device or this_device()
+    recipe, shape = before.recipe, ModelShape.of(model_config(before.folder))
+    item = device.item(before)
+    weights = before.parameters.base_bytes(item, load_in_4bit=recipe.model.load_in_4bit)
+    runtime = CUDA_CONTEXT if device.kind == "cuda" else psutil.Process().memory_info().rss
+    shared = {"runtime": runtime, "weights": weights, "item": item}
+    training = training_memory(
+        shape,
+        recipe.lora,
+        largest_part(before, plan),
+        trainable=before.parameters.trainable,
+        checkpointing=plan.gradient_checkpointing,
+        optimizer=plan.optimizer,
+        on_cpu=device.kind == "cpu",
+        loading=_file_bytes(before) if device.kind == "cpu" else 0,
+        **shared,
+    )
+    if recipe.model.load_in_4bit:  # a layer's weights are unpacked while it computes
+        training = replace(training, working=training.working + shape.hidden * shape.intermediate * item)
+    nodes = recipe.evaluation.batch_tokens
+    nodes = (LARGEST_TREE if device.kind == "cuda" else _CPU_NODES) if nodes == "auto" else nodes
+    scored = Part(nodes, nodes * (nodes + before.tokens.longest), nodes // 2, is_tree=True)
+    return Outlook(
+        device=device,
+        item=item,
+        training=training,
+        scoring=scoring_memory(shape, scored, **shared),
+        checkpoints=recipe.training.save_total_limit * (training.adapter - 4 * before.parameters.trainable),
+        export=_export_bytes(before),
+    )
+
+
+def _file_bytes(before: Preflight[Any]) -> int:
+    """Of the weights' files; before a hub model is fetched, of 16-bit ones."""
+    files = [path.stat().st_size for path in before.folder.glob("*.safetensors")]
+    return sum(files) or 2 * (before.parameters.total - before.parameters.trainable)
+
+
+def largest_part(before: Preflight[Any], plan: Plan) -> Part:
+    """The largest part of the first steps; padded rows are taken to be as long as the longest."""
+    loss_on = before.recipe.training.loss_on
+    collate = (
+        TreeCollator(plan.batch_tokens, loss_on) if plan.is_tree else PaddedCollator(plan.micro_batch_size, loss_on)
+    )
+    batches = first_batches(before, plan, min(_LOOKED_AT, plan.steps))
+    parts = [part for rows in batches for part in collate(rows)["parts"]]
+    largest = max(parts, key=lambda part: part["input_ids"].numel())
+    rows, length = largest["input_ids"].shape
+    return Part(
+        tokens=rows * length,
+        mask=rows * length**2,
+        predictions=max(len(part["nodes"]) for part in parts),
+        is_tree=plan.is_tree,
+    )
+
+
+_GGUF_BITS = {"f32": 32, "f16": 16, "bf16": 16, "q8_0": 8.5, "q6_k": 6.56, "q5_k_m": 5.7, "q4_k_m": 4.85, "q4_0": 4.55}
+
+
+def _export_bytes(before: Preflight[Any]) -> int:
+    base = before.parameters.total - before.parameters.trainable
+    return round(base * (2 + sum(_GGUF_BITS[one] / 8 for one in before.recipe.export.gguf)))
+
+
+def advice(before: Preflight[Any], device: Device) -> str | None:
+    """The first change of the recipe's keys, or the first few together, with which the formula says that it fits."""
+    changed: dict[str, Any] = {}
+    for key, value in _changes(before, device):
+        changed[key] = value
+        recipe = _with(before.recipe, changed)
+        tried = replace(before, recipe=recipe)
+        if look_ahead(tried, make_plan(tried, device=device), device).fits:
+            return "set " + ", ".join(f"{name}={_yaml(new)}" for name, new in changed.items())
+    return None
+
+
+def _changes(before: Preflight[Any], device: Device) -> Iterator[tuple[str, Any]]:
+    """From what costs nothing to what costs speed."""
+    recipe = before.recipe
+    if recipe.training.batch_tokens != "auto":
+        yield "training.batch_tokens", "auto"
+    if recipe.training.micro_batch_size != "auto":
+        yield "training.micro_batch_size", "auto"
+    if recipe.training.gradient_checkpointing is not True:
+        yield "training.gradient_checkpointing", True
+    yield "training.micro_batch_size", 1
+    yield "training.batch_tokens", before.tokens.longest
+    if not recipe.model.load_in_4bit and device.kind == "cuda":
+        yield "model.load_in_4bit", True
+
+
+def _with(recipe: Any, changed: dict[str, Any]) -> Any:
+    for key, value in changed.items():
+        section, name = key.split(".")
+        recipe = recipe.model_copy(update={section: getattr(recipe, section).model_copy(update={name: value})})
+    return recipe
+
+
+def _yaml(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def verdict(before: Preflight[Any], outlook: Outlook) -> str:
+    """`fits`, or `does not fit` and what to change."""
+    name, memory = outlook.device.name, outlook.device.memory
+    needed = f"training {outlook.training.total / 1e9:.2f} GB of {memory / 1e9:.1f} GB"
+    if outlook.fits:
+        return f"{name}: fits: {needed}"
+    change = advice(before, outlook.device) or "no key of the recipe helps: take a smaller model or more memory"
+    return f"{name}: does not fit: {needed}; {change}"
+
+
+def outlook_lines(before: Preflight[Any], outlook: Outlook) -> str:
+    """For a terminal. A prediction that may be a fifth off does not forbid a run: where it does not fit, it warns."""
+    lines = [
+        f"memory      training {outlook.training}",
+        f"            scoring {outlook.scoring.total / 1e9:.2f} GB; disk: checkpoints {outlook.checkpoints / 1e9:.2f}, "
+        f"export {outlook.export / 1e9:.2f} GB",
+        f"verdict     {verdict(before, outlook)}",
+    ]
+    return "\n".join(lines)
