@@ -1,14 +1,15 @@
-"""Look at a recipe's data, tokens and parameters without loading any weights.
+"""Look at a recipe's data, tokens, parameters, memory and disk without loading any weights; exit code 3: does not fit.
 
 python scripts/preflight.py recipes/nli_fr.yaml
-python scripts/preflight.py recipes/nli_fr.yaml --set model.load_in_4bit=true
+python scripts/preflight.py recipes/nli_fr.yaml --set model.load_in_4bit=true --memory 16GB
+python scripts/preflight.py recipes/nli_fr.yaml --probe
 """
 
 import sys
 from argparse import Namespace
 from pathlib import Path
 
-from toolkit.command_line import add_overrides, parser, recipe_keys, run_command
+from toolkit.command_line import add_overrides, byte_size, parser, recipe_keys, run_command
 from toolkit.recipe_file import load_recipe
 
 
@@ -16,15 +17,18 @@ def parse() -> Namespace:
     flags = parser(__doc__ or "", recipe_keys())
     flags.add_argument("recipe", metavar="RECIPE", type=Path, help="a recipe, e.g. recipes/nli_fr.yaml")
     add_overrides(flags)
+    flags.add_argument(
+        "--memory", type=byte_size, metavar="SIZE", help="ask of a GPU of this memory instead, e.g. 16GB"
+    )
+    flags.add_argument("--probe", action="store_true", help="load the model, make a few steps and time them")
     return flags.parse_args()
 
 
 def main(arguments: Namespace) -> None:
     recipe = load_recipe(arguments.recipe, arguments.overrides)
-    from toolkit.preflight import run_preflight
+    from toolkit.training.outlook import print_preflight
 
-    found = run_preflight(recipe)
-    print(f"{found.report()}\n\n{found.example(colour=sys.stdout.isatty())}")
+    print_preflight(recipe, memory=arguments.memory, probing=arguments.probe)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import argparse
 import errno
+import re
 import signal
 import sys
 import threading
@@ -80,6 +81,19 @@ def share(text: str) -> float:
     if not 0 < number <= 1:
         raise ValueError
     return number
+
+
+def byte_size(text: str) -> int:
+    """Bytes that a size such as 16GB, 15.8 GB or 24GiB says, for argparse.
+
+    Raises:
+        ArgumentTypeError: it says none.
+    """
+    units = {"": 1e9, "GB": 1e9, "MB": 1e6, "GIB": 2**30, "MIB": 2**20}
+    found = re.fullmatch(r"(\d{1,6}(?:\.\d{1,3})?)\s*([a-z]*)", text.strip(), re.IGNORECASE)
+    if not found or found[2].upper() not in units or float(found[1]) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size of a memory; write e.g. 16GB")
+    return int(float(found[1]) * units[found[2].upper()])
 
 
 def run_command(command: Callable[[], None]) -> int:

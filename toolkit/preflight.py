@@ -1,5 +1,7 @@
 """What can be known before any weight is loaded: rows, tokens, parameters, and an example as the model will read it."""
 
+import os
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -8,6 +10,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 
 from toolkit.data.checks import Splits, label_counts, load_splits
+from toolkit.data.duplicates import NearDuplicates, find_near_duplicates
 from toolkit.decoding.label_trie import LabelTrie
 from toolkit.model.backend import DEVICE, device_name
 from toolkit.model.encoder import count_encoder_parameters
@@ -66,6 +69,7 @@ class Preflight(Generic[RowT]):
     tokens: TokenStatistics
     parameters: ParameterCount
     precision: Precision
+    duplicates: NearDuplicates
 
     def record(self) -> dict[str, Any]:
         """The findings, for run.json."""
@@ -78,6 +82,7 @@ class Preflight(Generic[RowT]):
             },
             "precision": asdict(self.precision),
             "data": self.splits.record(self.recipe),
+            "near_duplicates": asdict(self.duplicates),
             "tokens": asdict(self.tokens),
             "trainable_parameters": self.parameters.trainable,
             "total_parameters": self.parameters.total,
@@ -100,6 +105,7 @@ class Preflight(Generic[RowT]):
             f"train       {_labels(label_counts(recipe, self.splits.train))}",
             f"eval        {_labels(label_counts(recipe, self.splits.eval))}",
             f"overlap     {overlap.premises} premises, {overlap.hypotheses} hypotheses, {overlap.pairs} pairs",
+            f"duplicates  {self.duplicates}",
             f"tokens      {tokens.shortest} to {tokens.longest} per row, median {tokens.median}, 95 % at most "
             f"{tokens.p95}; {tokens.trained_per_row:g} trained per row",
         ]
@@ -114,11 +120,21 @@ class Preflight(Generic[RowT]):
             lines.append("dropout     lora.dropout above 0 leaves Unsloth's fused LoRA kernels; 0 is faster")
         return "\n".join(lines)
 
-    def example(self, *, colour: bool) -> str:
-        """The first training row as text, its trained tokens coloured, or in brackets where there is no colour."""
-        row: Any = self.train_rows[0]  # of this very encoder
+    def examples(self, *, colour: bool) -> str:
+        """Two training rows of different labels as text, trained tokens coloured, or in brackets without colour."""
+        labels = [example.label for example in self.splits.train]
+        other = next((i for i, label in enumerate(labels) if label != labels[0]), len(labels) - 1)
+        return "\n\n".join(self._example(i, colour) for i in dict.fromkeys((0, other)))
+
+    def _example(self, number: int, colour: bool) -> str:
+        row: Any = self.train_rows[number]  # of this very encoder
         read, trained = self.encoder.show(row, self.recipe.training.loss_on)
         return f"{_GREY}{read}{_GREEN}{trained}{_PLAIN}" if colour else f"{read}[{trained}]"
+
+
+def use_colour() -> bool:
+    """Whether standard output is a terminal whose user has not asked for no colour (no-color.org)."""
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
 
 
 def _labels(counts: dict[str, int]) -> str:
@@ -147,6 +163,7 @@ def run_preflight(recipe: Recipe, *, weights: bool = False) -> Preflight:
         tokens=TokenStatistics.of(train_rows, recipe.training.loss_on),
         parameters=parameters,
         precision=precision,
+        duplicates=find_near_duplicates([*splits.train, *splits.held_back], splits.eval),
     )
 
 

@@ -1,17 +1,25 @@
 """What a run will need before it begins: memory by its terms, disk, and whether that fits - and if not, what would."""
 
+import resource
+import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import psutil
+import torch
 
 from toolkit.batching.collators import PaddedCollator, TreeCollator
 from toolkit.batching.sampling import LARGEST_TREE
+from toolkit.errors import GateError
+from toolkit.model.backend import DEVICE
 from toolkit.model.memory import MemoryUse, ModelShape, Part, scoring_memory, training_memory
 from toolkit.model.parameters import model_config
-from toolkit.preflight import Preflight
-from toolkit.training.plan import Device, Plan, first_batches, make_plan, this_device
+from toolkit.preflight import Preflight, run_preflight, use_colour
+from toolkit.recipe import Recipe
+from toolkit.training.plan import T4, Device, Plan, first_batches, make_plan, this_device
+from toolkit.training.probe import probe
+from toolkit.training.ways import WAYS
 
 CUDA_CONTEXT = 500_000_000
 """A CUDA context with cuBLAS, roughly; torch cannot tell it before there is one."""
@@ -186,3 +194,40 @@ def outlook_lines(before: Preflight[Any], outlook: Outlook) -> str:
         f"verdict     {verdict(before, outlook)}",
     ]
     return "\n".join(lines)
+
+
+def peak_memory_bytes() -> int:
+    """The most memory this process has held: on the GPU where there is one, else resident."""
+    if DEVICE == "cuda":
+        return torch.cuda.max_memory_allocated()
+    scale = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
+
+
+def print_preflight(recipe: Recipe, *, memory: int | None, probing: bool) -> None:
+    """Print what is known before training: rows, tokens, memory here, on a T4 and on a GPU of `memory` bytes.
+
+    Raises:
+        ToolkitError: the recipe cannot work.
+        GateError: training does not fit: into `memory` where it is given, else here.
+    """
+    before = run_preflight(recipe, weights=probing)
+    print(f"{before.report()}\n\n{before.examples(colour=use_colour())}\n")
+    plan = WAYS[recipe.model.kind].plan(before)
+    print(f"batch       {plan}")
+    if recipe.model.kind == "decoder":
+        here = look_ahead(before, plan)
+        print(outlook_lines(before, here))
+        asked = Device(f"a GPU of {memory / 1e9:g} GB", "cuda", memory) if memory else None
+        others = [_on(before, device) for device in (T4, asked) if device]
+        for other in others:
+            print(f"            {verdict(before, other)}")
+        judged = others[-1] if asked else here
+        if not judged.fits:
+            raise GateError(f"On {verdict(before, judged)}.")
+    if probing:
+        print(f"probe       {probe(before, plan)}; peak memory {peak_memory_bytes() / 1e9:.2f} GB")
+
+
+def _on(before: Preflight[Any], device: Device) -> Outlook:
+    return look_ahead(before, make_plan(before, device=device), device)

@@ -1,11 +1,9 @@
 """Supervised fine-tuning: a recipe in, an adapter and the record of how it came about out."""
 
-import resource
 import sys
 import time
-from collections.abc import Callable
 from contextlib import nullcontext, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -14,45 +12,21 @@ import torch
 
 from toolkit.disk import held
 from toolkit.errors import DeviceMemoryError, StorageError, TrainingError
-from toolkit.kinds import Kind
 from toolkit.model.attention import accept_trees
-from toolkit.model.backend import DEVICE, wait_for_all_processes
-from toolkit.model.loading import attach_lora, load_base
-from toolkit.preflight import Preflight, run_preflight
+from toolkit.model.backend import wait_for_all_processes
+from toolkit.preflight import Preflight, run_preflight, use_colour
 from toolkit.recipe import Recipe
 from toolkit.recipe_file import dump_recipe
 from toolkit.run_folder import IS_MAIN_PROCESS, RunFolder, now
 from toolkit.training.checkpoints import Checkpoints, find_checkpoints
-from toolkit.training.encoder import load_for_training, make_encoder_trainer, plan_encoder
 from toolkit.training.fit import fit, say
-from toolkit.training.outlook import Outlook, look_ahead, outlook_lines
-from toolkit.training.plan import Plan, first_batches, make_plan
+from toolkit.training.outlook import Outlook, look_ahead, outlook_lines, peak_memory_bytes
+from toolkit.training.plan import Plan, first_batches
 from toolkit.training.resuming import refuse_other_data, refuse_other_plan, refuse_other_run
 from toolkit.training.signals import resume_command
-from toolkit.training.trainer import make_trainer
 from toolkit.training.verification import verify_tree
+from toolkit.training.ways import WAYS
 from toolkit.versions import git_commit, package_versions
-
-
-@dataclass(frozen=True)
-class _Way:
-    """What differs between the kinds of model; all else of a run is the same."""
-
-    plan: Callable[[Preflight], Plan]
-    load: Callable[[Preflight, Plan], Any]
-    make_trainer: Callable[[Preflight, Plan, Any, Path], Any]
-
-
-def _load_decoder(before: Preflight, plan: Plan) -> Any:
-    recipe, checkpointing = before.recipe, plan.gradient_checkpointing
-    model = load_base(before.folder, recipe, before.precision, gradient_checkpointing=checkpointing)
-    return attach_lora(model, recipe.lora, seed=recipe.seed, gradient_checkpointing=checkpointing)
-
-
-_WAYS: dict[Kind, _Way] = {
-    "decoder": _Way(make_plan, _load_decoder, make_trainer),
-    "encoder": _Way(plan_encoder, load_for_training, make_encoder_trainer),
-}
 
 
 def train(recipe: Recipe, run: RunFolder, *, resume: bool, overwrite: bool, dry_run: bool) -> None:
@@ -74,8 +48,8 @@ def train(recipe: Recipe, run: RunFolder, *, resume: bool, overwrite: bool, dry_
             say(f"{run.path} is finished; there is nothing to resume.")
             return
     before = run_preflight(recipe, weights=True)
-    say(f"{before.report()}\n\n{before.example(colour=sys.stdout.isatty())}\n")
-    way = _WAYS[recipe.model.kind]
+    say(f"{before.report()}\n\n{before.examples(colour=use_colour())}\n")
+    way = WAYS[recipe.model.kind]
     plan = way.plan(before)
     if resume:
         refuse_other_data(run, before.record())
@@ -108,7 +82,7 @@ def _fit_and_record(
     model: Any, before: Preflight, plan: Plan, run: RunFolder, found: Checkpoints, *, load_seconds: float
 ) -> None:
     try:
-        trainer = _WAYS[before.recipe.model.kind].make_trainer(before, plan, model, run.checkpoints)
+        trainer = WAYS[before.recipe.model.kind].make_trainer(before, plan, model, run.checkpoints)
         results = fit(trainer, before, plan, run, found)
     except BaseException as error:
         with suppress(OSError):  # what ended the run is the news, not that there is no room to note it
@@ -182,11 +156,3 @@ def _begin(
         run.update(status="running", resumed=now(), **record)
     else:  # also a run that was killed before it had a run.json
         run.begin(record, dump_recipe(before.recipe), replace=overwrite)
-
-
-def peak_memory_bytes() -> int:
-    """The most memory this process has held: on the GPU where there is one, else resident."""
-    if DEVICE == "cuda":
-        return torch.cuda.max_memory_allocated()
-    scale = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale

@@ -1,0 +1,29 @@
+"""Near-duplicates: what differs in case, punctuation and spaces alone is the same, what differs in a word is not."""
+
+import pytest
+
+from toolkit.data.duplicates import NearDuplicates, find_near_duplicates, normalise
+from toolkit.task import Example
+
+
+def row(premise: str, label: str = "neutral", hypothesis: str = "Il dort.") -> Example:
+    return Example("id", premise, hypothesis, label)
+
+
+@pytest.mark.parametrize(
+    ("text", "same"),
+    [("Il dort.", " il  DORT !"), ("l'été", "L\u2019ÉTÉ"), ("e\u0301te\u0301", "été"), ("ﬁn", "fin")],
+)
+def test_case_punctuation_and_spaces_do_not_tell_texts_apart(text: str, same: str) -> None:
+    assert normalise(text) == normalise(same)
+
+
+def test_accents_words_and_their_order_do() -> None:
+    assert len({normalise(text) for text in ("il a mange", "il a mangé", "mangé il a", "il a mangé 2")}) == 4
+
+
+def test_repeats_conflicts_and_leaks_are_counted() -> None:
+    train = [row("Un chat."), row("un chat"), row("Un chien."), row("UN CHIEN", "entailment"), row("Un chien?")]
+    evaluation = [row("un  chat !"), row("Un lapin."), row("Un chat.", hypothesis="Il mange.")]
+    assert find_near_duplicates(train, evaluation) == NearDuplicates(repeats=3, conflicts=3, leaked=1)
+    assert find_near_duplicates([], []) == NearDuplicates(0, 0, 0)
