@@ -1,0 +1,76 @@
+"""A full disk is one sentence, whichever package was writing, and costs nothing that was there."""
+
+import errno
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tokenizers
+import torch
+from safetensors.torch import save_file
+
+from tests.training.test_resuming import file_size_limit
+from toolkit.disk import no_room, storage_errors
+from toolkit.errors import StorageError
+from toolkit.run_folder import atomic_path, write_text
+
+BIG = np.zeros(100_000, dtype=np.uint8)
+
+
+def with_numpy(path: Path) -> None:
+    with path.open("wb") as file:
+        BIG.tofile(file)
+
+
+def with_tokenizers(path: Path) -> None:
+    vocabulary = {f"word{i}": i for i in range(5_000)}
+    tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="word0")).save(str(path))  # noqa: S106
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda path: path.write_bytes(BIG.tobytes()),
+        lambda path: path.write_text("é" * 100_000),
+        lambda path: save_file({"weight": torch.from_numpy(BIG)}, path),
+        with_numpy,
+        with_tokenizers,
+    ],
+    ids=["bytes", "text", "safetensors", "numpy", "tokenizers"],
+)
+def test_whoever_writes_a_full_disk_is_one_sentence_and_the_older_file_stays(
+    tmp_path: Path, write: Callable[[Path], object]
+) -> None:
+    path = tmp_path / "file"
+    write_text(path, "older")
+    why = r"(a file may not become this large here \(see `ulimit -f`\)|the disk is full)"  # numpy does not tell which
+    refused = pytest.raises(StorageError, match=rf"^{path} could not be written: {why}\.$")
+    with refused, file_size_limit() as limit, atomic_path(path) as partial:
+        limit(20_000)
+        write(partial)
+    assert [one.name for one in tmp_path.iterdir()] == ["file"] and path.read_text() == "older"
+
+
+def test_a_device_without_room_is_a_full_disk() -> None:
+    path = Path("/dev/full")
+    with pytest.raises(StorageError, match=r"/dev/full could not be written: the disk is full\."), storage_errors(path):
+        with_numpy(path)
+
+
+def test_what_is_no_full_disk_keeps_its_name(tmp_path: Path) -> None:
+    assert no_room(OSError(errno.EACCES, "no")) is None and no_room(ValueError("os error 28 is a number")) is not None
+    with pytest.raises(FileNotFoundError), atomic_path(tmp_path / "file") as partial:
+        partial.read_text()
+
+
+def test_what_a_process_of_the_same_number_left_does_not_get_into_a_new_folder(tmp_path: Path) -> None:
+    left = tmp_path / f".folder.{os.getpid()}.partial"  # in a container, every start may have the same number
+    left.mkdir()
+    (left / "stale").touch()
+    with atomic_path(tmp_path / "folder") as partial:
+        partial.mkdir()
+        (partial / "new").touch()
+    assert [path.name for path in (tmp_path / "folder").iterdir()] == ["new"]
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
