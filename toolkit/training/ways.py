@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.kinds import Kind
+from toolkit.model.backend import DEVICE
 from toolkit.model.loading import attach_lora, load_base
+from toolkit.model.memory import return_freed_blocks
 from toolkit.preflight import Preflight
 from toolkit.training.encoder import load_for_training, make_encoder_trainer, plan_encoder
 from toolkit.training.plan import Plan, make_plan
@@ -24,6 +26,8 @@ class Way:
 
 def _load_decoder(before: Preflight, plan: Plan) -> Any:
     recipe, checkpointing = before.recipe, plan.gradient_checkpointing
+    if checkpointing and DEVICE == "cpu":
+        return_freed_blocks()
     model = load_base(before.folder, recipe, before.precision, gradient_checkpointing=checkpointing)
     return attach_lora(model, recipe.lora, seed=recipe.seed, gradient_checkpointing=checkpointing)
 

@@ -1,0 +1,106 @@
+"""What is said before a run: sizes of the real models, a verdict that holds, advice that is true."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.conftest import RECIPE
+from toolkit.command_line import byte_size
+from toolkit.model.memory import ModelShape
+from toolkit.model.parameters import ParameterCount
+from toolkit.preflight import run_preflight
+from toolkit.recipe import Recipe
+from toolkit.training.outlook import advice, look_ahead, verdict
+from toolkit.training.plan import T4, Device, make_plan, this_device
+
+MakeRecipe = Callable[..., Recipe]
+Call = Callable[..., tuple[int, str, str]]
+# Of the configurations that Meta published; see the study for 2.5 and 6.5 GB in 16 bits.
+SIZES = {"1b": (1_235_814_400, 973_078_528), "3b": (3_212_749_824, 2_818_572_288)}
+
+
+@pytest.fixture
+def recipe_file(tmp_path: Path, tiny_model: Path) -> Path:
+    values = {**RECIPE, "model": {**RECIPE["model"], "name": str(tiny_model)}}
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(values, allow_unicode=True), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(("size", "plain", "packed"), [("1b", 2.5, 1.03), ("3b", 6.5, 2.24)])
+def test_weights_of_the_real_models_have_the_sizes_that_the_study_saw(size: str, plain: float, packed: float) -> None:
+    total, quantisable = SIZES[size]
+    count = ParameterCount(trainable=0, total=total, quantisable=quantisable)
+    assert count.base_bytes(2, load_in_4bit=False) / 1e9 == pytest.approx(plain, rel=0.02)
+    assert count.base_bytes(2, load_in_4bit=True) / 1e9 == pytest.approx(packed, rel=0.02)
+
+
+def test_a_device_of_less_memory_gets_smaller_parts_and_a_verdict(make_recipe: MakeRecipe, tiny_model: Path) -> None:
+    before = run_preflight(make_recipe(f"model.name={tiny_model}", "model.dtype=auto"))
+    here = look_ahead(before, make_plan(before))
+    assert here.fits and verdict(before, here).startswith(f"{this_device().name}: fits: training ")
+    assert here.record()["training"]["total"] == here.training.total
+    on_t4 = look_ahead(before, make_plan(before, device=T4), T4)
+    assert on_t4.item == 2 and on_t4.training.weights < here.training.weights and on_t4.training.holes == 0
+    tiny = Device("a tiny GPU", "cuda", 400_000_000)
+    none = look_ahead(before, make_plan(before, device=tiny), tiny)
+    assert not none.fits and "no key of the recipe helps" in verdict(before, none)
+
+
+def test_the_advice_is_tried_before_it_is_given(make_recipe: MakeRecipe, tiny_model: Path) -> None:
+    recipe = make_recipe(
+        f"model.name={tiny_model}", "training.batching=padded", "training.batch_size=48", "training.micro_batch_size=48",
+        "training.gradient_checkpointing=false", "training.loss_on=full_text",
+    )  # fmt: skip
+    before = run_preflight(recipe)
+    needs = look_ahead(before, make_plan(before, device=T4), T4).training.total
+    device = replace(T4, memory=needs - 1_000_000)
+    said = advice(before, device)
+    assert said is not None and said.startswith("set training.")
+    changes = [one.strip() for one in said.removeprefix("set ").split(",")]
+    kept = ["training.batching=padded", "training.batch_size=48", "training.loss_on=full_text"]
+    changed = run_preflight(make_recipe(f"model.name={tiny_model}", *kept, *changes))
+    assert look_ahead(changed, make_plan(changed, device=device), device).fits
+
+
+def test_preflight_says_where_a_recipe_fits_and_ends_with_3_where_it_does_not(call: Call, recipe_file: Path) -> None:
+    code, out, err = call("preflight", recipe_file)
+    assert code == 0, err
+    for words in ("memory      training ", "verdict     ", "T4: fits: training ", "duplicates  0 training rows"):
+        assert words in out
+    assert out.count("<|begin_of_text|>") == 2, "two examples"
+    code, out, err = call("preflight", recipe_file, "--memory", "300MB")
+    assert code == 3 and "On a GPU of 0.3 GB: does not fit: training 0.5" in err and "Traceback" not in err
+    code, _, err = call("preflight", recipe_file, "--memory", "viel")
+    assert code == 2 and "'viel' is no size of a memory; write e.g. 16GB" in err
+
+
+def test_a_probe_times_steps_and_leaves_nothing(call: Call, recipe_file: Path, tmp_path: Path) -> None:
+    code, out, err = call("preflight", recipe_file, "--probe")
+    assert code == 0 and "s a step, 0.0 minutes for all steps; peak memory " in out, err
+    assert [path.name for path in tmp_path.iterdir()] == ["recipe.yaml"]
+
+
+def test_a_run_records_what_was_predicted(trained: Any) -> None:
+    record = json.loads(trained.run_json.read_text(encoding="utf-8"))
+    assert record["outlook"]["fits"] is True
+    assert record["outlook"]["training"]["peak"] == pytest.approx(record["peak_memory_bytes"], rel=0.5)
+    assert record["near_duplicates"] == {"repeats": 0, "conflicts": 0, "leaked": 0}
+
+
+@pytest.mark.parametrize(("text", "size"), [("16GB", 16e9), ("15.8 gb", 15.8e9), ("24GiB", 24 * 2**30), ("8", 8e9)])
+def test_sizes_are_read_as_people_write_them(text: str, size: float) -> None:
+    assert byte_size(text) == size
+
+
+def test_the_shape_of_a_configuration_without_a_head_size_is_derived() -> None:
+    class Config:
+        num_hidden_layers, hidden_size, num_attention_heads, intermediate_size, vocab_size = 2, 64, 4, 128, 99
+
+    shape = ModelShape.of(Config)
+    assert shape.attention == 64 and shape.input_size("down_proj") == 128 and shape.input_size("q_proj") == 64
