@@ -54,8 +54,8 @@ def test_a_device_of_less_memory_gets_smaller_parts_and_a_verdict(make_recipe: M
 
 def test_the_advice_is_tried_before_it_is_given(make_recipe: MakeRecipe, tiny_model: Path) -> None:
     recipe = make_recipe(
-        f"model.name={tiny_model}", "training.batching=padded", "training.batch_size=48", "training.micro_batch_size=48",
-        "training.gradient_checkpointing=false", "training.loss_on=full_text",
+        f"model.name={tiny_model}", "training.batching=padded", "training.batch_size=48",
+        "training.micro_batch_size=48", "training.gradient_checkpointing=false", "training.loss_on=full_text",
     )  # fmt: skip
     before = run_preflight(recipe)
     needs = look_ahead(before, make_plan(before, device=T4), T4).training.total
