@@ -52,19 +52,20 @@ def test_a_device_of_less_memory_gets_smaller_parts_and_a_verdict(make_recipe: M
     assert not none.fits and "no key of the recipe helps" in verdict(before, none)
 
 
-def test_the_advice_is_tried_before_it_is_given(make_recipe: MakeRecipe, tiny_model: Path) -> None:
-    recipe = make_recipe(
-        f"model.name={tiny_model}", "training.batching=padded", "training.batch_size=48",
-        "training.micro_batch_size=48", "training.gradient_checkpointing=false", "training.loss_on=full_text",
-    )  # fmt: skip
-    before = run_preflight(recipe)
+@pytest.mark.parametrize("how", [
+    ["training.batching=padded", "training.micro_batch_size=48"], ["training.batching=prefix_tree"],
+])  # fmt: skip
+def test_the_advice_is_tried_before_it_is_given_and_can_be_followed(
+    make_recipe: MakeRecipe, tiny_model: Path, how: list[str]
+) -> None:
+    kept = [f"model.name={tiny_model}", "training.batch_size=48", "training.loss_on=full_text", how[0]]
+    before = run_preflight(make_recipe(*kept, *how[1:], "training.gradient_checkpointing=false"))
     needs = look_ahead(before, make_plan(before, device=T4), T4).training.total
     device = replace(T4, memory=needs - 1_000_000)
     said = advice(before, device)
     assert said is not None and said.startswith("set training.")
     changes = [one.strip() for one in said.removeprefix("set ").split(",")]
-    kept = ["training.batching=padded", "training.batch_size=48", "training.loss_on=full_text"]
-    changed = run_preflight(make_recipe(f"model.name={tiny_model}", *kept, *changes))
+    changed = run_preflight(make_recipe(*kept, *changes))
     assert look_ahead(changed, make_plan(changed, device=device), device).fits
 
 

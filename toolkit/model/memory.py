@@ -72,11 +72,11 @@ class MemoryUse:
         weights: the base's, in their number format.
         adapter: trained parameters, their gradients and the optimiser's state.
         activations: what the forward pass keeps for the backward pass, masks included.
-        logits: at the predicting places: their log-softmax and its gradient in float32; in half precision the
-            logits and their gradient once more.
+        logits: at the predicting places, in float32: their log-softmax, its gradient and their own; in half
+            precision the logits and their gradient once more.
         working: a layer's intermediate results and their gradients, which are freed again.
         holes: what the C library's heap cannot give out again, see `hole_bytes`; none on a GPU.
-        loading: pages of the weights' files while they are read; the system takes them back.
+        loading: pages of the weights' files while they are read and converted; the system takes them back.
     """
 
     runtime: int
@@ -158,7 +158,7 @@ def kept_bytes(shape: ModelShape, lora: Lora, part: Part, *, item: int, checkpoi
 
 def logit_bytes(shape: ModelShape, part: Part, item: int) -> int:
     """See `MemoryUse.logits`."""
-    return part.predictions * shape.vocabulary * (2 * _FLOAT + (0 if item == _FLOAT else 2 * item))
+    return part.predictions * shape.vocabulary * (3 * _FLOAT + (0 if item == _FLOAT else 2 * item))
 
 
 def working_bytes(shape: ModelShape, part: Part, item: int) -> int:

@@ -87,7 +87,7 @@ def look_ahead(before: Preflight[Any], plan: Plan, device: Device | None = None)
         checkpointing=plan.gradient_checkpointing,
         optimizer=plan.optimizer,
         on_cpu=device.kind == "cpu",
-        loading=_file_bytes(before) if device.kind == "cpu" else 0,
+        loading=_file_bytes(before, item) if device.kind == "cpu" else 0,
         **shared,
     )
     if recipe.model.load_in_4bit:  # a layer's weights are unpacked while it computes
@@ -105,8 +105,11 @@ def look_ahead(before: Preflight[Any], plan: Plan, device: Device | None = None)
     )
 
 
-def _file_bytes(before: Preflight[Any]) -> int:
-    """Of the weights' files; before a hub model is fetched, of 16-bit ones."""
+def _file_bytes(before: Preflight[Any], item: int) -> int:
+    """Of the weights' files; before a hub model is fetched, of 16-bit ones. Unconverted, they are the weights."""
+    saved = model_config(before.folder).dtype
+    if saved is not None and saved.itemsize == item:
+        return 0
     files = [path.stat().st_size for path in before.folder.glob("*.safetensors")]
     return sum(files) or 2 * (before.parameters.total - before.parameters.trainable)
 
@@ -152,14 +155,14 @@ def advice(before: Preflight[Any], device: Device) -> str | None:
 def _changes(before: Preflight[Any], device: Device) -> Iterator[tuple[str, Any]]:
     """From what costs nothing to what costs speed."""
     recipe = before.recipe
-    if recipe.training.batch_tokens != "auto":
-        yield "training.batch_tokens", "auto"
-    if recipe.training.micro_batch_size != "auto":
-        yield "training.micro_batch_size", "auto"
+    part, smallest = ("micro_batch_size", 1)
+    if make_plan(before, device=device).is_tree:
+        part, smallest = "batch_tokens", before.tokens.longest
+    if getattr(recipe.training, part) != "auto":
+        yield f"training.{part}", "auto"
     if recipe.training.gradient_checkpointing is not True:
         yield "training.gradient_checkpointing", True
-    yield "training.micro_batch_size", 1
-    yield "training.batch_tokens", before.tokens.longest
+    yield f"training.{part}", smallest
     if not recipe.model.load_in_4bit and device.kind == "cuda":
         yield "model.load_in_4bit", True
 
