@@ -180,18 +180,18 @@ def main() -> None:
                        "files": sorted(exported(whole))},
         }  # fmt: skip
     rows = [
-        row("training", moments, sum(map(len, wrong)), 0, seconds["training"]),
-        row("export", export_moments, len(export_wrong), torn, seconds["export"]),
+        row("training", moments, sum(map(len, wrong)), "not looked for", seconds["training"]),
+        row("export", export_moments, len(export_wrong), str(torn), seconds["export"]),
     ]
     header = ["command", "kills", "moments", "files that differ at the end", "half-written files seen", "s undisturbed"]
     facts = {"recipe": arguments.recipe, "set": SMALLER, "seed": arguments.seed, "seconds": seconds}
     report("Kills at random moments", header, rows, {**facts, "results": results}, arguments.out)
 
 
-def row(name: str, moments: Counter[str], differ: int, torn: int, seconds: float) -> list[str]:
+def row(name: str, moments: Counter[str], differ: int, torn: str, seconds: float) -> list[str]:
     """A line of the table."""
     told = ", ".join(f"{count} {moment}" for moment, count in moments.most_common())
-    return [name, str(moments.total()), told, str(differ), str(torn), f"{seconds:.0f}"]
+    return [name, str(moments.total()), told, str(differ), torn, f"{seconds:.0f}"]
 
 
 if __name__ == "__main__":
