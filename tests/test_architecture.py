@@ -16,6 +16,7 @@ ORDER = [
     "versions",
     "kinds",
     "recipe",
+    "file_types",
     "yaml_text",
     "recipe_file",
     "task",

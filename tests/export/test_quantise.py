@@ -11,9 +11,9 @@ import pytest
 from tests.export.test_gguf import PROMPTS, TRIE, build_model, export, gguf_scores, torch_scores
 from toolkit.errors import ExportError
 from toolkit.export import quantise as module
-from toolkit.export.file_types import FILE_TYPES
 from toolkit.export.gguf import gguf_bytes, write_gguf
 from toolkit.export.quantise import find_quantiser, quantise
+from toolkit.file_types import FILE_TYPES
 from toolkit.recipe import GgufType
 
 IN_PROCESS = [name for name, one in FILE_TYPES.items() if not one.needs_quantiser]

@@ -44,6 +44,14 @@ def test_weights_are_2_5_gb_in_16_bit_and_under_half_of_it_in_4_bit(one_b: Path)
     assert count.weight_bytes(half, load_in_4bit=True) == pytest.approx(1.042e9, rel=1e-2)
 
 
+def test_3b_has_the_6_5_gb_that_the_study_reports(tmp_path: Path) -> None:
+    shape = {"hidden_size": 3072, "num_hidden_layers": 28, "num_attention_heads": 24, "head_dim": 128}
+    (tmp_path / "config.json").write_text(json.dumps(LLAMA_3_2_1B | shape), encoding="utf-8")
+    count, half = count_parameters(tmp_path, Lora()), Precision("float16", "test")
+    assert count.weight_bytes(half, load_in_4bit=False) == pytest.approx(6.5e9, rel=0.02)
+    assert count.weight_bytes(half, load_in_4bit=True) == pytest.approx(2.28e9, rel=0.02)
+
+
 def test_a_rank_twice_as_high_trains_twice_as_much(one_b: Path) -> None:
     assert count_parameters(one_b, Lora(r=32)).trainable == 2 * 3_407_872
 

@@ -11,7 +11,6 @@ from toolkit.data.sources import describe
 from toolkit.errors import ExportError, GateError
 from toolkit.evaluation.report import write_report
 from toolkit.evaluation.run_results import load_parity
-from toolkit.export.file_types import FILE_TYPES
 from toolkit.export.gguf import gguf_bytes, write_gguf
 from toolkit.export.gguf_header import Origin
 from toolkit.export.gguf_tokenizer import read_tokenizer
@@ -19,6 +18,7 @@ from toolkit.export.llama_config import read_config
 from toolkit.export.modelfile import modelfile, usage
 from toolkit.export.parity import ParityGate, Verify, choose_rows
 from toolkit.export.quantise import find_quantiser, quantise
+from toolkit.file_types import FILE_TYPES
 from toolkit.model.files import card_licence, find_base
 from toolkit.model.merging import merge_adapter, merged_type
 from toolkit.prompts import PromptEncoder, load_tokenizer

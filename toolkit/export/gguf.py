@@ -17,16 +17,15 @@ from joblib import cpu_count
 from tqdm.auto import tqdm
 
 from toolkit.errors import ExportError
-from toolkit.export.file_types import FILE_TYPES, FileType
 from toolkit.export.gguf_header import Origin, add_model, add_tokenizer
 from toolkit.export.gguf_tokenizer import read_tokenizer
 from toolkit.export.llama_config import LlamaConfig
 from toolkit.export.llama_folder import LlamaFolder, Tensor
+from toolkit.file_types import FILE_TYPES, HEADER_BYTES, FileType
 from toolkit.recipe import GgufType
 from toolkit.run_folder import atomic_path
 
 _CHUNK_VALUES = 1 << 22  # 16 MiB as float32: what a thread holds at full precision
-_HEADER_BYTES = 16_000_000  # Llama 3's vocabulary and merges take 8 MB
 
 
 @dataclass(frozen=True)
@@ -91,7 +90,7 @@ def gguf_bytes(model_folder: Path, file_type: GgufType) -> int:
     Raises:
         ExportError: as `write_gguf`.
     """
-    return _HEADER_BYTES + sum(tensor.byte_count for tensor in _plan(LlamaFolder(model_folder), FILE_TYPES[file_type]))
+    return HEADER_BYTES + sum(tensor.byte_count for tensor in _plan(LlamaFolder(model_folder), FILE_TYPES[file_type]))
 
 
 def _plan(folder: LlamaFolder, file_type: FileType) -> list[_PlannedTensor]:

@@ -6,9 +6,9 @@ from gguf import GGUFType, GGUFWriter, size_label
 from gguf.constants import GGML_QUANT_VERSION
 
 import toolkit
-from toolkit.export.file_types import FileType
 from toolkit.export.gguf_tokenizer import GgufTokenizer
 from toolkit.export.llama_config import LlamaConfig
+from toolkit.file_types import FileType
 
 
 @dataclass(frozen=True)

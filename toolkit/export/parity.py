@@ -13,7 +13,7 @@ from toolkit.decoding.llama_cpp_scorer import LlamaCppScorer
 from toolkit.evaluation.intervals import wilson_interval
 from toolkit.export.agreement import Agreement, compare_scores, label_probabilities
 from toolkit.export.chat_tokens import compare_chat_tokens
-from toolkit.export.file_types import FILE_TYPES
+from toolkit.file_types import FILE_TYPES
 from toolkit.prompts import EncodedRow, PromptEncoder
 from toolkit.recipe import GgufType, Recipe
 from toolkit.run_folder import RunFolder

@@ -15,7 +15,7 @@ from joblib import cpu_count
 from tqdm.auto import tqdm
 
 from toolkit.errors import ExportError
-from toolkit.export.file_types import FILE_TYPES
+from toolkit.file_types import FILE_TYPES
 from toolkit.recipe import GgufType
 from toolkit.run_folder import atomic_path
 

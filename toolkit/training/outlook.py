@@ -9,15 +9,15 @@ from typing import Any
 import psutil
 import torch
 
-from toolkit.batching.collators import PaddedCollator, TreeCollator
 from toolkit.batching.sampling import LARGEST_TREE
 from toolkit.errors import GateError
+from toolkit.file_types import FILE_TYPES
 from toolkit.model.backend import DEVICE
 from toolkit.model.memory import MemoryUse, ModelShape, Part, scoring_memory, training_memory
 from toolkit.model.parameters import model_config
 from toolkit.preflight import Preflight, run_preflight, use_colour
 from toolkit.recipe import Recipe
-from toolkit.training.plan import T4, Device, Plan, first_batches, make_plan, this_device
+from toolkit.training.plan import T4, Device, Plan, first_batches, largest_batches, make_plan, this_device
 from toolkit.training.probe import probe
 from toolkit.training.ways import WAYS
 
@@ -115,12 +115,10 @@ def _file_bytes(before: Preflight[Any], item: int) -> int:
 
 
 def largest_part(before: Preflight[Any], plan: Plan) -> Part:
-    """The largest part of the first steps; padded rows are taken to be as long as the longest."""
-    loss_on = before.recipe.training.loss_on
-    collate = (
-        TreeCollator(plan.batch_tokens, loss_on) if plan.is_tree else PaddedCollator(plan.micro_batch_size, loss_on)
-    )
-    batches = first_batches(before, plan, min(_LOOKED_AT, plan.steps))
+    """The largest part of the first steps and of those of the first epoch that may need most."""
+    count = min(_LOOKED_AT, plan.steps)
+    batches = first_batches(before, plan, count) + largest_batches(before, plan, count)
+    collate = plan.collator(before.recipe.training.loss_on)
     parts = [part for rows in batches for part in collate(rows)["parts"]]
     largest = max(parts, key=lambda part: part["input_ids"].numel())
     rows, length = largest["input_ids"].shape
@@ -132,12 +130,14 @@ def largest_part(before: Preflight[Any], plan: Plan) -> Part:
     )
 
 
-_GGUF_BITS = {"f32": 32, "f16": 16, "bf16": 16, "q8_0": 8.5, "q6_k": 6.56, "q5_k_m": 5.7, "q4_k_m": 4.85, "q4_0": 4.55}
-
-
 def _export_bytes(before: Preflight[Any]) -> int:
+    """Merged weights, in 16 bits, the recipe's files, and what is written to make them; as `export` demands it."""
     base = before.parameters.total - before.parameters.trainable
-    return round(base * (2 + sum(_GGUF_BITS[one] / 8 for one in before.recipe.export.gguf)))
+    matrices = before.parameters.quantisable
+    types = [FILE_TYPES[one] for one in before.recipe.export.gguf]
+    files = [one.file_bytes(matrices, base - matrices) for one in types]
+    copies = 1 + any(one.needs_quantiser for one in types)  # llama.cpp's quantiser reads a 16-bit GGUF
+    return 2 * base * copies + sum(files)
 
 
 def advice(before: Preflight[Any], device: Device) -> str | None:

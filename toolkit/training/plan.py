@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+import numpy as np
 import psutil
 import torch
 
@@ -208,6 +209,18 @@ def first_batches(before: Preflight, plan: Plan, count: int) -> list[list[Row]]:
     order, size = list(row_order(before, plan)), plan.batch_size // plan.processes
     starts = range(0, min(len(order), count * size), size)
     return [[training_row(before.train_rows[i]) for i in order[start : start + size]] for start in starts]
+
+
+def largest_batches(before: Preflight, plan: Plan, count: int) -> list[list[Row]]:
+    """Of the first epoch's steps those that may need most memory, in the form of `first_batches`.
+
+    In trees the steps with most tokens, shared or not; padded, those with the longest rows.
+    """
+    order, size = np.array(list(row_order(before, plan))), plan.batch_size // plan.processes
+    order = order[: len(order) // size * size][: plan.steps * size].reshape(-1, size)
+    lengths = np.array([len(row) for row in before.train_rows])[order]
+    heavy = np.argsort(-(lengths.sum(1) if plan.is_tree else lengths.max(1)), kind="stable")[:count]
+    return [[training_row(before.train_rows[i]) for i in order[step]] for step in heavy]
 
 
 def _choose_batching(before: Preflight, plan: Plan) -> Batching:

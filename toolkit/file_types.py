@@ -9,6 +9,13 @@ from toolkit.recipe import GgufType
 
 _Q = GGMLQuantizationType
 _WIDE_BITS = 8
+HEADER_BYTES = 16_000_000
+"""Of a GGUF file, at most: Llama 3's vocabulary and merges take 8 MB."""
+
+
+def _bytes(stored_as: GGMLQuantizationType, count: int) -> int:
+    values, size = GGML_QUANT_SIZES[stored_as]
+    return count * size // values
 
 
 @dataclass(frozen=True)
@@ -32,6 +39,16 @@ class FileType:
         """Whether a weight takes 8 bits or more: such a file is expected to answer as the model it was made from."""
         values, size = GGML_QUANT_SIZES[self.matrices]
         return 8 * size / values >= _WIDE_BITS
+
+    def file_bytes(self, matrices: int, embeddings: int) -> int:
+        """How large a file is, from its numbers of weights alone; of a type that mixes several, at most.
+
+        Args:
+            matrices: weights of the layers' matrices.
+            embeddings: all others: the token embedding, the head where it has weights of its own, and the few norms.
+        """
+        counts = ((self.matrices, matrices), (self.embeddings, embeddings))
+        return HEADER_BYTES + sum(_bytes(stored_as, count) for stored_as, count in counts)
 
 
 FILE_TYPES: dict[GgufType, FileType] = {
