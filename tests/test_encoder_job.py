@@ -26,6 +26,13 @@ def run(trained_encoder: RunFolder, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 @pytest.fixture
+def decoder(trained: RunFolder, tmp_path: Path) -> RunFolder:
+    copy = RunFolder(tmp_path / "decoder")
+    shutil.copytree(trained.path, copy.path)
+    return copy
+
+
+@pytest.fixture
 def recipe_file(tmp_path: Path, tiny_encoder: Path) -> Callable[..., Path]:
     """Write the encoder's recipe with changes such as `{"lora": {"r": 2}}` merged in."""
 
@@ -40,10 +47,8 @@ def recipe_file(tmp_path: Path, tiny_encoder: Path) -> Callable[..., Path]:
 
 
 def test_an_encoders_evaluation_has_the_files_fields_and_rows_of_a_decoders(
-    call: Call, run: RunFolder, trained: RunFolder, tmp_path: Path
+    call: Call, run: RunFolder, decoder: RunFolder
 ) -> None:
-    decoder = RunFolder(tmp_path / "decoder")
-    shutil.copytree(trained.path, decoder.path)
     for folder in (run, decoder):
         code, out, err = call("eval_generate", folder.path)
         assert code == 0, err
@@ -61,11 +66,7 @@ def test_an_encoders_evaluation_has_the_files_fields_and_rows_of_a_decoders(
         assert sum(row["probabilities"].values()) == pytest.approx(1)
 
 
-def test_an_encoder_is_compared_with_a_decoder_on_the_same_rows(
-    call: Call, run: RunFolder, trained: RunFolder, tmp_path: Path
-) -> None:
-    decoder = RunFolder(tmp_path / "decoder")
-    shutil.copytree(trained.path, decoder.path)
+def test_an_encoder_is_compared_with_a_decoder_on_the_same_rows(call: Call, run: RunFolder, decoder: RunFolder) -> None:
     for folder in (run, decoder):
         assert call("eval_generate", folder.path)[0] == 0
     code, out, err = call("compare", run.eval / "adapter", decoder.eval / "adapter")

@@ -91,30 +91,34 @@ def test_a_models_own_code_never_runs(
     assert not sprung.exists()
 
 
+Trapped = tuple[Path, Path, list[Path]]
+
+
+@pytest.fixture
+def trapped(tiny_model: Path, trained: RunFolder, tmp_path: Path) -> Trapped:
+    """A model's and an adapter's folder with traps beside their weights, and what springs where one is stepped on."""
+    model, adapter = tmp_path / "model", tmp_path / "adapter"
+    shutil.copytree(tiny_model, model)
+    shutil.copytree(trained.adapter, adapter)
+    return model, adapter, [lay(model), lay(adapter)]
+
+
 def test_pickles_and_code_beside_safetensors_are_left_alone(
-    tiny_model: Path, trained: RunFolder, make_recipe: Callable[..., Recipe], tmp_path: Path
+    trapped: Trapped, make_recipe: Callable[..., Recipe]
 ) -> None:
     from toolkit.model.loading import load_for_scoring
     from toolkit.model.precision import Precision
 
-    model, adapter = tmp_path / "model", tmp_path / "adapter"
-    shutil.copytree(tiny_model, model)
-    shutil.copytree(trained.adapter, adapter)
-    traps = [lay(model), lay(adapter)]
+    model, adapter, traps = trapped
     load_for_scoring(model, make_recipe(), Precision("float32", "test"), adapter)
     assert not any(sprung.exists() for sprung in traps)
 
 
-def test_what_is_pickled_alone_is_refused_unread(
-    tiny_model: Path, trained: RunFolder, make_recipe: Callable[..., Recipe], tmp_path: Path
-) -> None:
+def test_what_is_pickled_alone_is_refused_unread(trapped: Trapped) -> None:
     from toolkit.model.files import find_model
     from toolkit.model.loading import load_adapter
 
-    model, adapter = tmp_path / "model", tmp_path / "adapter"
-    shutil.copytree(tiny_model, model)
-    shutil.copytree(trained.adapter, adapter)
-    traps = [lay(model), lay(adapter)]
+    model, adapter, traps = trapped
     (model / "model.safetensors").unlink()
     (adapter / "adapter_model.safetensors").unlink()
     with pytest.raises(ModelError, match=r"pickled \.bin files are not read"):

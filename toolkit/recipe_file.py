@@ -211,6 +211,11 @@ def dump_recipe(recipe: Recipe) -> str:
     return dump_yaml(recipe.model_dump(mode="json"))
 
 
+def as_assignment(key: str, value: Any) -> str:
+    """What `--set` is given for a plain value to be read back under the dotted key."""
+    return f"{key}={value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}"
+
+
 def differences(one: Recipe, other: Recipe) -> dict[str, Any]:
     """The dotted keys in which two recipes differ, in the order of the recipe, with what `other` has under them.
 

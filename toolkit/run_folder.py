@@ -94,12 +94,17 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def file_fingerprint(paths: Sequence[Path]) -> str:
-    """SHA-256 of files' contents, one after the other, as hexadecimal."""
+    """SHA-256 over the SHA-256 of each file's contents, as hexadecimal."""
     digest = hashlib.sha256()
     for path in paths:
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
+        digest.update(bytes.fromhex(file_sha256(path)))
     return digest.hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's contents, as hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def finite(value: float | None) -> float | None:

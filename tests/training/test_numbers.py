@@ -69,6 +69,7 @@ def test_a_step_that_fp16s_scaler_skips_is_no_error_until_no_scale_is_left(watch
 
 def test_the_closing_summary_is_no_step(watch: StopOnBadNumbers) -> None:
     watch.on_log(SimpleNamespace(fp16=False), SimpleNamespace(global_step=7), None, {"train_loss": 0.0})
+    assert not watch.path.exists()
 
 
 def test_a_step_without_a_trained_token_stops_training(watch: StopOnBadNumbers) -> None:

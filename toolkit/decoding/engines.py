@@ -73,14 +73,18 @@ def open_scorer(model: str, run: RunFolder, recipe: Recipe, trie: LabelTrie) -> 
             refuse_other_gguf(scorer.model, run)
             yield scorer
         return
-    from toolkit.batching.sampling import LARGEST_TREE
     from toolkit.decoding.torch_scorer import TorchScorer
     from toolkit.model.backend import DEVICE
 
-    budget = recipe.evaluation.batch_tokens
-    if budget == "auto":
-        budget = LARGEST_TREE if DEVICE == "cuda" else 512  # a CPU has no use for more rows at once
-    yield TorchScorer(load_torch_model(model, run, recipe), trie, batch_tokens=budget)
+    yield TorchScorer(load_torch_model(model, run, recipe), trie, batch_tokens=scoring_nodes(recipe, DEVICE))
+
+
+def scoring_nodes(recipe: Recipe, device: str) -> int:
+    """Nodes of a scoring tree on a device, cpu or cuda; a CPU has no use for more rows at once."""
+    from toolkit.batching.sampling import LARGEST_TREE
+
+    nodes = recipe.evaluation.batch_tokens
+    return nodes if nodes != "auto" else LARGEST_TREE if device == "cuda" else 512
 
 
 def refuse_other_gguf(opened: "LlamaCpp", run: RunFolder) -> None:

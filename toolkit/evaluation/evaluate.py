@@ -17,7 +17,7 @@ from toolkit.evaluation.evaluation_files import write_evaluation
 from toolkit.evaluation.invalid import invalid_figures
 from toolkit.evaluation.metrics import Predictions, compute_metrics
 from toolkit.evaluation.report_data import gather
-from toolkit.evaluation.run_results import base_zero_shot, load_evaluations
+from toolkit.evaluation.run_results import Evaluation, base_zero_shot
 from toolkit.evaluation.terminal import terminal_report
 from toolkit.pairs import row_encoder
 from toolkit.prompts import load_tokenizer
@@ -49,15 +49,13 @@ def evaluate(
 ) -> Path:
     """Decode, measure, and write metrics.json, predictions.jsonl and their pictures.
 
-    Under constraint, rows that training held back are scored as well, and a temperature is fitted on them.
-
     Args:
         run: a finished run.
         recipe: its recipe, with whatever the caller overrides.
         model: adapter, base, merged, or the path of a GGUF.
         data: other rows than the recipe's evaluation rows, see `parse_data`.
         limit: the first N rows only; a look, for which no temperature is fitted.
-        mode: constrained to the labels, or free.
+        mode: constrained to the labels, where a temperature is fitted on the rows that training held back; or free.
         shots: training rows that stand solved before each question, see `draw_shots`; for the base model alone.
 
     Returns:
@@ -78,9 +76,11 @@ def evaluate(
     encoder = row_encoder(load_tokenizer(run.adapter), recipe, shown)
     measured = _what_was_measured(model, recipe, saved, examples, mode, shots) | {"model": name}
     folder = run.eval / _folder_name(name, recipe.data.eval, measured["overrides"], mode, shots)
-    gather(run, besides=folder)  # a damaged file would stop the report: said before hours of scoring
+    earlier = gather(
+        run, besides=folder
+    ).evaluations  # a damaged file would stop the report: said before hours of scoring
     held_back, warnings = ([], []) if limit or mode == "free" else calibration_rows(run, splits)
-    baselines = _baselines(splits, recipe, run, name)
+    baselines = _baselines(splits, recipe, earlier, name)
     settings = (model, run, recipe, encoder, examples)
     decoded = decode_freely(*settings) if mode == "free" else decode_constrained(*settings, held_back)
     predictions = decoded.predictions
@@ -128,11 +128,11 @@ def _load(recipe: Recipe, saved: Recipe, shots: int, *, is_foreign: bool) -> Spl
     return Splits([], load_examples(recipe, recipe.data.eval, is_foreign=is_foreign), Overlap(0, 0, 0))
 
 
-def _baselines(splits: Splits, recipe: Recipe, run: RunFolder, name: str) -> dict[str, float]:
+def _baselines(splits: Splits, recipe: Recipe, earlier: list[Evaluation], name: str) -> dict[str, float]:
     if not recipe.evaluation.baselines:
         return {}
     found = baseline_accuracies(splits.train, splits.eval, recipe.task.labels)
-    return found if name == "base" else found | base_zero_shot(load_evaluations(run), fingerprint(splits.eval))
+    return found if name == "base" else found | base_zero_shot(earlier, fingerprint(splits.eval))
 
 
 def _calibrate(

@@ -1,6 +1,5 @@
 """The sentences and tables of a report, gathered from a run's files; how they look is the template's."""
 
-import json
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from toolkit.evaluation.run_results import (
     with_base_zero_shot,
 )
 from toolkit.recipe import Recipe
-from toolkit.recipe_file import load_recipe
+from toolkit.recipe_file import as_assignment, load_recipe
 from toolkit.run_folder import RunFolder, read_object
 
 BASELINES = {
@@ -191,5 +190,5 @@ def _evaluation_command(one: Evaluation, run: RunFolder) -> str:
     said = ("data.eval.path", "data.eval.name", "data.eval.split") if is_named else ()
     others = {key: value for key, value in changed.items() if key not in (*said, "data.eval.limit")}
     for key, value in others.items():
-        flags += ["--set", f"{key}={value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}"]
+        flags += ["--set", as_assignment(key, value)]
     return f"python scripts/eval_generate.py {shlex.join(flags)}"

@@ -4,7 +4,6 @@ A checkpoint is written beside its name, flushed, and renamed; a kill leaves no 
 happens to it later - a file cut, lost or changed - shows in its manifest, which has every file's size and digest.
 """
 
-import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from toolkit.disk import flush_to_disk
-from toolkit.run_folder import atomic_path, discard, remove_leftovers
+from toolkit.run_folder import atomic_path, discard, file_sha256, remove_leftovers
 
 _MANIFEST = "manifest.json"
 
@@ -83,7 +82,7 @@ def find_damage(folder: Path) -> str | None:
             return f"{name} is missing"
         if (found := path.stat().st_size) != size:
             return f"{name} has {found:,} of {size:,} bytes"
-        if _digest(path) != digest:
+        if file_sha256(path) != digest:
             return f"{name} was changed"
     return None
 
@@ -108,9 +107,4 @@ def _in_order(checkpoints: Path) -> list[Path]:
 
 
 def _describe(path: Path) -> dict[str, int | str]:
-    return {"bytes": path.stat().st_size, "sha256": _digest(path)}
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return {"bytes": path.stat().st_size, "sha256": file_sha256(path)}

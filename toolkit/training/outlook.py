@@ -9,7 +9,7 @@ from typing import Any
 import psutil
 import torch
 
-from toolkit.batching.sampling import LARGEST_TREE
+from toolkit.decoding.engines import scoring_nodes
 from toolkit.errors import GateError
 from toolkit.file_types import FILE_TYPES
 from toolkit.model.backend import DEVICE
@@ -17,6 +17,7 @@ from toolkit.model.memory import MemoryUse, ModelShape, Part, scoring_memory, tr
 from toolkit.model.parameters import model_config
 from toolkit.preflight import Preflight, run_preflight, use_colour
 from toolkit.recipe import Recipe
+from toolkit.recipe_file import as_assignment
 from toolkit.training.plan import T4, Device, Plan, first_batches, largest_batches, make_plan, this_device
 from toolkit.training.probe import probe
 from toolkit.training.ways import WAYS
@@ -24,8 +25,6 @@ from toolkit.training.ways import WAYS
 CUDA_CONTEXT = 500_000_000
 """A CUDA context with cuBLAS, roughly; torch cannot tell it before there is one."""
 _LOOKED_AT = 32
-_CPU_NODES = 512
-"""Nodes of a scoring tree, as `decoding.engines` chooses them."""
 
 
 @dataclass(frozen=True)
@@ -92,8 +91,7 @@ def look_ahead(before: Preflight[Any], plan: Plan, device: Device | None = None)
     )
     if recipe.model.load_in_4bit:  # a layer's weights are unpacked while it computes
         training = replace(training, working=training.working + shape.hidden * shape.intermediate * item)
-    nodes = recipe.evaluation.batch_tokens
-    nodes = (LARGEST_TREE if device.kind == "cuda" else _CPU_NODES) if nodes == "auto" else nodes
+    nodes = scoring_nodes(recipe, device.kind)
     scored = Part(nodes, nodes * (nodes + before.tokens.longest), nodes // 2, is_tree=True)
     return Outlook(
         device=device,
@@ -148,16 +146,15 @@ def advice(before: Preflight[Any], device: Device) -> str | None:
         recipe = _with(before.recipe, changed)
         tried = replace(before, recipe=recipe)
         if look_ahead(tried, make_plan(tried, device=device), device).fits:
-            return "set " + ", ".join(f"{name}={_yaml(new)}" for name, new in changed.items())
+            return "set " + ", ".join(as_assignment(name, new) for name, new in changed.items())
     return None
 
 
 def _changes(before: Preflight[Any], device: Device) -> Iterator[tuple[str, Any]]:
     """From what costs nothing to what costs speed."""
     recipe = before.recipe
-    part, smallest = ("micro_batch_size", 1)
-    if make_plan(before, device=device).is_tree:
-        part, smallest = "batch_tokens", before.tokens.longest
+    is_tree = make_plan(before, device=device).is_tree
+    part, smallest = ("batch_tokens", before.tokens.longest) if is_tree else ("micro_batch_size", 1)
     if getattr(recipe.training, part) != "auto":
         yield f"training.{part}", "auto"
     if recipe.training.gradient_checkpointing is not True:
@@ -174,10 +171,6 @@ def _with(recipe: Any, changed: dict[str, Any]) -> Any:
     return recipe
 
 
-def _yaml(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
 def verdict(before: Preflight[Any], outlook: Outlook) -> str:
     """`fits`, or `does not fit` and what to change."""
     name, memory = outlook.device.name, outlook.device.memory
@@ -188,15 +181,14 @@ def verdict(before: Preflight[Any], outlook: Outlook) -> str:
     return f"{name}: does not fit: {needed}; {change}"
 
 
-def outlook_lines(before: Preflight[Any], outlook: Outlook) -> str:
-    """For a terminal. A prediction that may be a fifth off does not forbid a run: where it does not fit, it warns."""
-    lines = [
-        f"memory      training {outlook.training}",
+def outlook_lines(outlook: Outlook, said: str) -> str:
+    """For a terminal. The verdict `said` only warns a run: a prediction may be a fifth off."""
+    return (
+        f"memory      training {outlook.training}\n"
         f"            scoring {outlook.scoring.total / 1e9:.2f} GB; disk: checkpoints {outlook.checkpoints / 1e9:.2f}, "
-        f"export {outlook.export / 1e9:.2f} GB",
-        f"verdict     {verdict(before, outlook)}",
-    ]
-    return "\n".join(lines)
+        f"export {outlook.export / 1e9:.2f} GB\n"
+        f"verdict     {said}"
+    )
 
 
 def peak_memory_bytes() -> int:
@@ -220,14 +212,15 @@ def print_preflight(recipe: Recipe, *, memory: int | None, probing: bool) -> Non
     print(f"batch       {plan}")
     if recipe.model.kind == "decoder":
         here = look_ahead(before, plan)
-        print(outlook_lines(before, here))
-        asked = Device(f"a GPU of {memory / 1e9:g} GB", "cuda", memory) if memory else None
-        others = [_on(before, device) for device in (T4, asked) if device]
-        for other in others:
-            print(f"            {verdict(before, other)}")
-        judged = others[-1] if asked else here
+        judged, said = here, verdict(before, here)
+        print(outlook_lines(here, said))
+        print(f"            {verdict(before, _on(before, T4))}")
+        if memory:
+            judged = _on(before, Device(f"a GPU of {memory / 1e9:g} GB", "cuda", memory))
+            said = verdict(before, judged)
+            print(f"            {said}")
         if not judged.fits:
-            raise GateError(f"On {verdict(before, judged)}.")
+            raise GateError(f"On {said}.")
     if probing:
         print(f"probe       {probe(before, plan)}; peak memory {peak_memory_bytes() / 1e9:.2f} GB")
 
