@@ -69,3 +69,9 @@ class GateError(ToolkitError, RuntimeError):
 
 class ExportError(ToolkitError, RuntimeError):
     """The model cannot be exported as asked."""
+
+
+class QuantiserError(ExportError):
+    """llama.cpp's quantiser began and failed."""
+
+    exit_code = EXIT_FAILURE

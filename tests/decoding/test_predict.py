@@ -17,7 +17,7 @@ from toolkit.decoding import classifiers, journal, predict
 from toolkit.decoding.predict import Predictor
 from toolkit.errors import DataError, RunError, ToolkitError
 from toolkit.recipe_file import load_recipe
-from toolkit.run_folder import RunFolder, file_fingerprint, write_json
+from toolkit.run_folder import RunFolder, file_sha256, write_json
 
 ROWS = [
     {"premise": f"Il a {i} « chats »,\net \"{i}\" chiens.", "hypothesis": f"Il a {i * i} chats.", "n": str(i)}
@@ -271,7 +271,7 @@ def test_a_temperature_of_two_halves_the_log_odds_and_keeps_the_prediction(
     gguf.write_bytes(b"GGUF")
     write_json(
         run.eval / "gguf-q8_0" / "metrics.json",
-        {"calibration": {"temperature": 3.0}, "model_sha256": file_fingerprint([gguf])},
+        {"calibration": {"temperature": 3.0}, "model_sha256": file_sha256(gguf)},
     )
     assert predictor(run, model=str(gguf), calibrated=True).temperature == 3.0
     gguf.write_bytes(b"GGUF exported again")

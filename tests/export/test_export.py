@@ -39,7 +39,7 @@ def test_a_disk_that_is_too_small_is_refused_before_any_work(
     usage = shutil.disk_usage(run.path)._replace(free=1_000_000)
     monkeypatch.setattr(module.shutil, "disk_usage", lambda _: usage)
     code, _, err = call("export_gguf", run.path)
-    assert code == 2 and "GB of disk" in err and "0.0 GB free" in err
+    assert code == 1 and "GB of disk" in err and "0.0 GB free" in err
     assert untouched(run)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.export.test_gguf import PROMPTS, TRIE, build_model, export, gguf_scores, torch_scores
-from toolkit.errors import ExportError
+from toolkit.errors import ExportError, QuantiserError
 from toolkit.export import quantise as module
 from toolkit.export.gguf import gguf_bytes, write_gguf
 from toolkit.export.quantise import find_quantiser, quantise
@@ -60,7 +60,7 @@ def test_a_program_on_the_path_comes_first(tmp_path: Path, monkeypatch: pytest.M
 def test_a_quantiser_that_fails_is_quoted_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake(tmp_path, 'head -c 3 "$1" > "$2"; echo; echo "bad magic" >&2; exit 1', monkeypatch)
     (tmp_path / "in.gguf").write_text("GGUF ")
-    with pytest.raises(ExportError, match=r"could not make out\.gguf; it ended with: bad magic"):
+    with pytest.raises(QuantiserError, match=r"could not make out\.gguf; it ended with: bad magic"):
         quantise(tmp_path / "in.gguf", tmp_path / "out.gguf", "q6_k")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bin", "in.gguf"]
 

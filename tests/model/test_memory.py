@@ -11,22 +11,15 @@ from toolkit.batching.collators import PaddedCollator, TreeCollator, training_ro
 from toolkit.model.attention import accept_trees
 from toolkit.model.backend import AutoModelForCausalLM
 from toolkit.model.loading import attach_lora
-from toolkit.model.memory import (
-    ModelShape,
-    Part,
-    activation_bytes_per_token,
-    hole_bytes,
-    kept_bytes,
-    logit_bytes,
-    training_memory,
-)
+from toolkit.model.memory import activation_bytes_per_token, kept_bytes, logit_bytes, training_memory
+from toolkit.model.shapes import ModelShape, Part
 from toolkit.prompts import EncodedRow
 from toolkit.recipe import Lora
 from toolkit.training.objective import summed_loss
 
 ROWS = [training_row(EncodedRow((*range(1, 40 + i % 3), 7), (9, 2))) for i in range(6)]
 ALL = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-LLAMA_1B = ModelShape(layers=16, hidden=2048, attention=2048, intermediate=8192, heads=32, vocabulary=128_256)
+LLAMA_1B = ModelShape(layers=16, hidden=2048, attention=2048, keys=512, intermediate=8192, heads=32, vocabulary=128_256)
 
 
 def kept_by_autograd(model: Any, part: dict[str, torch.Tensor]) -> int:
@@ -86,12 +79,6 @@ def test_each_term_follows_its_cause() -> None:
     assert plain.holes == 0 and memory(part, on_cpu=True).holes > 0
     assert memory(part, on_cpu=True, checkpointing=True).holes == 0, "freed blocks are returned"
     assert plain.total == plain.peak < memory(part, loading=10**12).peak
-
-
-def test_large_blocks_leave_no_holes() -> None:
-    small, large = (Part(tokens, 0, 1, is_tree=True) for tokens in (1100, 10_000))
-    assert hole_bytes(LLAMA_1B, large, item=4) == 0
-    assert hole_bytes(LLAMA_1B, small, item=4) == 16 * 1100 * 4 * 4 * 2048, "8192 wide is above 32 MiB"
 
 
 def test_a_token_costs_its_share_of_a_part() -> None:

@@ -24,7 +24,7 @@ from toolkit.pairs import EncodedPair, row_encoder
 from toolkit.prompts import EncodedRow, load_tokenizer
 from toolkit.recipe import Recipe
 from toolkit.recipe_file import differences, load_recipe
-from toolkit.run_folder import RunFolder, atomic_path, file_fingerprint, read_object
+from toolkit.run_folder import RunFolder, atomic_path, file_fingerprint, file_sha256, read_object
 
 _SHOWN_ROWS = 3
 
@@ -197,7 +197,7 @@ def stored_temperature(run: RunFolder, recipe: Recipe, model: str) -> float:
             hint="It is fitted on rows held back from training: train with data.calibration_share, then "
             f"python scripts/eval_generate.py {run.path} --model {model}",
         )
-    if model.endswith(".gguf") and metrics.get("model_sha256") != file_fingerprint([Path(model)]):
+    if model.endswith(".gguf") and metrics.get("model_sha256") != file_sha256(Path(model)):
         raise RunError(
             f"--calibrated uses the temperature in {path}, and {model} is not the file that was measured there.",
             hint=f"Measure this one: python scripts/eval_generate.py {run.path} --model {model}",

@@ -23,7 +23,7 @@ from toolkit.pairs import row_encoder
 from toolkit.prompts import load_tokenizer
 from toolkit.recipe import Recipe, Source
 from toolkit.recipe_file import differences, load_recipe, resolve_data_path
-from toolkit.run_folder import RunFolder, file_fingerprint
+from toolkit.run_folder import RunFolder, file_sha256
 from toolkit.task import Example
 
 Mode = Literal["constrained", "free"]
@@ -110,7 +110,7 @@ def _what_was_measured(
         "shots": shots,
         "data": {"source": describe(recipe.data.eval), "fingerprint": fingerprint(examples)},
         "overrides": differences(saved, recipe),
-        "model_sha256": file_fingerprint([Path(model)]) if model.endswith(".gguf") else None,
+        "model_sha256": file_sha256(Path(model)) if model.endswith(".gguf") else None,
     }
 
 

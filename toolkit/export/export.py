@@ -8,7 +8,7 @@ from typing import Any
 
 from toolkit.data.checks import load_examples
 from toolkit.data.sources import describe
-from toolkit.errors import ExportError, GateError
+from toolkit.errors import GateError, StorageError
 from toolkit.evaluation.report import write_report
 from toolkit.evaluation.run_results import load_parity
 from toolkit.export.gguf import gguf_bytes, write_gguf
@@ -50,7 +50,8 @@ def export_run(
 
     Raises:
         ModelError: the adapter does not fit the base, or llama.cpp cannot load a file.
-        ExportError: the model is none that can be converted, the disk is too small, or there is no quantiser.
+        ExportError: the model is none that can be converted, or there is no quantiser.
+        StorageError: the disk is too small.
         GateError: a file does not answer as the adapter; all files are written, and parity.json says why.
     """
     base = find_base(run, recipe)
@@ -94,7 +95,7 @@ def _refuse_before_work(base: Path, run: RunFolder, file_types: Sequence[GgufTyp
     needed = sum(gguf_bytes(base, one) for one in [*kept, *([source] if mixtures else [])])
     free = shutil.disk_usage(run.path).free
     if needed > free:
-        raise ExportError(
+        raise StorageError(
             f"The export needs {needed / 1e9:.1f} GB of disk, and {run.path} has {free / 1e9:.1f} GB free.",
             hint="Free some, write fewer file types, or move the run folder to a larger disk.",
         )

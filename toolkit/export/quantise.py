@@ -14,7 +14,7 @@ from pathlib import Path
 from joblib import cpu_count
 from tqdm.auto import tqdm
 
-from toolkit.errors import ExportError
+from toolkit.errors import ExportError, QuantiserError
 from toolkit.file_types import FILE_TYPES
 from toolkit.recipe import GgufType
 from toolkit.run_folder import atomic_path
@@ -49,7 +49,8 @@ def quantise(source: Path, destination: Path, file_type: GgufType) -> None:
         file_type: one of those that need the quantiser.
 
     Raises:
-        ExportError: there is no quantiser, or it fails.
+        ExportError: there is no quantiser.
+        QuantiserError: it fails.
     """
     command = find_quantiser()
     with atomic_path(destination) as partial:
@@ -68,7 +69,7 @@ def quantise(source: Path, destination: Path, file_type: GgufType) -> None:
                     bar.update(int(found[1]) - bar.n)
         if process.returncode or not partial.is_file():
             said = next((line for line in reversed(lines) if line), "nothing")
-            raise ExportError(f"{command[0]} could not make {destination.name}; it ended with: {said}")
+            raise QuantiserError(f"{command[0]} could not make {destination.name}; it ended with: {said}")
 
 
 def _main(source: str, destination: str, file_type: str, threads: str) -> int:

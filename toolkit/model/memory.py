@@ -4,63 +4,15 @@ The terms follow from what autograd keeps in the layers of a Llama as transforme
 derivation, and what was measured beside it); no factor is fitted.
 """
 
-import ctypes
-from contextlib import suppress
 from dataclasses import dataclass, fields
-from typing import Any
 
+from toolkit.model.heap import hole_bytes
+from toolkit.model.shapes import ModelShape, Part, kept_widths
 from toolkit.recipe import Lora
 
 _FLOAT = 4
-_OWN_BLOCK = 32 << 20
-_M_MMAP_THRESHOLD = -3  # malloc.h
-_ATTENTION = ("q_proj", "k_proj", "v_proj")
-_GATES = ("gate_proj", "up_proj")
 OPTIMIZER_BYTES = {"adamw_8bit": 2, "paged_adamw_8bit": 2}
 """Of state for a trained parameter, where it is not the 8 of AdamW's two float32 averages."""
-
-
-@dataclass(frozen=True)
-class ModelShape:
-    """The sizes that memory depends on: `attention` is heads times their size, `vocabulary` the rows of the head."""
-
-    layers: int
-    hidden: int
-    attention: int
-    intermediate: int
-    heads: int
-    vocabulary: int
-
-    @classmethod
-    def of(cls, config: Any) -> "ModelShape":
-        """Read a transformers configuration."""
-        heads = config.num_attention_heads
-        size = getattr(config, "head_dim", None) or config.hidden_size // heads
-        return cls(
-            config.num_hidden_layers, config.hidden_size, heads * size, config.intermediate_size, heads,
-            config.vocab_size,
-        )  # fmt: skip
-
-    def input_size(self, module: str) -> int:
-        """The width of what a target module of LoRA reads."""
-        return {"o_proj": self.attention, "down_proj": self.intermediate}.get(module, self.hidden)
-
-
-@dataclass(frozen=True)
-class Part:
-    """What goes through the model at once.
-
-    Args:
-        tokens: padding included; nodes of a tree.
-        mask: places of the attention mask, rows times length squared; of a tree, nodes squared.
-        predictions: places at which the head is read.
-        is_tree: whether all layers share the mask; of padded rows each layer keeps its own.
-    """
-
-    tokens: int
-    mask: int
-    predictions: int
-    is_tree: bool
 
 
 @dataclass(frozen=True)
@@ -75,7 +27,7 @@ class MemoryUse:
         logits: at the predicting places, in float32: their log-softmax, its gradient and their own; in half
             precision the logits and their gradient once more.
         working: a layer's intermediate results and their gradients, which are freed again.
-        holes: what the C library's heap cannot give out again, see `hole_bytes`; none on a GPU.
+        holes: what the C library's heap cannot give out again, see `model.heap`; none on a GPU.
         loading: pages of the weights' files while they are read and converted; the system takes them back.
     """
 
@@ -107,25 +59,12 @@ class MemoryUse:
 def layer_bytes(shape: ModelShape, lora: Lora, item: int) -> int:
     """What one decoder layer keeps of one token for its backward pass.
 
-    Two inputs of norms (in half precision also float32 copies); queries, keys and values at the width of all
-    heads, and the attention's output; gate, its activation and up; what adapters read, once where several read the
-    same, or with dropout a copy and a mask for each; their low-rank results in float32; a number per head and norm.
+    The vectors of `kept_widths`; in half precision a float32 copy of both norms' inputs; the adapters' low-rank
+    results in float32; a number per head and norm.
     """
-    norms = 2 * shape.hidden * (item if item == _FLOAT else item + _FLOAT)
-    read = sum(2 * shape.input_size(module) for module in lora.target_modules) if lora.dropout else _shared(shape, lora)
-    vectors = 4 * shape.attention + 3 * shape.intermediate + read
+    copies = 0 if item == _FLOAT else 2 * shape.hidden * _FLOAT
     small = _FLOAT * (lora.r * len(lora.target_modules) + shape.heads + 2)
-    return norms + vectors * item + small
-
-
-def _shared(shape: ModelShape, lora: Lora) -> int:
-    """Widths that adapters read and nothing else keeps: o_proj's is the attention's output, which is kept anyway."""
-    targets = set(lora.target_modules)
-    return (
-        shape.hidden * bool(targets & set(_ATTENTION))
-        + shape.hidden * bool(targets & set(_GATES))
-        + shape.intermediate * ("down_proj" in targets)
-    )
+    return sum(kept_widths(shape, lora)) * item + copies + small
 
 
 def activation_bytes_per_token(
@@ -167,28 +106,6 @@ def working_bytes(shape: ModelShape, part: Part, item: int) -> int:
     return part.tokens * item * 4 * (shape.intermediate + shape.hidden)
 
 
-def return_freed_blocks() -> None:
-    """Let glibc give freed blocks from 1 MiB on back to the system at once, so that they leave no holes.
-
-    Where layers are recomputed, every block is freed and asked for again: a deep, narrow model was seen to hold 6.8 GB
-    instead of 1.5. Pages have to be cleared anew for it, which takes time, so only who asks for checkpointing pays.
-    """
-    with suppress(AttributeError, OSError):  # another C library
-        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, 1 << 20)
-
-
-def hole_bytes(shape: ModelShape, part: Part, *, item: int) -> int:
-    """What layers free between blocks that stay: glibc's heap cannot give an aligned block the hole of an equal one.
-
-    A layer frees the product of gate and up, queries before and beside their rotation, and the attention's projection
-    before adapter and residual are added. Blocks of 32 MiB and more are the system's own and leave no hole (mallopt(3),
-    DEFAULT_MMAP_THRESHOLD_MAX). With checkpointing there are none, see `return_freed_blocks`.
-    """
-    widths = [shape.intermediate, shape.attention, shape.attention, shape.hidden, shape.hidden]
-    blocks = [part.tokens * width * item for width in widths]
-    return shape.layers * sum(block for block in blocks if block < _OWN_BLOCK)
-
-
 def training_memory(
     shape: ModelShape,
     lora: Lora,
@@ -225,7 +142,7 @@ def training_memory(
         activations=kept_bytes(shape, lora, part, item=item, checkpointing=checkpointing),
         logits=logit_bytes(shape, part, item),
         working=working_bytes(shape, part, item),
-        holes=hole_bytes(shape, part, item=item) if on_cpu and not checkpointing else 0,
+        holes=hole_bytes(shape, lora, part, item=item) if on_cpu and not checkpointing else 0,
         loading=loading,
     )
 

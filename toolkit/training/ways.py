@@ -7,8 +7,8 @@ from typing import Any
 
 from toolkit.kinds import Kind
 from toolkit.model.backend import DEVICE
+from toolkit.model.heap import return_freed_blocks
 from toolkit.model.loading import attach_lora, load_base
-from toolkit.model.memory import return_freed_blocks
 from toolkit.preflight import Preflight
 from toolkit.training.encoder import load_for_training, make_encoder_trainer, plan_encoder
 from toolkit.training.plan import Plan, make_plan

@@ -1,0 +1,80 @@
+"""Holes in the heap: which blocks a layer frees, and which of them a narrower block fills."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from toolkit.batching.collators import PaddedCollator, training_row
+from toolkit.model.backend import AutoModelForCausalLM
+from toolkit.model.heap import hole_bytes
+from toolkit.model.loading import attach_lora
+from toolkit.model.shapes import ModelShape, Part, freed_widths, kept_widths
+from toolkit.prompts import EncodedRow
+from toolkit.recipe import Lora
+from toolkit.training.objective import summed_loss
+
+ROWS = [training_row(EncodedRow((*range(1, 40 + i % 3), 7), (9, 2))) for i in range(6)]
+ALL: tuple[Any, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+SQUARE = ModelShape(layers=2, hidden=64, attention=64, keys=64, intermediate=64, heads=4, vocabulary=100)
+PLAIN = Lora(dropout=0)
+
+
+class _Made(TorchDispatchMode):
+    """Counts the bytes of every new block, freed or not."""
+
+    def __init__(self, tokens: int) -> None:
+        super().__init__()
+        self.tokens, self.seen, self.bytes = tokens, {}, 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **kwargs or {})
+        read = {one.untyped_storage().data_ptr() for one in args if isinstance(one, torch.Tensor)}
+        for one in result if isinstance(result, tuple) else (result,):
+            is_new = isinstance(one, torch.Tensor) and one.untyped_storage().data_ptr() not in read
+            if is_new and one.numel() >= 16 * self.tokens:
+                self.bytes += one.untyped_storage().nbytes()
+        return result
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+@pytest.mark.parametrize("targets", [ALL[:4], ALL, ("q_proj", "down_proj")], ids=["attention", "all", "two"])
+def test_what_a_layer_makes_is_what_it_keeps_and_what_it_frees(
+    tiny_model: Path, dropout: float, targets: tuple[Any, ...]
+) -> None:
+    base = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
+    lora = Lora(r=4, alpha=8, dropout=dropout, target_modules=targets)
+    model = attach_lora(base, lora, seed=0, gradient_checkpointing=False).train()
+    shape = ModelShape.of(base.config)
+    (part,) = PaddedCollator(6, "completion")(ROWS)["parts"]
+    layers = []
+    for count in (shape.layers, shape.layers - 1):  # what one layer more makes, its mask included
+        model.get_base_model().model.layers = model.get_base_model().model.layers[:count]
+        with _Made(part["input_ids"].numel()) as made:
+            summed_loss(model, model.get_base_model().get_output_embeddings(), part)
+        layers.append(made.bytes)
+    length = part["input_ids"].shape[1]
+    told = length + sum(kept_widths(shape, lora)) + sum(freed_widths(shape, lora))
+    assert (layers[0] - layers[1]) / (4 * part["input_ids"].numel()) == pytest.approx(told, rel=0.02)
+
+
+def freed_at(shape: ModelShape, width: int) -> int:
+    return sum(one for one in freed_widths(shape, PLAIN) if one == width)
+
+
+def test_of_equal_blocks_half_of_what_is_freed_stays_as_holes() -> None:
+    part = Part(1000, 0, 1, is_tree=True)  # blocks of 32 find room in those of 64
+    assert hole_bytes(SQUARE, PLAIN, part, item=4) == 2 * 1000 * 4 * freed_at(SQUARE, 64) // 2
+
+
+def test_narrower_blocks_fill_the_holes_of_wider_ones() -> None:
+    part, wide = Part(1000, 0, 1, is_tree=True), replace(SQUARE, intermediate=256)
+    assert freed_at(wide, 256) == 256
+    assert hole_bytes(wide, PLAIN, part, item=4) == 2 * 1000 * 4 * freed_at(wide, 64) // 2
+
+
+def test_large_blocks_leave_no_holes() -> None:
+    assert hole_bytes(SQUARE, PLAIN, Part((32 << 20) // 128, 0, 1, is_tree=True), item=4) == 0
