@@ -1,4 +1,5 @@
-"""Peak memory that the pre-flight predicts beside the peak that two training steps have, each case in its own process.
+"""Peak memory that the pre-flight predicts beside what two training steps and an evaluation hold, each in a process of
+its own.
 
     python benchmarks/memory.py [FOLDER ...] --out /tmp/memory
 
@@ -8,10 +9,11 @@ Random weights of the shapes below are made on the spot; a FOLDER with another m
 import argparse
 import itertools
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, TemporaryFile
 from typing import Any
 
 from side_by_side import report
@@ -74,17 +76,30 @@ def write_model(shape: tuple[int, ...], folder: Path) -> Path:
     return folder
 
 
-def measure(model: Path, overrides: list[str], folder: Path) -> dict[str, Any]:
-    """Train two steps and read what was predicted and what was seen."""
+def run(*command: str) -> int:
+    """Run a command of the toolkit; the most memory it held, in bytes."""
+    with TemporaryFile() as said:
+        process = subprocess.Popen([sys.executable, *command], stdout=said, stderr=subprocess.STDOUT)
+        _, status, usage = os.wait4(process.pid, 0)
+        if status:
+            said.seek(0)
+            sys.exit(said.read().decode(errors="replace")[-2000:])
+    return usage.ru_maxrss * 1024  # Linux counts in KiB, getrusage(2)
+
+
+def measure(model: Path, overrides: list[str], folder: Path) -> dict[str, dict[str, float]]:
+    """Train two steps, evaluate, and read what was predicted and what was seen, in bytes."""
     settings = [f"model.name={model}", *DATA, *overrides]
     flags = [argument for one in settings for argument in ("--set", one)]
-    command = [sys.executable, "scripts/sft.py", "recipes/nli_fr.yaml", *flags, "--output-dir", str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        sys.exit(done.stderr[-2000:])
-    record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    predicted, seen = record["outlook"]["training"], record["peak_memory_bytes"]
-    return {"predicted": predicted, "measured": seen, "ratio": predicted["peak"] / seen, "device": record["device"]}
+    seen = {
+        "training": run("scripts/sft.py", "recipes/nli_fr.yaml", *flags, "--output-dir", str(folder)),
+        "scoring": run("scripts/eval_generate.py", str(folder), "--set", "evaluation.baselines=false"),
+    }
+    outlook = json.loads((folder / "run.json").read_text(encoding="utf-8"))["outlook"]
+    return {
+        what: {"predicted": outlook[what]["peak"], "measured": bytes_seen, "ratio": outlook[what]["peak"] / bytes_seen}
+        for what, bytes_seen in seen.items()
+    }
 
 
 def main() -> None:
@@ -103,11 +118,13 @@ def main() -> None:
                 shown = ", ".join("long instruction" if one == LONG[0] else one for one in overrides)
                 shown = shown.replace(ALL_LINEAR, "all linear layers").replace("training.", "").replace("model.", "")
                 found = results[f"{name}: {shown}"] = measure(model, overrides, Path(scratch, f"run-{next(number)}"))
-                print(f"{found['ratio']:.2f}  {name}: {shown}", file=sys.stderr, flush=True)
-    header = ["case", "predicted GB", "measured GB", "ratio"]
+                ratios = ", ".join(f"{what} {one['ratio']:.2f}" for what, one in found.items())
+                print(f"{ratios}  {name}: {shown}", file=sys.stderr, flush=True)
+    header = ["case", "of", "predicted GB", "measured GB", "ratio"]
     rows = [
-        [name, f"{one['predicted']['peak'] / 1e9:.2f}", f"{one['measured'] / 1e9:.2f}", f"{one['ratio']:.2f}"]
-        for name, one in results.items()
+        [name, what, f"{one['predicted'] / 1e9:.2f}", f"{one['measured'] / 1e9:.2f}", f"{one['ratio']:.2f}"]
+        for name, found in results.items()
+        for what, one in found.items()
     ]
     report("Peak memory, predicted and measured", header, rows, {"results": results}, arguments.out)
 

@@ -49,7 +49,7 @@ def test_what_is_advised_can_be_set_and_makes_it_fit(
     device = _gpu(use.total - movable + round(share * movable))
     outlook = look_ahead(before, make_plan(before, device=device), device)
     assert not outlook.fits and "does not fit" in verdict(before, outlook)
-    advised = advice(before, device)
+    advised = advice(before, outlook)
     assert advised is not None and advised.startswith("set ")
     keys = dict(change.split("=") for change in advised.removeprefix("set ").split(", "))
     kept = [one for one in batching if one.split("=")[0] not in keys]
@@ -66,5 +66,6 @@ def _gpu(memory: int) -> Device:
 
 def test_no_advice_is_given_where_nothing_would_help(make_recipe: MakeRecipe) -> None:
     before = _before(make_recipe)
-    assert advice(before, _gpu(1_000_000)) is None
-    assert "no key of the recipe helps" in verdict(before, look_ahead(before, make_plan(before), _gpu(1_000_000)))
+    outlook = look_ahead(before, make_plan(before), _gpu(1_000_000))
+    assert advice(before, outlook) is None
+    assert "no key of the recipe helps" in verdict(before, outlook)

@@ -11,8 +11,8 @@ import yaml
 
 from tests.conftest import RECIPE
 from toolkit.command_line import byte_size
-from toolkit.model.memory import ModelShape
 from toolkit.model.parameters import ParameterCount
+from toolkit.model.shapes import ModelShape
 from toolkit.preflight import run_preflight
 from toolkit.recipe import Recipe
 from toolkit.training.outlook import advice, look_ahead, verdict
@@ -60,13 +60,22 @@ def test_the_advice_is_tried_before_it_is_given_and_can_be_followed(
 ) -> None:
     kept = [f"model.name={tiny_model}", "training.batch_size=48", "training.loss_on=full_text", how[0]]
     before = run_preflight(make_recipe(*kept, *how[1:], "training.gradient_checkpointing=false"))
-    needs = look_ahead(before, make_plan(before, device=T4), T4).training.total
-    device = replace(T4, memory=needs - 1_000_000)
-    said = advice(before, device)
+    outlook = look_ahead(before, make_plan(before, device=T4), T4)
+    device = replace(T4, memory=outlook.training.total - 1_000_000)
+    said = advice(before, replace(outlook, device=device))
     assert said is not None and said.startswith("set training.")
     changes = [one.strip() for one in said.removeprefix("set ").split(",")]
     changed = run_preflight(make_recipe(*kept, *changes))
     assert look_ahead(changed, make_plan(changed, device=device), device).fits
+
+
+def test_an_evaluation_that_does_not_fit_is_told_with_its_key(make_recipe: MakeRecipe, tiny_model: Path) -> None:
+    small = ["training.batching=padded", "training.micro_batch_size=1", "training.gradient_checkpointing=true"]
+    before = run_preflight(make_recipe(f"model.name={tiny_model}", *small))
+    outlook = look_ahead(before, make_plan(before, device=T4), T4)
+    device = replace(T4, memory=outlook.scoring.total - 1_000_000)
+    said = advice(before, replace(outlook, device=device))
+    assert said == f"set evaluation.batch_tokens={before.tokens.longest}", "and nothing of training"
 
 
 def test_preflight_says_where_a_recipe_fits_and_ends_with_3_where_it_does_not(call: Call, recipe_file: Path) -> None:
@@ -76,7 +85,12 @@ def test_preflight_says_where_a_recipe_fits_and_ends_with_3_where_it_does_not(ca
         assert words in out
     assert out.count("<|begin_of_text|>") == 2, "two examples"
     code, out, err = call("preflight", recipe_file, "--memory", "300MB")
-    assert code == 3 and "On a GPU of 0.3 GB: does not fit: training 0.5" in err and "Traceback" not in err
+    assert (
+        code == 3
+        and "On a GPU of 0.3 GB: does not fit: training 0.5" in err
+        and ", scoring 0.5" in err
+        and "Traceback" not in err
+    )
     code, _, err = call("preflight", recipe_file, "--memory", "viel")
     assert code == 2 and "'viel' is no size of a memory; write e.g. 16GB" in err
 

@@ -49,15 +49,15 @@ class Outlook:
 
     @property
     def fits(self) -> bool:
-        """Whether training's predicted peak is within the device's memory."""
-        return self.training.total <= self.device.memory
+        """Whether the predicted peaks, of a training step and of an evaluation, are within the device's memory."""
+        return max(self.training.total, self.scoring.total) <= self.device.memory
 
     def record(self) -> dict[str, Any]:
         """For run.json."""
         return {
             "device": asdict(self.device),
             "training": {**asdict(self.training), "total": self.training.total, "peak": self.training.peak},
-            "scoring": {**asdict(self.scoring), "total": self.scoring.total},
+            "scoring": {**asdict(self.scoring), "total": self.scoring.total, "peak": self.scoring.peak},
             "checkpoint_bytes": self.checkpoints,
             "export_bytes": self.export,
             "fits": self.fits,
@@ -77,7 +77,8 @@ def look_ahead(before: Preflight[Any], plan: Plan, device: Device | None = None)
     item = device.item(before)
     weights = before.parameters.base_bytes(item, load_in_4bit=recipe.model.load_in_4bit)
     runtime = CUDA_CONTEXT if device.kind == "cuda" else psutil.Process().memory_info().rss
-    shared = {"runtime": runtime, "weights": weights, "item": item}
+    loading = _file_bytes(before, item) if device.kind == "cpu" else 0
+    shared = {"runtime": runtime, "weights": weights, "item": item, "loading": loading}
     training = training_memory(
         shape,
         recipe.lora,
@@ -86,7 +87,6 @@ def look_ahead(before: Preflight[Any], plan: Plan, device: Device | None = None)
         checkpointing=plan.gradient_checkpointing,
         optimizer=plan.optimizer,
         on_cpu=device.kind == "cpu",
-        loading=_file_bytes(before, item) if device.kind == "cpu" else 0,
         **shared,
     )
     if recipe.model.load_in_4bit:  # a layer's weights are unpacked while it computes
@@ -138,10 +138,10 @@ def _export_bytes(before: Preflight[Any]) -> int:
     return 2 * base * copies + sum(files)
 
 
-def advice(before: Preflight[Any], device: Device) -> str | None:
+def advice(before: Preflight[Any], outlook: Outlook) -> str | None:
     """The first change of the recipe's keys, or the first few together, with which the formula says that it fits."""
-    changed: dict[str, Any] = {}
-    for key, value in _changes(before, device):
+    device, changed = outlook.device, dict[str, Any]()
+    for key, value in _changes(before, outlook):
         changed[key] = value
         recipe = _with(before.recipe, changed)
         tried = replace(before, recipe=recipe)
@@ -150,9 +150,11 @@ def advice(before: Preflight[Any], device: Device) -> str | None:
     return None
 
 
-def _changes(before: Preflight[Any], device: Device) -> Iterator[tuple[str, Any]]:
+def _changes(before: Preflight[Any], outlook: Outlook) -> Iterator[tuple[str, Any]]:
     """From what costs nothing to what costs speed."""
-    recipe = before.recipe
+    recipe, device = before.recipe, outlook.device
+    if outlook.scoring.total > device.memory:
+        yield "evaluation.batch_tokens", before.tokens.longest
     is_tree = make_plan(before, device=device).is_tree
     part, smallest = ("batch_tokens", before.tokens.longest) if is_tree else ("micro_batch_size", 1)
     if getattr(recipe.training, part) != "auto":
@@ -174,10 +176,11 @@ def _with(recipe: Any, changed: dict[str, Any]) -> Any:
 def verdict(before: Preflight[Any], outlook: Outlook) -> str:
     """`fits`, or `does not fit` and what to change."""
     name, memory = outlook.device.name, outlook.device.memory
-    needed = f"training {outlook.training.total / 1e9:.2f} GB of {memory / 1e9:.1f} GB"
+    training, scoring = outlook.training.total / 1e9, outlook.scoring.total / 1e9
+    needed = f"training {training:.2f} GB, scoring {scoring:.2f} GB of {memory / 1e9:.1f} GB"
     if outlook.fits:
         return f"{name}: fits: {needed}"
-    change = advice(before, outlook.device) or "no key of the recipe helps: take a smaller model or more memory"
+    change = advice(before, outlook) or "no key of the recipe helps: take a smaller model or more memory"
     return f"{name}: does not fit: {needed}; {change}"
 
 
