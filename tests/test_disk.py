@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from tests.training.test_resuming import file_size_limit
 from toolkit.disk import no_room, storage_errors
 from toolkit.errors import StorageError
-from toolkit.run_folder import atomic_path, write_text
+from toolkit.run_folder import atomic_path, remove_leftovers, write_text
 
 BIG = np.zeros(100_000, dtype=np.uint8)
 
@@ -74,3 +74,30 @@ def test_what_a_process_of_the_same_number_left_does_not_get_into_a_new_folder(t
         (partial / "new").touch()
     assert [path.name for path in (tmp_path / "folder").iterdir()] == ["new"]
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+@pytest.mark.parametrize("number", [2**22 + 1, 2**70, os.getpid(), 1], ids=["nobody", "absurd", "own", "an older one"])
+def test_what_killed_processes_left_goes_whoever_has_their_number_now(
+    tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = tmp_path / f".merged.{number}.partial"
+    left.mkdir()
+    # Of a process that runs, a later start is made up: the time of a change cannot be.
+    monkeypatch.setattr("psutil.Process.create_time", lambda _: left.stat().st_ctime + 1)
+    remove_leftovers(tmp_path / "merged")
+    assert not left.exists()
+
+
+def test_what_a_running_process_writes_stays(tmp_path: Path) -> None:
+    left = tmp_path / f".merged.{os.getpid()}.partial"
+    left.touch()
+    remove_leftovers(tmp_path / "merged")
+    assert left.exists()
+
+
+def test_a_folder_that_was_set_aside_as_a_process_was_killed_is_put_back(tmp_path: Path) -> None:
+    aside = tmp_path / f".merged.old.{2**22 + 1}.partial"
+    aside.mkdir()
+    (aside / "weights").touch()
+    remove_leftovers(tmp_path / "merged")
+    assert (tmp_path / "merged" / "weights").exists() and not aside.exists()

@@ -55,6 +55,20 @@ def storage_errors(path: Path) -> Iterator[None]:
         ) from error
 
 
+def is_written(scratch: Path) -> bool:
+    """Whether the process that a hidden path is named after (see `run_folder.scratch_path`) still writes it.
+
+    In a container each start has the same few numbers: a process that began after the last change is another one.
+    """
+    import psutil  # here, since it takes a twentieth of a second that --help need not wait
+
+    number = scratch.name.split(".")[-2]
+    try:
+        return not number.isdecimal() or psutil.Process(int(number)).create_time() <= scratch.lstat().st_ctime
+    except (psutil.NoSuchProcess, FileNotFoundError, OverflowError):
+        return False
+
+
 def flush_to_disk(path: Path) -> None:
     """Return when a file, or a folder with all that is in it, would survive a loss of power."""
     for one in [*(path.rglob("*") if path.is_dir() else ()), path]:

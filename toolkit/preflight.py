@@ -1,5 +1,6 @@
 """What can be known before any weight is loaded: rows, tokens, parameters, and an example as the model will read it."""
 
+import hashlib
 import os
 import sys
 from collections.abc import Sequence
@@ -84,10 +85,19 @@ class Preflight(Generic[RowT]):
             "data": self.splits.record(self.recipe),
             "near_duplicates": asdict(self.duplicates),
             "tokens": asdict(self.tokens),
+            "tokens_sha256": self.tokens_sha256,
             "trainable_parameters": self.parameters.trainable,
             "total_parameters": self.parameters.total,
             "weight_bytes": self.weight_bytes,
         }
+
+    @property
+    def tokens_sha256(self) -> str:
+        """Of the training rows as token ids: data, prompt, the date in it, chat template and tokenizer decide it."""
+        digest = hashlib.sha256()
+        for row in self.train_rows:
+            digest.update(repr(row).encode())
+        return digest.hexdigest()
 
     @property
     def weight_bytes(self) -> int:

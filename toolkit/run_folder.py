@@ -13,7 +13,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Any
 
-from toolkit.disk import storage_errors
+from toolkit.disk import flush_to_disk, is_written, storage_errors
 from toolkit.errors import RunError
 from toolkit.kinds import Kind
 from toolkit.run_place import refuse_bad_place
@@ -25,12 +25,12 @@ _SECTIONS = ("model", "data", "precision", "batching", "versions")
 
 
 def remove_leftovers(path: Path) -> None:
-    """Remove what processes that were killed while they wrote `path` left beside it."""
+    """Remove what killed processes left beside `path` as they wrote it; put back what they had set aside."""
     for left in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
-        import psutil  # here, since it takes a twentieth of a second that --help need not wait
-
-        if (process := left.name.split(".")[-2]).isdecimal() and not psutil.pid_exists(int(process)):
-            _remove(left)
+        if not is_written(left) and left.name.startswith(f".{path.name}.old.") and not os.path.lexists(path):
+            left.rename(path)  # killed between the two renames of `atomic_path`
+        elif not is_written(left):
+            remove(left)
 
 
 @contextmanager
@@ -39,12 +39,12 @@ def scratch_path(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(path)
     scratch = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    _remove(scratch)  # in a container, a process that was killed may have had the same number
+    remove(scratch)  # in a container, a process that was killed may have had the same number
     try:
         with storage_errors(path):
             yield scratch
     finally:
-        _remove(scratch)
+        remove(scratch)
 
 
 @contextmanager
@@ -61,21 +61,22 @@ def atomic_path(path: Path) -> Iterator[Path]:
         older = _set_aside(path) if partial.is_dir() and path.exists() else None
         partial.replace(path)
         if older:
-            _remove(older)
+            remove(older)
 
 
 def discard(path: Path) -> None:
-    """Remove a file or folder that must never be seen in part."""
-    _remove(_set_aside(path))
+    """Remove what must never be seen in part."""
+    remove(_set_aside(path))
 
 
 def _set_aside(path: Path) -> Path:
     aside = path.with_name(f".{path.name}.old.{os.getpid()}.partial")  # a leftover by name, see `remove_leftovers`
-    _remove(aside)
+    remove(aside)
     return path.rename(aside)
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
+    """Remove a file, a link, or a folder with all that is in it; what is not there is no error."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -86,6 +87,7 @@ def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text so that a reader sees the old file or the new one, never a part."""
     with atomic_path(path) as partial:
         partial.write_text(text, encoding="utf-8", newline="\n")
+        flush_to_disk(partial)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -224,7 +226,7 @@ class RunFolder:
         self.recipe.unlink(missing_ok=True)
         for path in self.path.iterdir():
             if path != self.run_json:
-                _remove(path)
+                remove(path)
 
     @property
     def is_finished(self) -> bool:

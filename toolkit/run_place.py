@@ -1,6 +1,7 @@
 """Where a new run may stand: refused before anything is loaded, not when hours of training want to be written."""
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from toolkit.errors import RunError
@@ -33,3 +34,16 @@ def refuse_bad_place(path: Path) -> None:
         raise RunError(f"{path} cannot be a run folder: {nearest} is a file.", hint=_ELSEWHERE)
     if not os.access(nearest, os.W_OK | os.X_OK):
         raise RunError(f"{path} cannot be made: {nearest} cannot be written.", hint=_ELSEWHERE)
+
+
+def refuse_links(paths: Iterable[Path]) -> None:
+    """Refuse folders of a run that are links: what is written and removed there would be another folder's.
+
+    Raises:
+        RunError: naming the first link.
+    """
+    for path in paths:
+        if path.is_symlink():
+            raise RunError(
+                f"{path} is a symbolic link to {path.readlink()}.", hint="Put the folder itself in its place."
+            )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 PACKAGES = (
     "toolkit", "torch", "unsloth", "unsloth_zoo", "trl", "transformers", "peft", "bitsandbytes", "datasets",
-    "accelerate", "tokenizers", "safetensors", "scikit-learn", "gguf", "xllamacpp",
+    "accelerate", "numpy", "jinja2", "tokenizers", "safetensors", "scikit-learn", "gguf", "xllamacpp",
 )  # fmt: skip
 
 

@@ -1,5 +1,6 @@
 """Checkpoints: a complete one is found, a damaged one is named and skipped, and the disk stays bounded."""
 
+import errno
 import json
 import os
 from collections.abc import Callable
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from toolkit.errors import RunError
 from toolkit.training.checkpoints import find_checkpoints, folder_of, keep_newest, new_checkpoint, tidy
 
 
@@ -53,7 +55,24 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(
     assert found.newest == folder_of(tmp_path, 2)
     assert found.damaged == ((folder_of(tmp_path, 4), sentence),)
     tidy(tmp_path, found)
-    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-2"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-2", "damaged-checkpoint-4"]
+    write(tmp_path, 6)
+    keep_newest(tmp_path, 2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-2", "checkpoint-6"]
+
+
+def test_a_checkpoint_that_cannot_be_read_now_is_not_called_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, 2)
+
+    def fail(_: Path) -> bytes:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch, pytest.raises(RunError, match=r"checkpoint-2 cannot be read: \[Errno 5\]"):
+        patch.setattr(Path, "read_bytes", fail)
+        find_checkpoints(tmp_path)
+    assert find_checkpoints(tmp_path).newest
 
 
 def test_every_cut_of_every_file_is_noticed(tmp_path: Path) -> None:
@@ -79,8 +98,8 @@ def test_only_as_many_are_kept_as_the_recipe_says_and_nothing_that_a_kill_left(t
     write(tmp_path, 1, 2, 10, 9)
     keep_newest(tmp_path, 2)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-10", "checkpoint-9"]
-    nobody = 2**22 + 1  # beyond the largest process number
-    for name in (f".checkpoint-3.{nobody}.partial", f".checkpoint-1.old.{nobody}.partial"):
+    # In a container a killed process had the number of one that runs now.
+    for name in (f".checkpoint-3.{os.getpid()}.partial", f".checkpoint-1.old.{os.getpid()}.partial"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "weights").write_bytes(b"half")
     tidy(tmp_path, find_checkpoints(tmp_path))

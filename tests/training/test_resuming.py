@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from tests.training.test_kills import contents, without_seconds
 from toolkit.disk import held
@@ -189,6 +190,96 @@ def test_what_would_end_in_other_weights_is_refused_by_name(
     code, _, err = call("sft", recipe_file, "--output-dir", interrupted.path, "--resume")
     assert code == 2 and sentence in err and "or start anew with --overwrite or --output-dir." in err
     assert before == {path: path.read_bytes() for path in interrupted.path.rglob("*") if path.is_file()}
+
+
+def other_weights(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    save_file({name: tensor * 1.01 for name, tensor in weights.items()}, folder / "model.safetensors")
+
+
+def other_template(folder: Path) -> None:
+    template = folder / "chat_template.jinja"
+    template.write_text("!" + template.read_text(encoding="utf-8"), encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"), [(other_weights, "another model.fingerprint ('"), (other_template, "model.fingerprint ('")]
+)
+def test_a_base_model_that_was_changed_is_noticed(
+    call: Call, recipe: Recipe, interrupted: RunFolder, tmp_path: Path, change: Callable[[Path], None], sentence: str
+) -> None:
+    folder = Path(recipe.model.name)
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    try:
+        change(folder)
+        code, _, err = call("sft", interrupted.recipe, "--output-dir", interrupted.path, "--resume")
+    finally:
+        for path, content in before.items():
+            path.write_bytes(content)
+    assert code == 2 and sentence in err and "Bring back the model that the run began with" in err, err
+
+
+def test_prompts_of_another_day_are_noticed(call: Call, recipe_file: Path, interrupted: RunFolder) -> None:
+    """A template asked for today's date, which a recipe without task.date_string leaves to the day."""
+    interrupted.update(tokens_sha256="yesterday's")
+    code, _, err = call("sft", recipe_file, "--output-dir", interrupted.path, "--resume")
+    assert code == 2 and "another tokens_sha256 (" in err and "or set task.date_string" in err
+
+
+def test_other_rows_are_noticed_in_the_file_itself(
+    call: Call, make_recipe: Any, tiny_model: Path, tmp_path: Path
+) -> None:
+    rows = tmp_path / "rows.jsonl"
+    labels = ["entailment", "neutral", "contradiction"] * 3
+    told = [{"id": i, "premise": f"Paul dort {i} fois.", "hypothesis": "Il dort."} for i in range(len(labels))]
+    lines = [json.dumps(row | {"label": label}) for row, label in zip(told, labels, strict=True)]
+    rows.write_text("\n".join(lines), encoding="utf-8")
+    recipe, run = tmp_path / "own.yaml", RunFolder(tmp_path / "run")
+    made = make_recipe(f"model.name={tiny_model}", f"data.train={{path: {rows}}}", "training.max_steps=1")
+    recipe.write_text(dump_recipe(made), encoding="utf-8")
+    code, _, err = call("sft", recipe, "--output-dir", run.path)
+    assert code == 0, err
+    run.update(status="running")
+    rows.write_text(rows.read_text().replace("Paul dort 3", "Anne dort 3"))
+    code, _, err = call("sft", recipe, "--output-dir", run.path, "--resume")
+    assert code == 2 and "another data.train.fingerprint (" in err
+
+
+@pytest.mark.parametrize("batching", [None, {}, {"name": "padded", "odd": 1}, {"name": "padded", "verification": 3}])
+def test_a_plan_that_cannot_be_read_is_one_sentence(
+    call: Call, recipe_file: Path, interrupted: RunFolder, batching: Any
+) -> None:
+    interrupted.update(batching=batching)
+    code, _, err = call("sft", recipe_file, "--output-dir", interrupted.path, "--resume")
+    assert code == 2 and "The plan of steps in run.json is damaged" in err and "Traceback" not in err
+    interrupted.update(batching={"name": "padded", "reason": "", "verification": None}, batch_tokens="x")
+    assert call("sft", recipe_file, "--output-dir", interrupted.path, "--resume")[0] == 2
+
+
+def test_a_run_without_its_versions_is_not_gone_on_with(call: Call, recipe_file: Path, interrupted: RunFolder) -> None:
+    record = interrupted.record
+    del record["versions"]
+    interrupted.run_json.write_text(json.dumps(record), encoding="utf-8")
+    code, _, err = call("sft", recipe_file, "--output-dir", interrupted.path, "--resume")
+    assert code == 2 and "another versions.python (None then, '" in err
+
+
+def test_links_inside_a_run_are_not_followed(
+    call: Call, recipe_file: Path, interrupted: RunFolder, tmp_path: Path
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    interrupted.checkpoints.rename(elsewhere)
+    interrupted.checkpoints.symlink_to(elsewhere)
+    code, _, err = call("sft", recipe_file, "--output-dir", interrupted.path, "--resume")
+    assert code == 2 and f"{interrupted.checkpoints} is a symbolic link to {elsewhere}." in err
+    assert sorted(path.name for path in elsewhere.iterdir()) == ["checkpoint-4"]
+
+
+def test_a_run_that_another_process_finished_meanwhile_is_not_overwritten(recipe: Recipe, whole: RunFolder) -> None:
+    before = contents(whole.adapter)
+    with pytest.raises(RunError, match="exists already, and a run is never overwritten silently"):
+        train(recipe, whole, resume=False, overwrite=False, dry_run=False)
+    assert contents(whole.adapter) == before
 
 
 def test_another_memory_does_not_change_the_parts_of_a_step(

@@ -8,7 +8,7 @@ from toolkit.embedded.tiny_llama import MODEL_FOLDER
 from toolkit.errors import ModelError, first_line
 from toolkit.model.safety import checked_folder
 from toolkit.recipe import Recipe
-from toolkit.run_folder import RunFolder
+from toolkit.run_folder import RunFolder, file_fingerprint
 
 EMBEDDED = "embedded:tiny-llama-fr"
 _SMALL_FILES = ["*.json", "*.jinja", "README.md"]  # the last names the licence
@@ -50,6 +50,14 @@ def find_base(run: RunFolder, recipe: Recipe) -> Path:
 def hub_commit(folder: Path) -> str | None:
     """The commit that a downloaded folder holds; None for a folder that is not in the hub's cache."""
     return folder.name if folder.parent.name == "snapshots" else None
+
+
+def model_fingerprint(folder: Path) -> str | None:
+    """SHA-256 over configuration, tokenizer and weights of a local folder; None where its hub commit tells as much."""
+    if hub_commit(folder):
+        return None
+    kinds = (".json", ".jinja", ".safetensors")
+    return file_fingerprint(sorted(path for path in folder.iterdir() if path.suffix in kinds))
 
 
 def card_licence(folder: Path) -> dict[str, str]:

@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from toolkit.disk import flush_to_disk
-from toolkit.run_folder import atomic_path, discard, file_sha256, remove_leftovers
+from toolkit.errors import RunError, first_line
+from toolkit.run_folder import atomic_path, discard, file_sha256, remove
 
 _MANIFEST = "manifest.json"
+_DAMAGED = "damaged-"
 
 
 @dataclass(frozen=True)
@@ -56,31 +58,47 @@ def new_checkpoint(folder: Path) -> Iterator[Path]:
 
 
 def find_checkpoints(checkpoints: Path) -> Checkpoints:
-    """Look from the newest checkpoint back for a complete one; every file of it is read."""
+    """Look from the newest checkpoint back for a complete one; every file of it is read.
+
+    Raises:
+        RunError: a file may not or cannot be read at all, which need not be the file's fault.
+    """
     damaged: list[tuple[Path, str]] = []
     for folder in reversed(_in_order(checkpoints)):
-        if not (damage := find_damage(folder)):
+        try:
+            damage = find_damage(folder)
+        except OSError as error:
+            raise RunError(
+                f"{folder} cannot be read: {first_line(error)}.", hint="Make its disk and its files readable again."
+            ) from error
+        if not damage:
             return Checkpoints(folder, tuple(damaged))
         damaged.append((folder, damage))
     return Checkpoints(None, tuple(damaged))
 
 
 def find_damage(folder: Path) -> str | None:
-    """What is wrong with a checkpoint, in words; None if nothing is."""
+    """What is wrong with a checkpoint, in words; None if nothing is.
+
+    Raises:
+        OSError: a file is there and cannot be read.
+    """
     try:
         files = json.loads((folder / _MANIFEST).read_bytes())
         expected = {str(name): (int(one["bytes"]), str(one["sha256"])) for name, one in files.items()}
-    except FileNotFoundError:
+    except (FileNotFoundError, IsADirectoryError):
         return f"it has no {_MANIFEST}"
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+    except (ValueError, TypeError, KeyError, AttributeError):
         return f"its {_MANIFEST} cannot be read"
     if not expected:
         return f"its {_MANIFEST} names no file"
     for name, (size, digest) in expected.items():
         path = folder / name
-        if not path.is_file():
+        try:
+            found = path.stat().st_size
+        except FileNotFoundError:
             return f"{name} is missing"
-        if (found := path.stat().st_size) != size:
+        if found != size:
             return f"{name} has {found:,} of {size:,} bytes"
         if file_sha256(path) != digest:
             return f"{name} was changed"
@@ -88,15 +106,19 @@ def find_damage(folder: Path) -> str | None:
 
 
 def tidy(checkpoints: Path, found: Checkpoints) -> None:
-    """Remove damaged checkpoints and what killed processes left; nothing that training could go on from."""
+    """Set damaged checkpoints aside and remove what killed processes left, in a folder that this process holds."""
     for folder, _ in found.damaged:
-        discard(folder)
+        aside = folder.with_name(_DAMAGED + folder.name)
+        remove(aside)
+        folder.rename(aside)
     for left in checkpoints.glob(".checkpoint-*.partial"):
-        remove_leftovers(checkpoints / left.name.split(".")[1])
+        remove(left)
 
 
 def keep_newest(checkpoints: Path, limit: int) -> None:
-    """Remove the oldest checkpoints beyond `limit`."""
+    """Remove the oldest checkpoints beyond `limit`, and damaged ones: there are newer ones now."""
+    for folder in checkpoints.glob(f"{_DAMAGED}checkpoint-*"):
+        discard(folder)
     for folder in _in_order(checkpoints)[:-limit]:
         discard(folder)
 

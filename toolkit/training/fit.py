@@ -64,7 +64,7 @@ def say(text: str) -> None:
 
 def _tell(found: Checkpoints, plan: Plan) -> None:
     for folder, damage in found.damaged:
-        say(f"WARNING     {folder} is damaged and not used: {damage}")
+        say(f"WARNING     {folder} is damaged and not used: {damage}; it is kept until the next one is written")
     if found.newest:
         say(f"resuming    behind step {found.step} of {plan.steps}, from {found.newest}")
 

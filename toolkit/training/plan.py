@@ -12,7 +12,7 @@ import torch
 
 from toolkit.batching.collators import LossOn, PaddedCollator, Row, TreeCollator, training_row
 from toolkit.batching.sampling import RowOrder, choose_batch_tokens, choose_micro_batch
-from toolkit.errors import RecipeError
+from toolkit.errors import RecipeError, RunError
 from toolkit.model.backend import DEVICE, device_name
 from toolkit.model.memory import ModelShape, activation_bytes_per_token
 from toolkit.model.parameters import model_config
@@ -130,13 +130,27 @@ class Plan:
         )
 
     def as_begun(self, record: Mapping[str, Any]) -> "Plan":
-        """The plan with what `auto` made of memory and rows when the run of this run.json began, if it says so."""
-        if "batching" not in record:
+        """The plan with what `auto` made of memory and rows when the run of this run.json began.
+
+        Raises:
+            RunError: run.json holds no such plan.
+        """
+        if not record:
             return self
-        found = record["batching"]["verification"]
-        batching = Batching(**{**record["batching"], "verification": Verification(**found) if found else None})
-        kept = ("micro_batch_size", "batch_tokens", "group_by_premise")
-        return replace(self, batching=batching, **{name: record[name] for name in kept})
+        kept: dict[str, Any] = {}
+        try:
+            found = record["batching"]["verification"]
+            batching = Batching(**{**record["batching"], "verification": Verification(**found) if found else None})
+            for name, kind in (("micro_batch_size", int), ("batch_tokens", int), ("group_by_premise", bool)):
+                kept[name] = record[name]
+                if type(record[name]) is not kind:
+                    raise TypeError
+        except (KeyError, TypeError) as error:
+            raise RunError(
+                "The plan of steps in run.json is damaged, or another version of this toolkit wrote it.",
+                hint="Put run.json back from a copy, or start anew with --overwrite or --output-dir.",
+            ) from error
+        return replace(self, batching=batching, **kept)
 
 
 def make_plan(

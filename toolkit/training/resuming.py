@@ -10,10 +10,13 @@ from toolkit.errors import RunError
 from toolkit.recipe import Recipe
 from toolkit.recipe_file import differences, load_recipe
 from toolkit.run_folder import RunFolder
+from toolkit.run_place import refuse_bad_place, refuse_links
 from toolkit.versions import package_versions
 
-_MACHINE = ("device", "precision.name", "model.commit")
+_MACHINE = ("device", "precision.name")
+_MODEL = ("model.commit", "model.fingerprint")
 _DATA = ("data.train.fingerprint", "data.calibration.fingerprint", "data.eval.fingerprint")
+_TOKENS = ("tokens_sha256",)
 _PLAN = (
     "batching.name", "batch_size", "processes", "steps", "micro_batch_size", "batch_tokens", "group_by_premise",
     "gradient_checkpointing", "optimizer",
@@ -25,10 +28,13 @@ def refuse_other_run(recipe: Recipe, run: RunFolder) -> None:
     """Refuse what recipe, run folder and packages alone tell.
 
     Raises:
-        RunError: there is no run, its run.json is damaged, or recipe or package versions differ.
+        RunError: there is no run, it stands where none may be, its run.json is damaged, or recipe or package versions
+            differ.
     """
     if not run.recipe.is_file():
         raise RunError(f"{run.path} holds no run that could be resumed.", hint="Leave out --resume.")
+    refuse_bad_place(run.path)
+    refuse_links([run.checkpoints, run.adapter])
     if (saved := load_recipe(run.recipe)) != recipe:
         raise RunError(
             f"The recipe differs from that of {run.path} in {', '.join(differences(saved, recipe))}, "
@@ -41,7 +47,7 @@ def refuse_other_run(recipe: Recipe, run: RunFolder) -> None:
 
 
 def refuse_other_data(run: RunFolder, now: Mapping[str, Any]) -> None:
-    """Refuse other rows, another device or another precision.
+    """Refuse other rows, another model or tokenizer, another device or another precision.
 
     Args:
         run: the run.
@@ -51,6 +57,8 @@ def refuse_other_data(run: RunFolder, now: Mapping[str, Any]) -> None:
         RunError: naming what differs.
     """
     _refuse(run, now, _DATA, f"Bring back the rows that the run began with, {_ANEW}")
+    _refuse(run, now, _MODEL, f"Bring back the model that the run began with, {_ANEW}")
+    _refuse(run, now, _TOKENS, f"Bring back the prompts that it began with, or set task.date_string, {_ANEW}")
     _refuse(run, now, _MACHINE, f"Go on where it began (OMP_NUM_THREADS sets a CPU's threads), {_ANEW}")
 
 
@@ -64,21 +72,16 @@ def refuse_other_plan(run: RunFolder, now: Mapping[str, Any]) -> None:
 
 
 def _refuse(run: RunFolder, now: Mapping[str, Any], fields: Iterable[str], hint: str) -> None:
-    begun = run.record
+    begun = run.record  # of a run that was killed as it began, empty
     changed = [
         f"{field} ({then!r} then, {today!r} now)"
         for field in fields
-        if (then := _under(begun, field)) != (today := _under(now, field)) and _is_recorded(begun, field)
+        if begun and (then := _under(begun, field)) != (today := _under(now, field))
     ]
     if changed:
         raise RunError(
             f"{run.path} was begun with another {' and another '.join(changed)}: it cannot go on.", hint=hint
         )
-
-
-def _is_recorded(record: Mapping[str, Any], field: str) -> bool:
-    """Whether the run recorded fields of this kind at all; a run that was killed as it began has none."""
-    return field.partition(".")[0] in record
 
 
 def _under(record: Any, field: str) -> Any:

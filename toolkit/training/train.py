@@ -14,13 +14,14 @@ from toolkit.disk import held
 from toolkit.errors import DeviceMemoryError, StorageError, TrainingError
 from toolkit.model.attention import accept_trees
 from toolkit.model.backend import wait_for_all_processes
+from toolkit.model.files import model_fingerprint
 from toolkit.preflight import Preflight, run_preflight, use_colour
 from toolkit.recipe import Recipe
 from toolkit.recipe_file import dump_recipe
 from toolkit.run_folder import IS_MAIN_PROCESS, RunFolder, now
 from toolkit.training.checkpoints import Checkpoints, find_checkpoints
 from toolkit.training.fit import fit, say
-from toolkit.training.outlook import Outlook, look_ahead, outlook_lines, peak_memory_bytes, verdict
+from toolkit.training.outlook import look_ahead, outlook_lines, peak_memory_bytes, verdict
 from toolkit.training.plan import Plan, first_batches
 from toolkit.training.resuming import refuse_other_data, refuse_other_plan, refuse_other_run
 from toolkit.training.signals import resume_command
@@ -51,8 +52,10 @@ def train(recipe: Recipe, run: RunFolder, *, resume: bool, overwrite: bool, dry_
     say(f"{before.report()}\n\n{before.examples(colour=use_colour())}\n")
     way = WAYS[recipe.model.kind]
     plan = way.plan(before)
+    record = before.record()
+    record["model"]["fingerprint"] = model_fingerprint(before.folder)
     if resume:
-        refuse_other_data(run, before.record())
+        refuse_other_data(run, record)
         plan = plan.as_begun(run.record)
         refuse_other_plan(run, asdict(plan))
     say(f"batch       {plan}")
@@ -72,7 +75,10 @@ def train(recipe: Recipe, run: RunFolder, *, resume: bool, overwrite: bool, dry_
         return
     with held(run.path) if IS_MAIN_PROCESS else nullcontext():
         found = find_checkpoints(run.checkpoints) if resume else Checkpoints(None)
-        _begin(run, before, plan, outlook, overwrite=overwrite, resume=resume)
+        if not resume:
+            run.refuse_if_taken(overwrite=overwrite)  # once more: another process may have begun meanwhile
+        record |= {**asdict(plan), "outlook": outlook.record() if outlook else None}
+        _begin(run, before.recipe, record, overwrite=overwrite, resume=resume)
         if plan.processes > 1:  # a trainer makes its output folder at once, which the main process may be emptying
             wait_for_all_processes()
         _fit_and_record(model, before, plan, run, found, load_seconds=time.monotonic() - started)
@@ -138,21 +144,12 @@ def _verify(plan: Plan, before: Preflight, model: Any) -> Plan:
     return plan.verified(found, before.recipe.training)
 
 
-def _begin(
-    run: RunFolder, before: Preflight, plan: Plan, outlook: Outlook | None, *, overwrite: bool, resume: bool
-) -> None:
+def _begin(run: RunFolder, recipe: Recipe, found: dict[str, Any], *, overwrite: bool, resume: bool) -> None:
     if not IS_MAIN_PROCESS:
         return
-    record = {
-        "versions": package_versions(),
-        "git_commit": git_commit(),
-        "command": sys.argv,
-        "seed": before.recipe.seed,
-        **before.record(),
-        **asdict(plan),
-        "outlook": outlook.record() if outlook else None,
-    }
+    origin = {"versions": package_versions(), "git_commit": git_commit(), "command": sys.argv, "seed": recipe.seed}
+    record = {**origin, **found}
     if resume and run.record:
         run.update(status="running", resumed=now(), **record)
     else:  # also a run that was killed before it had a run.json
-        run.begin(record, dump_recipe(before.recipe), replace=overwrite)
+        run.begin(record, dump_recipe(recipe), replace=overwrite)
