@@ -12,9 +12,11 @@ from argparse import Namespace
 
 from toolkit.command_line import add_overrides, add_run, parser, positive, run_command
 from toolkit.data.few_shot import refuse_shots
+from toolkit.data.sources import parse_data, refuse_missing
 from toolkit.kinds import require_decoder
 from toolkit.recipe_file import load_recipe
 from toolkit.run_folder import RunFolder
+from toolkit.run_place import refuse_unwritable
 
 
 def parse() -> Namespace:
@@ -38,6 +40,8 @@ def main(arguments: Namespace) -> None:
     if arguments.mode == "free" or arguments.shots:
         require_decoder(recipe.model.kind, "--mode free" if arguments.mode == "free" else "--shots")
     refuse_shots(arguments.model, arguments.shots)
+    refuse_missing(parse_data(arguments.data) if arguments.data else recipe.data.eval)
+    refuse_unwritable(run.eval)
     from toolkit.evaluation.evaluate import evaluate
     from toolkit.evaluation.model_card import write_model_card
     from toolkit.evaluation.report import write_report

@@ -13,6 +13,7 @@ from toolkit.kinds import require_decoder
 from toolkit.recipe import GgufType
 from toolkit.recipe_file import load_recipe
 from toolkit.run_folder import RunFolder
+from toolkit.run_place import refuse_unwritable
 
 
 def parse() -> Namespace:
@@ -40,6 +41,7 @@ def main(arguments: Namespace) -> None:
     run = RunFolder.open(arguments.run)
     recipe = load_recipe(run.recipe)
     require_decoder(recipe.model.kind, "A GGUF export", hint="llama.cpp's files are for decoders; keep the adapter.")
+    refuse_unwritable(run.path)
     from toolkit.export.export import export_run
 
     file_types = list(dict.fromkeys(arguments.quant or recipe.export.gguf))

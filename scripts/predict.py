@@ -14,6 +14,7 @@ from toolkit.command_line import add_overrides, add_run, parser, run_command
 from toolkit.data.annotate import refuse_formats
 from toolkit.recipe_file import load_recipe
 from toolkit.run_folder import RunFolder
+from toolkit.run_place import refuse_unwritable
 
 
 def parse() -> Namespace:
@@ -40,6 +41,7 @@ def main(arguments: Namespace) -> None:
     run.model_label(arguments.model, recipe.model.kind)  # what is refused is refused before anything heavy is imported
     if arguments.input:
         refuse_formats(arguments.input, arguments.output)
+        refuse_unwritable(arguments.output.parent, hint="Give another --output.")
     from toolkit.decoding.predict import Predictor
 
     predictor = Predictor(run, recipe, model=arguments.model, calibrated=arguments.calibrated)

@@ -10,6 +10,7 @@ from argparse import Namespace
 from pathlib import Path
 
 from toolkit.command_line import add_overrides, byte_size, parser, recipe_keys, run_command
+from toolkit.data.sources import refuse_missing
 from toolkit.recipe_file import load_recipe
 
 
@@ -26,6 +27,7 @@ def parse() -> Namespace:
 
 def main(arguments: Namespace) -> None:
     recipe = load_recipe(arguments.recipe, arguments.overrides)
+    refuse_missing(recipe.data.train, recipe.data.eval)
     from toolkit.training.outlook import print_preflight
 
     print_preflight(recipe, memory=arguments.memory, probing=arguments.probe)

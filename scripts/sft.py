@@ -10,6 +10,7 @@ from argparse import Namespace
 from pathlib import Path
 
 from toolkit.command_line import add_overrides, parser, recipe_keys, run_command
+from toolkit.data.sources import refuse_missing
 from toolkit.recipe_file import load_recipe
 from toolkit.run_folder import RunFolder
 from toolkit.training.resuming import refuse_other_run
@@ -34,6 +35,7 @@ def main(arguments: Namespace) -> None:
         run.refuse_if_taken(overwrite=arguments.overwrite)
     if arguments.resume:
         refuse_other_run(recipe, run)  # once more in train: here it takes no seconds of imports
+    refuse_missing(recipe.data.train, recipe.data.eval)
     from toolkit.training.train import train
 
     train(recipe, run, resume=arguments.resume, overwrite=arguments.overwrite, dry_run=arguments.dry_run)

@@ -24,6 +24,7 @@ _SYNONYMS = {
     "lr": "learning_rate", "rank": "r", "lora_r": "r", "lora_alpha": "alpha", "lora_dropout": "dropout",
     "num_train_epochs": "epochs", "num_epochs": "epochs", "model_name": "name", "max_length": "max_seq_length",
     "per_device_train_batch_size": "micro_batch_size", "lr_scheduler_type": "scheduler", "optim": "optimizer",
+    "precision": "dtype",
 }  # fmt: skip
 
 
@@ -101,12 +102,12 @@ def _shown(value: Any) -> str:
 def _unknown(location: Sequence[str], known: Sequence[str]) -> str:
     section, name = ".".join(location[:-1]), location[-1]
     wanted = _SYNONYMS.get(name, name)
-    here = [key for key in known if key.rpartition(".")[0] == section]
+    here = [key for key in known if key.rpartition(".")[0] == section] if section else list(Recipe.model_fields)
     for keys in (here, known):
         names = {key.rsplit(".", 1)[-1]: key for key in reversed(keys)}
         if close := difflib.get_close_matches(wanted, names, n=1, cutoff=0.7):
             return f"not a key of {f'section {section}' if section else 'a recipe'}; you meant {names[close[0]]}"
-    there = [key.rsplit(".", 1)[-1] for key in here] if section else list(Recipe.model_fields)
+    there = [key.rsplit(".", 1)[-1] for key in here]
     return f"not a known key; {f'section {section}' if section else 'a recipe'} has {', '.join(there)}"
 
 

@@ -58,10 +58,18 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """
     with scratch_path(path) as partial:
         yield partial
+        _as_readable_as_others(partial)
         older = _set_aside(path) if partial.is_dir() and path.exists() else None
         partial.replace(path)
         if older:
             remove(older)
+
+
+def _as_readable_as_others(path: Path) -> None:
+    """Safetensors writes for the user alone, whatever the umask says."""
+    os.umask(mask := os.umask(0o077))
+    for file in path.rglob("*.safetensors") if path.is_dir() else ():
+        file.chmod(0o666 & ~mask)
 
 
 def discard(path: Path) -> None:

@@ -29,11 +29,25 @@ def refuse_bad_place(path: Path) -> None:
     above = real.parents
     if runs := [folder for folder in above if (folder / "run.json").is_file() and (folder / "recipe.yaml").is_file()]:
         raise RunError(f"{path} would stand inside the run {runs[0]}, and vanish with it.", hint=_ELSEWHERE)
-    nearest = next(folder for folder in (real, *above) if os.path.lexists(folder))
-    if not nearest.is_dir():
+    if (nearest := _nearest(real)).is_file():
         raise RunError(f"{path} cannot be a run folder: {nearest} is a file.", hint=_ELSEWHERE)
-    if not os.access(nearest, os.W_OK | os.X_OK):
-        raise RunError(f"{path} cannot be made: {nearest} cannot be written.", hint=_ELSEWHERE)
+    refuse_unwritable(real, hint=_ELSEWHERE)
+
+
+def refuse_unwritable(path: Path, *, hint: str = "Give yourself the right to write there, or copy the run.") -> None:
+    """Refuse what is to be written into a folder that this user may not write.
+
+    Raises:
+        RunError: naming the folder.
+    """
+    nearest = _nearest(Path(os.path.realpath(path)))
+    if not os.access(nearest, os.W_OK | os.X_OK * nearest.is_dir()):
+        raise RunError(f"{path} cannot be written: this user may not write {nearest}.", hint=hint)
+
+
+def _nearest(path: Path) -> Path:
+    """The path, or the first above it that exists."""
+    return next(one for one in (path, *path.parents) if os.path.lexists(one))
 
 
 def refuse_links(paths: Iterable[Path]) -> None:

@@ -47,7 +47,7 @@ def load_examples(
     if missing := [column for column in needed if column not in columns]:
         raise DataError(
             f"{describe(source)} has no column {missing[0]!r}; its columns are {', '.join(map(repr, columns))}.",
-            hint="Name the columns in data.columns (and evaluation.slice_by).",
+            hint=_columns_hint(columns),
         )
     examples, refused = [], []
     for number, row in enumerate(rows, 1):
@@ -61,6 +61,13 @@ def load_examples(
     if is_training:
         _refuse_absent_label(recipe, examples, describe(source))
     return examples
+
+
+def _columns_hint(columns: Sequence[str]) -> str:
+    # What a table's program writes where commas stand in numbers.
+    if len(columns) == 1 and (found := next((mark for mark in ";\t|" if mark in columns[0]), None)):
+        return f"The columns stand between {found!r}, not commas: save the file with commas, or with tabs as .tsv."
+    return "Name the columns in data.columns (and evaluation.slice_by)."
 
 
 def _refuse_absent_label(recipe: Recipe, examples: Sequence[Example], where: str) -> None:

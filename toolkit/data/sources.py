@@ -9,7 +9,7 @@ from typing import Any
 from toolkit.embedded import nli_fr
 from toolkit.errors import DataError, first_line
 from toolkit.recipe import Source
-from toolkit.recipe_file import LOCAL_SUFFIXES
+from toolkit.recipe_file import LOCAL_SUFFIXES, resolve_data_path
 
 Row = dict[str, Any]
 EMBEDDED = "embedded:nli-fr"
@@ -35,6 +35,25 @@ def read_rows(source: Source) -> tuple[list[Row], list[str]]:
     if not rows:
         raise DataError(f"{describe(source)} holds no rows.", hint="Give a file with rows below its header.")
     return rows, list(dict.fromkeys(column for row in rows for column in row))
+
+
+def parse_data(data: str) -> Source:
+    """The source that `--data` names: a file, or `embedded:nli-fr:SPLIT`."""
+    if data.startswith(f"{EMBEDDED}:"):
+        return Source(path=EMBEDDED, split=data.removeprefix(f"{EMBEDDED}:"))
+    return Source(path=resolve_data_path(data))
+
+
+def refuse_missing(*sources: Source) -> None:
+    """Refuse local files that are not there; a look alone, for before packages that take seconds to import.
+
+    Raises:
+        DataError: naming the first.
+    """
+    for path in (Path(source.path) for source in sources if source.path.endswith(LOCAL_SUFFIXES)):
+        if not path.is_file():
+            why = f"{path} is no file" if path.exists() else f"There is no data file {path}"
+            raise DataError(f"{why}.", hint="Give a file, with its path from the working directory.")
 
 
 def describe(source: Source) -> str:
@@ -79,9 +98,7 @@ def stream_file(path: Path) -> Iterator[Row]:
     Raises:
         DataError: the file is not there, or at the row that cannot be read.
     """
-    if not path.is_file():
-        why = f"{path} is no file" if path.exists() else f"There is no data file {path}"
-        raise DataError(f"{why}.", hint="Give a file, with its path from the working directory.")
+    refuse_missing(Source(path=str(path)))
     try:
         yield from _READERS[path.suffix](path)
     except UnicodeDecodeError as error:

@@ -9,7 +9,7 @@ import numpy as np
 
 from toolkit.data.checks import Overlap, Splits, fingerprint, load_examples, load_splits
 from toolkit.data.few_shot import draw_shots, refuse_shots
-from toolkit.data.sources import EMBEDDED, describe, slug
+from toolkit.data.sources import describe, parse_data, slug
 from toolkit.evaluation.baselines import baseline_accuracies, data_warnings
 from toolkit.evaluation.calibration import Calibration, calibrate, calibration_rows, label_indices
 from toolkit.evaluation.decode import decode_constrained, decode_freely
@@ -22,19 +22,12 @@ from toolkit.evaluation.terminal import terminal_report
 from toolkit.pairs import row_encoder
 from toolkit.prompts import load_tokenizer
 from toolkit.recipe import Recipe, Source
-from toolkit.recipe_file import differences, load_recipe, resolve_data_path
+from toolkit.recipe_file import differences, load_recipe
 from toolkit.run_folder import RunFolder, file_sha256
 from toolkit.task import Example
 
 Mode = Literal["constrained", "free"]
 _LONGEST_SLUG = 120
-
-
-def parse_data(data: str) -> Source:
-    """The source that `--data` names: a file, or `embedded:nli-fr:SPLIT`."""
-    if data.startswith(f"{EMBEDDED}:"):
-        return Source(path=EMBEDDED, split=data.removeprefix(f"{EMBEDDED}:"))
-    return Source(path=resolve_data_path(data))
 
 
 def evaluate(

@@ -72,6 +72,7 @@ def usage(encoder: PromptEncoder, files: list[Path], example: tuple[str, str, st
     ollama_name = re.sub(r"[^a-z0-9._-]+", "-", name.lower())
     asked = shlex.quote(question["content"])
     instruction = f"-sys {shlex.quote(system[0]['content'])} " if system else ""
+    instructed = ", after the instruction it was trained with," if system else ""
     messages = json.dumps({"messages": [*system, question], "temperature": 0}, ensure_ascii=False)
     address = "http://127.0.0.1:8080/v1/chat/completions"
     return "\n\n".join(
@@ -79,8 +80,7 @@ def usage(encoder: PromptEncoder, files: list[Path], example: tuple[str, str, st
             f"# {name}",
             f"Files: {', '.join(f'`{file.name}`' for file in files)}. How each agrees with the model that was measured "
             "stands in `parity.json`.",
-            "The model answers one user message of this form, after the instruction it was trained with, at "
-            "temperature 0:",
+            f"The model answers one user message of this form{instructed} at temperature 0:",
             _block(task.user.strip()),
             f"To the question below it answers `{task.verbalizers[example[2]].strip()}`.{_on_date(encoder)}",
             "## llama.cpp",

@@ -219,7 +219,7 @@ def print_preflight(recipe: Recipe, *, memory: int | None, probing: bool) -> Non
         print(outlook_lines(here, said))
         print(f"            {verdict(before, _on(before, T4))}")
         if memory:
-            judged = _on(before, Device(f"a GPU of {memory / 1e9:g} GB", "cuda", memory))
+            judged = _on(before, Device(f"a GPU of {memory / 1e9:.3g} GB", "cuda", memory))
             said = verdict(before, judged)
             print(f"            {said}")
         if not judged.fits:
