@@ -7,9 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
-from tests.conftest import RECIPE
 from toolkit.command_line import byte_size
 from toolkit.model.parameters import ParameterCount
 from toolkit.model.shapes import ModelShape
@@ -22,14 +20,6 @@ MakeRecipe = Callable[..., Recipe]
 Call = Callable[..., tuple[int, str, str]]
 # Of the configurations that Meta published; see the study for 2.5 and 6.5 GB in 16 bits.
 SIZES = {"1b": (1_235_814_400, 973_078_528), "3b": (3_212_749_824, 2_818_572_288)}
-
-
-@pytest.fixture
-def recipe_file(tmp_path: Path, tiny_model: Path) -> Path:
-    values = {**RECIPE, "model": {**RECIPE["model"], "name": str(tiny_model)}}
-    path = tmp_path / "recipe.yaml"
-    path.write_text(yaml.safe_dump(values, allow_unicode=True), encoding="utf-8")
-    return path
 
 
 @pytest.mark.parametrize(("size", "plain", "packed"), [("1b", 2.5, 1.03), ("3b", 6.5, 2.24)])

@@ -8,12 +8,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import torch
-
 from toolkit.disk import held
-from toolkit.errors import DeviceMemoryError, StorageError, TrainingError
+from toolkit.errors import StorageError, TrainingError
 from toolkit.model.attention import accept_trees
 from toolkit.model.backend import wait_for_all_processes
+from toolkit.out_of_memory import STEP_HINT, memory_errors
 from toolkit.preflight import Preflight, run_preflight, use_colour
 from toolkit.recipe import Recipe
 from toolkit.recipe_file import dump_recipe
@@ -82,19 +81,14 @@ def _fit_and_record(
     model: Any, before: Preflight, plan: Plan, run: RunFolder, found: Checkpoints, *, load_seconds: float
 ) -> None:
     try:
-        trainer = WAYS[before.recipe.model.kind].make_trainer(before, plan, model, run.checkpoints)
-        results = fit(trainer, before, plan, run, found)
+        with memory_errors("The device's memory does not hold a training step.", hint=STEP_HINT):
+            trainer = WAYS[before.recipe.model.kind].make_trainer(before, plan, model, run.checkpoints)
+            results = fit(trainer, before, plan, run, found)
     except BaseException as error:
         with suppress(OSError):  # what ended the run is the news, not that there is no room to note it
             _finish(run, status="interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
         if isinstance(error, StorageError):
             error.hint = f"Make room (`df -h` tells how much there is), then go on with: {resume_command()}"
-        if isinstance(error, torch.OutOfMemoryError):
-            raise DeviceMemoryError(
-                "The device's memory does not hold a training step.",
-                hint="Lower training.batch_tokens (training.micro_batch_size where rows are padded), "
-                "or set model.load_in_4bit: true.",
-            ) from error
         raise
     timings = {"load_seconds": round(load_seconds, 2), "train_seconds": round(results.seconds, 2)}
     _finish(run, status="completed", final_loss=results.loss, timings=timings, peak_memory_bytes=peak_memory_bytes())
