@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from toolkit.command_line import byte_size
@@ -96,6 +97,17 @@ def test_a_run_records_what_was_predicted(trained: Any) -> None:
     assert record["outlook"]["fits"] is True
     assert record["outlook"]["training"]["peak"] == pytest.approx(record["peak_memory_bytes"], rel=0.5)
     assert record["near_duplicates"] == {"repeats": 0, "conflicts": 0, "leaked": 0}
+
+
+@pytest.mark.parametrize(("said", "limited"), [("300000000\n", True), ("max\n", False), ("9223372036854771712", False)])
+def test_a_containers_limit_is_the_devices_memory(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, said: str, limited: bool
+) -> None:
+    monkeypatch.setattr("toolkit.training.plan.DEVICE", "cpu")
+    limit = tmp_path / "memory.max"
+    limit.write_text(said)
+    monkeypatch.setattr("toolkit.training.plan.CONTAINER_LIMITS", (tmp_path / "none", limit))
+    assert this_device().memory == (300_000_000 if limited else psutil.virtual_memory().total)
 
 
 @pytest.mark.parametrize(("text", "size"), [("16GB", 16e9), ("15.8 gb", 15.8e9), ("24GiB", 24 * 2**30), ("8", 8e9)])
