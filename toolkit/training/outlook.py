@@ -10,7 +10,7 @@ import psutil
 import torch
 
 from toolkit.decoding.engines import scoring_nodes
-from toolkit.errors import GateError
+from toolkit.errors import GateError, RecipeError
 from toolkit.file_types import FILE_TYPES
 from toolkit.model.backend import DEVICE
 from toolkit.model.memory import MemoryUse, ModelShape, Part, scoring_memory, training_memory
@@ -206,9 +206,14 @@ def print_preflight(recipe: Recipe, *, memory: int | None, probing: bool) -> Non
     """Print what is known before training: rows, tokens, memory here, on a T4 and on a GPU of `memory` bytes.
 
     Raises:
-        ToolkitError: the recipe cannot work.
+        ToolkitError: the recipe cannot work, or asks for `memory` with an encoder, whose memory nothing predicts.
         GateError: training does not fit: into `memory` where it is given, else here.
     """
+    if memory and recipe.model.kind != "decoder":
+        raise RecipeError(
+            f"--memory cannot be answered for model.kind {recipe.model.kind}: memory is predicted for decoders alone.",
+            hint="Measure it here: leave out --memory, and give --probe.",
+        )
     before = run_preflight(recipe, weights=probing)
     print(f"{before.report()}\n\n{before.examples(colour=use_colour())}\n")
     plan = WAYS[recipe.model.kind].plan(before)
