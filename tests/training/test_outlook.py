@@ -1,6 +1,7 @@
 """What is said before a run: sizes of the real models, a verdict that holds, advice that is true."""
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,9 @@ import psutil
 import pytest
 
 from toolkit.command_line import byte_size
+from toolkit.export.gguf import gguf_bytes
+from toolkit.file_types import HEADER_BYTES
+from toolkit.model.merging import merged_type
 from toolkit.model.parameters import ParameterCount
 from toolkit.model.shapes import ModelShape
 from toolkit.preflight import run_preflight
@@ -97,6 +101,45 @@ def test_a_run_records_what_was_predicted(trained: Any) -> None:
     assert record["outlook"]["fits"] is True
     assert record["outlook"]["training"]["peak"] == pytest.approx(record["peak_memory_bytes"], rel=0.5)
     assert record["near_duplicates"] == {"repeats": 0, "conflicts": 0, "leaked": 0}
+
+
+@pytest.mark.parametrize("types", ["[q8_0]", "[f16, q4_k_m]"])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_the_disk_of_an_export_is_what_the_export_demands(
+    make_recipe: MakeRecipe, tiny_model: Path, tmp_path: Path, dtype: str, types: str
+) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(tiny_model, base)
+    config = json.loads((base / "config.json").read_text(encoding="utf-8"))
+    (base / "config.json").write_text(json.dumps({**config, "dtype": dtype}), encoding="utf-8")
+    before = run_preflight(make_recipe(f"model.name={base}", f"export.gguf={types}"))
+    source = merged_type(base)
+    kept = [source, *before.recipe.export.gguf, *([source] if "q4_k_m" in types else [])]
+    demanded = sum(gguf_bytes(base, one) for one in kept)
+    headers = len(kept) * HEADER_BYTES  # far more than the tiny model's weights
+    # Its rows are too short for q4_k_m's blocks, so they are stored wider.
+    wide = 0.15 if "q4_k_m" in types else 0.02
+    assert look_ahead(before, make_plan(before)).export - headers == pytest.approx(demanded - headers, rel=wide)
+
+
+@pytest.mark.parametrize(("steps", "held"), [(10, 3), (2, 2)])
+def test_the_disk_of_checkpoints_holds_one_more_than_are_kept(
+    make_recipe: MakeRecipe, tiny_model: Path, steps: int, held: int
+) -> None:
+    few = ["training.save_steps=1", "training.save_total_limit=2", f"training.max_steps={steps}"]
+    before = run_preflight(make_recipe(f"model.name={tiny_model}", "training.optimizer=adamw_torch", *few))
+    assert look_ahead(before, make_plan(before)).checkpoints == held * 12 * before.parameters.trainable
+
+
+def test_a_disk_too_small_for_checkpoints_is_told_before_training(
+    call: Call, recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = ["sft", recipe_file, "--output-dir", tmp_path / "not" / "there", "--dry-run"]
+    code, out, err = call(*run)
+    assert code == 0 and "WARNING" not in out, err
+    monkeypatch.setattr("shutil.disk_usage", lambda _: shutil._ntuple_diskusage(10, 9, 1))  # type: ignore[attr-defined]
+    code, out, err = call(*run)
+    assert code == 0 and "WARNING     adapter and checkpoints will take" in out and "save_total_limit" in out, err
 
 
 @pytest.mark.parametrize(("said", "limited"), [("300000000\n", True), ("max\n", False), ("9223372036854771712", False)])

@@ -1,9 +1,12 @@
 """What a run will need before it begins: memory by its terms, disk, and whether that fits - and if not, what would."""
 
+import math
 import resource
+import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -14,6 +17,7 @@ from toolkit.errors import GateError, RecipeError
 from toolkit.file_types import FILE_TYPES
 from toolkit.model.backend import DEVICE
 from toolkit.model.memory import MemoryUse, ModelShape, Part, scoring_memory, training_memory
+from toolkit.model.merging import merged_type
 from toolkit.model.parameters import model_config
 from toolkit.preflight import Preflight, run_preflight, use_colour
 from toolkit.recipe import Recipe
@@ -36,7 +40,9 @@ class Outlook:
         item: bytes of a number in weights and activations.
         training: the peak of a step.
         scoring: the peak of an evaluation.
-        checkpoints: adapter and optimiser, for as many checkpoints as are kept.
+        adapter: the run's result.
+        checkpoints: adapter and optimiser, for those that are kept and one more: the oldest goes when a new one is
+            whole.
         export: merged weights and the recipe's GGUFs.
     """
 
@@ -44,6 +50,7 @@ class Outlook:
     item: int
     training: MemoryUse
     scoring: MemoryUse
+    adapter: int
     checkpoints: int
     export: int
 
@@ -58,6 +65,7 @@ class Outlook:
             "device": asdict(self.device),
             "training": {**asdict(self.training), "total": self.training.total, "peak": self.training.peak},
             "scoring": {**asdict(self.scoring), "total": self.scoring.total, "peak": self.scoring.peak},
+            "adapter_bytes": self.adapter,
             "checkpoint_bytes": self.checkpoints,
             "export_bytes": self.export,
             "fits": self.fits,
@@ -93,12 +101,15 @@ def look_ahead(before: Preflight[Any], plan: Plan, device: Device | None = None)
         training = replace(training, working=training.working + shape.hidden * shape.intermediate * item)
     nodes = scoring_nodes(recipe, device.kind)
     scored = Part(nodes, nodes * (nodes + before.tokens.longest), nodes // 2, is_tree=True)
+    adapter = 4 * before.parameters.trainable
+    saved = math.ceil(plan.steps / recipe.training.save_steps)
     return Outlook(
         device=device,
         item=item,
         training=training,
         scoring=scoring_memory(shape, scored, **shared),
-        checkpoints=recipe.training.save_total_limit * (training.adapter - 4 * before.parameters.trainable),
+        adapter=adapter,
+        checkpoints=min(recipe.training.save_total_limit + 1, saved) * (training.adapter - adapter),
         export=_export_bytes(before),
     )
 
@@ -129,13 +140,13 @@ def largest_part(before: Preflight[Any], plan: Plan) -> Part:
 
 
 def _export_bytes(before: Preflight[Any]) -> int:
-    """Merged weights, in 16 bits, the recipe's files, and what is written to make them; as `export` demands it."""
+    """Merged weights, in the base's type, the recipe's files, and what is written to make them; as `export` demands."""
     base = before.parameters.total - before.parameters.trainable
     matrices = before.parameters.quantisable
-    types = [FILE_TYPES[one] for one in before.recipe.export.gguf]
-    files = [one.file_bytes(matrices, base - matrices) for one in types]
-    copies = 1 + any(one.needs_quantiser for one in types)  # llama.cpp's quantiser reads a 16-bit GGUF
-    return 2 * base * copies + sum(files)
+    types, source = before.recipe.export.gguf, merged_type(before.folder)
+    # llama.cpp's quantiser reads a GGUF of the merged weights.
+    copies = [source] * (1 + any(FILE_TYPES[one].needs_quantiser for one in types))
+    return sum(FILE_TYPES[one].file_bytes(matrices, base - matrices) for one in [*copies, *types])
 
 
 def advice(before: Preflight[Any], outlook: Outlook) -> str | None:
@@ -191,6 +202,18 @@ def outlook_lines(outlook: Outlook, said: str) -> str:
         f"            scoring {outlook.scoring.total / 1e9:.2f} GB; disk: checkpoints {outlook.checkpoints / 1e9:.2f}, "
         f"export {outlook.export / 1e9:.2f} GB\n"
         f"verdict     {said}"
+    )
+
+
+def disk_warning(outlook: Outlook, folder: Path) -> str | None:
+    """A line where the disk of `folder`, which need not exist yet, holds less than a new run will leave there."""
+    needed = outlook.adapter + outlook.checkpoints
+    free = shutil.disk_usage(next(one for one in (folder, *folder.absolute().parents) if one.exists())).free
+    if needed <= free:
+        return None
+    return (
+        f"WARNING     adapter and checkpoints will take {needed / 1e9:.2f} GB, and {folder} has {free / 1e9:.2f} GB "
+        "free; make room, or lower training.save_total_limit"
     )
 
 

@@ -19,7 +19,7 @@ from toolkit.recipe_file import dump_recipe
 from toolkit.run_folder import IS_MAIN_PROCESS, RunFolder, now
 from toolkit.training.checkpoints import Checkpoints, find_checkpoints
 from toolkit.training.fit import fit, say
-from toolkit.training.outlook import Outlook, look_ahead, outlook_lines, peak_memory_bytes, verdict
+from toolkit.training.outlook import Outlook, disk_warning, look_ahead, outlook_lines, peak_memory_bytes, verdict
 from toolkit.training.plan import Plan, first_batches
 from toolkit.training.resuming import refuse_other_data, refuse_other_plan, refuse_other_run
 from toolkit.training.signals import resume_command
@@ -58,6 +58,8 @@ def train(recipe: Recipe, run: RunFolder, *, resume: bool, overwrite: bool, dry_
     outlook = look_ahead(before, plan) if recipe.model.kind == "decoder" else None
     if outlook:
         say(outlook_lines(outlook, verdict(before, outlook)))
+        if not resume and (warning := disk_warning(outlook, run.path)):  # a resumed run's checkpoints are there already
+            say(warning)
     started = time.monotonic()
     model = way.load(before, plan)
     _check_trainable(model, before)
