@@ -70,7 +70,7 @@ def test_an_evaluation_that_does_not_fit_is_told_with_its_key(make_recipe: MakeR
     outlook = look_ahead(before, make_plan(before, device=T4), T4)
     device = replace(T4, memory=outlook.scoring.total - 1_000_000)
     said = advice(before, replace(outlook, device=device))
-    assert said == f"set evaluation.batch_tokens={before.tokens.longest}", "and nothing of training"
+    assert said == f"set evaluation.batch_tokens={before.longest_row}", "and nothing of training"
 
 
 def test_preflight_says_where_a_recipe_fits_and_ends_with_3_where_it_does_not(call: Call, recipe_file: Path) -> None:

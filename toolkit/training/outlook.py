@@ -99,8 +99,8 @@ def look_ahead(before: Preflight[Any], plan: Plan, device: Device | None = None)
     )
     if recipe.model.load_in_4bit:  # a layer's weights are unpacked while it computes
         training = replace(training, working=training.working + shape.hidden * shape.intermediate * item)
-    nodes = scoring_nodes(recipe, device.kind)
-    scored = Part(nodes, nodes * (nodes + before.tokens.longest), nodes // 2, is_tree=True)
+    nodes = max(scoring_nodes(recipe, device.kind), before.longest_row)  # a tree holds one row at least
+    scored = Part(nodes, nodes * (nodes + before.longest_row), nodes // 2, is_tree=True)
     adapter = 4 * before.parameters.trainable
     saved = math.ceil(plan.steps / recipe.training.save_steps)
     return Outlook(
@@ -162,17 +162,21 @@ def advice(before: Preflight[Any], outlook: Outlook) -> str | None:
 
 
 def _changes(before: Preflight[Any], outlook: Outlook) -> Iterator[tuple[str, Any]]:
-    """From what costs nothing to what costs speed."""
+    """From what costs nothing to what costs speed; no part becomes larger than the recipe sets it."""
     recipe, device = before.recipe, outlook.device
-    if outlook.scoring.total > device.memory:
-        yield "evaluation.batch_tokens", before.tokens.longest
+    if outlook.scoring.total > device.memory and before.longest_row < scoring_nodes(recipe, device.kind):
+        yield "evaluation.batch_tokens", before.longest_row
     is_tree = make_plan(before, device=device).is_tree
     part, smallest = ("batch_tokens", before.tokens.longest) if is_tree else ("micro_batch_size", 1)
-    if getattr(recipe.training, part) != "auto":
-        yield f"training.{part}", "auto"
+    given = getattr(recipe.training, part)
+    if given != "auto":
+        chosen = replace(before, recipe=_with(recipe, {f"training.{part}": "auto"}))
+        if getattr(make_plan(chosen, device=device), part) < given:
+            yield f"training.{part}", "auto"
     if recipe.training.gradient_checkpointing is not True:
         yield "training.gradient_checkpointing", True
-    yield f"training.{part}", smallest
+    if given == "auto" or smallest < given:
+        yield f"training.{part}", smallest
     if not recipe.model.load_in_4bit and device.kind == "cuda":
         yield "model.load_in_4bit", True
 
