@@ -16,7 +16,7 @@ from toolkit.decoding.engines import scoring_nodes
 from toolkit.errors import GateError, RecipeError
 from toolkit.file_types import FILE_TYPES
 from toolkit.model.backend import DEVICE
-from toolkit.model.memory import MemoryUse, ModelShape, Part, scoring_memory, training_memory
+from toolkit.model.memory import MemoryUse, ModelShape, Part, dora_bytes, scoring_memory, training_memory
 from toolkit.model.merging import merged_type
 from toolkit.model.parameters import model_config
 from toolkit.preflight import Preflight, run_preflight, use_colour
@@ -103,11 +103,12 @@ def look_ahead(before: Preflight[Any], plan: Plan, device: Device | None = None)
     scored = Part(nodes, nodes * (nodes + before.longest_row), nodes // 2, is_tree=True)
     adapter = 4 * before.parameters.trainable
     saved = math.ceil(plan.steps / recipe.training.save_steps)
+    scoring = scoring_memory(shape, scored, **shared)
     return Outlook(
         device=device,
         item=item,
         training=training,
-        scoring=scoring_memory(shape, scored, **shared),
+        scoring=replace(scoring, working=max(scoring.working, dora_bytes(shape, recipe.lora, item))),
         adapter=adapter,
         checkpoints=min(recipe.training.save_total_limit + 1, saved) * (training.adapter - adapter),
         export=_export_bytes(before),
