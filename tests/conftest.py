@@ -90,6 +90,15 @@ def make_recipe(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Recip
     return lambda *overrides: load_recipe(path, overrides)
 
 
+@pytest.fixture
+def recipe_file(tmp_path: Path, tiny_model: Path) -> Path:
+    """A small recipe of the tiny model, alone in its folder."""
+    values = {**RECIPE, "model": {**RECIPE["model"], "name": str(tiny_model)}}
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(values, allow_unicode=True), encoding="utf-8")
+    return path
+
+
 @pytest.fixture(scope="session")
 def trained(
     tmp_path_factory: pytest.TempPathFactory, make_recipe: Callable[..., Recipe], tiny_model: Path

@@ -13,6 +13,7 @@ from tests.conftest import ROOT
 ORDER = [
     "errors",
     "disk",
+    "out_of_memory",
     "versions",
     "kinds",
     "recipe",

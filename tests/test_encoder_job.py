@@ -123,6 +123,11 @@ def test_what_an_encoders_run_has_not_is_refused_in_one_sentence(call: Call, run
     assert sorted(run.path.iterdir()) == before
 
 
+def test_preflight_does_not_pass_over_a_question_of_memory(call: Call, recipe_file: Callable[..., Path]) -> None:
+    code, _, err = call("preflight", recipe_file(), "--memory", "16GB")
+    assert code == 2 and "memory is predicted for decoders alone" in err and "hint: " in err
+
+
 def test_preflight_counts_tokens_and_parameters_without_weights(call: Call, recipe_file: Callable[..., Path]) -> None:
     code, out, err = call("preflight", recipe_file())
     assert code == 0, err

@@ -125,6 +125,19 @@ def test_a_bad_value_is_refused_in_one_line(make_recipe: MakeRecipe, override: s
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    "key",
+    [
+        "data.train.limit", "model.max_seq_length", "lora.r", "lora.alpha", "training.epochs", "training.max_steps",
+        "training.batch_size", "training.micro_batch_size", "training.batch_tokens", "training.save_steps",
+        "training.save_total_limit", "evaluation.batch_tokens",
+    ],
+)  # fmt: skip
+def test_a_number_that_no_run_can_have_is_refused(make_recipe: MakeRecipe, key: str) -> None:
+    with pytest.raises(RecipeError, match=rf"{key}: 9+ cannot be used; it should be .*less than or equal to"):
+        make_recipe(f"{key}={'9' * 99}")
+
+
 def test_three_mistakes_are_reported_together(make_recipe: MakeRecipe) -> None:
     with pytest.raises(RecipeError) as refused:
         make_recipe("lora.r=0", "training.learning_rate=abc", "model.nmae=x")

@@ -12,8 +12,10 @@ from typing import Literal
 
 from toolkit.disk import final_name
 from toolkit.errors import EXIT_BAD_INPUT, EXIT_FAILURE, EXIT_INTERRUPTED, ToolkitError, first_line
+from toolkit.out_of_memory import memory_errors
 
 _LONGEST_PATH = 200
+_USED_UP, _LESS = "Memory is used up, the machine's or its GPU's.", "End what else runs there, or take more memory."
 _REFUSALS = {
     errno.EROFS: ("{} cannot be written: its disk is read-only.", EXIT_FAILURE),
     errno.EACCES: ("{} cannot be opened: this user may not.", EXIT_FAILURE),
@@ -104,7 +106,8 @@ def run_command(command: Callable[[], None]) -> int:
     is_main_thread = threading.current_thread() is threading.main_thread()  # no other may choose what a signal does
     before = signal.signal(signal.SIGTERM, _interrupt) if is_main_thread else None
     try:
-        command()
+        with memory_errors(_USED_UP, hint=_LESS):
+            command()
     except ToolkitError as error:
         print(f"error: {error}", file=sys.stderr)
         if error.hint:

@@ -60,7 +60,10 @@ class TokenStatistics:
 
 @dataclass(frozen=True)
 class Preflight(Generic[RowT]):
-    """Everything that training needs but the weights, and what was found out about it."""
+    """Everything that training needs but the weights, and what was found out about it.
+
+    `tokens` are those of the training rows, `scored_tokens` of the rows held back and of the evaluation rows.
+    """
 
     recipe: Recipe
     folder: Path
@@ -68,6 +71,7 @@ class Preflight(Generic[RowT]):
     encoder: RowEncoder
     train_rows: list[RowT]
     tokens: TokenStatistics
+    scored_tokens: TokenStatistics
     parameters: ParameterCount
     precision: Precision
     duplicates: NearDuplicates
@@ -86,6 +90,7 @@ class Preflight(Generic[RowT]):
             "near_duplicates": asdict(self.duplicates),
             "tokens": asdict(self.tokens),
             "tokens_sha256": self.tokens_sha256,
+            "scored_tokens": asdict(self.scored_tokens),
             "trainable_parameters": self.parameters.trainable,
             "total_parameters": self.parameters.total,
             "weight_bytes": self.weight_bytes,
@@ -98,6 +103,11 @@ class Preflight(Generic[RowT]):
         for row in self.train_rows:
             digest.update(repr(row).encode())
         return digest.hexdigest()
+
+    @property
+    def longest_row(self) -> int:
+        """Tokens of the longest row that is trained on or scored; an evaluation may be of either."""
+        return max(self.tokens.longest, self.scored_tokens.longest)
 
     @property
     def weight_bytes(self) -> int:
@@ -121,9 +131,12 @@ class Preflight(Generic[RowT]):
         ]
         if self.splits.held_back:
             lines.insert(4, f"held back   {_labels(label_counts(recipe, self.splits.held_back))}, for calibration")
-        if tokens.shortened_rows:
+        shortened = {"training": tokens.shortened_rows, "evaluation": self.scored_tokens.shortened_rows}
+        for kind, rows in shortened.items():
+            if not rows:
+                continue
             lines.append(
-                f"shortened   {tokens.shortened_rows} rows lose the end of their premise to fit "
+                f"shortened   {rows} {kind} rows lose the end of their premise to fit "
                 f"model.max_seq_length {recipe.model.max_seq_length}"
             )
         if recipe.lora.dropout and DEVICE == "cuda" and recipe.model.kind == "decoder":
@@ -163,7 +176,7 @@ def run_preflight(recipe: Recipe, *, weights: bool = False) -> Preflight:
     encoder = row_encoder(load_tokenizer(folder), recipe)
     parameters = _check_model(folder, recipe, encoder)
     train_rows = encoder.encode(splits.train)
-    encoder.encode([*splits.held_back, *splits.eval])  # refuses rows that could not be scored
+    scored_rows = encoder.encode([*splits.held_back, *splits.eval])  # refuses rows that could not be scored
     return Preflight(
         recipe=recipe,
         folder=folder,
@@ -171,6 +184,7 @@ def run_preflight(recipe: Recipe, *, weights: bool = False) -> Preflight:
         encoder=encoder,
         train_rows=train_rows,
         tokens=TokenStatistics.of(train_rows, recipe.training.loss_on),
+        scored_tokens=TokenStatistics.of(scored_rows, recipe.training.loss_on),
         parameters=parameters,
         precision=precision,
         duplicates=find_near_duplicates([*splits.train, *splits.held_back], splits.eval),

@@ -9,7 +9,6 @@ from pydantic import (
     Field,
     NonNegativeFloat,
     PositiveFloat,
-    PositiveInt,
     ValidationError,
     model_validator,
 )
@@ -22,6 +21,10 @@ GgufType = Literal[
     "f32", "f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q5_1", "q5_0", "q4_k_m", "q4_1", "q4_0", "mxfp4", "tq2_0", "tq1_0"
 ]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+# Far above what any run has: beyond, a number is a slip of the keyboard, and loops and sizes made of it never end.
+Count = Annotated[int, Field(gt=0, le=10**9)]
+BatchRows = Annotated[int, Field(gt=0, le=10**6)]
+LoraSize = Annotated[int, Field(gt=0, le=2**16)]
 # Strict mode takes no list for a tuple; YAML has only lists.
 Labels = Annotated[tuple[str, ...], Field(strict=False, min_length=2)]
 Names = Annotated[tuple[str, ...], Field(strict=False)]
@@ -94,7 +97,7 @@ class Source(Section):
     )
     name: str | None = Field(default=None, description="The hub dataset's configuration; ignored for a local file.")
     split: str | None = Field(default=None, description="The split of a hub or embedded dataset.")
-    limit: PositiveInt | None = Field(default=None, description="Use the first N rows; null uses all.")
+    limit: Count | None = Field(default=None, description="Use the first N rows; null uses all.")
 
 
 class Columns(Section):
@@ -135,7 +138,7 @@ class Model(Section):
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
         default="auto", description="auto: bfloat16 where the device computes in it, else float16 on a GPU, float32."
     )
-    max_seq_length: Annotated[int, Field(ge=8)] = Field(
+    max_seq_length: Annotated[int, Field(ge=8, le=2**20)] = Field(
         default=384, description="Tokens per row; a longer row loses the end of its premise, never its label."
     )
 
@@ -143,8 +146,8 @@ class Model(Section):
 class Lora(Section):
     """The adapter."""
 
-    r: PositiveInt = Field(default=16, description="Rank of the update matrices.")
-    alpha: PositiveInt = Field(default=32, description="The update is scaled by alpha / r.")
+    r: LoraSize = Field(default=16, description="Rank of the update matrices.")
+    alpha: LoraSize = Field(default=32, description="The update is scaled by alpha / r.")
     dropout: Fraction = Field(default=0.05, description="Above 0, Unsloth leaves its fused kernels.")
     target_modules: Annotated[tuple[LoraTarget, ...], Field(strict=False, min_length=1)] = Field(
         default=("q_proj", "k_proj", "v_proj", "o_proj"),
@@ -157,14 +160,14 @@ class Lora(Section):
 class Training(Section):
     """How the adapter is trained."""
 
-    epochs: PositiveFloat = Field(default=2.0, description="Passes over the training rows.")
-    max_steps: PositiveInt | None = Field(default=None, description="Stop after N optimiser steps; null: epochs rule.")
-    batch_size: PositiveInt = Field(default=16, description="Rows per optimiser step, over all devices.")
-    micro_batch_size: Auto | PositiveInt = Field(
+    epochs: PositiveFloat = Field(default=2.0, le=10**6, description="Passes over the training rows.")
+    max_steps: Count | None = Field(default=None, description="Stop after N optimiser steps; null: epochs rule.")
+    batch_size: BatchRows = Field(default=16, description="Rows per optimiser step, over all devices.")
+    micro_batch_size: Auto | BatchRows = Field(
         default="auto",
         description="Rows per forward pass of a padded batch; a divisor of batch_size. Smaller saves memory.",
     )
-    batch_tokens: Auto | PositiveInt = Field(
+    batch_tokens: Auto | Count = Field(
         default="auto", description="Nodes per forward pass of a prefix-tree batch; auto: what memory holds."
     )
     learning_rate: PositiveFloat = Field(default=1e-4, description="Peak learning rate.")
@@ -189,8 +192,8 @@ class Training(Section):
     gradient_checkpointing: Auto | bool = Field(
         default="auto", description="Recompute activations in the backward pass; auto: on a GPU only."
     )
-    save_steps: PositiveInt = Field(default=200, description="Optimiser steps between checkpoints to resume from.")
-    save_total_limit: PositiveInt = Field(default=2, description="Checkpoints kept on disk.")
+    save_steps: Count = Field(default=200, description="Optimiser steps between checkpoints to resume from.")
+    save_total_limit: Count = Field(default=2, description="Checkpoints kept on disk.")
     report_to: Literal["none", "tensorboard", "wandb"] = Field(
         default="none", description="A tracker beside train_log.jsonl; nothing is sent anywhere by default."
     )
@@ -216,7 +219,7 @@ class Training(Section):
 class Evaluation(Section):
     """How the model is measured."""
 
-    batch_tokens: Auto | PositiveInt = Field(
+    batch_tokens: Auto | Count = Field(
         default="auto", description="Prefix-tree nodes per forward pass; an encoder's padded tokens."
     )
     baselines: bool = Field(default=True, description="Report what a classifier without the model reaches.")

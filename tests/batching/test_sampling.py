@@ -42,6 +42,10 @@ def test_more_memory_gives_larger_micro_batches() -> None:
     assert [choose_batch_tokens(230, tokens) for tokens in (125, 1_000, 10**5)] == [230, 1_000, 1_536]
 
 
+def test_a_huge_batch_is_divided_at_once() -> None:
+    assert choose_micro_batch(10**99, 1, longest=200, affordable_tokens=200 * 16) == 16
+
+
 def test_batches_hold_every_row_once_and_keep_to_their_budget() -> None:
     lengths = [5, 30, 7, 7, 2, 90, 5]
     batches = list(length_batches(lengths, 40))

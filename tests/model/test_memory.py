@@ -1,5 +1,6 @@
 """Predicted memory: what autograd keeps is counted, and sizes, ranks, batches and precisions move it as they must."""
 
+import weakref
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,31 +23,40 @@ ALL = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_pro
 LLAMA_1B = ModelShape(layers=16, hidden=2048, attention=2048, keys=512, intermediate=8192, heads=32, vocabulary=128_256)
 
 
+class _Saved:
+    """A tensor as long as the graph holds it: DoRA's products of weights are saved, and their graph is dropped."""
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        self.tensor = tensor
+
+
 def kept_by_autograd(model: Any, part: dict[str, torch.Tensor]) -> int:
-    """Bytes of all blocks that the forward pass saves, parameters aside."""
+    """Bytes of all blocks that the forward pass saves and that its graph still holds at the end, parameters aside."""
     own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
-    blocks: dict[int, int] = {}
+    held: weakref.WeakSet[_Saved] = weakref.WeakSet()
 
-    def pack(tensor: torch.Tensor) -> torch.Tensor:
-        block = tensor.untyped_storage()
-        if block.data_ptr() not in own:
-            blocks[block.data_ptr()] = block.nbytes()
-        return tensor
+    def pack(tensor: torch.Tensor) -> _Saved:
+        saved = _Saved(tensor)
+        held.add(saved)
+        return saved
 
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda saved: saved.tensor):
         loss = summed_loss(model, model.get_base_model().get_output_embeddings(), part)
     assert loss.requires_grad
-    return sum(blocks.values())
+    blocks = [saved.tensor.untyped_storage() for saved in held]
+    return sum({block.data_ptr(): block.nbytes() for block in blocks if block.data_ptr() not in own}.values())
 
 
+@pytest.mark.parametrize("use_dora", [False, True], ids=["lora", "dora"])
 @pytest.mark.parametrize("is_tree", [False, True], ids=["padded", "tree"])
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
 @pytest.mark.parametrize("targets", [ALL[:4], ALL, ("q_proj", "down_proj")], ids=["attention", "all", "two"])
 def test_what_autograd_keeps_is_what_is_predicted(
-    tiny_model: Path, is_tree: bool, dropout: float, targets: tuple[Any, ...]
+    tiny_model: Path, is_tree: bool, dropout: float, targets: tuple[Any, ...], use_dora: bool
 ) -> None:
     base = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
-    shape, lora = ModelShape.of(base.config), Lora(r=4, alpha=8, dropout=dropout, target_modules=targets)
+    shape = ModelShape.of(base.config)
+    lora = Lora(r=4, alpha=8, dropout=dropout, target_modules=targets, use_dora=use_dora)
     model = attach_lora(base, lora, seed=0, gradient_checkpointing=False).train()
     accept_trees(model, is_tree)
     (part,) = (TreeCollator(999, "completion") if is_tree else PaddedCollator(6, "completion"))(ROWS)["parts"]
@@ -79,6 +89,17 @@ def test_each_term_follows_its_cause() -> None:
     assert plain.holes == 0 and memory(part, on_cpu=True).holes > 0
     assert memory(part, on_cpu=True, checkpointing=True).holes == 0, "freed blocks are returned"
     assert plain.total == plain.peak < memory(part, loading=10**12).peak
+
+
+def test_dora_needs_room_for_its_largest_target_in_float32() -> None:
+    small = Part(tokens=10, mask=0, predictions=1, is_tree=True)
+    settings: dict[str, Any] = {
+        "runtime": 0, "weights": 0, "trainable": 0, "checkpointing": False, "optimizer": "adamw_torch",
+    }  # fmt: skip
+    lora, dora = Lora(dropout=0), Lora(dropout=0, use_dora=True, target_modules=("k_proj", "q_proj"))
+    plain, working = (training_memory(LLAMA_1B, one, small, item=4, **settings).working for one in (lora, dora))
+    assert plain < working == 4 * (2048 * 2048 + 3 * 2048 * 2048)
+    assert training_memory(LLAMA_1B, dora, small, item=2, **settings).working == (4 * 2 + 2 * 3) * 2048 * 2048
 
 
 def test_a_token_costs_its_share_of_a_part() -> None:

@@ -1,20 +1,24 @@
 """What is said before a run: sizes of the real models, a verdict that holds, advice that is true."""
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
-import yaml
 
-from tests.conftest import RECIPE
 from toolkit.command_line import byte_size
+from toolkit.export.gguf import gguf_bytes
+from toolkit.file_types import HEADER_BYTES
+from toolkit.model.merging import merged_type
 from toolkit.model.parameters import ParameterCount
 from toolkit.model.shapes import ModelShape
 from toolkit.preflight import run_preflight
 from toolkit.recipe import Recipe
+from toolkit.recipe_file import load_recipe
 from toolkit.training.outlook import advice, look_ahead, verdict
 from toolkit.training.plan import T4, Device, make_plan, this_device
 
@@ -22,14 +26,6 @@ MakeRecipe = Callable[..., Recipe]
 Call = Callable[..., tuple[int, str, str]]
 # Of the configurations that Meta published; see the study for 2.5 and 6.5 GB in 16 bits.
 SIZES = {"1b": (1_235_814_400, 973_078_528), "3b": (3_212_749_824, 2_818_572_288)}
-
-
-@pytest.fixture
-def recipe_file(tmp_path: Path, tiny_model: Path) -> Path:
-    values = {**RECIPE, "model": {**RECIPE["model"], "name": str(tiny_model)}}
-    path = tmp_path / "recipe.yaml"
-    path.write_text(yaml.safe_dump(values, allow_unicode=True), encoding="utf-8")
-    return path
 
 
 @pytest.mark.parametrize(("size", "plain", "packed"), [("1b", 2.5, 1.03), ("3b", 6.5, 2.24)])
@@ -75,7 +71,7 @@ def test_an_evaluation_that_does_not_fit_is_told_with_its_key(make_recipe: MakeR
     outlook = look_ahead(before, make_plan(before, device=T4), T4)
     device = replace(T4, memory=outlook.scoring.total - 1_000_000)
     said = advice(before, replace(outlook, device=device))
-    assert said == f"set evaluation.batch_tokens={before.tokens.longest}", "and nothing of training"
+    assert said == f"set evaluation.batch_tokens={before.longest_row}", "and nothing of training"
 
 
 def test_preflight_says_where_a_recipe_fits_and_ends_with_3_where_it_does_not(call: Call, recipe_file: Path) -> None:
@@ -103,9 +99,68 @@ def test_a_probe_times_steps_and_leaves_nothing(call: Call, recipe_file: Path, t
 
 def test_a_run_records_what_was_predicted(trained: Any) -> None:
     record = json.loads(trained.run_json.read_text(encoding="utf-8"))
-    assert record["outlook"]["fits"] is True
-    assert record["outlook"]["training"]["peak"] == pytest.approx(record["peak_memory_bytes"], rel=0.5)
+    before = run_preflight(load_recipe(trained.recipe))
+    recorded, expected = record["outlook"], look_ahead(before, make_plan(before)).record()
+    # Resident pages only grow: a peak in other units, or of another process, would not lie between these two.
+    least = recorded["training"]["runtime"] if this_device().kind == "cpu" else 0
+    assert least <= record["peak_memory_bytes"] < psutil.virtual_memory().total
+    for peak in ("training", "scoring"):
+        terms = {name: size for name, size in recorded[peak].items() if name not in ("total", "peak", "loading")}
+        assert recorded[peak]["total"] == sum(terms.values()) and recorded[peak]["peak"] >= recorded[peak]["total"]
+        for one in (recorded, expected):  # this process has grown since
+            del one[peak]["runtime"], one[peak]["total"], one[peak]["peak"]
+    assert recorded == expected and recorded["fits"] is True
     assert record["near_duplicates"] == {"repeats": 0, "conflicts": 0, "leaked": 0}
+
+
+@pytest.mark.parametrize("types", ["[q8_0]", "[f16, q4_k_m]"])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_the_disk_of_an_export_is_what_the_export_demands(
+    make_recipe: MakeRecipe, tiny_model: Path, tmp_path: Path, dtype: str, types: str
+) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(tiny_model, base)
+    config = json.loads((base / "config.json").read_text(encoding="utf-8"))
+    (base / "config.json").write_text(json.dumps({**config, "dtype": dtype}), encoding="utf-8")
+    before = run_preflight(make_recipe(f"model.name={base}", f"export.gguf={types}"))
+    source = merged_type(base)
+    kept = [source, *before.recipe.export.gguf, *([source] if "q4_k_m" in types else [])]
+    demanded = sum(gguf_bytes(base, one) for one in kept)
+    headers = len(kept) * HEADER_BYTES  # far more than the tiny model's weights
+    # Its rows are too short for q4_k_m's blocks, so they are stored wider.
+    wide = 0.15 if "q4_k_m" in types else 0.02
+    assert look_ahead(before, make_plan(before)).export - headers == pytest.approx(demanded - headers, rel=wide)
+
+
+@pytest.mark.parametrize(("steps", "held"), [(10, 3), (2, 2)])
+def test_the_disk_of_checkpoints_holds_one_more_than_are_kept(
+    make_recipe: MakeRecipe, tiny_model: Path, steps: int, held: int
+) -> None:
+    few = ["training.save_steps=1", "training.save_total_limit=2", f"training.max_steps={steps}"]
+    before = run_preflight(make_recipe(f"model.name={tiny_model}", "training.optimizer=adamw_torch", *few))
+    assert look_ahead(before, make_plan(before)).checkpoints == held * 12 * before.parameters.trainable
+
+
+def test_a_disk_too_small_for_checkpoints_is_told_before_training(
+    call: Call, recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = ["sft", recipe_file, "--output-dir", tmp_path / "not" / "there", "--dry-run"]
+    code, out, err = call(*run)
+    assert code == 0 and "WARNING" not in out, err
+    monkeypatch.setattr("shutil.disk_usage", lambda _: shutil._ntuple_diskusage(10, 9, 1))  # type: ignore[attr-defined]
+    code, out, err = call(*run)
+    assert code == 0 and "WARNING     adapter and checkpoints will take" in out and "save_total_limit" in out, err
+
+
+@pytest.mark.parametrize(("said", "limited"), [("300000000\n", True), ("max\n", False), ("9223372036854771712", False)])
+def test_a_containers_limit_is_the_devices_memory(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, said: str, limited: bool
+) -> None:
+    monkeypatch.setattr("toolkit.training.plan.DEVICE", "cpu")
+    limit = tmp_path / "memory.max"
+    limit.write_text(said)
+    monkeypatch.setattr("toolkit.training.plan.CONTAINER_LIMITS", (tmp_path / "none", limit))
+    assert this_device().memory == (300_000_000 if limited else psutil.virtual_memory().total)
 
 
 @pytest.mark.parametrize(("text", "size"), [("16GB", 16e9), ("15.8 gb", 15.8e9), ("24GiB", 24 * 2**30), ("8", 8e9)])

@@ -55,8 +55,8 @@ def choose_micro_batch(batch_size: int, processes: int, longest: int, affordable
         At least 1: whether that fits is for the device to say.
     """
     share = max(1, batch_size // processes)
-    affordable = affordable_tokens // max(1, longest)
-    return next(rows for rows in range(share, 0, -1) if share % rows == 0 and (rows <= affordable or rows == 1))
+    most = max(1, min(share, affordable_tokens // max(1, longest)))
+    return next(rows for rows in range(most, 0, -1) if share % rows == 0)
 
 
 def choose_batch_tokens(longest: int, affordable_tokens: int) -> int:

@@ -9,6 +9,7 @@ import torch
 from tqdm.auto import tqdm
 
 from toolkit.batching.sampling import length_batches
+from toolkit.out_of_memory import SCORING_HINT, SCORING_MISFIT, memory_errors
 from toolkit.prompts import PromptEncoder
 from toolkit.recipe import Recipe
 from toolkit.run_folder import RunFolder
@@ -53,7 +54,9 @@ class TorchGenerator:
         answers: list[list[int]] = [[]] * len(prompts)
         with tqdm(total=len(prompts), desc="generating", unit="row") as bar:
             for rows in length_batches([len(prompt) + self._longest for prompt in prompts], self._batch_tokens):
-                for row, ids in zip(rows, self._answer([prompts[row] for row in rows]), strict=True):
+                with memory_errors(SCORING_MISFIT, hint=SCORING_HINT):
+                    said = self._answer([prompts[row] for row in rows])
+                for row, ids in zip(rows, said, strict=True):
                     answers[row] = until(ids, self._ends)
                 bar.update(len(rows))
         return answers

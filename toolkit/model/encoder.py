@@ -5,11 +5,12 @@ from typing import Any
 
 import torch
 
-from toolkit.errors import DeviceMemoryError, ModelError, RecipeError, first_line
+from toolkit.errors import ModelError, RecipeError, ToolkitError, first_line
 from toolkit.model.backend import DEVICE, AutoModelForSequenceClassification, LoraConfig, get_peft_model
 from toolkit.model.loading import load_adapter
 from toolkit.model.parameters import ParameterCount, count_adapted, model_config
 from toolkit.model.precision import Precision
+from toolkit.out_of_memory import memory_errors
 from toolkit.recipe import Lora, Recipe
 
 
@@ -76,23 +77,25 @@ def load_encoder(folder: Path, recipe: Recipe, precision: Precision) -> Any:
     """Load an encoder onto the device, its head drawn from the recipe's seed.
 
     Raises:
+        DeviceMemoryError: it does not fit into memory.
         ModelError: the folder cannot be loaded, or lacks weights of the encoder itself, which would stay random.
     """
     torch.manual_seed(recipe.seed)
     try:
-        model, found = AutoModelForSequenceClassification.from_pretrained(
-            folder,
-            num_labels=len(recipe.task.labels),
-            dtype=precision.dtype,
-            ignore_mismatched_sizes=True,  # a head for another number of labels is replaced
-            output_loading_info=True,
-            use_safetensors=True,
-            local_files_only=True,
-            trust_remote_code=False,
-        )
-        model = model.to(DEVICE)
-    except torch.OutOfMemoryError as error:
-        raise DeviceMemoryError(f"{folder} does not fit into the device's memory.") from error
+        with memory_errors(f"{folder} does not fit into the device's memory.", hint="Take a smaller encoder."):
+            model, found = AutoModelForSequenceClassification.from_pretrained(
+                folder,
+                num_labels=len(recipe.task.labels),
+                dtype=precision.dtype,
+                ignore_mismatched_sizes=True,  # a head for another number of labels is replaced
+                output_loading_info=True,
+                use_safetensors=True,
+                local_files_only=True,
+                trust_remote_code=False,
+            )
+            model = model.to(DEVICE)
+    except ToolkitError:
+        raise
     except Exception as error:  # Transformers and safetensors each fail in their own way
         raise ModelError(f"{folder} cannot be loaded: {first_line(error)}") from error
     head = head_modules(model)
@@ -109,7 +112,9 @@ def load_encoder(folder: Path, recipe: Recipe, precision: Precision) -> Any:
 def attach_encoder_lora(model: Any, lora: Lora, *, seed: int) -> Any:
     """Add a new adapter and make the head trainable, both in float32, as mixed-precision training needs."""
     torch.manual_seed(seed)
-    adapted = get_peft_model(model, _lora_config(model, lora))
+    too_large = f"An adapter of rank {lora.r} does not fit into the device's memory beside the encoder."
+    with memory_errors(too_large, hint="Lower lora.r, or name fewer lora.target_modules."):
+        adapted = get_peft_model(model, _lora_config(model, lora))
     for parameter in adapted.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()

@@ -3,10 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 
-from toolkit.errors import DeviceMemoryError, ModelError, first_line
+from toolkit.errors import ModelError, ToolkitError, first_line
 from toolkit.model.backend import (
     DEVICE,
     FastLanguageModel,
@@ -17,7 +16,10 @@ from toolkit.model.backend import (
 )
 from toolkit.model.precision import Precision, choose_precision
 from toolkit.model.safety import refuse_missing_weights, refuse_unsafe_adapter, weight_names
+from toolkit.out_of_memory import memory_errors
 from toolkit.recipe import Lora, Recipe
+
+_SMALLER = "Set model.load_in_4bit: true, or take a smaller model."
 
 
 def precision_for(recipe: Recipe) -> Precision:
@@ -29,10 +31,11 @@ def load_base(folder: Path, recipe: Recipe, precision: Precision, *, gradient_ch
     """Load base weights, in 4-bit when the recipe says so.
 
     Raises:
+        DeviceMemoryError: it does not fit into memory.
         ModelError: the folder cannot be loaded, or something else was loaded than what the recipe asks for.
     """
     try:
-        with quiet():
+        with memory_errors(f"{folder} does not fit into the device's memory.", hint=_SMALLER), quiet():
             model, _ = FastLanguageModel.from_pretrained(
                 model_name=str(folder),
                 max_seq_length=recipe.model.max_seq_length,
@@ -43,10 +46,8 @@ def load_base(folder: Path, recipe: Recipe, precision: Precision, *, gradient_ch
                 trust_remote_code=False,
                 local_files_only=True,
             )
-    except torch.OutOfMemoryError as error:
-        raise DeviceMemoryError(
-            f"{folder} does not fit into the device's memory.", hint="Set model.load_in_4bit: true, or a smaller model."
-        ) from error
+    except ToolkitError:
+        raise
     except Exception as error:  # Unsloth, Transformers and safetensors each fail in their own way
         raise ModelError(f"{folder} cannot be loaded: {first_line(error)}") from error
     _assert_as_asked(model, recipe, precision)
@@ -68,9 +69,15 @@ def _assert_as_asked(model: Any, recipe: Recipe, precision: Precision) -> None:
 
 
 def attach_lora(model: Any, lora: Lora, *, seed: int, gradient_checkpointing: bool) -> Any:
-    """Add a new adapter, its A matrices drawn from `seed` and its B matrices zero."""
+    """Add a new adapter, its A matrices drawn from `seed` and its B matrices zero.
+
+    Raises:
+        DeviceMemoryError: it does not fit into memory beside the model.
+        ModelError: it does not fit the model.
+    """
+    too_large = f"An adapter of rank {lora.r} does not fit into the device's memory beside the model."
     try:
-        with quiet():
+        with memory_errors(too_large, hint="Lower lora.r, or name fewer lora.target_modules."), quiet():
             return FastLanguageModel.get_peft_model(
                 model,
                 r=lora.r,
@@ -96,7 +103,10 @@ def load_adapter(model: Any, adapter: Path) -> Any:
     hint = "Use the model.name and model.revision that the run's recipe.yaml names."
     refuse_unsafe_adapter(adapter)
     try:
-        wrapped = PeftModel.from_pretrained(model, str(adapter), is_trainable=False)
+        with memory_errors(f"{adapter} does not fit into the device's memory beside its base.", hint=_SMALLER):
+            wrapped = PeftModel.from_pretrained(model, str(adapter), is_trainable=False)
+    except ToolkitError:  # some are a RuntimeError too
+        raise
     except (OSError, RuntimeError, ValueError, TypeError, LookupError, SafetensorError) as error:
         raise ModelError(f"The adapter {adapter} {misfit}: {first_line(error)}", hint=hint) from error
     with safe_open(adapter / "adapter_model.safetensors", framework="pt") as saved:

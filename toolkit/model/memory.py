@@ -106,6 +106,20 @@ def working_bytes(shape: ModelShape, part: Part, item: int) -> int:
     return part.tokens * item * 4 * (shape.intermediate + shape.hidden)
 
 
+def dora_bytes(shape: ModelShape, lora: Lora, item: int) -> int:
+    """What DoRA makes of a layer's largest target and frees again, to measure its columns: 0 for any other adapter.
+
+    As PEFT computes B A: a unit matrix of the inputs and the product, in float32; in half precision a copy of the
+    product; the product scaled, and the weights with it. No gradient goes through them (arXiv 2402.09353, section 4.3),
+    so nothing of this is kept.
+    """
+    if not lora.use_dora:
+        return 0
+    copies = 2 if item == _FLOAT else 3
+    sizes = [(shape.input_size(module), shape.output_size(module)) for module in lora.target_modules]
+    return max(_FLOAT * read * (read + written) + copies * item * read * written for read, written in sizes)
+
+
 def training_memory(
     shape: ModelShape,
     lora: Lora,
@@ -141,7 +155,8 @@ def training_memory(
         adapter=trainable * (2 * _FLOAT + OPTIMIZER_BYTES.get(optimizer, 2 * _FLOAT)),
         activations=kept_bytes(shape, lora, part, item=item, checkpointing=checkpointing),
         logits=logit_bytes(shape, part, item),
-        working=working_bytes(shape, part, item),
+        # Its weight-sized blocks are gone before the backward pass begins, or that of a layer that is recomputed.
+        working=max(working_bytes(shape, part, item), dora_bytes(shape, lora, item)),
         holes=hole_bytes(shape, lora, part, item=item) if on_cpu and not checkpointing else 0,
         loading=loading,
     )

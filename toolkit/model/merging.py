@@ -5,14 +5,16 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 
-from toolkit.errors import ModelError, first_line
+from toolkit.errors import ModelError, ToolkitError, first_line
 from toolkit.model.backend import AutoModelForCausalLM
 from toolkit.model.loading import load_adapter
 from toolkit.model.parameters import model_config
+from toolkit.out_of_memory import memory_errors
 from toolkit.prompts import load_tokenizer
 from toolkit.recipe import GgufType
 from toolkit.run_folder import atomic_path
 
+_MORE = "Export on a machine of more memory; the run folder can be copied there."
 _GGUF_NAMES: dict[torch.dtype, GgufType] = {torch.bfloat16: "bf16", torch.float16: "f16", torch.float32: "f32"}
 
 
@@ -33,9 +35,12 @@ def merge_adapter(base: Path, adapter: Path, destination: Path) -> None:
             hint="Train on the 16-bit model with model.load_in_4bit: true; it is quantised as it is loaded.",
         )
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            base, dtype=torch.float32, local_files_only=True, trust_remote_code=False, use_safetensors=True
-        )
+        with memory_errors(f"{base} does not fit into memory in float32, in which it is merged.", hint=_MORE):
+            model = AutoModelForCausalLM.from_pretrained(
+                base, dtype=torch.float32, local_files_only=True, trust_remote_code=False, use_safetensors=True
+            )
+    except ToolkitError:
+        raise
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"{base} cannot be loaded: {first_line(error)}") from error
     merged = load_adapter(model, adapter).merge_and_unload(safe_merge=True).to(_dtype(base))

@@ -75,7 +75,8 @@ def kept_widths(shape: ModelShape, lora: Lora) -> list[int]:
     """Of the vectors that one layer keeps of one token for its backward pass.
 
     Two inputs of norms; queries, keys and values at the width of all heads, and the attention's output; gate, its
-    activation and up; what adapters read, once where several read the same, or with dropout a copy and a mask for each.
+    activation and up; what adapters read, once where several read the same, or with dropout a copy and a mask for each;
+    with DoRA also the base's and the adapter's result of each target.
     """
     targets = set(lora.target_modules)
     if lora.dropout:
@@ -86,6 +87,8 @@ def kept_widths(shape: ModelShape, lora: Lora) -> list[int]:
             *[shape.hidden] * bool(targets & set(_GATES)),
             *[shape.intermediate] * ("down_proj" in targets),
         ]
+    if lora.use_dora:  # the gradient of its magnitudes
+        read += [shape.output_size(module) for module in lora.target_modules] * 2
     return [shape.hidden] * 2 + [shape.attention] * 4 + [shape.intermediate] * 3 + read
 
 
@@ -94,8 +97,9 @@ def freed_widths(shape: ModelShape, lora: Lora) -> list[int]:
 
     A norm's square, its normalised input, and its result, unless that is kept for adapters; the same of gate times up;
     of the rotation of queries and keys, two products, the turned copy and its negated half; of a linear layer with an
-    adapter its own result, the adapter's, and that scaled. The final result of a linear layer stays in the MLP; others
-    are rotated, widened to all heads, or added to the residual stream, and the new copy is what is kept.
+    adapter its own result, the adapter's, and that scaled; with DoRA both times magnitudes, that scaled, their sum,
+    and with dropout the base's result of undropped inputs. The final result of a linear layer stays in the MLP;
+    others are rotated, widened to all heads, or added to the residual stream, and the new copy is what is kept.
     """
     targets, drops = set(lora.target_modules), bool(lora.dropout)
     freed = [shape.hidden] * 4
@@ -104,7 +108,8 @@ def freed_widths(shape: ModelShape, lora: Lora) -> list[int]:
     freed += [shape.intermediate] * (drops or "down_proj" not in targets)
     widened = shape.keys != shape.attention
     freed += [shape.attention, shape.keys] * 3 + [shape.attention // 2, shape.keys // 2] + [shape.keys] * widened
+    made = 4 + drops if lora.use_dora else 3
     stay = _GATES if widened else ("v_proj", *_GATES)
     for module in LINEAR_LAYERS:
-        freed += [shape.output_size(module)] * ((3 if module in targets else 0) + (module not in stay))
+        freed += [shape.output_size(module)] * ((made if module in targets else 0) + (module not in stay))
     return freed

@@ -1,19 +1,23 @@
 """What a run will need before it begins: memory by its terms, disk, and whether that fits - and if not, what would."""
 
+import math
 import resource
+import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import psutil
 import torch
 
 from toolkit.decoding.engines import scoring_nodes
-from toolkit.errors import GateError
+from toolkit.errors import GateError, RecipeError
 from toolkit.file_types import FILE_TYPES
 from toolkit.model.backend import DEVICE
-from toolkit.model.memory import MemoryUse, ModelShape, Part, scoring_memory, training_memory
+from toolkit.model.memory import MemoryUse, ModelShape, Part, dora_bytes, scoring_memory, training_memory
+from toolkit.model.merging import merged_type
 from toolkit.model.parameters import model_config
 from toolkit.preflight import Preflight, run_preflight, use_colour
 from toolkit.recipe import Recipe
@@ -36,7 +40,9 @@ class Outlook:
         item: bytes of a number in weights and activations.
         training: the peak of a step.
         scoring: the peak of an evaluation.
-        checkpoints: adapter and optimiser, for as many checkpoints as are kept.
+        adapter: the run's result.
+        checkpoints: adapter and optimiser, for those that are kept and one more: the oldest goes when a new one is
+            whole.
         export: merged weights and the recipe's GGUFs.
     """
 
@@ -44,6 +50,7 @@ class Outlook:
     item: int
     training: MemoryUse
     scoring: MemoryUse
+    adapter: int
     checkpoints: int
     export: int
 
@@ -58,6 +65,7 @@ class Outlook:
             "device": asdict(self.device),
             "training": {**asdict(self.training), "total": self.training.total, "peak": self.training.peak},
             "scoring": {**asdict(self.scoring), "total": self.scoring.total, "peak": self.scoring.peak},
+            "adapter_bytes": self.adapter,
             "checkpoint_bytes": self.checkpoints,
             "export_bytes": self.export,
             "fits": self.fits,
@@ -91,14 +99,18 @@ def look_ahead(before: Preflight[Any], plan: Plan, device: Device | None = None)
     )
     if recipe.model.load_in_4bit:  # a layer's weights are unpacked while it computes
         training = replace(training, working=training.working + shape.hidden * shape.intermediate * item)
-    nodes = scoring_nodes(recipe, device.kind)
-    scored = Part(nodes, nodes * (nodes + before.tokens.longest), nodes // 2, is_tree=True)
+    nodes = max(scoring_nodes(recipe, device.kind), before.longest_row)  # a tree holds one row at least
+    scored = Part(nodes, nodes * (nodes + before.longest_row), nodes // 2, is_tree=True)
+    adapter = 4 * before.parameters.trainable
+    saved = math.ceil(plan.steps / recipe.training.save_steps)
+    scoring = scoring_memory(shape, scored, **shared)
     return Outlook(
         device=device,
         item=item,
         training=training,
-        scoring=scoring_memory(shape, scored, **shared),
-        checkpoints=recipe.training.save_total_limit * (training.adapter - 4 * before.parameters.trainable),
+        scoring=replace(scoring, working=max(scoring.working, dora_bytes(shape, recipe.lora, item))),
+        adapter=adapter,
+        checkpoints=min(recipe.training.save_total_limit + 1, saved) * (training.adapter - adapter),
         export=_export_bytes(before),
     )
 
@@ -129,13 +141,13 @@ def largest_part(before: Preflight[Any], plan: Plan) -> Part:
 
 
 def _export_bytes(before: Preflight[Any]) -> int:
-    """Merged weights, in 16 bits, the recipe's files, and what is written to make them; as `export` demands it."""
+    """Merged weights, in the base's type, the recipe's files, and what is written to make them; as `export` demands."""
     base = before.parameters.total - before.parameters.trainable
     matrices = before.parameters.quantisable
-    types = [FILE_TYPES[one] for one in before.recipe.export.gguf]
-    files = [one.file_bytes(matrices, base - matrices) for one in types]
-    copies = 1 + any(one.needs_quantiser for one in types)  # llama.cpp's quantiser reads a 16-bit GGUF
-    return 2 * base * copies + sum(files)
+    types, source = before.recipe.export.gguf, merged_type(before.folder)
+    # llama.cpp's quantiser reads a GGUF of the merged weights.
+    copies = [source] * (1 + any(FILE_TYPES[one].needs_quantiser for one in types))
+    return sum(FILE_TYPES[one].file_bytes(matrices, base - matrices) for one in [*copies, *types])
 
 
 def advice(before: Preflight[Any], outlook: Outlook) -> str | None:
@@ -151,17 +163,21 @@ def advice(before: Preflight[Any], outlook: Outlook) -> str | None:
 
 
 def _changes(before: Preflight[Any], outlook: Outlook) -> Iterator[tuple[str, Any]]:
-    """From what costs nothing to what costs speed."""
+    """From what costs nothing to what costs speed; no part becomes larger than the recipe sets it."""
     recipe, device = before.recipe, outlook.device
-    if outlook.scoring.total > device.memory:
-        yield "evaluation.batch_tokens", before.tokens.longest
+    if outlook.scoring.total > device.memory and before.longest_row < scoring_nodes(recipe, device.kind):
+        yield "evaluation.batch_tokens", before.longest_row
     is_tree = make_plan(before, device=device).is_tree
     part, smallest = ("batch_tokens", before.tokens.longest) if is_tree else ("micro_batch_size", 1)
-    if getattr(recipe.training, part) != "auto":
-        yield f"training.{part}", "auto"
+    given = getattr(recipe.training, part)
+    if given != "auto":
+        chosen = replace(before, recipe=_with(recipe, {f"training.{part}": "auto"}))
+        if getattr(make_plan(chosen, device=device), part) < given:
+            yield f"training.{part}", "auto"
     if recipe.training.gradient_checkpointing is not True:
         yield "training.gradient_checkpointing", True
-    yield f"training.{part}", smallest
+    if given == "auto" or smallest < given:
+        yield f"training.{part}", smallest
     if not recipe.model.load_in_4bit and device.kind == "cuda":
         yield "model.load_in_4bit", True
 
@@ -194,6 +210,18 @@ def outlook_lines(outlook: Outlook, said: str) -> str:
     )
 
 
+def disk_warning(outlook: Outlook, folder: Path) -> str | None:
+    """A line where the disk of `folder`, which need not exist yet, holds less than a new run will leave there."""
+    needed = outlook.adapter + outlook.checkpoints
+    free = shutil.disk_usage(next(one for one in (folder, *folder.absolute().parents) if one.exists())).free
+    if needed <= free:
+        return None
+    return (
+        f"WARNING     adapter and checkpoints will take {needed / 1e9:.2f} GB, and {folder} has {free / 1e9:.2f} GB "
+        "free; make room, or lower training.save_total_limit"
+    )
+
+
 def peak_memory_bytes() -> int:
     """The most memory this process has held: on the GPU where there is one, else resident."""
     if DEVICE == "cuda":
@@ -206,9 +234,14 @@ def print_preflight(recipe: Recipe, *, memory: int | None, probing: bool) -> Non
     """Print what is known before training: rows, tokens, memory here, on a T4 and on a GPU of `memory` bytes.
 
     Raises:
-        ToolkitError: the recipe cannot work.
+        ToolkitError: the recipe cannot work, or asks for `memory` with an encoder, whose memory nothing predicts.
         GateError: training does not fit: into `memory` where it is given, else here.
     """
+    if memory and recipe.model.kind != "decoder":
+        raise RecipeError(
+            f"--memory cannot be answered for model.kind {recipe.model.kind}: memory is predicted for decoders alone.",
+            hint="Measure it here: leave out --memory, and give --probe.",
+        )
     before = run_preflight(recipe, weights=probing)
     print(f"{before.report()}\n\n{before.examples(colour=use_colour())}\n")
     plan = WAYS[recipe.model.kind].plan(before)

@@ -2,8 +2,10 @@
 
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -24,6 +26,7 @@ Collator = Callable[[list[Row]], dict[str, Any]]
 
 _PAYS_FROM = 1.3
 """Padded tokens per node from which a tree is taken: below, building it and its mask may cost what it saves."""
+CONTAINER_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 _MEASURED_STEPS = 32
 _ANSWER_SHARE = 0.25
 """More than any answer's share of the tokens that its row has for itself."""
@@ -58,7 +61,17 @@ def this_device() -> Device:
     """The device of this process."""
     if DEVICE == "cuda":
         return Device(device_name(), "cuda", torch.cuda.get_device_properties(0).total_memory)
-    return Device(device_name(), "cpu", psutil.virtual_memory().total)
+    return Device(device_name(), "cpu", min([psutil.virtual_memory().total, *_container_limits()]))
+
+
+def _container_limits() -> Iterator[int]:
+    """Bytes that a control group allows its processes, where one does: version 2 says `max` for no limit, 1 a huge one.
+
+    Inside a container, whose own group is seen as the root.
+    """
+    for path in CONTAINER_LIMITS:
+        with suppress(OSError, ValueError):
+            yield int(path.read_text(encoding="ascii"))
 
 
 @dataclass(frozen=True)

@@ -8,20 +8,19 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import torch
-
 from toolkit.disk import held
-from toolkit.errors import DeviceMemoryError, StorageError, TrainingError
+from toolkit.errors import StorageError, TrainingError
 from toolkit.model.attention import accept_trees
 from toolkit.model.backend import wait_for_all_processes
 from toolkit.model.files import model_fingerprint
+from toolkit.out_of_memory import STEP_HINT, memory_errors
 from toolkit.preflight import Preflight, run_preflight, use_colour
 from toolkit.recipe import Recipe
 from toolkit.recipe_file import dump_recipe
 from toolkit.run_folder import IS_MAIN_PROCESS, RunFolder, now
 from toolkit.training.checkpoints import Checkpoints, find_checkpoints
 from toolkit.training.fit import fit, say
-from toolkit.training.outlook import look_ahead, outlook_lines, peak_memory_bytes, verdict
+from toolkit.training.outlook import disk_warning, look_ahead, outlook_lines, peak_memory_bytes, verdict
 from toolkit.training.plan import Plan, first_batches
 from toolkit.training.resuming import refuse_other_data, refuse_other_plan, refuse_other_run
 from toolkit.training.signals import resume_command
@@ -62,6 +61,8 @@ def train(recipe: Recipe, run: RunFolder, *, resume: bool, overwrite: bool, dry_
     outlook = look_ahead(before, plan) if recipe.model.kind == "decoder" else None
     if outlook:
         say(outlook_lines(outlook, verdict(before, outlook)))
+        if not resume and (warning := disk_warning(outlook, run.path)):  # a resumed run's checkpoints are there already
+            say(warning)
     started = time.monotonic()
     model = way.load(before, plan)
     _check_trainable(model, before)
@@ -88,19 +89,14 @@ def _fit_and_record(
     model: Any, before: Preflight, plan: Plan, run: RunFolder, found: Checkpoints, *, load_seconds: float
 ) -> None:
     try:
-        trainer = WAYS[before.recipe.model.kind].make_trainer(before, plan, model, run.checkpoints)
-        results = fit(trainer, before, plan, run, found)
+        with memory_errors("The device's memory does not hold a training step.", hint=STEP_HINT):
+            trainer = WAYS[before.recipe.model.kind].make_trainer(before, plan, model, run.checkpoints)
+            results = fit(trainer, before, plan, run, found)
     except BaseException as error:
         with suppress(OSError):  # what ended the run is the news, not that there is no room to note it
             _finish(run, status="interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
         if isinstance(error, StorageError):
             error.hint = f"Make room (`df -h` tells how much there is), then go on with: {resume_command()}"
-        if isinstance(error, torch.OutOfMemoryError):
-            raise DeviceMemoryError(
-                "The device's memory does not hold a training step.",
-                hint="Lower training.batch_tokens (training.micro_batch_size where rows are padded), "
-                "or set model.load_in_4bit: true.",
-            ) from error
         raise
     timings = {"load_seconds": round(load_seconds, 2), "train_seconds": round(results.seconds, 2)}
     _finish(run, status="completed", final_loss=results.loss, timings=timings, peak_memory_bytes=peak_memory_bytes())

@@ -8,15 +8,17 @@ from typing import Any
 import torch
 
 from toolkit.batching.collators import LossOn, PaddedCollator, Row, TreeCollator
-from toolkit.errors import DeviceMemoryError, first_line
+from toolkit.errors import first_line
 from toolkit.model.attention import limited_to
 from toolkit.model.precision import Precision
+from toolkit.out_of_memory import memory_errors
 from toolkit.run_folder import finite
 from toolkit.training.objective import summed_loss
 
 _ROWS = 4
 _TOLERANCE = {"float32": 1e-3, "bfloat16": 1e-1, "float16": 3e-2}
 """Largest relative difference of the gradient that rounding explains; a wrong mask makes it 0.5 and more."""
+_HINT = "Set model.load_in_4bit: true and training.gradient_checkpointing: true, or take a smaller model."
 _SCALE = 1024.0
 """A power of two, which changes no digit, keeps float16's small gradients above zero."""
 
@@ -69,13 +71,9 @@ def verify_tree(model: Any, rows: list[Row], loss_on: LossOn, precision: Precisi
     longest = padded["parts"][0]["input_ids"].shape[1]
     with _no_dropout(model), torch.random.fork_rng(), limited_to(model, longest):
         try:
-            loss, expected = _loss_and_gradient(model, padded, precision)
-            tree_loss, found = _loss_and_gradient(model, tree, precision)
-        except torch.OutOfMemoryError as error:
-            raise DeviceMemoryError(
-                f"The device's memory does not hold {len(rows)} rows of a training step.",
-                hint="Set model.load_in_4bit: true and training.gradient_checkpointing: true, or take a smaller model.",
-            ) from error
+            with memory_errors(f"The device's memory does not hold {len(rows)} rows of a training step.", hint=_HINT):
+                loss, expected = _loss_and_gradient(model, padded, precision)
+                tree_loss, found = _loss_and_gradient(model, tree, precision)
         except (RuntimeError, ValueError, IndexError) as error:  # however a backend refuses a mask of its own
             model.zero_grad()
             return Verification(None, None, tolerance, first_line(error))
