@@ -20,7 +20,7 @@ _SLOT_PATTERN = _SLOT.format("[0-9]+")
 class EncodedRow:
     """A row as token ids: the model reads `prompt` and is to say `answer` (verbalizer and end of turn).
 
-    `shortened` tells that the premise lost words to fit into `max_seq_length`.
+    `shortened` tells that the premise lost its end to fit into `max_seq_length`.
     """
 
     prompt: tuple[int, ...]
@@ -230,7 +230,7 @@ class PromptEncoder:
         """Token ids up to the answer, and whether the premise was shortened at its end to make them fit.
 
         Raises:
-            DataError: the row does not fit even without its premise.
+            DataError: the row does not fit even without its premise, or with nothing of it.
         """
         ids, shortened = fit_premise(premise, lambda text: self._whole(text, hypothesis), self.room)
         return tuple(ids), shortened
