@@ -14,6 +14,7 @@ from toolkit.command_line import add_overrides, add_run, parser, run_command
 from toolkit.data.annotate import refuse_formats
 from toolkit.recipe_file import load_recipe
 from toolkit.run_folder import RunFolder
+from toolkit.visible_text import visible
 
 
 def parse() -> Namespace:
@@ -48,10 +49,10 @@ def main(arguments: Namespace) -> None:
         print(f"labelled    {arguments.output}" + (f"; {shortened:,} premises lost their end" if shortened else ""))
         return
     answer = predictor.pair(arguments.premise, arguments.hypothesis)
-    print(answer.prediction)
     width = max(map(len, predictor.labels))
-    for label, probability in zip(predictor.labels, answer.probabilities, strict=True):
-        print(f"{label:<{width}}  {probability:.6f}")
+    shares = zip(predictor.labels, answer.probabilities, strict=True)
+    table = [f"{label:<{width}}  {probability:.6f}" for label, probability in shares]
+    print(visible("\n".join([answer.prediction, *table])))
 
 
 if __name__ == "__main__":

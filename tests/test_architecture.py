@@ -12,6 +12,7 @@ from tests.conftest import ROOT
 # A room may import rooms that stand before it, and its own.
 ORDER = [
     "errors",
+    "visible_text",
     "disk",
     "versions",
     "kinds",

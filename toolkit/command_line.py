@@ -12,6 +12,7 @@ from typing import Literal
 
 from toolkit.disk import final_name
 from toolkit.errors import EXIT_BAD_INPUT, EXIT_FAILURE, EXIT_INTERRUPTED, ToolkitError, first_line
+from toolkit.visible_text import visible
 
 _LONGEST_PATH = 200
 _REFUSALS = {
@@ -106,16 +107,16 @@ def run_command(command: Callable[[], None]) -> int:
     try:
         command()
     except ToolkitError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {visible(str(error))}", file=sys.stderr)
         if error.hint:
-            print(f"hint: {error.hint}", file=sys.stderr)
+            print(f"hint: {visible(error.hint)}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt as interrupt:
         print("interrupted" + (f" {interrupt}" if str(interrupt) else ""), file=sys.stderr)
         return EXIT_INTERRUPTED
     except OSError as error:
         sentence, code = explain_os_error(error)
-        print(f"error: {sentence}", file=sys.stderr)
+        print(f"error: {visible(sentence)}", file=sys.stderr)
         return code
     finally:
         if is_main_thread:
