@@ -40,6 +40,15 @@ def find_model(name: str, revision: str | None = None, *, weights: bool = True) 
     return checked_folder(folder, weights=weights)
 
 
+def fetch_weights(name: str, folder: Path) -> None:
+    """Add the weights to what `find_model` found without them: of the very commit, where a branch has moved on since.
+
+    Raises:
+        ModelError: they cannot be reached, or are no safetensors.
+    """
+    find_model(name, hub_commit(folder))
+
+
 def find_base(run: RunFolder, recipe: Recipe) -> Path:
     """The folder of the base model that a run was trained on: the very commit, where it came from the hub."""
     trained_on = run.record.get("model", {})

@@ -14,6 +14,7 @@ from toolkit.disk import held
 from toolkit.errors import DeviceMemoryError, StorageError, TrainingError
 from toolkit.model.attention import accept_trees
 from toolkit.model.backend import wait_for_all_processes
+from toolkit.model.files import fetch_weights
 from toolkit.preflight import Preflight, run_preflight, use_colour
 from toolkit.recipe import Recipe
 from toolkit.recipe_file import dump_recipe
@@ -47,7 +48,7 @@ def train(recipe: Recipe, run: RunFolder, *, resume: bool, overwrite: bool, dry_
         if run.is_finished:
             say(f"{run.path} is finished; there is nothing to resume.")
             return
-    before = run_preflight(recipe, weights=True)
+    before = run_preflight(recipe)
     say(f"{before.report()}\n\n{before.examples(colour=use_colour())}\n")
     way = WAYS[recipe.model.kind]
     plan = way.plan(before)
@@ -59,6 +60,7 @@ def train(recipe: Recipe, run: RunFolder, *, resume: bool, overwrite: bool, dry_
     outlook = look_ahead(before, plan) if recipe.model.kind == "decoder" else None
     if outlook:
         say(outlook_lines(outlook, verdict(before, outlook)))
+    fetch_weights(recipe.model.name, before.folder)
     started = time.monotonic()
     model = way.load(before, plan)
     _check_trainable(model, before)
