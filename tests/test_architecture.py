@@ -13,6 +13,7 @@ from tests.conftest import ROOT
 ORDER = [
     "errors",
     "visible_text",
+    "time_limit",
     "disk",
     "versions",
     "kinds",
