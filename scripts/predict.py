@@ -15,6 +15,7 @@ from toolkit.data.annotate import refuse_formats
 from toolkit.recipe_file import load_recipe
 from toolkit.run_folder import RunFolder
 from toolkit.run_place import refuse_unwritable
+from toolkit.visible_text import visible
 
 
 def parse() -> Namespace:
@@ -50,10 +51,7 @@ def main(arguments: Namespace) -> None:
         print(f"labelled    {arguments.output}" + (f"; {shortened:,} premises lost their end" if shortened else ""))
         return
     answer = predictor.pair(arguments.premise, arguments.hypothesis)
-    print(answer.prediction)
-    width = max(map(len, predictor.labels))
-    for label, probability in zip(predictor.labels, answer.probabilities, strict=True):
-        print(f"{label:<{width}}  {probability:.6f}")
+    print(visible(answer.table(predictor.labels)))
 
 
 if __name__ == "__main__":

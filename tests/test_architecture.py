@@ -12,7 +12,10 @@ from tests.conftest import ROOT
 # A room may import rooms that stand before it, and its own.
 ORDER = [
     "errors",
+    "visible_text",
+    "time_limit",
     "disk",
+    "files",
     "out_of_memory",
     "versions",
     "kinds",
@@ -91,6 +94,15 @@ def test_scripts_are_short() -> None:
     assert len(scripts) >= 4
     for path in scripts:
         assert len(path.read_text(encoding="utf-8").splitlines()) <= 60, path.name
+
+
+def test_modules_and_functions_are_short() -> None:
+    for path in modules():
+        text = path.read_text(encoding="utf-8")
+        assert len(text.splitlines()) <= 300, path.name
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef):
+                assert (node.end_lineno or 0) - node.lineno < 60, f"{path.name}: {node.name}"
 
 
 def test_nothing_trusts_remote_code_or_unpickles() -> None:

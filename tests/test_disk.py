@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from tests.training.test_resuming import file_size_limit
 from toolkit.disk import no_room, storage_errors
 from toolkit.errors import StorageError
-from toolkit.run_folder import atomic_path, remove_leftovers, write_text
+from toolkit.files import atomic_path, remove_leftovers, write_text
 
 BIG = np.zeros(100_000, dtype=np.uint8)
 

@@ -51,10 +51,23 @@ def test_a_package_outside_its_window_is_a_problem_that_says_what_it_means(versi
     assert problem.endswith("pip install trl==1.15.0")
 
 
-def test_an_untested_version_within_its_window_is_told_and_no_problem(versions: dict[str, str | None]) -> None:
-    versions["peft"] = "0.21.9"
+@pytest.mark.parametrize(
+    ("name", "version", "told"),
+    [
+        (
+            "peft",
+            "0.21.9",
+            "0.21.9            not the tested 0.21.2: Unsloth patches it by its source, so training may",
+        ),
+        ("scikit-learn", "1.9.9", "1.9.9             not the tested 1.9.1: what uses it may fail"),
+    ],
+)
+def test_an_untested_version_within_its_window_is_no_problem_and_what_it_means_is_told(
+    versions: dict[str, str | None], name: str, version: str, told: str
+) -> None:
+    versions[name] = version
     found = doctor.examine()
-    assert not found.problems and any("not the tested 0.21.2" in line for line in found.lines)
+    assert not found.problems and any(line.split()[0] == name and told in line for line in found.lines)
 
 
 def test_a_missing_package_is_a_problem_with_its_remedy(versions: dict[str, str | None]) -> None:

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from toolkit.command_line import explain_os_error, run_command
-from toolkit.run_folder import RunFolder, write_text
+from toolkit.files import write_text
+from toolkit.run_folder import RunFolder
 
 Call = Callable[..., tuple[int, str, str]]
 
@@ -105,7 +106,7 @@ def test_a_device_that_is_full_is_named_with_the_file(tmp_path: Path, capsys: py
             file.write(b"x")
 
     def write_atomically() -> None:
-        from toolkit.run_folder import atomic_path
+        from toolkit.files import atomic_path
 
         with atomic_path(tmp_path / "metrics.json"):
             write()

@@ -144,6 +144,15 @@ def test_a_template_that_cannot_work_is_refused(
         PromptEncoder(tokenizer, make_recipe().task.model_copy(update={"chat_template": template}), 256)
 
 
+def test_a_template_whose_loops_do_not_end_is_refused(
+    make_recipe: MakeRecipe, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("toolkit.prompts._RENDER_SECONDS", 0.02)
+    loop = "{% for i in range(3000) %}{% for j in range(3000) %}{% endfor %}{% endfor %}"  # takes about a second
+    with pytest.raises(RecipeError, match=r"cannot be rendered: it takes more than 0\.02 seconds\."):
+        PromptEncoder(tokenizer, make_recipe().task.model_copy(update={"chat_template": loop}), 256)
+
+
 def test_a_folder_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="has no tokenizer"):
         load_tokenizer(tmp_path)

@@ -13,6 +13,7 @@ from typing import Literal
 from toolkit.disk import final_name
 from toolkit.errors import EXIT_BAD_INPUT, EXIT_FAILURE, EXIT_INTERRUPTED, ToolkitError, first_line
 from toolkit.out_of_memory import memory_errors
+from toolkit.visible_text import visible
 
 _LONGEST_PATH = 200
 _USED_UP, _LESS = "Memory is used up, the machine's or its GPU's.", "End what else runs there, or take more memory."
@@ -109,16 +110,16 @@ def run_command(command: Callable[[], None]) -> int:
         with memory_errors(_USED_UP, hint=_LESS):
             command()
     except ToolkitError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {visible(str(error))}", file=sys.stderr)
         if error.hint:
-            print(f"hint: {error.hint}", file=sys.stderr)
+            print(f"hint: {visible(error.hint)}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt as interrupt:
         print("interrupted" + (f" {interrupt}" if str(interrupt) else ""), file=sys.stderr)
         return EXIT_INTERRUPTED
     except OSError as error:
         sentence, code = explain_os_error(error)
-        print(f"error: {sentence}", file=sys.stderr)
+        print(f"error: {visible(sentence)}", file=sys.stderr)
         return code
     finally:
         if is_main_thread:

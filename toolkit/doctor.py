@@ -33,7 +33,9 @@ _MEANINGS = {
     "tokenizers": "texts may become other tokens",
     "safetensors": "weights may not load",
 }
-_UNTOLD = "it was not tested"
+_UNTOLD = "what uses it may fail, or come to other results"
+_WITHIN = "not the tested"
+"""How the remark on a version begins that is within its window: to be told, but no problem."""
 
 
 @dataclass
@@ -150,9 +152,10 @@ def _examine_packages(found: Diagnosis) -> None:
         name, window = re.match(r"([\w.-]+)\s*([^;]*)", requirement).groups()  # type: ignore[union-attr]
         tested, installed = pins.get(_normal(name)), _installed(name)
         remark = _remark(name, window.strip(), installed, tested)
-        status = remark.partition(":")[0] or "tested"
+        is_problem = bool(remark) and not remark.startswith(_WITHIN)
+        status = (remark.partition(":")[0] if is_problem else remark) or "tested"
         found.add("packages" if requirement is needed[0] else "", f"{name:<17}{installed or 'missing':<18}{status}")
-        if remark and not remark.startswith("not the tested"):
+        if is_problem:
             found.problems.append(f"{name} {installed or ''} {remark}".replace("  ", " "))
 
 
@@ -174,7 +177,7 @@ def _remark(name: str, window: str, installed: str | None, tested: str | None) -
     if not _is_in(installed, window):
         return f"is outside {window}: {meaning}; {remedy}"
     if tested and installed.partition("+")[0] != tested:
-        return f"not the tested {tested}: {_UNTOLD}"
+        return f"{_WITHIN} {tested}: {meaning}"
     return ""
 
 

@@ -20,7 +20,7 @@ class EncodedPair:
         segments: for each token, 0 or 1: to which text it belongs (token_type_ids); None where the model has no such
             input.
         label: index of the label.
-        shortened: whether the premise lost words to fit into `max_seq_length`.
+        shortened: whether the premise lost its end to fit into `max_seq_length`.
     """
 
     ids: tuple[int, ...]
@@ -65,7 +65,7 @@ class PairEncoder:
         """One row; only its premise is shortened, at its end.
 
         Raises:
-            DataError: the row does not fit even without its premise.
+            DataError: the row does not fit even without its premise, or with nothing of it.
         """
 
         def encode(premise: str) -> list[tuple[int, int]]:

@@ -22,6 +22,7 @@ from toolkit.model.precision import Precision
 from toolkit.pairs import EncodedPair, RowEncoder, row_encoder
 from toolkit.prompts import EncodedRow, PromptEncoder, load_tokenizer
 from toolkit.recipe import Recipe
+from toolkit.visible_text import visible
 
 RowT = TypeVar("RowT", EncodedRow, EncodedPair)
 _GREEN, _GREY, _PLAIN = "\033[1;32m", "\033[90m", "\033[0m"
@@ -141,7 +142,7 @@ class Preflight(Generic[RowT]):
             )
         if recipe.lora.dropout and DEVICE == "cuda" and recipe.model.kind == "decoder":
             lines.append("dropout     lora.dropout above 0 leaves Unsloth's fused LoRA kernels; 0 is faster")
-        return "\n".join(lines)
+        return visible("\n".join(lines))
 
     def examples(self, *, colour: bool) -> str:
         """Two training rows of different labels as text, trained tokens coloured, or in brackets without colour."""
@@ -151,7 +152,7 @@ class Preflight(Generic[RowT]):
 
     def _example(self, number: int, colour: bool) -> str:
         row: Any = self.train_rows[number]  # of this very encoder
-        read, trained = self.encoder.show(row, self.recipe.training.loss_on)
+        read, trained = map(visible, self.encoder.show(row, self.recipe.training.loss_on))
         return f"{_GREY}{read}{_GREEN}{trained}{_PLAIN}" if colour else f"{read}[{trained}]"
 
 

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +11,20 @@ from toolkit.errors import DataError, ModelError, RecipeError, first_line
 from toolkit.fitting import encode_rows, fit_premise
 from toolkit.recipe import Task
 from toolkit.task import Example, answer, prompt_messages
+from toolkit.time_limit import within
 
 # The n-th message's text while the chat template is rendered: private-use characters that no template has.
 _SLOT = "\ue000{}\ue001"
 _SLOT_PATTERN = _SLOT.format("[0-9]+")
+_RENDER_SECONDS = 30.0
+"""Far above the milliseconds that a template takes, on any machine."""
 
 
 @dataclass(frozen=True, slots=True)
 class EncodedRow:
     """A row as token ids: the model reads `prompt` and is to say `answer` (verbalizer and end of turn).
 
-    `shortened` tells that the premise lost words to fit into `max_seq_length`.
+    `shortened` tells that the premise lost its end to fit into `max_seq_length`.
     """
 
     prompt: tuple[int, ...]
@@ -137,12 +141,8 @@ class PromptEncoder:
                 "The model's tokenizer has no chat template.", hint="Give one with task.chat_template in the recipe."
             )
         try:
-            return self.tokenizer.apply_chat_template(
-                messages,
-                tokenize=False,
-                add_generation_prompt=add_generation_prompt,
-                **date,
-            )
+            render = partial(self.tokenizer.apply_chat_template, messages, tokenize=False, **date)
+            return within(_RENDER_SECONDS, partial(render, add_generation_prompt=add_generation_prompt))
         except Exception as error:  # Jinja's own errors, and whatever the template raises
             raise RecipeError(
                 f"The chat template cannot be rendered: {first_line(error).rstrip('.')}.",
@@ -230,7 +230,7 @@ class PromptEncoder:
         """Token ids up to the answer, and whether the premise was shortened at its end to make them fit.
 
         Raises:
-            DataError: the row does not fit even without its premise.
+            DataError: the row does not fit even without its premise, or with nothing of it.
         """
         ids, shortened = fit_premise(premise, lambda text: self._whole(text, hypothesis), self.room)
         return tuple(ids), shortened

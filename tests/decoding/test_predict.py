@@ -16,8 +16,9 @@ import pytest
 from toolkit.decoding import classifiers, journal, predict
 from toolkit.decoding.predict import Predictor
 from toolkit.errors import DataError, RunError, ToolkitError
+from toolkit.files import file_sha256, write_json
 from toolkit.recipe_file import load_recipe
-from toolkit.run_folder import RunFolder, file_sha256, write_json
+from toolkit.run_folder import RunFolder
 
 ROWS = [
     {"premise": f"Il a {i} « chats »,\net \"{i}\" chiens.", "hypothesis": f"Il a {i * i} chats.", "n": str(i)}

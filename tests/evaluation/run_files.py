@@ -9,8 +9,9 @@ import yaml
 
 from tests.conftest import RECIPE
 from toolkit.evaluation.metrics import Predictions, compute_metrics
+from toolkit.files import write_json, write_text
 from toolkit.recipe_file import dump_recipe, load_recipe
-from toolkit.run_folder import RunFolder, write_json, write_text
+from toolkit.run_folder import RunFolder
 from toolkit.task import Example
 
 LABELS = ("entailment", "neutral", "contradiction")

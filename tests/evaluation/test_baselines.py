@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from scipy.stats import binom
 
-from toolkit.evaluation.baselines import baseline_accuracies, data_warnings
+from toolkit.evaluation.baselines import answer_warnings, baseline_accuracies, data_warnings
 from toolkit.task import Example
 
 LABELS = ("entailment", "neutral", "contradiction")
@@ -81,3 +81,15 @@ def test_hypotheses_of_xnli_in_french_give_their_label_away(shared: Path) -> Non
     assert accuracies["hypothesis_only"] == pytest.approx(0.5185, abs=0.005)
     assert accuracies["premise_hypothesis"] == pytest.approx(0.5165, abs=0.005)
     assert len(data_warnings(accuracies, evaluation)) == 1
+
+
+def test_answers_that_tell_nothing_apart_or_less_than_words_do_are_told() -> None:
+    rows = evaluation_rows(9)
+    gold = [row.label for row in rows]
+    assert answer_warnings(gold, rows, {"hypothesis_only": 0.9}) == []
+    (alike,) = answer_warnings(["neutral"] * 9, rows, {})
+    assert alike.startswith("Every row is answered alike (neutral)")
+    assert answer_warnings(["neutral"] * 3, [row for row in rows if row.label == "neutral"], {}) == []
+    worse = [LABELS[0] if label == LABELS[1] else label for label in gold]
+    (words,) = answer_warnings(worse, rows, {"random": 1 / 3, "premise_hypothesis": 0.8})
+    assert words == "A linear classifier of words alone is right in 80.0% of the rows, this model in 66.7%."

@@ -18,7 +18,8 @@ from toolkit.evaluation.calibration import (
     reliability_bins,
 )
 from toolkit.evaluation.plots import plot_reliability
-from toolkit.run_folder import RunFolder, write_json
+from toolkit.files import write_json
+from toolkit.run_folder import RunFolder
 from toolkit.task import Example
 
 

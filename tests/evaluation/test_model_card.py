@@ -11,9 +11,10 @@ from huggingface_hub import ModelCard
 
 from tests.evaluation.run_files import make_run, write_evaluation
 from toolkit.evaluation.model_card import write_model_card
+from toolkit.files import write_json
 from toolkit.prompts import PromptEncoder, load_tokenizer
 from toolkit.recipe_file import load_recipe
-from toolkit.run_folder import RunFolder, write_json
+from toolkit.run_folder import RunFolder
 
 
 def card_of(run: RunFolder) -> ModelCard:

@@ -14,7 +14,8 @@ from toolkit.errors import RunError
 from toolkit.evaluation import report
 from toolkit.evaluation.report import write_report
 from toolkit.evaluation.report_data import gather
-from toolkit.run_folder import RunFolder, write_json
+from toolkit.files import write_json
+from toolkit.run_folder import RunFolder
 
 PARITY = {
     "reference": "adapter", "rows": 200, "data": "embedded:nli-fr:dev", "labels": list(LABELS), "accuracy": 0.9,

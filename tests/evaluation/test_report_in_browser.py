@@ -12,7 +12,7 @@ import pytest
 from tests.evaluation.run_files import make_run, write_evaluation, write_log
 from tests.evaluation.test_report import PARITY, Page
 from toolkit.evaluation.report import write_report
-from toolkit.run_folder import write_json
+from toolkit.files import write_json
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium")

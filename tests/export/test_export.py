@@ -18,7 +18,8 @@ import toolkit
 from tests.conftest import ROOT
 from toolkit.export import export as module
 from toolkit.export import quantise as quantise_module
-from toolkit.run_folder import RunFolder, atomic_path
+from toolkit.files import atomic_path
+from toolkit.run_folder import RunFolder
 
 Call = Callable[..., tuple[int, str, str]]
 
@@ -60,11 +61,11 @@ def test_flags_that_mean_nothing_are_refused(call: Call, run: RunFolder, flags: 
     assert code == 2 and flags[1] in err and untouched(run)
 
 
-def fake_quantiser(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It copies, so that its file answers as its source."""
+def fake_quantiser(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str = 'cp "$1" "$2"') -> None:
+    """By itself it copies, so that its file answers as its source."""
     program = tmp_path / "bin" / "llama-quantize"
-    program.parent.mkdir()
-    program.write_text('#!/bin/sh\ncp "$1" "$2"\n')
+    program.parent.mkdir(exist_ok=True)
+    program.write_text(f"#!/bin/sh\n{script}\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
 
@@ -154,6 +155,32 @@ def test_a_kill_leaves_the_older_file_or_none_and_the_next_export_clears_up(
     with atomic_path(file) as partial:
         partial.write_text("whole")
     assert [path.name for path in tmp_path.iterdir()] == ["m.gguf"] and file.read_text() == "whole"
+
+
+def test_a_kill_while_the_quantiser_writes_leaves_no_file_and_the_next_export_clears_up(
+    call: Call, run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_quantiser(tmp_path, monkeypatch, f'head -c 9999 "$1" > "$2"; echo $$ > {tmp_path}/begun; exec sleep 120')
+    arguments = ["export_gguf", run.path, "--quant", "q4_k_m", "--verify", "6"]
+    script = [sys.executable, ROOT / "scripts" / "export_gguf.py", *map(str, arguments[1:])]
+    begun = tmp_path / "begun"
+    with subprocess.Popen(script, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        while process.poll() is None and not (begun.is_file() and begun.read_text().endswith("\n")):
+            time.sleep(0.05)
+        process.send_signal(signal.SIGKILL)
+    try:
+        left = {path.name.split(".gguf")[0] for path in (run.path / "gguf").iterdir()}
+        assert process.returncode == -signal.SIGKILL and not run.gguf("q4_k_m").exists()
+        assert left == {".small-q4_k_m", ".small-quantising"}
+        fake_quantiser(tmp_path, monkeypatch)
+        code, out, err = call(*arguments)
+    finally:
+        os.kill(int(begun.read_text()), signal.SIGKILL)  # the quantiser outlives the export
+    assert code == 0, out + err
+    assert {path.name for path in (run.path / "gguf").iterdir()} == {
+        "small-q4_k_m.gguf", "Modelfile", "README.md", "parity.json",
+    }  # fmt: skip
+    assert not list(run.path.rglob("*.partial"))
 
 
 def test_what_a_living_process_is_writing_is_left_alone(tmp_path: Path) -> None:

@@ -1,13 +1,18 @@
 """Holes in the heap: which blocks a layer frees, and which of them a narrower block fills."""
 
+import platform
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from tests.conftest import ROOT
 from toolkit.batching.collators import PaddedCollator, training_row
 from toolkit.model.backend import AutoModelForCausalLM
 from toolkit.model.heap import hole_bytes
@@ -15,6 +20,7 @@ from toolkit.model.loading import attach_lora
 from toolkit.model.shapes import ModelShape, Part, freed_widths, kept_widths
 from toolkit.prompts import EncodedRow
 from toolkit.recipe import Lora
+from toolkit.training import ways
 from toolkit.training.objective import summed_loss
 
 ROWS = [training_row(EncodedRow((*range(1, 40 + i % 3), 7), (9, 2))) for i in range(6)]
@@ -80,3 +86,47 @@ def test_narrower_blocks_fill_the_holes_of_wider_ones() -> None:
 
 def test_large_blocks_leave_no_holes() -> None:
     assert hole_bytes(SQUARE, PLAIN, Part((32 << 20) // 128, 0, 1, is_tree=True), item=4) == 0
+
+
+HELD_AFTER_FREEING = """
+import ctypes, sys, psutil
+from toolkit.model.heap import return_freed_blocks
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+libc.free(libc.malloc(30 << 20))  # glibc takes it for a sign that blocks up to this size come and go
+if sys.argv[1] == "returned":
+    return_freed_blocks()
+before, blocks = psutil.Process().memory_info().rss, []
+for _ in range(40):
+    blocks.append(libc.malloc(4 << 20))
+    ctypes.memset(ctypes.c_void_p(blocks[-1]), 1, 4 << 20)
+    libc.malloc(2000)  # stays, so that the heap cannot shrink
+for block in blocks:
+    libc.free(block)
+print(psutil.Process().memory_info().rss - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc's heap")
+def test_freed_blocks_are_given_back_where_that_is_asked_for() -> None:
+    held = []
+    for how in ("kept", "returned"):
+        command = [sys.executable, "-c", HELD_AFTER_FREEING, how]
+        held.append(int(subprocess.run(command, cwd=ROOT, capture_output=True, check=True).stdout))
+    assert held[0] > 100 << 20 and held[1] < 20 << 20
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("checkpointing", [True, False])
+def test_only_checkpointing_on_a_cpu_asks_for_it(
+    monkeypatch: pytest.MonkeyPatch, device: str, checkpointing: bool
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(ways, "DEVICE", device)
+    monkeypatch.setattr(ways, "return_freed_blocks", lambda: asked.append("freed blocks"))
+    monkeypatch.setattr(ways, "load_base", lambda *_, **__: asked.append("model"))
+    monkeypatch.setattr(ways, "attach_lora", lambda *_, **__: None)
+    before: Any = SimpleNamespace(recipe=SimpleNamespace(lora=None, seed=0), folder=None, precision=None)
+    plan: Any = SimpleNamespace(gradient_checkpointing=checkpointing)
+    ways.WAYS["decoder"].load(before, plan)
+    assert asked == ["freed blocks"] * (checkpointing and device == "cpu") + ["model"]

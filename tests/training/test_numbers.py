@@ -1,7 +1,9 @@
 """Numbers that cannot be right stop a run at the step that has them, and that step can be looked into."""
 
+import errno
 import json
 import math
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -55,6 +57,20 @@ def test_the_first_bad_number_stops_training_and_says_of_which_rows(
     assert found["step"] == 7 and found["rows"] == ["c", "a"] and found["learning_rate"] == 0.1
     for name, value in logs.items():
         assert str(found[name]) == str(value)
+
+
+@pytest.mark.parametrize(("error", "why"), [(errno.ENOSPC, "the disk is full"), (errno.EROFS, "Read-only file system")])
+def test_where_the_step_cannot_be_described_the_number_is_still_the_news(
+    watch: StopOnBadNumbers, monkeypatch: pytest.MonkeyPatch, error: int, why: str
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError(error, os.strerror(error))
+
+    monkeypatch.setattr(Path, "write_text", refuse)
+    said = rf"step 7: The loss is nan\. .*bad_step\.json could not be written: {why}\."
+    with pytest.raises(TrainingError, match=said) as stopped:
+        log_step(watch, loss=math.nan)
+    assert "training.learning_rate" in (stopped.value.hint or "")
 
 
 def test_a_step_that_fp16s_scaler_skips_is_no_error_until_no_scale_is_left(watch: StopOnBadNumbers) -> None:
@@ -123,3 +139,20 @@ def test_a_learning_rate_beyond_reason_ends_in_a_sentence(
     log = [json.loads(line) for line in run.train_log.read_text(encoding="utf-8").splitlines()]
     assert found["step"] == log[-1]["step"] == 2 and log[-1]["loss"] is None
     assert all(row.startswith("nli-fr-train-") for row in found["rows"])
+
+
+def test_a_resume_that_ends_well_leaves_no_bad_step(
+    make_recipe: MakeRecipe, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = RunFolder(tmp_path / "run")
+    recipe = make_recipe(f"model.name={tiny_model}")
+
+    def stop(watch: StopOnBadNumbers, *_: Any, **__: Any) -> None:
+        watch.stop(1, "The loss is nan.", None)
+
+    with monkeypatch.context() as faulty, pytest.raises(TrainingError):
+        faulty.setattr(StopOnBadNumbers, "on_log", stop)
+        train(recipe, run, resume=False, overwrite=False, dry_run=False)
+    assert (run.path / "bad_step.json").is_file()
+    train(recipe, run, resume=True, overwrite=False, dry_run=False)
+    assert run.is_finished and not (run.path / "bad_step.json").exists()

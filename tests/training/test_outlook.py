@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -19,7 +20,7 @@ from toolkit.model.shapes import ModelShape
 from toolkit.preflight import run_preflight
 from toolkit.recipe import Recipe
 from toolkit.recipe_file import load_recipe
-from toolkit.training.outlook import advice, look_ahead, verdict
+from toolkit.training.outlook import _file_bytes, advice, look_ahead, verdict
 from toolkit.training.plan import T4, Device, make_plan, this_device
 
 MakeRecipe = Callable[..., Recipe]
@@ -174,3 +175,13 @@ def test_the_shape_of_a_configuration_without_a_head_size_is_derived() -> None:
 
     shape = ModelShape.of(Config)
     assert shape.attention == 64 and shape.input_size("down_proj") == 128 and shape.input_size("q_proj") == 64
+
+
+def test_pages_of_files_are_counted_where_weights_are_converted(tiny_model: Path, tmp_path: Path) -> None:
+    counts = ParameterCount(trainable=10, total=1010, quantisable=0)
+    saved: Any = SimpleNamespace(folder=tiny_model, parameters=counts)
+    size = (tiny_model / "model.safetensors").stat().st_size
+    assert (_file_bytes(saved, 2), _file_bytes(saved, 4)) == (0, size), "the files are in bfloat16"
+    shutil.copy(tiny_model / "config.json", tmp_path)
+    to_fetch: Any = SimpleNamespace(folder=tmp_path, parameters=counts)
+    assert (_file_bytes(to_fetch, 2), _file_bytes(to_fetch, 4)) == (0, 2 * 1000)

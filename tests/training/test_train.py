@@ -1,6 +1,7 @@
 """Training: batches add up, the answer's end is learned, a run can be resumed, and its record is complete."""
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.conftest import ROOT
-from toolkit.errors import RunError
+from toolkit.errors import DataError, RunError
 from toolkit.recipe import Recipe
 from toolkit.run_folder import RunFolder
 from toolkit.training.train import train
@@ -33,6 +34,32 @@ def assert_close(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor], toleran
     assert a.keys() == b.keys()
     for name, tensor in a.items():
         torch.testing.assert_close(b[name], tensor, rtol=0, atol=tolerance)
+
+
+def test_weights_of_the_hub_are_fetched_when_all_else_is_known_to_be_right(
+    make_recipe: MakeRecipe,
+    tiny_model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    snapshot, fetched = tmp_path / "snapshots" / "abc123", list[tuple[str | None, str]]()
+
+    def download(name: str, *, revision: str | None, allow_patterns: list[str]) -> str:
+        shutil.copytree(tiny_model, snapshot, ignore=shutil.ignore_patterns("*.safetensors"), dirs_exist_ok=True)
+        if "*.safetensors" in allow_patterns:
+            fetched.append((revision, capsys.readouterr().out))
+            shutil.copytree(tiny_model, snapshot, dirs_exist_ok=True)
+        return str(snapshot)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    hub, run = "model.name=somebody/tiny", RunFolder(tmp_path / "run")
+    with pytest.raises(DataError):
+        train(make_recipe(hub, "model.max_seq_length=8"), run, resume=False, overwrite=False, dry_run=True)
+    assert not fetched
+    train(make_recipe(hub, "model.revision=main"), run, resume=False, overwrite=False, dry_run=True)
+    ((revision, said),) = fetched
+    assert revision == "abc123" and "verdict " in said
 
 
 @pytest.mark.parametrize("loss_on", ["completion", "full_text"])

@@ -22,6 +22,12 @@ class Answer:
     prediction: str
     probabilities: list[float]
 
+    def table(self, labels: Sequence[str]) -> str:
+        """The label, and below it the probability of each, for a terminal."""
+        width = max(map(len, labels))
+        shares = zip(labels, self.probabilities, strict=True)
+        return "\n".join([self.prediction, *(f"{label:<{width}}  {share:.6f}" for label, share in shares)])
+
 
 def refuse_formats(source: Path, target: Path) -> None:
     """Refuse a pair of files between which rows cannot be streamed.

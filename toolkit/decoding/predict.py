@@ -20,11 +20,12 @@ from toolkit.data.sources import Row, stream_file
 from toolkit.decoding.classifiers import open_classifier
 from toolkit.decoding.journal import CHUNK_ROWS, Journal, open_journal
 from toolkit.errors import DataError, RunError
+from toolkit.files import atomic_path, file_fingerprint, file_sha256
 from toolkit.pairs import EncodedPair, row_encoder
 from toolkit.prompts import EncodedRow, load_tokenizer
 from toolkit.recipe import Recipe
 from toolkit.recipe_file import differences, load_recipe
-from toolkit.run_folder import RunFolder, atomic_path, file_fingerprint, file_sha256, read_object
+from toolkit.run_folder import RunFolder, read_object
 
 _SHOWN_ROWS = 3
 

@@ -16,6 +16,7 @@ from toolkit.task import Example
 
 _PREMISE, _HYPOTHESIS = 0, 1
 _LUCK = 0.001
+_WORDS = ("hypothesis_only", "premise_hypothesis")
 
 
 def baseline_accuracies(
@@ -73,3 +74,28 @@ def data_warnings(baselines: Mapping[str, float], evaluation: Sequence[Example])
         f"{rows:,} rows, where always saying the commonest label is in {chance:.1%}: part of the accuracy may come "
         "from how hypotheses are written, not from comparing them with premises."
     ]
+
+
+def answer_warnings(
+    predicted: Sequence[str | None], evaluation: Sequence[Example], baselines: Mapping[str, float]
+) -> list[str]:
+    """Sentences about answers that an accuracy hides; usually none.
+
+    Args:
+        predicted: the decoded label of each row.
+        evaluation: the rows.
+        baselines: see `baseline_accuracies`; may be empty.
+    """
+    said, warnings = set(predicted), []
+    if len(said) == 1 and len({row.label for row in evaluation}) > 1:
+        warnings.append(
+            f"Every row is answered alike ({next(iter(said))}): the model does not tell the labels apart. Train longer, "
+            "or give labels verbalizers whose words the model knows."
+        )
+    accuracy = float(np.mean([one == row.label for one, row in zip(predicted, evaluation, strict=True)]))
+    words = max((baselines[name] for name in _WORDS if name in baselines), default=0.0)
+    if words > accuracy:
+        warnings.append(
+            f"A linear classifier of words alone is right in {words:.1%} of the rows, this model in {accuracy:.1%}."
+        )
+    return warnings

@@ -14,7 +14,8 @@ from scipy.stats import binomtest
 from toolkit.errors import RunError
 from toolkit.evaluation.intervals import percentile_interval, resample_groups, sum_by_group, wilson_interval
 from toolkit.evaluation.prediction_files import EvaluatedRows, differing_rows, read_evaluation, refuse_other_rows
-from toolkit.run_folder import atomic_path, write_json
+from toolkit.files import atomic_path, write_json
+from toolkit.visible_text import visible
 
 _FILES = ("compare.json", "differences.jsonl")
 _RESAMPLES = 10_000
@@ -191,4 +192,4 @@ def comparison_report(result: dict[str, Any]) -> str:
     for name, row in zip(names, result["agreement"], strict=True):
         lines.append(f"{name:<{width}}  " + "  ".join(f"{share:>7.2%}" for share in row))
     lines.append(f"\n{result['differing_rows']:,} rows have different predictions")
-    return "\n".join(lines)
+    return visible("\n".join(lines))

@@ -10,20 +10,21 @@ import numpy as np
 from toolkit.data.checks import Overlap, Splits, fingerprint, load_examples, load_splits
 from toolkit.data.few_shot import draw_shots, refuse_shots
 from toolkit.data.sources import describe, parse_data, slug
-from toolkit.evaluation.baselines import baseline_accuracies, data_warnings
+from toolkit.evaluation.baselines import answer_warnings, baseline_accuracies, data_warnings
 from toolkit.evaluation.calibration import Calibration, calibrate, calibration_rows, label_indices
-from toolkit.evaluation.decode import decode_constrained, decode_freely
+from toolkit.evaluation.decode import Decoded, decode_constrained, decode_freely
 from toolkit.evaluation.evaluation_files import write_evaluation
 from toolkit.evaluation.invalid import invalid_figures
 from toolkit.evaluation.metrics import Predictions, compute_metrics
 from toolkit.evaluation.report_data import gather
 from toolkit.evaluation.run_results import Evaluation, base_zero_shot
 from toolkit.evaluation.terminal import terminal_report
+from toolkit.files import file_sha256
 from toolkit.pairs import row_encoder
 from toolkit.prompts import load_tokenizer
 from toolkit.recipe import Recipe, Source
 from toolkit.recipe_file import differences, load_recipe
-from toolkit.run_folder import RunFolder, file_sha256
+from toolkit.run_folder import RunFolder
 from toolkit.task import Example
 
 Mode = Literal["constrained", "free"]
@@ -76,21 +77,33 @@ def evaluate(
     baselines = _baselines(splits, recipe, earlier, name)
     settings = (model, run, recipe, encoder, examples)
     decoded = decode_freely(*settings) if mode == "free" else decode_constrained(*settings, held_back)
+    metrics = measured | _figures(decoded, examples, held_back, baselines, warnings, recipe.seed)
+    write_evaluation(folder, examples, decoded.predictions, metrics)
+    print(terminal_report(examples, decoded.predictions, metrics))
+    return folder
+
+
+def _figures(
+    decoded: Decoded,
+    examples: list[Example],
+    held_back: list[Example],
+    baselines: dict[str, float],
+    warnings: list[str],
+    seed: int,
+) -> dict[str, Any]:
+    """What metrics.json says of the answers; `warnings` are those that were known before."""
     predictions = decoded.predictions
     calibration, untold = _calibrate(held_back, decoded.held_back, examples, predictions)
-    metrics = {
-        **measured,
-        **compute_metrics(examples, predictions, seed=recipe.seed),
+    answered = answer_warnings(predictions.predicted, examples, baselines)
+    return {
+        **compute_metrics(examples, predictions, seed=seed),
         **invalid_figures(examples, predictions),
         "calibration": calibration.record() if calibration else None,
         "baselines": baselines,
-        "warnings": [*data_warnings(baselines, examples), *warnings, *untold],
+        "warnings": [*data_warnings(baselines, examples), *answered, *warnings, *untold],
         "shortened_rows": decoded.shortened,
         "speed": {"seconds": round(decoded.seconds, 3), "examples_per_second": len(examples) / decoded.seconds},
     }
-    write_evaluation(folder, examples, predictions, metrics)
-    print(terminal_report(examples, predictions, metrics))
-    return folder
 
 
 def _what_was_measured(

@@ -10,7 +10,7 @@ import numpy as np
 from toolkit.evaluation.calibration import apply_temperature, label_indices, reliability_bins
 from toolkit.evaluation.metrics import Predictions
 from toolkit.evaluation.plots import plot_confusion_matrix, plot_reliability
-from toolkit.run_folder import atomic_path, write_json
+from toolkit.files import atomic_path, write_json
 from toolkit.task import Example
 
 

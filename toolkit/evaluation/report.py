@@ -10,7 +10,8 @@ from toolkit.errors import RunError, first_line
 from toolkit.evaluation import formats
 from toolkit.evaluation.report_data import BASELINES, Report, gather
 from toolkit.evaluation.svg import loss_curve, reliability_diagram
-from toolkit.run_folder import RunFolder, now, write_text
+from toolkit.files import write_text
+from toolkit.run_folder import RunFolder, now
 
 
 def write_report(run: RunFolder) -> Path:

@@ -8,6 +8,7 @@ from sklearn.metrics import classification_report
 from toolkit.evaluation.invalid import invalid_lines
 from toolkit.evaluation.metrics import Predictions
 from toolkit.task import Example
+from toolkit.visible_text import visible
 
 
 def terminal_report(examples: Sequence[Example], predictions: Predictions, metrics: dict[str, Any]) -> str:
@@ -38,7 +39,7 @@ def terminal_report(examples: Sequence[Example], predictions: Predictions, metri
             f"{value:<{width}}  {one['n']:>6}  {one['accuracy']:>8.2%}  {one['macro_f1']:>8.4f}"
             for value, one in values.items()
         ]
-    return "\n".join([table, *lines, *invalid_lines(metrics)])
+    return visible("\n".join([table, *lines, *invalid_lines(metrics)]))
 
 
 def _statistics_lines(metrics: dict[str, Any]) -> list[str]:

@@ -19,11 +19,12 @@ from toolkit.export.modelfile import modelfile, usage
 from toolkit.export.parity import ParityGate, Verify, choose_rows
 from toolkit.export.quantise import find_quantiser, quantise
 from toolkit.file_types import FILE_TYPES
+from toolkit.files import remove_leftovers, scratch_path, write_json, write_text
 from toolkit.model.files import card_licence, find_base
 from toolkit.model.merging import merge_adapter, merged_type
 from toolkit.prompts import PromptEncoder, load_tokenizer
 from toolkit.recipe import GgufType, Recipe
-from toolkit.run_folder import RunFolder, remove_leftovers, scratch_path, write_json, write_text
+from toolkit.run_folder import RunFolder
 
 
 def export_run(

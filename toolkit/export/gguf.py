@@ -22,8 +22,8 @@ from toolkit.export.gguf_tokenizer import read_tokenizer
 from toolkit.export.llama_config import LlamaConfig
 from toolkit.export.llama_folder import LlamaFolder, Tensor
 from toolkit.file_types import FILE_TYPES, HEADER_BYTES, FileType
+from toolkit.files import atomic_path
 from toolkit.recipe import GgufType
-from toolkit.run_folder import atomic_path
 
 _CHUNK_VALUES = 1 << 22  # 16 MiB as float32: what a thread holds at full precision
 

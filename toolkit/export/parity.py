@@ -18,6 +18,7 @@ from toolkit.prompts import EncodedRow, PromptEncoder
 from toolkit.recipe import GgufType, Recipe
 from toolkit.run_folder import RunFolder
 from toolkit.task import Example
+from toolkit.visible_text import visible
 
 Verify = int | Literal["all"]
 MIN_AGREEMENT, MIN_AGREEMENT_NARROW = 0.99, 0.95
@@ -170,7 +171,7 @@ class ParityGate:
                 f"  row {row.id}: adapter {row.reference}, here {row.model} ({row.kind}: {row.margin:.3f} nats)"
                 for row in sorted(found.disagreements, key=lambda row: -row.margin)[:_SHOWN]
             ]
-        return "\n".join(lines)
+        return visible("\n".join(lines))
 
     def _torch_scores(self, model: str, rows: int) -> np.ndarray:
         with open_scorer(model, self._run, self._recipe, self._trie) as scorer:

@@ -16,8 +16,8 @@ from tqdm.auto import tqdm
 
 from toolkit.errors import ExportError, QuantiserError
 from toolkit.file_types import FILE_TYPES
+from toolkit.files import atomic_path
 from toolkit.recipe import GgufType
-from toolkit.run_folder import atomic_path
 
 _TENSOR = re.compile(r"\[\s*(\d+)/\s*(\d+)\]")
 

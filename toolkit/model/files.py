@@ -6,9 +6,10 @@ from yaml import YAMLError
 
 from toolkit.embedded.tiny_llama import MODEL_FOLDER
 from toolkit.errors import ModelError, first_line
+from toolkit.files import file_fingerprint
 from toolkit.model.safety import checked_folder
 from toolkit.recipe import Recipe
-from toolkit.run_folder import RunFolder, file_fingerprint
+from toolkit.run_folder import RunFolder
 
 EMBEDDED = "embedded:tiny-llama-fr"
 _SMALL_FILES = ["*.json", "*.jinja", "README.md"]  # the last names the licence
@@ -38,6 +39,15 @@ def find_model(name: str, revision: str | None = None, *, weights: bool = True) 
     else:
         folder = _download(name, revision, weights=weights)
     return checked_folder(folder, weights=weights)
+
+
+def fetch_weights(name: str, folder: Path) -> None:
+    """Add the weights to what `find_model` found without them: of the very commit, where a branch has moved on since.
+
+    Raises:
+        ModelError: they cannot be reached, or are no safetensors.
+    """
+    find_model(name, hub_commit(folder))
 
 
 def find_base(run: RunFolder, recipe: Recipe) -> Path:

@@ -6,13 +6,13 @@ import torch
 from safetensors import SafetensorError
 
 from toolkit.errors import ModelError, ToolkitError, first_line
+from toolkit.files import atomic_path
 from toolkit.model.backend import AutoModelForCausalLM
 from toolkit.model.loading import load_adapter
 from toolkit.model.parameters import model_config
 from toolkit.out_of_memory import memory_errors
 from toolkit.prompts import load_tokenizer
 from toolkit.recipe import GgufType
-from toolkit.run_folder import atomic_path
 
 _MORE = "Export on a machine of more memory; the run folder can be copied there."
 _GGUF_NAMES: dict[torch.dtype, GgufType] = {torch.bfloat16: "bf16", torch.float16: "f16", torch.float32: "f32"}

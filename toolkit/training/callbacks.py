@@ -10,8 +10,9 @@ from tqdm.auto import tqdm
 
 from toolkit.batching.sampling import RowOrder
 from toolkit.disk import storage_errors
+from toolkit.files import write_text
 from toolkit.model.backend import TrainerCallback
-from toolkit.run_folder import finite, write_text
+from toolkit.run_folder import finite
 
 
 class TrainLog(TrainerCallback):

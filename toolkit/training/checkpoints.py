@@ -12,7 +12,7 @@ from pathlib import Path
 
 from toolkit.disk import flush_to_disk
 from toolkit.errors import RunError, first_line
-from toolkit.run_folder import atomic_path, discard, file_sha256, remove
+from toolkit.files import atomic_path, discard, file_sha256, remove
 
 _MANIFEST = "manifest.json"
 _DAMAGED = "damaged-"

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from toolkit.disk import flush_to_disk
+from toolkit.files import atomic_path
 from toolkit.preflight import Preflight
-from toolkit.run_folder import IS_MAIN_PROCESS, RunFolder, atomic_path, finite
+from toolkit.run_folder import IS_MAIN_PROCESS, RunFolder, finite
 from toolkit.training.callbacks import TrainLog
 from toolkit.training.checkpoints import Checkpoints, tidy
 from toolkit.training.plan import Plan

@@ -6,9 +6,9 @@ from typing import Any, NoReturn
 
 import torch
 
-from toolkit.errors import TrainingError
+from toolkit.errors import StorageError, TrainingError
+from toolkit.files import write_json
 from toolkit.model.backend import TrainerCallback
-from toolkit.run_folder import write_json
 
 _SMALLEST_SCALE = 1.0
 """Of fp16's losses: below it gradients overflow that were not even scaled up, so no scale will help."""
@@ -31,6 +31,10 @@ class StopOnBadNumbers(TrainerCallback):
         self._ids = ids
         self._rows = torch.tensor([], dtype=torch.long)
         self._scale: float | None = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Remove what an earlier start of the run left: the step it tells of is made again."""
+        self.path.unlink(missing_ok=True)
 
     def begin_step(self, rows: torch.Tensor, scale: float | None) -> None:
         """Take down what a step begins with.
@@ -66,8 +70,13 @@ class StopOnBadNumbers(TrainerCallback):
         """
         figures = {name: _words(value) for name, value in seen.items()}
         rows = [self._ids[place] for place in self._rows.tolist()]
-        write_json(self.path, {"step": step, "what": what, **figures, "loss_scale": self._scale, "rows": rows})
-        raise TrainingError(f"Training stopped at step {step}: {what} Its rows are named in {self.path}.", hint=hint)
+        told = f"Its rows are named in {self.path}."
+        try:
+            write_json(self.path, {"step": step, "what": what, **figures, "loss_scale": self._scale, "rows": rows})
+        except OSError as error:  # the number is the news, not that there was no room to describe its step
+            is_full = isinstance(error, StorageError)
+            told = str(error) if is_full else f"{self.path} could not be written: {error.strerror}."
+        raise TrainingError(f"Training stopped at step {step}: {what} {told}", hint=hint)
 
 
 def _words(value: float | None) -> float | str | None:

@@ -12,7 +12,7 @@ from toolkit.disk import held
 from toolkit.errors import StorageError, TrainingError
 from toolkit.model.attention import accept_trees
 from toolkit.model.backend import wait_for_all_processes
-from toolkit.model.files import model_fingerprint
+from toolkit.model.files import fetch_weights, model_fingerprint
 from toolkit.out_of_memory import STEP_HINT, memory_errors
 from toolkit.preflight import Preflight, run_preflight, use_colour
 from toolkit.recipe import Recipe
@@ -47,7 +47,7 @@ def train(recipe: Recipe, run: RunFolder, *, resume: bool, overwrite: bool, dry_
         if run.is_finished:
             say(f"{run.path} is finished; there is nothing to resume.")
             return
-    before = run_preflight(recipe, weights=True)
+    before = run_preflight(recipe)
     say(f"{before.report()}\n\n{before.examples(colour=use_colour())}\n")
     way = WAYS[recipe.model.kind]
     plan = way.plan(before)
@@ -63,6 +63,7 @@ def train(recipe: Recipe, run: RunFolder, *, resume: bool, overwrite: bool, dry_
         say(outlook_lines(outlook, verdict(before, outlook)))
         if not resume and (warning := disk_warning(outlook, run.path)):  # a resumed run's checkpoints are there already
             say(warning)
+    fetch_weights(recipe.model.name, before.folder)
     started = time.monotonic()
     model = way.load(before, plan)
     _check_trainable(model, before)
