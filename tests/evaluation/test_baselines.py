@@ -91,5 +91,6 @@ def test_answers_that_tell_nothing_apart_or_less_than_words_do_are_told() -> Non
     assert alike.startswith("Every row is answered alike (neutral)")
     assert answer_warnings(["neutral"] * 3, [row for row in rows if row.label == "neutral"], {}) == []
     worse = [LABELS[0] if label == LABELS[1] else label for label in gold]
-    (words,) = answer_warnings(worse, rows, {"random": 1 / 3, "premise_hypothesis": 0.8})
-    assert words == "A linear classifier of words alone is right in 80.0% of the rows, this model in 66.7%."
+    assert answer_warnings(worse, rows, {"premise_hypothesis": 0.8}) == [], "so few rows do not tell"
+    (words,) = answer_warnings(worse, rows, {"random": 1 / 3, "premise_hypothesis": 0.95})
+    assert words.startswith("A linear classifier of words alone is right in 95.0% of the rows, this model in 66.7% [")

@@ -89,13 +89,15 @@ def answer_warnings(
     said, warnings = set(predicted), []
     if len(said) == 1 and len({row.label for row in evaluation}) > 1:
         warnings.append(
-            f"Every row is answered alike ({next(iter(said))}): the model does not tell the labels apart. Train longer, "
-            "or give labels verbalizers whose words the model knows."
+            f"Every row is answered alike ({next(iter(said))}): the model does not tell the labels apart. Train "
+            "longer, or give labels verbalizers whose words the model knows."
         )
-    accuracy = float(np.mean([one == row.label for one, row in zip(predicted, evaluation, strict=True)]))
+    correct = sum(one == row.label for one, row in zip(predicted, evaluation, strict=True))
+    low, high = wilson_interval(correct, len(evaluation))
     words = max((baselines[name] for name in _WORDS if name in baselines), default=0.0)
-    if words > accuracy:
+    if words > high:
         warnings.append(
-            f"A linear classifier of words alone is right in {words:.1%} of the rows, this model in {accuracy:.1%}."
+            f"A linear classifier of words alone is right in {words:.1%} of the rows, this model in "
+            f"{correct / len(evaluation):.1%} [{low:.1%}, {high:.1%}]."
         )
     return warnings
