@@ -30,6 +30,7 @@ SHAPES = {
     "deep": (24, 384, 1024, 6, 6, 64, 50_000),
     "large vocabulary": (4, 768, 2048, 12, 12, 64, 200_000),
     "narrow heads": (8, 640, 2560, 20, 4, 32, 64_000),
+    "small": (16, 512, 1408, 8, 2, 64, 100_000),
 }
 CASES = {
     "wide": [
@@ -47,6 +48,10 @@ CASES = {
     "narrow heads": [
         ["training.batching=padded", "training.batch_size=24", ALL_LINEAR, "lora.dropout=0", *LONG],
         ["training.batching=prefix_tree", "training.batch_size=96", "training.batch_tokens=900"],
+    ],
+    "small": [
+        ["training.batching=padded", "training.batch_size=20", "lora.dropout=0.2", "lora.r=32"],
+        ["training.batching=prefix_tree", "training.batch_size=64", "lora.target_modules=[q_proj, v_proj]", *LONG],
     ],
 }  # fmt: skip
 FOLDER_CASES = [

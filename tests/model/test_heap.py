@@ -73,15 +73,15 @@ def freed_at(shape: ModelShape, width: int) -> int:
     return sum(one for one in freed_widths(shape, PLAIN) if one == width)
 
 
-def test_of_equal_blocks_half_of_what_is_freed_stays_as_holes() -> None:
+def test_of_equal_blocks_all_that_is_freed_stays_as_holes() -> None:
     part = Part(1000, 0, 1, is_tree=True)  # blocks of 32 find room in those of 64
-    assert hole_bytes(SQUARE, PLAIN, part, item=4) == 2 * 1000 * 4 * freed_at(SQUARE, 64) // 2
+    assert hole_bytes(SQUARE, PLAIN, part, item=4) == 2 * 1000 * 4 * freed_at(SQUARE, 64)
 
 
 def test_narrower_blocks_fill_the_holes_of_wider_ones() -> None:
     part, wide = Part(1000, 0, 1, is_tree=True), replace(SQUARE, intermediate=256)
     assert freed_at(wide, 256) == 256
-    assert hole_bytes(wide, PLAIN, part, item=4) == 2 * 1000 * 4 * freed_at(wide, 64) // 2
+    assert hole_bytes(wide, PLAIN, part, item=4) == 2 * 1000 * 4 * freed_at(wide, 64)
 
 
 def test_large_blocks_leave_no_holes() -> None:

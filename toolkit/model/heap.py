@@ -16,8 +16,8 @@ def hole_bytes(shape: ModelShape, lora: Lora, part: Part, *, item: int) -> int:
 
     torch asks for aligned blocks, for which glibc needs a hole a little larger than the block: that of an equal block
     serves only as long as nothing small has taken the slack around it. Narrower blocks always find room in it. So with
-    each layer the heap grows by what it keeps, and by between none and all of what it frees and no narrower
-    block fills. Which of the two depends on the order of all small allocations: the middle is predicted.
+    each layer the heap grows by what it keeps, and by up to all of what it frees and no narrower block fills. How much
+    of that depends on the order of all small allocations, from run to run; all of it is predicted, to be safe.
     Blocks of 32 MiB and more are the system's own and leave no hole (mallopt(3), DEFAULT_MMAP_THRESHOLD_MAX). With
     checkpointing there are none, see `return_freed_blocks`.
 
@@ -35,7 +35,7 @@ def hole_bytes(shape: ModelShape, lora: Lora, part: Part, *, item: int) -> int:
         filled = min(room, width * (freed[width] + kept[width]))
         grown += width * freed[width] - filled
         room += width * freed[width] - filled
-    return shape.layers * part.tokens * item * grown // 2
+    return shape.layers * part.tokens * item * grown
 
 
 def return_freed_blocks() -> None:
