@@ -16,9 +16,11 @@ from toolkit.disk import flush_to_disk, is_written, storage_errors
 def remove_leftovers(path: Path) -> None:
     """Remove what killed processes left beside `path` as they wrote it; put back what they had set aside."""
     for left in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
-        if not is_written(left) and left.name.startswith(f".{path.name}.old.") and not os.path.lexists(path):
+        if is_written(left):
+            continue
+        if left.name.startswith(f".{path.name}.old.") and not os.path.lexists(path):
             left.rename(path)  # killed between the two renames of `atomic_path`
-        elif not is_written(left):
+        else:
             remove(left)
 
 
@@ -47,17 +49,18 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """
     with scratch_path(path) as partial:
         yield partial
-        _as_readable_as_others(partial)
+        if partial.is_dir():
+            _as_readable_as_others(partial)
         older = _set_aside(path) if partial.is_dir() and path.exists() else None
         partial.replace(path)
         if older:
             remove(older)
 
 
-def _as_readable_as_others(path: Path) -> None:
+def _as_readable_as_others(folder: Path) -> None:
     """Safetensors writes for the user alone, whatever the umask says."""
     os.umask(mask := os.umask(0o077))
-    for file in path.rglob("*.safetensors") if path.is_dir() else ():
+    for file in folder.rglob("*.safetensors"):
         file.chmod(0o666 & ~mask)
 
 

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 from toolkit.errors import DeviceMemoryError, ToolkitError
 
@@ -10,13 +10,6 @@ from toolkit.errors import DeviceMemoryError, ToolkitError
 _SIGNS = re.compile(
     r"out of memory|DefaultCPUAllocator|CUBLAS_STATUS_ALLOC_FAILED|bad_alloc|cannot allocate memory", re.IGNORECASE
 )
-
-STEP_HINT = (
-    "Lower training.batch_tokens (training.micro_batch_size where rows are padded), "
-    "or set training.gradient_checkpointing: true, or model.load_in_4bit: true."
-)
-SCORING_MISFIT = "The device's memory does not hold a forward pass over these rows."
-SCORING_HINT = "Lower evaluation.batch_tokens, e.g. --set evaluation.batch_tokens=512, or set model.load_in_4bit: true."
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -41,3 +34,20 @@ def memory_errors(sentence: str, *, hint: str) -> Iterator[None]:
         if not is_out_of_memory(error):
             raise
         raise DeviceMemoryError(sentence, hint=hint) from error
+
+
+def step_errors() -> AbstractContextManager[None]:
+    """`memory_errors` of training steps."""
+    return memory_errors(
+        "The device's memory does not hold a training step.",
+        hint="Lower training.batch_tokens (training.micro_batch_size where rows are padded), "
+        "or set training.gradient_checkpointing: true, or model.load_in_4bit: true.",
+    )
+
+
+def scoring_errors() -> AbstractContextManager[None]:
+    """`memory_errors` of an evaluation and a prediction."""
+    return memory_errors(
+        "The device's memory does not hold a forward pass over these rows.",
+        hint="Lower evaluation.batch_tokens, e.g. --set evaluation.batch_tokens=512, or set model.load_in_4bit: true.",
+    )

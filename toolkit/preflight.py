@@ -133,13 +133,12 @@ class Preflight(Generic[RowT]):
         if self.splits.held_back:
             lines.insert(4, f"held back   {_labels(label_counts(recipe, self.splits.held_back))}, for calibration")
         shortened = {"training": tokens.shortened_rows, "evaluation": self.scored_tokens.shortened_rows}
-        for kind, rows in shortened.items():
-            if not rows:
-                continue
-            lines.append(
-                f"shortened   {rows} {kind} rows lose the end of their premise to fit "
-                f"model.max_seq_length {recipe.model.max_seq_length}"
-            )
+        lines += [
+            f"shortened   {rows} {kind} rows lose the end of their premise to fit "
+            f"model.max_seq_length {recipe.model.max_seq_length}"
+            for kind, rows in shortened.items()
+            if rows
+        ]
         if recipe.lora.dropout and DEVICE == "cuda" and recipe.model.kind == "decoder":
             lines.append("dropout     lora.dropout above 0 leaves Unsloth's fused LoRA kernels; 0 is faster")
         return visible("\n".join(lines))

@@ -1,4 +1,4 @@
-"""A run's folder: the names of its files, its run.json, and writing that never shows half a file."""
+"""A run's folder: the names of its files, and its run.json."""
 
 import json
 import math

@@ -29,7 +29,7 @@ def refuse_bad_place(path: Path) -> None:
     above = real.parents
     if runs := [folder for folder in above if (folder / "run.json").is_file() and (folder / "recipe.yaml").is_file()]:
         raise RunError(f"{path} would stand inside the run {runs[0]}, and vanish with it.", hint=_ELSEWHERE)
-    if (nearest := _nearest(real)).is_file():
+    if not (nearest := nearest_existing(real)).is_dir():
         raise RunError(f"{path} cannot be a run folder: {nearest} is a file.", hint=_ELSEWHERE)
     refuse_unwritable(real, hint=_ELSEWHERE)
 
@@ -40,14 +40,15 @@ def refuse_unwritable(path: Path, *, hint: str = "Give yourself the right to wri
     Raises:
         RunError: naming the folder.
     """
-    nearest = _nearest(Path(os.path.realpath(path)))
-    if not os.access(nearest, os.W_OK | os.X_OK * nearest.is_dir()):
+    nearest = nearest_existing(path)
+    if not os.access(nearest, os.W_OK | os.X_OK if nearest.is_dir() else os.W_OK):
         raise RunError(f"{path} cannot be written: this user may not write {nearest}.", hint=hint)
 
 
-def _nearest(path: Path) -> Path:
-    """The path, or the first above it that exists."""
-    return next(one for one in (path, *path.parents) if os.path.lexists(one))
+def nearest_existing(path: Path) -> Path:
+    """Where a path leads, or the first folder above that exists."""
+    real = Path(os.path.realpath(path))
+    return next(one for one in (real, *real.parents) if os.path.lexists(one))
 
 
 def refuse_links(paths: Iterable[Path]) -> None:

@@ -12,6 +12,7 @@ from toolkit.model.attention import accept_trees, model_mask
 from toolkit.model.backend import AutoModelForCausalLM
 from toolkit.model.memory import scoring_memory, working_bytes
 from toolkit.model.shapes import ModelShape, Part
+from toolkit.recipe import Lora
 
 
 def most_held(compute: Callable[[], Any]) -> int:
@@ -32,7 +33,7 @@ def test_a_scoring_pass_holds_what_is_predicted(tiny_model: Path, dtype: torch.d
     accept_trees(model)
     shape, nodes, predictions = ModelShape.of(model.config), 256, 100
     part = Part(nodes, nodes**2, predictions, is_tree=True)
-    told = scoring_memory(shape, part, runtime=1, weights=2, item=dtype.itemsize, loading=3)
+    told = scoring_memory(shape, Lora(), part, runtime=1, weights=2, item=dtype.itemsize, loading=3)
     sees = torch.ones(1, 1, nodes, nodes, dtype=torch.bool).tril()
     inputs = {"input_ids": torch.arange(nodes)[None] % 99, "position_ids": torch.arange(nodes)[None]}
     hidden = torch.zeros(predictions, shape.hidden, dtype=dtype)

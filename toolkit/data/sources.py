@@ -50,10 +50,15 @@ def refuse_missing(*sources: Source) -> None:
     Raises:
         DataError: naming the first.
     """
-    for path in (Path(source.path) for source in sources if source.path.endswith(LOCAL_SUFFIXES)):
-        if not path.is_file():
-            why = f"{path} is no file" if path.exists() else f"There is no data file {path}"
-            raise DataError(f"{why}.", hint="Give a file, with its path from the working directory.")
+    for source in sources:
+        if source.path.endswith(LOCAL_SUFFIXES):
+            _refuse_missing_file(Path(source.path))
+
+
+def _refuse_missing_file(path: Path) -> None:
+    if not path.is_file():
+        why = f"{path} is no file" if path.exists() else f"There is no data file {path}"
+        raise DataError(f"{why}.", hint="Give a file, with its path from the working directory.")
 
 
 def describe(source: Source) -> str:
@@ -98,7 +103,7 @@ def stream_file(path: Path) -> Iterator[Row]:
     Raises:
         DataError: the file is not there, or at the row that cannot be read.
     """
-    refuse_missing(Source(path=str(path)))
+    _refuse_missing_file(path)
     try:
         yield from _READERS[path.suffix](path)
     except UnicodeDecodeError as error:

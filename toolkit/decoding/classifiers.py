@@ -9,7 +9,7 @@ import numpy as np
 
 from toolkit.decoding.engines import Scorer, open_scorer, refuse_non_finite, score
 from toolkit.decoding.label_trie import LabelTrie
-from toolkit.out_of_memory import SCORING_HINT, SCORING_MISFIT, memory_errors
+from toolkit.out_of_memory import scoring_errors
 from toolkit.pairs import PairEncoder, RowEncoder
 from toolkit.prompts import EncodedRow
 from toolkit.recipe import Recipe
@@ -74,7 +74,7 @@ class HeadClassifier:
 
     def label_scores(self, rows: Sequence[Any], *, first_row: int = 1) -> LabelScores:
         """See `Classifier`; on a tie `decoded` is the label that the recipe names first."""
-        with memory_errors(SCORING_MISFIT, hint=SCORING_HINT):
+        with scoring_errors():
             scores = self._scorer.score(rows)
         refuse_non_finite(scores, first_row)
         return LabelScores(self.labels, [self.labels[i] for i in scores.argmax(axis=1)], scores)

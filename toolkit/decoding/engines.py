@@ -10,7 +10,7 @@ import numpy as np
 from toolkit.decoding.gguf_file import refuse_other_vocabulary
 from toolkit.decoding.label_trie import LabelTrie
 from toolkit.errors import ModelError
-from toolkit.out_of_memory import SCORING_HINT, SCORING_MISFIT, memory_errors
+from toolkit.out_of_memory import scoring_errors
 from toolkit.prompts import load_tokenizer
 from toolkit.recipe import Recipe
 from toolkit.run_folder import RunFolder
@@ -42,7 +42,7 @@ def score(scorer: Scorer, prompts: list[tuple[int, ...]], *, first_row: int = 1)
         DeviceMemoryError: memory does not hold a forward pass.
         ModelError: naming the first rows whose scores are none.
     """
-    with memory_errors(SCORING_MISFIT, hint=SCORING_HINT):
+    with scoring_errors():
         scores = scorer.score(prompts)
     refuse_non_finite(scores, first_row)
     return scores

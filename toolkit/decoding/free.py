@@ -9,7 +9,7 @@ import torch
 from tqdm.auto import tqdm
 
 from toolkit.batching.sampling import length_batches
-from toolkit.out_of_memory import SCORING_HINT, SCORING_MISFIT, memory_errors
+from toolkit.out_of_memory import scoring_errors
 from toolkit.prompts import PromptEncoder
 from toolkit.recipe import Recipe
 from toolkit.run_folder import RunFolder
@@ -54,7 +54,7 @@ class TorchGenerator:
         answers: list[list[int]] = [[]] * len(prompts)
         with tqdm(total=len(prompts), desc="generating", unit="row") as bar:
             for rows in length_batches([len(prompt) + self._longest for prompt in prompts], self._batch_tokens):
-                with memory_errors(SCORING_MISFIT, hint=SCORING_HINT):
+                with scoring_errors():
                     said = self._answer([prompts[row] for row in rows])
                 for row, ids in zip(rows, said, strict=True):
                     answers[row] = until(ids, self._ends)

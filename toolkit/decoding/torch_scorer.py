@@ -13,7 +13,7 @@ from toolkit.batching.prefix_tree import Branch, build_tree, common_length, spli
 from toolkit.decoding.label_trie import LabelTrie
 from toolkit.errors import first_line
 from toolkit.model.attention import accept_trees, limited_to, model_mask, without_adapter
-from toolkit.out_of_memory import SCORING_HINT, SCORING_MISFIT, memory_errors
+from toolkit.out_of_memory import scoring_errors
 
 _CHECKED_ROWS = 2
 _TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.5, torch.float16: 0.1}
@@ -95,7 +95,7 @@ class TorchScorer:
         last = max(range(len(self._deepest)), key=self._deepest.__getitem__)
         longest = len(prompts[-1]) + len(self._deepest[last])
         try:
-            with memory_errors(SCORING_MISFIT, hint=SCORING_HINT), limited_to(self._base, longest):
+            with scoring_errors(), limited_to(self._base, longest):
                 tree = self._score_tree(prompts)[-1]
         except (RuntimeError, ValueError, IndexError) as error:  # however a backend refuses a mask of its own
             return self._distrust(f"cannot be computed ({first_line(error)})")

@@ -70,9 +70,7 @@ def evaluate(
     encoder = row_encoder(load_tokenizer(run.adapter), recipe, shown)
     measured = _what_was_measured(model, recipe, saved, examples, mode, shots) | {"model": name}
     folder = run.eval / _folder_name(name, recipe.data.eval, measured["overrides"], mode, shots)
-    earlier = gather(
-        run, besides=folder
-    ).evaluations  # a damaged file would stop the report: said before hours of scoring
+    earlier = gather(run, besides=folder).evaluations  # damaged files are named before hours of scoring
     held_back, warnings = ([], []) if limit or mode == "free" else calibration_rows(run, splits)
     baselines = _baselines(splits, recipe, earlier, name)
     settings = (model, run, recipe, encoder, examples)

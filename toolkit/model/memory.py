@@ -163,9 +163,10 @@ def training_memory(
 
 
 def scoring_memory(
-    shape: ModelShape, part: Part, *, runtime: int, weights: int, item: int, loading: int = 0
+    shape: ModelShape, lora: Lora, part: Part, *, runtime: int, weights: int, item: int, loading: int = 0
 ) -> MemoryUse:
     """The peak of a forward pass that keeps one layer's results alone; for the arguments see `training_memory`."""
     layer = part.tokens * item * (4 * shape.attention + 4 * shape.intermediate + 4 * shape.hidden)
     logits = part.predictions * shape.vocabulary * (2 * _FLOAT if item == _FLOAT else item + 2 * _FLOAT)
-    return MemoryUse(runtime, weights, 0, part.mask * item, logits, layer, loading=loading)
+    working = max(layer, dora_bytes(shape, lora, item))
+    return MemoryUse(runtime, weights, 0, part.mask * item, logits, working, loading=loading)

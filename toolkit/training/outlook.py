@@ -16,12 +16,14 @@ from toolkit.decoding.engines import scoring_nodes
 from toolkit.errors import GateError, RecipeError
 from toolkit.file_types import FILE_TYPES
 from toolkit.model.backend import DEVICE
-from toolkit.model.memory import MemoryUse, ModelShape, Part, dora_bytes, scoring_memory, training_memory
+from toolkit.model.memory import MemoryUse, scoring_memory, training_memory
 from toolkit.model.merging import merged_type
 from toolkit.model.parameters import model_config
+from toolkit.model.shapes import ModelShape, Part
 from toolkit.preflight import Preflight, run_preflight, use_colour
 from toolkit.recipe import Recipe
 from toolkit.recipe_file import as_assignment
+from toolkit.run_place import nearest_existing
 from toolkit.training.plan import T4, Device, Plan, first_batches, largest_batches, make_plan, this_device
 from toolkit.training.probe import probe
 from toolkit.training.ways import WAYS
@@ -103,12 +105,11 @@ def look_ahead(before: Preflight[Any], plan: Plan, device: Device | None = None)
     scored = Part(nodes, nodes * (nodes + before.longest_row), nodes // 2, is_tree=True)
     adapter = 4 * before.parameters.trainable
     saved = math.ceil(plan.steps / recipe.training.save_steps)
-    scoring = scoring_memory(shape, scored, **shared)
     return Outlook(
         device=device,
         item=item,
         training=training,
-        scoring=replace(scoring, working=max(scoring.working, dora_bytes(shape, recipe.lora, item))),
+        scoring=scoring_memory(shape, recipe.lora, scored, **shared),
         adapter=adapter,
         checkpoints=min(recipe.training.save_total_limit + 1, saved) * (training.adapter - adapter),
         export=_export_bytes(before),
@@ -213,7 +214,7 @@ def outlook_lines(outlook: Outlook, said: str) -> str:
 def disk_warning(outlook: Outlook, folder: Path) -> str | None:
     """A line where the disk of `folder`, which need not exist yet, holds less than a new run will leave there."""
     needed = outlook.adapter + outlook.checkpoints
-    free = shutil.disk_usage(next(one for one in (folder, *folder.absolute().parents) if one.exists())).free
+    free = shutil.disk_usage(nearest_existing(folder)).free
     if needed <= free:
         return None
     return (

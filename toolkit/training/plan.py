@@ -16,8 +16,9 @@ from toolkit.batching.collators import LossOn, PaddedCollator, Row, TreeCollator
 from toolkit.batching.sampling import RowOrder, choose_batch_tokens, choose_micro_batch
 from toolkit.errors import RecipeError, RunError
 from toolkit.model.backend import DEVICE, device_name
-from toolkit.model.memory import ModelShape, activation_bytes_per_token
+from toolkit.model.memory import activation_bytes_per_token
 from toolkit.model.parameters import model_config
+from toolkit.model.shapes import ModelShape
 from toolkit.preflight import Preflight
 from toolkit.recipe import Training
 from toolkit.training.verification import Verification

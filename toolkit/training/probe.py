@@ -9,7 +9,7 @@ from typing import Any
 
 from toolkit.model.attention import accept_trees
 from toolkit.model.backend import TrainerCallback
-from toolkit.out_of_memory import STEP_HINT, memory_errors
+from toolkit.out_of_memory import step_errors
 from toolkit.preflight import Preflight
 from toolkit.training.plan import Plan
 from toolkit.training.ways import WAYS
@@ -57,8 +57,7 @@ def probe(before: Preflight[Any], plan: Plan) -> Probe:
     model = way.load(short, plan)
     if plan.is_tree:
         accept_trees(model)
-    too_large = memory_errors("The device's memory does not hold a training step.", hint=STEP_HINT)
-    with too_large, TemporaryDirectory() as folder:
+    with step_errors(), TemporaryDirectory() as folder:
         trainer = way.make_trainer(short, replace(plan, steps=steps), model, Path(folder) / "checkpoints")
         trainer.add_callback(times)
         trainer.train()

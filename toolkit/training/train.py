@@ -13,7 +13,7 @@ from toolkit.errors import StorageError, TrainingError
 from toolkit.model.attention import accept_trees
 from toolkit.model.backend import wait_for_all_processes
 from toolkit.model.files import fetch_weights, model_fingerprint
-from toolkit.out_of_memory import STEP_HINT, memory_errors
+from toolkit.out_of_memory import step_errors
 from toolkit.preflight import Preflight, run_preflight, use_colour
 from toolkit.recipe import Recipe
 from toolkit.recipe_file import dump_recipe
@@ -90,7 +90,7 @@ def _fit_and_record(
     model: Any, before: Preflight, plan: Plan, run: RunFolder, found: Checkpoints, *, load_seconds: float
 ) -> None:
     try:
-        with memory_errors("The device's memory does not hold a training step.", hint=STEP_HINT):
+        with step_errors():
             trainer = WAYS[before.recipe.model.kind].make_trainer(before, plan, model, run.checkpoints)
             results = fit(trainer, before, plan, run, found)
     except BaseException as error:
