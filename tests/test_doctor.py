@@ -4,6 +4,7 @@ import builtins
 import importlib.metadata
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 
 from tests.conftest import ROOT
 from toolkit import doctor
+from toolkit.recipe import Recipe
 
 
 @pytest.fixture
@@ -111,11 +113,10 @@ def test_without_a_checkout_the_windows_come_from_the_installed_metadata(
     assert not found.problems and any(line.split()[:3] == ["trl", "1.15.0", "tested"] for line in found.lines)
 
 
-def test_it_promises_the_precision_that_training_takes() -> None:
-    from toolkit.model.backend import DEVICE, is_bfloat16_supported
-    from toolkit.model.precision import choose_precision
+def test_it_promises_the_precision_that_training_takes(make_recipe: Callable[..., Recipe]) -> None:
+    from toolkit.model.loading import precision_for
 
-    precision = choose_precision("auto", DEVICE, has_bfloat16=is_bfloat16_supported())
+    precision = precision_for(make_recipe("model.dtype=auto"))
     assert f"precision   {precision.name} where model.dtype is auto: {precision.reason}" in doctor.examine().lines
 
 

@@ -71,12 +71,13 @@ def _examine_device(found: Diagnosis) -> None:
     try:
         import torch
 
-        from toolkit.model.precision import choose_precision
+        from toolkit.model.precision import choose_precision, cpu_has_amx
 
         device = "cuda" if torch.cuda.is_available() else "cpu"
         name = torch.cuda.get_device_name(0) if device == "cuda" else f"CPU, {os.cpu_count()} cores"
-        has_bfloat16 = torch.cuda.get_device_capability()[0] >= 8 if device == "cuda" else cpu_has_bfloat16()
-        precision = choose_precision("auto", device, has_bfloat16=has_bfloat16)
+        # What Unsloth answers, without importing it: on a CPU it is asked for AMX alone, which implies bfloat16.
+        has_bfloat16 = torch.cuda.get_device_capability()[0] >= 8 if device == "cuda" else _is_bfloat16_allowed()
+        precision = choose_precision("auto", device, has_bfloat16=has_bfloat16, has_amx=cpu_has_amx())
     except Exception as error:
         found.add("device", "not known")
         found.problems.append(
@@ -88,17 +89,9 @@ def _examine_device(found: Diagnosis) -> None:
     found.add("precision", f"{precision.name} where model.dtype is auto: {precision.reason}")
 
 
-def cpu_has_bfloat16() -> bool:
-    """Whether this CPU multiplies in bfloat16, by Unsloth's rule: AMX or AVX512-BF16, or Arm's extension."""
-    if (said := os.environ.get("UNSLOTH_CPU_BF16", "").strip().lower()) in ("0", "false", "no", "off"):
-        return False
-    if said in ("1", "true", "yes", "on"):
-        return True
-    cpuinfo = Path("/proc/cpuinfo")
-    text = cpuinfo.read_text(encoding="utf-8", errors="replace") if cpuinfo.is_file() else ""
-    flags = set(re.findall(r"\w+", " ".join(re.findall(r"^(?:flags|Features)\s*:(.*)$", text, re.MULTILINE))))
-    wanted = {"bf16"} if platform.machine().lower() in ("aarch64", "arm64") else {"amx_bf16", "avx512_bf16"}
-    return bool(flags & wanted)
+def _is_bfloat16_allowed() -> bool:
+    """Return False where Unsloth's environment variable switches a CPU's bfloat16 off."""
+    return os.environ.get("UNSLOTH_CPU_BF16", "").strip().lower() not in ("0", "false", "no", "off")
 
 
 def _examine_space(found: Diagnosis) -> None:

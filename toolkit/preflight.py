@@ -164,15 +164,20 @@ def _labels(counts: dict[str, int]) -> str:
     return f"{sum(counts.values()):,} rows: " + ", ".join(f"{count:,} {label}" for label, count in counts.items())
 
 
-def run_preflight(recipe: Recipe, *, weights: bool = False) -> Preflight:
-    """Check data, tokenizer and configuration of a recipe; `weights` also fetches the weights of a hub model.
+def run_preflight(recipe: Recipe, *, weights: bool = False, recorded: Precision | None = None) -> Preflight:
+    """Check data, tokenizer and configuration of a recipe.
+
+    Args:
+        recipe: what to check.
+        weights: also fetch the weights of a hub model.
+        recorded: the precision that a resumed run began with; `model.dtype: auto` keeps it on any machine.
 
     Raises:
         ToolkitError: whatever of the recipe cannot work with the data or the model.
     """
     splits = load_splits(recipe)
     folder = find_model(recipe.model.name, recipe.model.revision, weights=weights)
-    precision = precision_for(recipe)
+    precision = precision_for(recipe, recorded)
     encoder = row_encoder(load_tokenizer(folder), recipe)
     parameters = _check_model(folder, recipe, encoder)
     train_rows = encoder.encode(splits.train)

@@ -136,7 +136,8 @@ class Model(Section):
     revision: str | None = Field(default=None, description="A hub branch, tag or commit; null is the default branch.")
     load_in_4bit: bool = Field(default=False, description="QLoRA: nf4 weights with double quantisation.")
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
-        default="auto", description="auto: bfloat16 where the device computes in it, else float16 on a GPU, float32."
+        default="auto",
+        description="auto: bfloat16 on a GPU that has it or a CPU with AMX; else float16 on a GPU, float32 on a CPU.",
     )
     max_seq_length: Annotated[int, Field(ge=8, le=2**20)] = Field(
         default=384, description="Tokens per row; a longer row loses the end of its premise, never its label."

@@ -7,7 +7,7 @@ import resource
 import shutil
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from tests.training.test_kills import contents, without_seconds
 from toolkit.disk import held
 from toolkit.errors import RunError, StorageError
+from toolkit.model import loading
 from toolkit.recipe import Recipe
 from toolkit.recipe_file import dump_recipe
 from toolkit.run_folder import RunFolder
@@ -83,6 +84,22 @@ def test_a_signal_saves_the_running_step_and_says_how_to_go_on(
     code, out, _ = call("sft", recipe_file, "--output-dir", run.path, "--resume")
     assert code == 0 and "resuming    behind step 3 of 5" in out
     assert_same(run, whole)
+
+
+def test_resume_elsewhere_keeps_the_recorded_precision(
+    at_step: Callable[..., None], recipe: Recipe, whole: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A CPU with AMX resumes in float32 what a CPU without it started in float32."""
+    run, auto = RunFolder(tmp_path / "run"), recipe.model.model_copy(update={"dtype": "auto"})
+    at_step(3, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    for has_amx in (False, True):
+        monkeypatch.setattr(loading, "is_bfloat16_supported", lambda: True)
+        monkeypatch.setattr(loading, "cpu_has_amx", lambda has_amx=has_amx: has_amx)
+        with suppress(KeyboardInterrupt):
+            train(recipe.model_copy(update={"model": auto}), run, resume=has_amx, overwrite=False, dry_run=False)
+        at_step(0, lambda: None)
+    assert run.record["precision"]["name"] == "float32" and "no AMX" in run.record["precision"]["reason"]
+    assert contents(run.adapter) == contents(whole.adapter)
 
 
 def test_the_same_signal_twice_stops_at_once(

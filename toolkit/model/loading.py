@@ -1,5 +1,6 @@
 """Base weights and adapter into memory, through Unsloth, and a check that they are what was asked for."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from toolkit.model.backend import (
     is_bfloat16_supported,
     quiet,
 )
-from toolkit.model.precision import Precision, choose_precision
+from toolkit.model.precision import Precision, choose_precision, cpu_has_amx
 from toolkit.model.safety import refuse_missing_weights, refuse_unsafe_adapter, weight_names
 from toolkit.out_of_memory import memory_errors
 from toolkit.recipe import Lora, Recipe
@@ -22,9 +23,22 @@ from toolkit.recipe import Lora, Recipe
 _SMALLER = "Set model.load_in_4bit: true, or take a smaller model."
 
 
-def precision_for(recipe: Recipe) -> Precision:
-    """The recipe's precision on this process's device."""
-    return choose_precision(recipe.model.dtype, DEVICE, has_bfloat16=is_bfloat16_supported())
+def precision_for(recipe: Recipe, recorded: Precision | None = None) -> Precision:
+    """Return the recipe's precision on this process's device.
+
+    Args:
+        recipe: whose `model.dtype` is resolved.
+        recorded: what `auto` resolved to when the run was started; kept where this device can compute in it.
+
+    Raises:
+        ModelError: this device cannot compute in the recipe's type.
+    """
+    asked = {"has_bfloat16": is_bfloat16_supported(), "has_amx": cpu_has_amx()}
+    if recorded is not None and recipe.model.dtype == "auto":
+        with suppress(ModelError):  # another kind of device: the caller reports that
+            choose_precision(recorded.name, DEVICE, **asked)
+            return recorded
+    return choose_precision(recipe.model.dtype, DEVICE, **asked)
 
 
 def load_base(folder: Path, recipe: Recipe, precision: Precision, *, gradient_checkpointing: bool = False) -> Any:

@@ -13,6 +13,7 @@ from toolkit.errors import StorageError, TrainingError
 from toolkit.model.attention import accept_trees
 from toolkit.model.backend import wait_for_all_processes
 from toolkit.model.files import fetch_weights, model_fingerprint
+from toolkit.model.precision import Precision
 from toolkit.out_of_memory import step_errors
 from toolkit.preflight import Preflight, run_preflight, use_colour
 from toolkit.recipe import Recipe
@@ -47,7 +48,7 @@ def train(recipe: Recipe, run: RunFolder, *, resume: bool, overwrite: bool, dry_
         if run.is_finished:
             say(f"{run.path} is finished; there is nothing to resume.")
             return
-    before = run_preflight(recipe)
+    before = run_preflight(recipe, recorded=Precision.of_record(run.record) if resume else None)
     say(f"{before.report()}\n\n{before.examples(colour=use_colour())}\n")
     way = WAYS[recipe.model.kind]
     plan = way.plan(before)
