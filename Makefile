@@ -37,7 +37,7 @@ test: $(VENV)/tested
 install: $(VENV)/installed
 
 schema: $(VENV)/installed
-	$(BIN)/python -m toolkit.recipe_file > schema/recipe.schema.json
+	$(BIN)/python -m toolkit.cli.schema > schema/recipe.schema.json
 
 $(VENV)/installed: requirements/base.txt requirements/torch.txt requirements/unsloth.txt pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

@@ -25,7 +25,7 @@ def peak_bytes() -> int:
 
 def write_ours(job: dict[str, Any], destination: Path) -> int:
     """Write with this toolkit; returns the bytes held once everything is imported."""
-    from toolkit.export.gguf import write_gguf
+    from toolkit.export.gguf_writer import write_gguf
 
     imported = peak_bytes()
     write_gguf(Path(job["model"]), destination, job["type"], date_string=None, name="model")

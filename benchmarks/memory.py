@@ -64,9 +64,9 @@ FOLDER_CASES = [
 def write_model(shape: tuple[int, ...], folder: Path) -> Path:
     """A Llama of this shape with random weights and the embedded tokenizer."""
     layers, hidden, intermediate, heads, kv_heads, head_dim, vocabulary = shape
-    from toolkit.embedded.tiny_llama import MODEL_FOLDER
-    from toolkit.model.backend import AutoConfig, AutoModelForCausalLM
-    from toolkit.prompts import load_tokenizer
+    from toolkit.embedded import MODEL_FOLDER
+    from toolkit.models.backend import AutoConfig, AutoModelForCausalLM
+    from toolkit.prompts.tokenizer import load_tokenizer
 
     config = AutoConfig.from_pretrained(MODEL_FOLDER)
     config.update(
@@ -100,9 +100,13 @@ def measure(model: Path, overrides: list[str], folder: Path) -> dict[str, dict[s
         "training": run("scripts/sft.py", "recipes/nli_fr.yaml", *flags, "--output-dir", str(folder)),
         "scoring": run("scripts/eval_generate.py", str(folder), "--set", "evaluation.baselines=false"),
     }
-    outlook = json.loads((folder / "run.json").read_text(encoding="utf-8"))["outlook"]
+    estimate = json.loads((folder / "run.json").read_text(encoding="utf-8"))["outlook"]
     return {
-        what: {"predicted": outlook[what]["peak"], "measured": bytes_seen, "ratio": outlook[what]["peak"] / bytes_seen}
+        what: {
+            "predicted": estimate[what]["peak"],
+            "measured": bytes_seen,
+            "ratio": estimate[what]["peak"] / bytes_seen,
+        }
         for what, bytes_seen in seen.items()
     }
 

@@ -24,10 +24,11 @@ Predict = Callable[[], list[str]]
 
 def prepare(job: dict[str, Any], file: Path) -> None:
     """Prompts and labels as token ids, and the prompts' text for a system that takes no ids."""
-    import toolkit.model.backend  # noqa: F401 - Unsloth comes before transformers
-    from toolkit.data.checks import load_examples
-    from toolkit.prompts import PromptEncoder, load_tokenizer
-    from toolkit.recipe_file import load_recipe
+    import toolkit.models.backend  # noqa: F401 - Unsloth comes before transformers
+    from toolkit.data.examples import load_examples
+    from toolkit.prompts.encoder import PromptEncoder
+    from toolkit.prompts.tokenizer import load_tokenizer
+    from toolkit.recipe.loading import load_recipe
 
     overrides = [f"model.name={job['model']}"] + ([f"data.eval.path={job['eval']}"] if job["eval"] else [])
     recipe = load_recipe(Path(job["recipe"]), [*overrides, f"data.eval.limit={max(job['rows'], job['our_rows'])}"])
@@ -157,16 +158,19 @@ def outlines(job: dict[str, Any]) -> Predict:
 
 def ours(job: dict[str, Any]) -> Predict:
     """What scripts/eval_generate.py runs."""
-    from toolkit.decoding.engines import open_scorer
-    from toolkit.decoding.label_trie import LabelTrie
-    from toolkit.recipe_file import load_recipe
-    from toolkit.run_folder import RunFolder
+    from toolkit.inference.label_trie import LabelTrie
+    from toolkit.inference.loading import load_torch_model, torch_scorer
+    from toolkit.recipe.loading import load_recipe
+    from toolkit.runs.model_ref import ModelRef
+    from toolkit.runs.run_folder import RunFolder
+    from toolkit.runs.trained_run import TrainedRun
 
     overrides = [f"model.name={job['model']}", "model.dtype=float32", "model.load_in_4bit=false"]
     recipe = load_recipe(Path(job["recipe"]), overrides)
     trie = LabelTrie(job["labels"])
-    opened = open_scorer("base", RunFolder(Path(job["folder"])), recipe, trie)
-    scorer = opened.__enter__()
+    recipe_text = Path(job["recipe"]).read_text(encoding="utf-8")
+    run = TrainedRun(RunFolder(Path(job["folder"])), recipe_text, saved_recipe=recipe, recipe=recipe)
+    scorer = torch_scorer(load_torch_model(run, ModelRef("base")), recipe, trie)
 
     def predict() -> list[str]:
         scores = scorer.score([tuple(prompt) for prompt in job["prompts"]])

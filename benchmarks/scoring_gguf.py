@@ -20,8 +20,8 @@ OURS, PLAIN, TORCH = "ours", "one request per row", "torch scorer, float32"
 
 def trie_in_llama_cpp(job: dict[str, Any], gguf: Path) -> Predict:
     """What scripts/eval_generate.py RUN --model FILE.gguf runs."""
-    from toolkit.decoding.label_trie import LabelTrie
-    from toolkit.decoding.llama_cpp_scorer import LlamaCppScorer
+    from toolkit.inference.label_trie import LabelTrie
+    from toolkit.inference.llama_cpp_scorer import LlamaCppScorer
 
     trie = LabelTrie(job["labels"])
     scorer = LlamaCppScorer(gguf, trie, context_length=384)
@@ -30,7 +30,7 @@ def trie_in_llama_cpp(job: dict[str, Any], gguf: Path) -> Predict:
 
 def one_request_per_row(job: dict[str, Any], gguf: Path) -> Predict:
     """Greedy decoding of the longest label's length, the whole prompt read anew for each row."""
-    from toolkit.decoding.llama_cpp import LlamaCpp
+    from toolkit.inference.llama_cpp import LlamaCpp
 
     model = LlamaCpp(gguf, context_length=384, sequences=1)
     tokens = sorted({token for ids in job["labels"].values() for token in ids})
@@ -52,7 +52,7 @@ def work(file: Path) -> None:
     job["prompts"] = job["prompts"][:count]
     gguf = Path(job["folder"]) / "model.gguf"  # written once, by the first system of the first round
     if job["system"] != TORCH and not gguf.is_file():
-        from toolkit.export.gguf import write_gguf
+        from toolkit.export.gguf_writer import write_gguf
 
         write_gguf(Path(job["model_folder"]), gguf, job["type"], date_string=None, name="model")
     opened = {OURS: trie_in_llama_cpp, PLAIN: one_request_per_row}.get(job["system"])

@@ -45,7 +45,7 @@ def parser(description: str, systems: Sequence[str]) -> argparse.ArgumentParser:
 
 def prepared(script: str, arguments: argparse.Namespace, keys: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
     """The job of all workers, of the arguments named `keys`, and what the worker `prepare` found for it."""
-    from toolkit.embedded.tiny_llama import MODEL_FOLDER
+    from toolkit.embedded import MODEL_FOLDER
 
     job = {key: getattr(arguments, key) for key in ("model", "recipe", *keys)}
     job["model_folder"] = str(MODEL_FOLDER if arguments.model.startswith("embedded:") else arguments.model)

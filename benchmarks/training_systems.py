@@ -14,7 +14,7 @@ PEERS = ("transformers", "trl on unsloth")
 
 def recipe_of(job: dict[str, Any], *, grouped: bool) -> Any:
     """The recipe that all systems follow."""
-    from toolkit.recipe_file import load_recipe
+    from toolkit.recipe.loading import load_recipe
 
     data = [f"data.train.path={job['train']}", f"data.eval.path={job['train']}"] if job["train"] else []
     return load_recipe(
@@ -39,12 +39,12 @@ def recipe_of(job: dict[str, Any], *, grouped: bool) -> Any:
 
 def prepare(job: dict[str, Any], file: Path) -> None:
     """The rows of every step in the shuffled order, as token ids, for the peers."""
-    from toolkit.preflight import run_preflight
-    from toolkit.training.plan import first_batches, make_plan
+    from toolkit.planning.plan import plan_job
+    from toolkit.planning.preflight import run_preflight
 
-    before = run_preflight(recipe_of(job, grouped=False))
-    rows = [row for batch in first_batches(before, make_plan(before), job["steps"]) for row in batch]
-    finish(file, seconds=[], rows=rows, lora=before.recipe.lora.model_dump())
+    preflight = run_preflight(recipe_of(job, grouped=False))
+    rows = [row for batch in plan_job(preflight).first_batches(job["steps"]) for row in batch]
+    finish(file, seconds=[], rows=rows, lora=preflight.recipe.lora.model_dump())
 
 
 class Watch:
@@ -96,22 +96,22 @@ def seed_adapter(model: Any) -> None:
 
 def run_ours(job: dict[str, Any]) -> Watch:
     """The trainer that scripts/sft.py runs."""
-    from toolkit.model.attention import accept_trees
-    from toolkit.model.backend import TrainerCallback
-    from toolkit.model.loading import attach_lora, load_base
-    from toolkit.preflight import run_preflight
-    from toolkit.training.plan import make_plan
+    from toolkit.models.attention import accept_trees
+    from toolkit.models.backend import TrainerCallback
+    from toolkit.models.loading import attach_lora, load_base
+    from toolkit.planning.plan import plan_job
+    from toolkit.planning.preflight import run_preflight
     from toolkit.training.trainer import make_trainer
 
     recipe = recipe_of(job, grouped=OURS[job["system"]])
-    before = run_preflight(recipe)
-    plan = make_plan(before)
+    preflight = run_preflight(recipe)
+    planned = plan_job(preflight)
     model = attach_lora(
-        load_base(before.folder, recipe, before.precision), recipe.lora, seed=1, gradient_checkpointing=False
+        load_base(preflight.folder, recipe, preflight.precision), recipe.lora, seed=1, gradient_checkpointing=False
     )
     seed_adapter(model)
     accept_trees(model)
-    trainer = make_trainer(before, plan, model, Path(job["folder"]) / "checkpoints")
+    trainer = make_trainer(planned, model, Path(job["folder"]) / "checkpoints")
     trainer.args.max_grad_norm = 0.0  # gradients are compared as they are, not clipped to one length
     watch = Watch(job, TrainerCallback, trainer.data_collator)
     trainer.data_collator = watch.collate

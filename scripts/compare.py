@@ -9,8 +9,8 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
-from toolkit.command_line import parser, run_command
-from toolkit.run_folder import refuse_no_evaluation
+from toolkit.api.comparison import compare
+from toolkit.cli.command_line import parser, run_command
 
 
 def parse() -> Namespace:
@@ -27,14 +27,9 @@ def parse() -> Namespace:
 
 
 def main(arguments: Namespace) -> None:
-    folders = [arguments.first, *arguments.others]
-    for folder in folders:  # before anything heavy is imported
-        refuse_no_evaluation(folder)
-    from toolkit.evaluation.compare import compare, comparison_report
-
-    result, output = compare(folders, arguments.output)
-    print(comparison_report(result))
-    print(f"\nresults     {output}")
+    comparison = compare([arguments.first, *arguments.others], arguments.output)
+    print(comparison.report())
+    print(f"\nresults     {comparison.folder}")
 
 
 if __name__ == "__main__":

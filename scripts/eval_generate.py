@@ -10,13 +10,8 @@ python scripts/eval_generate.py outputs/nli_fr --model base --mode free --shots 
 import sys
 from argparse import Namespace
 
-from toolkit.command_line import add_overrides, add_run, parser, positive, run_command
-from toolkit.data.few_shot import refuse_shots
-from toolkit.data.sources import parse_data, refuse_missing
-from toolkit.kinds import require_decoder
-from toolkit.recipe_file import load_recipe
-from toolkit.run_folder import RunFolder
-from toolkit.run_place import refuse_unwritable
+from toolkit.api.run import open_run
+from toolkit.cli.command_line import add_overrides, add_run, parser, positive, run_command
 
 
 def parse() -> Namespace:
@@ -33,25 +28,14 @@ def parse() -> Namespace:
 
 
 def main(arguments: Namespace) -> None:
-    run = RunFolder.open(arguments.run)
-    recipe = load_recipe(run.recipe, arguments.overrides)
-    # What is refused is refused before anything heavy is imported.
-    run.model_label(arguments.model, recipe.model.kind)
-    if arguments.mode == "free" or arguments.shots:
-        require_decoder(recipe.model.kind, "--mode free" if arguments.mode == "free" else "--shots")
-    refuse_shots(arguments.model, arguments.shots)
-    refuse_missing(parse_data(arguments.data) if arguments.data else recipe.data.eval)
-    refuse_unwritable(run.eval)
-    from toolkit.evaluation.evaluate import evaluate
-    from toolkit.evaluation.model_card import write_model_card
-    from toolkit.evaluation.report import write_report
-
+    run = open_run(arguments.run, arguments.overrides)
     chosen = {key: getattr(arguments, key) for key in ("model", "data", "limit", "mode", "shots")}
-    folder = evaluate(run, recipe, **chosen)
-    print(f"\nresults     {folder}")
-    if card := write_model_card(run):
-        print(f"model card  {card}")
-    print(f"report      {write_report(run)}")
+    evaluation = run.evaluate(**chosen, progress=True)
+    print(evaluation.report())
+    print(f"\nresults     {evaluation.folder}")
+    if run.model_card.is_file():
+        print(f"model card  {run.model_card}")
+    print(f"report      {run.report}")
 
 
 if __name__ == "__main__":

@@ -8,12 +8,9 @@ import sys
 from argparse import Namespace
 from typing import get_args
 
-from toolkit.command_line import add_run, parser, positive_or_all, run_command, share
-from toolkit.kinds import require_decoder
-from toolkit.recipe import GgufType
-from toolkit.recipe_file import load_recipe
-from toolkit.run_folder import RunFolder
-from toolkit.run_place import refuse_unwritable
+from toolkit.api.run import open_run
+from toolkit.cli.command_line import add_run, parser, positive_or_all, run_command, share
+from toolkit.recipe.schema import GgufType
 
 
 def parse() -> Namespace:
@@ -38,15 +35,13 @@ def parse() -> Namespace:
 
 
 def main(arguments: Namespace) -> None:
-    run = RunFolder.open(arguments.run)
-    recipe = load_recipe(run.recipe)
-    require_decoder(recipe.model.kind, "A GGUF export", hint="llama.cpp's files are for decoders; keep the adapter.")
-    refuse_unwritable(run.path)
-    from toolkit.export.export import export_run
-
-    file_types = list(dict.fromkeys(arguments.quant or recipe.export.gguf))
-    checks = {"verify": arguments.verify, "min_agreement": arguments.min_agreement}
-    export_run(run, recipe, file_types, **checks, remove_merged=arguments.remove_merged)
+    open_run(arguments.run).export(
+        *(arguments.quant or ()),
+        verify=arguments.verify,
+        min_agreement=arguments.min_agreement,
+        remove_merged=arguments.remove_merged,
+        progress=True,
+    )
 
 
 if __name__ == "__main__":

@@ -10,12 +10,11 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
-from toolkit.command_line import add_overrides, add_run, parser, run_command
-from toolkit.data.annotate import refuse_formats
-from toolkit.recipe_file import load_recipe
-from toolkit.run_folder import RunFolder
-from toolkit.run_place import refuse_unwritable
-from toolkit.visible_text import visible
+from toolkit.api.run import open_run
+from toolkit.cli.command_line import add_overrides, add_run, parser, run_command
+from toolkit.data.prediction_writers import check_formats
+from toolkit.runs.run_paths import check_writable
+from toolkit.utils.terminal import escape_control_characters
 
 
 def parse() -> Namespace:
@@ -37,21 +36,20 @@ def parse() -> Namespace:
 
 
 def main(arguments: Namespace) -> None:
-    run = RunFolder.open(arguments.run)
-    recipe = load_recipe(run.recipe, arguments.overrides)
-    run.model_label(arguments.model, recipe.model.kind)  # what is refused is refused before anything heavy is imported
-    if arguments.input:
-        refuse_formats(arguments.input, arguments.output)
-        refuse_unwritable(arguments.output.parent, hint="Give another --output.")
-    from toolkit.decoding.predict import Predictor
+    run = open_run(arguments.run, arguments.overrides)
+    if arguments.input:  # what is refused is refused before anything heavy is imported
+        check_formats(arguments.input, arguments.output)
+        check_writable(arguments.output.parent, hint="Give another --output.")
+    with run.load(arguments.model, calibrated=arguments.calibrated) as classifier:
+        from toolkit.inference.prediction import predict_file, predict_pair
 
-    predictor = Predictor(run, recipe, model=arguments.model, calibrated=arguments.calibrated)
-    if arguments.input:
-        shortened = predictor.file(arguments.input, arguments.output)
-        print(f"labelled    {arguments.output}" + (f"; {shortened:,} premises lost their end" if shortened else ""))
-        return
-    answer = predictor.pair(arguments.premise, arguments.hypothesis)
-    print(visible(answer.table(predictor.labels)))
+        if arguments.input:
+            shortened = predict_file(classifier, arguments.input, arguments.output)
+            end = f"; {shortened:,} premises lost their end" if shortened else ""
+            print(f"labelled    {arguments.output}{end}")
+            return
+        prediction = predict_pair(classifier, arguments.premise, arguments.hypothesis)
+    print(escape_control_characters(prediction.table(classifier.classes_)))
 
 
 if __name__ == "__main__":

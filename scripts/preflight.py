@@ -9,9 +9,10 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
-from toolkit.command_line import add_overrides, byte_size, parser, recipe_keys, run_command
-from toolkit.data.sources import refuse_missing
-from toolkit.recipe_file import load_recipe
+from toolkit.api.preflight import preflight
+from toolkit.cli.command_line import add_overrides, byte_size, parser, recipe_keys, run_command
+from toolkit.errors import GateError
+from toolkit.utils.terminal import use_color
 
 
 def parse() -> Namespace:
@@ -26,11 +27,15 @@ def parse() -> Namespace:
 
 
 def main(arguments: Namespace) -> None:
-    recipe = load_recipe(arguments.recipe, arguments.overrides)
-    refuse_missing(recipe.data.train, recipe.data.eval)
-    from toolkit.training.outlook import print_preflight
+    findings = preflight(arguments.recipe, arguments.overrides, memory=arguments.memory, weights=arguments.probe)
+    print(findings.report(color=use_color()))
+    if findings.fits is False:
+        raise GateError(f"On {findings.verdict}.")
+    if arguments.probe:
+        from toolkit.planning.device import peak_memory_bytes
+        from toolkit.training.probe import probe
 
-    print_preflight(recipe, memory=arguments.memory, probing=arguments.probe)
+        print(f"probe       {probe(findings.job)}; peak memory {peak_memory_bytes() / 1e9:.2f} GB")
 
 
 if __name__ == "__main__":

@@ -9,11 +9,8 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
-from toolkit.command_line import add_overrides, parser, recipe_keys, run_command
-from toolkit.data.sources import refuse_missing
-from toolkit.recipe_file import load_recipe
-from toolkit.run_folder import RunFolder
-from toolkit.training.resuming import refuse_other_run
+from toolkit.api.training import default_output_dir, rehearse, train
+from toolkit.cli.command_line import add_overrides, parser, recipe_keys, run_command
 
 
 def parse() -> Namespace:
@@ -29,16 +26,19 @@ def parse() -> Namespace:
 
 
 def main(arguments: Namespace) -> None:
-    recipe = load_recipe(arguments.recipe, arguments.overrides)
-    run = RunFolder(arguments.output_dir or Path("outputs") / arguments.recipe.stem)
-    if not (arguments.resume or arguments.dry_run):
-        run.refuse_if_taken(overwrite=arguments.overwrite)
-    if arguments.resume:
-        refuse_other_run(recipe, run)  # once more in train: here it takes no seconds of imports
-    refuse_missing(recipe.data.train, recipe.data.eval)
-    from toolkit.training.train import train
-
-    train(recipe, run, resume=arguments.resume, overwrite=arguments.overwrite, dry_run=arguments.dry_run)
+    if arguments.dry_run:
+        output_dir = arguments.output_dir or default_output_dir(arguments.recipe)
+        rehearse(arguments.recipe, arguments.overrides, output_dir, resume=arguments.resume, progress=True)
+        return
+    train(
+        arguments.recipe,
+        arguments.overrides,
+        arguments.output_dir,
+        overwrite=arguments.overwrite,
+        resume=arguments.resume,
+        progress=True,
+        command=sys.argv,
+    )
 
 
 if __name__ == "__main__":

@@ -17,10 +17,10 @@ import yaml
 if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(workers))))
 
-from toolkit.command_line import run_command
-from toolkit.recipe import Recipe
-from toolkit.recipe_file import load_recipe
-from toolkit.run_folder import RunFolder
+from toolkit.cli.command_line import run_command
+from toolkit.recipe.loading import load_recipe
+from toolkit.recipe.schema import Recipe
+from toolkit.runs.run_folder import RunFolder
 
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared"
@@ -43,6 +43,12 @@ RECIPE: dict[str, Any] = {
 }
 
 
+@pytest.fixture(scope="session", autouse=True)
+def unsloth_first() -> None:
+    """Import Unsloth before transformers, which a tokenizer alone imports too: the API refuses the other order."""
+    import toolkit.models.backend  # noqa: F401
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of real data and the real tokenizer, where there is one."""
@@ -54,9 +60,9 @@ def shared() -> Path:
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a random Llama of 2 layers and the embedded model's tokenizer."""
-    from toolkit.embedded.tiny_llama import MODEL_FOLDER
-    from toolkit.model import backend
-    from toolkit.prompts import load_tokenizer
+    from toolkit.embedded import MODEL_FOLDER
+    from toolkit.models import backend
+    from toolkit.prompts.tokenizer import load_tokenizer
 
     folder = tmp_path_factory.mktemp("tiny") / "tiny-llama"
     config = backend.AutoConfig.from_pretrained(MODEL_FOLDER)
@@ -104,12 +110,12 @@ def trained(
     tmp_path_factory: pytest.TempPathFactory, make_recipe: Callable[..., Recipe], tiny_model: Path
 ) -> RunFolder:
     """A run of a few steps on the tiny random model; tests must not change it."""
-    from toolkit.training.train import train
+    from toolkit.training.training_run import TrainingOptions, train_run
 
     run = RunFolder(tmp_path_factory.mktemp("outputs") / "small")
     # A high rate, so that adapter and base clearly differ.
     recipe = make_recipe(f"model.name={tiny_model}", "training.learning_rate=0.02", "lora.dropout=0.0")
-    train(recipe, run, resume=False, overwrite=False, dry_run=False)
+    train_run(recipe, run, TrainingOptions())
     return run
 
 
@@ -126,7 +132,7 @@ ENCODER_RECIPE: dict[str, Any] = {
 @pytest.fixture(scope="session")
 def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a random CamemBERT of 2 layers, without a head, and a tokenizer trained on embedded sentences."""
-    import toolkit.model.backend  # noqa: F401 - Unsloth comes before transformers
+    import toolkit.models.backend  # noqa: F401 - Unsloth comes before transformers
 
     folder = tmp_path_factory.mktemp("tiny") / "tiny-camembert"
     import tokenizers
@@ -144,7 +150,7 @@ def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         unk_token="<unk>",  # noqa: S106
         show_progress=False,
     )
-    unigram.train_from_iterator((row["premise"] for row in nli_fr.generate("train")), trainer)
+    unigram.train_from_iterator((row["premise"] for row in nli_fr.load_split("train")), trainer)
     vocabulary = [tuple(piece) for piece in json.loads(unigram.to_str())["model"]["vocab"]]
     tokenizer = CamembertTokenizer(vocab=vocabulary)
     config = CamembertConfig(
@@ -170,10 +176,10 @@ def make_encoder_recipe(tmp_path_factory: pytest.TempPathFactory, tiny_encoder: 
 @pytest.fixture(scope="session")
 def trained_encoder(tmp_path_factory: pytest.TempPathFactory, make_encoder_recipe: Callable[..., Recipe]) -> RunFolder:
     """A run of a few steps on the tiny encoder; tests must not change it."""
-    from toolkit.training.train import train
+    from toolkit.training.training_run import TrainingOptions, train_run
 
     run = RunFolder(tmp_path_factory.mktemp("outputs") / "encoder")
-    train(make_encoder_recipe(), run, resume=False, overwrite=False, dry_run=False)
+    train_run(make_encoder_recipe(), run, TrainingOptions())
     return run
 
 

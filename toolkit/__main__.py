@@ -2,6 +2,6 @@
 
 import sys
 
-from toolkit.doctor import main
+from toolkit.cli.doctor import main
 
 sys.exit(main())

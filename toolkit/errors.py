@@ -17,7 +17,8 @@ class ToolkitError(Exception):
 
     Args:
         message: what was given and why it cannot work; one sentence, or one line per mistake.
-        hint: what to write instead, shown on a line of its own.
+        hint: what to write instead, shown on a line of its own. Both name arguments of the API (`overwrite=True`);
+            commands turn them into flags, see `cli.flags`.
     """
 
     exit_code = EXIT_BAD_INPUT
@@ -67,11 +68,25 @@ class GateError(ToolkitError, RuntimeError):
     exit_code = EXIT_GATE_REFUSED
 
 
+class ParityError(GateError):
+    """Raised when exported files do not answer as the adapter did; `result` holds the files and their parity.
+
+    Args:
+        message: which files, of which run.
+        hint: where the reasons are.
+        result: an `export.exporter.ExportResult`.
+    """
+
+    def __init__(self, message: str, *, hint: str | None = None, result: object = None) -> None:
+        super().__init__(message, hint=hint)
+        self.result = result
+
+
 class ExportError(ToolkitError, RuntimeError):
     """The model cannot be exported as asked."""
 
 
-class QuantiserError(ExportError):
+class QuantizerError(ExportError):
     """llama.cpp's quantiser began and failed."""
 
     exit_code = EXIT_FAILURE

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from toolkit.batching.collators import LossOn, PaddedCollator, TreeCollator, training_row
-from toolkit.prompts import EncodedRow
+from toolkit.prompts.encoder import EncodedRow
 
 END = 9
 ROWS = [training_row(EncodedRow((1, 2, 3), (7, END))), training_row(EncodedRow((1,), (END,)))]

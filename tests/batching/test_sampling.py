@@ -12,18 +12,18 @@ from toolkit.batching.sampling import (
 
 
 @given(st.lists(st.sampled_from("abcdefgh"), min_size=1, max_size=60), st.integers(0, 9), st.booleans())
-def test_an_epoch_holds_every_row_once_in_an_order_of_its_own(groups: list[str], seed: int, together: bool) -> None:
-    order = RowOrder(groups, seed=seed, together=together)
+def test_an_epoch_holds_every_row_once_in_an_order_of_its_own(groups: list[str], seed: int, grouping: bool) -> None:
+    order = RowOrder(groups, seed=seed, grouping=grouping)
     first = list(order)
-    assert sorted(first) == list(range(len(groups))) and first == list(RowOrder(groups, seed=seed, together=together))
+    assert sorted(first) == list(range(len(groups))) and first == list(RowOrder(groups, seed=seed, grouping=grouping))
     runs = [name for i, name in enumerate(groups[j] for j in first) if i == 0 or groups[first[i - 1]] != name]
-    assert not together or len(runs) == len(set(groups))
+    assert not grouping or len(runs) == len(set(groups))
 
 
 def test_epochs_and_seeds_differ() -> None:
     orders = []
     for seed in (1, 2):
-        order = RowOrder(range(50), seed=seed, together=False)
+        order = RowOrder(range(50), seed=seed, grouping=False)
         for epoch in (0, 1):
             order.set_epoch(epoch)
             orders.append(tuple(order))

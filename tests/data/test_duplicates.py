@@ -2,8 +2,8 @@
 
 import pytest
 
-from toolkit.data.duplicates import NearDuplicates, find_near_duplicates, normalise
-from toolkit.task import Example
+from toolkit.data.duplicates import NearDuplicates, find_near_duplicates, normalize
+from toolkit.data.example import Example
 
 
 def row(premise: str, label: str = "neutral", hypothesis: str = "Il dort.") -> Example:
@@ -15,11 +15,11 @@ def row(premise: str, label: str = "neutral", hypothesis: str = "Il dort.") -> E
     [("Il dort.", " il  DORT !"), ("l'été", "L\u2019ÉTÉ"), ("e\u0301te\u0301", "été"), ("ﬁn", "fin")],
 )
 def test_case_punctuation_and_spaces_do_not_tell_texts_apart(text: str, same: str) -> None:
-    assert normalise(text) == normalise(same)
+    assert normalize(text) == normalize(same)
 
 
 def test_accents_words_and_their_order_do() -> None:
-    assert len({normalise(text) for text in ("il a mange", "il a mangé", "mangé il a", "il a mangé 2")}) == 4
+    assert len({normalize(text) for text in ("il a mange", "il a mangé", "mangé il a", "il a mangé 2")}) == 4
 
 
 def test_repeats_conflicts_and_leaks_are_counted() -> None:

@@ -4,9 +4,9 @@ from collections import Counter
 
 import pytest
 
-from toolkit.data.few_shot import draw_shots, refuse_shots
+from toolkit.data.example import Example
+from toolkit.data.few_shot import check_shots, draw_shots
 from toolkit.errors import DataError, RunError
-from toolkit.task import Example
 
 LABELS = ["entailment", "neutral", "contradiction"]
 TRAIN = [Example(str(i), f"p{i}", f"h{i}", LABELS[i % 3]) for i in range(60)]
@@ -45,8 +45,8 @@ def test_a_label_with_too_few_rows_is_named() -> None:
 
 
 def test_only_the_base_model_gets_shots() -> None:
-    refuse_shots("base", 3)
-    refuse_shots("adapter", 0)
+    check_shots("base", 3)
+    check_shots("adapter", 0)
     for model in ("adapter", "merged", "x.gguf"):
-        with pytest.raises(RunError, match="--shots 3 is for --model base"):
-            refuse_shots(model, 3)
+        with pytest.raises(RunError, match='shots=3 is for model="base"'):
+            check_shots(model, 3)

@@ -10,7 +10,7 @@ import pytest
 
 from toolkit.data.sources import Row, read_rows, slug
 from toolkit.errors import DataError
-from toolkit.recipe import Source
+from toolkit.recipe.schema import Source
 
 ROWS: list[Row] = [
     {"premise": 'Il dit : « "oui" ».', "hypothesis": "Il parle,\nbien sûr.", "label": "entailment"},

@@ -1,205 +1,61 @@
-"""The embedded data: sizes, balance, separation of the splits, and nothing to learn from a hypothesis alone."""
+"""The embedded dataset as users load it: fields, balance, grouped premises and separate splits."""
 
-import re
-import subprocess
-import sys
-from collections import Counter, defaultdict
+from collections import Counter
 from itertools import combinations
 
 import pytest
-from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline, make_union
 
-from toolkit.embedded.candidates import LABELS, relation
-from toolkit.embedded.lexicon import HELD_OUT, LEXICON
-from toolkit.embedded.nli_fr import SIZES, SPLITS, generate
-from toolkit.embedded.phenomena import PHENOMENA
-from toolkit.embedded.phenomena.amounts import _counts
-from toolkit.embedded.vocabulary import Lexicon
+from toolkit.embedded.nli_fr import SPLITS, load_split
 from toolkit.errors import DataError
 
-ROWS = {split: generate(split) for split in SPLITS}
-# Words that both lexicons share: adjectives, numbers, function words and the auxiliaries être and avoir.
-SHARED_WORDS = {
-    word
-    for line in (
-        "a ai aucun aucune au avant avec après certains certaines d dans de derrière des devant du est et",
-        "exactement la le les l plupart moins n ne ni ont ou par pas pendant plus pour qu que sont sur tous",
-        "toutes très un une aussi chez à été deux trois quatre cinq six sept huit neuf dix absent absente",
-        "agité agitée blanc blanche brun brune calme coupable faible fermé fermée fort forte grand grande",
-        "gris grise innocent innocente invisible jeune joyeuse joyeux lent lente lourd lourde léger légère",
-        "neuf neuve noir noire ouvert ouverte pauvre petit petite propre présent présente rapide riche sale",
-        "triste usé usée visible âgé âgée",
-    )
-    for word in line.split()
-}
+LABELS = {"entailment", "neutral", "contradiction"}
+SIZES = {"train": 3000, "dev": 600, "test": 600, "test_lexical": 600}
 
 
-def words(rows: list[dict[str, str]]) -> set[str]:
-    texts = " ".join(f"{row['premise']} {row['hypothesis']}" for row in rows)
-    return {word.lower() for word in re.findall(r"\w+", texts)}
-
-
-def is_negative(text: str) -> bool:
-    return re.search(r"\b(ne|n)\b", text) is not None
-
-
-def sentences(split: str) -> set[str]:
-    return {text for row in ROWS[split] for text in (row["premise"], row["hypothesis"])}
-
-
-def lexicon_words(lexicon: Lexicon) -> set[str]:
-    concepts = lexicon.concepts + lexicon.people
-    nouns = [concept.noun for concept in concepts] + [*lexicon.roles, *lexicon.gifts, *lexicon.openables]
-    nouns += [*lexicon.domains, *lexicon.occasions, *(noun for _, noun in lexicon.places)]
-    verbs = [*lexicon.creating, *lexicon.living, *lexicon.acting, *lexicon.moving, *lexicon.social]
-    verbs += [verb for entry in lexicon.converses for verb in (entry.verb, entry.converse) if verb.singular != "est"]
-    forms = {form for noun in nouns for form in (noun.singular, noun.plural)}
-    forms |= {form for verb in verbs for form in (verb.singular, verb.plural, verb.participle)}
-    return {form.lower() for form in forms | set(lexicon.men) | set(lexicon.women)}
+def test_there_are_four_splits() -> None:
+    assert set(SPLITS) == set(SIZES)
 
 
 @pytest.mark.parametrize("split", SPLITS)
-def test_each_split_has_its_size_and_every_label_equally_often(split: str) -> None:
-    rows = ROWS[split]
-    assert len(rows) == SIZES[split] == (3000 if split == "train" else 600)
-    assert set(Counter(row["label"] for row in rows).values()) == {SIZES[split] // 3}
-    assert all(list(row) == ["id", "premise", "hypothesis", "label", "phenomenon"] for row in rows)
-    assert len({row["id"] for row in rows}) == len(rows)
-    assert rows[0]["id"] == f"nli-fr-{split.replace('_', '-')}-0001"
+def test_rows_have_five_fields_of_text(split: str) -> None:
+    rows = load_split(split)
+    assert len(rows) == SIZES[split]
+    for row in rows:
+        assert list(row) == ["id", "premise", "hypothesis", "label", "phenomenon"]
+        assert all(isinstance(value, str) and value for value in row.values())
+    assert [row["id"] for row in rows] == [
+        f"nli-fr-{split.replace('_', '-')}-{number:04d}" for number in range(1, len(rows) + 1)
+    ]
 
 
 @pytest.mark.parametrize("split", SPLITS)
-def test_three_rows_in_a_row_share_a_premise_and_have_one_label_each(split: str) -> None:
-    rows = ROWS[split]
+def test_labels_are_balanced(split: str) -> None:
+    assert Counter(row["label"] for row in load_split(split)) == dict.fromkeys(LABELS, SIZES[split] // 3)
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_three_rows_share_a_premise(split: str) -> None:
+    rows = load_split(split)
     triples = [rows[start : start + 3] for start in range(0, len(rows), 3)]
     assert all(len({row["premise"] for row in triple}) == 1 for triple in triples)
-    assert all({row["label"] for row in triple} == set(LABELS) for triple in triples)
-    assert len({tuple(row["label"] for row in triple) for triple in triples}) == 6
+    assert all({row["label"] for row in triple} == LABELS for triple in triples)
     assert len({triple[0]["premise"] for triple in triples}) == len(triples)
 
 
-def test_a_seed_decides_every_row_and_another_seed_gives_others() -> None:
-    command = "from toolkit.embedded.nli_fr import generate; print(hash(0) or generate('dev')[:30])"
-    outputs = {
-        subprocess.run(
-            [sys.executable, "-c", command], env={"PYTHONHASHSEED": seed}, capture_output=True, text=True, check=True
-        ).stdout.strip()
-        for seed in ("1", "2")
-    }
-    assert outputs == {str(ROWS["dev"][:30])}
-    assert generate("dev", seed=5) != ROWS["dev"]
-
-
-def test_returned_rows_are_the_callers_own() -> None:
-    generate("dev")[0]["label"] = "spoiled"
-    assert generate("dev")[0]["label"] in LABELS
-
-
-def test_an_unknown_split_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(DataError, match="'validation'") as error:
-        generate("validation")
-    assert "test_lexical" in (error.value.hint or "")
-
-
 @pytest.mark.parametrize(("first", "second"), combinations(SPLITS, 2))
-def test_no_sentence_occurs_in_two_splits(first: str, second: str) -> None:
-    assert sentences(first).isdisjoint(sentences(second))
+def test_no_premise_occurs_in_two_splits(first: str, second: str) -> None:
+    premises = [{row["premise"] for row in load_split(split)} for split in (first, second)]
+    assert premises[0].isdisjoint(premises[1])
 
 
-def test_no_hypothesis_repeats_its_premise_or_another_row() -> None:
-    for rows in ROWS.values():
-        assert all(row["premise"] != row["hypothesis"] for row in rows)
-        assert len({row["hypothesis"] for row in rows}) == len(rows)
+def test_callers_get_their_own_rows() -> None:
+    load_split("dev")[0]["label"] = "spoiled"
+    assert load_split("dev")[0]["label"] in LABELS
 
 
-def test_test_lexical_shares_only_function_words_and_adjectives_with_training() -> None:
-    assert words(ROWS["train"]) & words(ROWS["test_lexical"]) <= SHARED_WORDS
-
-
-def test_the_two_lexicons_share_no_noun_name_or_verb() -> None:
-    assert lexicon_words(LEXICON).isdisjoint(lexicon_words(HELD_OUT))
-    assert not SHARED_WORDS & (lexicon_words(LEXICON) | lexicon_words(HELD_OUT))
-
-
-@pytest.mark.parametrize("split", SPLITS)
-def test_every_phenomenon_occurs_under_every_label(split: str) -> None:
-    counts = Counter((row["phenomenon"], row["label"]) for row in ROWS[split])
-    assert set(counts) == {(name, label) for name in PHENOMENA for label in LABELS}
-    assert len(PHENOMENA) >= 8
-    assert min(counts.values()) >= 18
-
-
-CUES = {
-    "negated": r"\b(ne|n|ni|aucune?)\b",
-    "after": r"\baprès\b",
-    "more": r"\bplus\b",
-    "less": r"\bmoins\b",
-    "as": r"\baussi\b",
-    "passive": r"\bpar\b",
-    "all": r"\b(tous|toutes)\b",
-    "most": r"\bplupart\b",
-    "some": r"\bcertaine?s\b",
-    "adjunct": r"\b(dans|pendant|avec)\b",
-    "and": r"\bet\b",
-}
-
-
-@pytest.mark.parametrize("cue", CUES)
-def test_no_operation_gives_its_label_away(cue: str) -> None:
-    """Among the hypotheses with a cue, no label has more than 45 %, and every label has its share."""
-    counts = Counter(row["label"] for row in ROWS["train"] if re.search(CUES[cue], row["hypothesis"].lower()))
-    total = sum(counts.values())
-    assert total >= 10
-    assert max(counts.values()) / total <= 0.45
-    assert min(counts[label] for label in LABELS) / total >= 0.2
-
-
-@pytest.mark.parametrize(
-    "vectorizer",
-    [
-        TfidfVectorizer(ngram_range=(1, 2)),
-        make_union(TfidfVectorizer(ngram_range=(1, 2)), TfidfVectorizer(analyzer="char_wb", ngram_range=(1, 4))),
-    ],
-    ids=["words", "words-and-characters"],
-)
-def test_a_classifier_that_sees_only_hypotheses_stays_near_chance(vectorizer: object) -> None:
-    classifier = make_pipeline(vectorizer, LogisticRegression(max_iter=1000))
-    classifier.fit([row["hypothesis"] for row in ROWS["train"]], [row["label"] for row in ROWS["train"]])
-    for split in SPLITS[1:]:
-        texts = [row["hypothesis"] for row in ROWS[split]]
-        assert classifier.score(texts, [row["label"] for row in ROWS[split]]) <= 0.45, split
-
-
-def test_french_is_elided_and_contracted_everywhere() -> None:
-    wrong = re.compile(
-        r"\b(de le|de les|à le|à les|ne [aeiouéêè]|de [aeiouéêèâ]|le [aeiouéèê]|la [aeiouéèê]|que [aeiouéèê])"
-        r"|d'huit|pas (un|une|des) |d'onze",
-        re.IGNORECASE,
-    )
-    # After être the indefinite article stays: "n'est pas un chien".
-    found = [text for split in SPLITS for text in sentences(split) if wrong.search(text.replace("est pas un", ""))]
-    assert found == []
-
-
-def test_bounds_mean_what_they_say() -> None:
-    assert relation(_counts("exactement", 3), _counts("au moins", 2)) == "entailment"
-    assert relation(_counts("au moins", 3), _counts("exactement", 4)) == "neutral"
-    assert relation(_counts("au moins", 3), _counts("au plus", 2)) == "contradiction"
-    assert relation(_counts("au plus", 3), _counts("au plus", 4)) == "entailment"
-
-
-def test_known_pairs_have_the_label_a_french_speaker_gives() -> None:
-    """Reversal under negation, from the rows themselves: narrower noun or added adjunct."""
-    by_phenomenon = defaultdict(list)
-    for row in ROWS["train"]:
-        by_phenomenon[row["phenomenon"]].append(row)
-    negative_premises = [row for row in by_phenomenon["adjuncts"] if is_negative(row["premise"])]
-    longer = [row for row in negative_premises if is_negative(row["hypothesis"]) and row["label"] == "entailment"]
-    assert longer
-    assert all(len(row["hypothesis"].split()) > len(row["premise"].split()) for row in longer)
-    positive = [row for row in by_phenomenon["adjuncts"] if not is_negative(row["premise"])]
-    shorter = [row for row in positive if row["label"] == "entailment"]
-    assert shorter
-    assert all(len(row["hypothesis"].split()) < len(row["premise"].split()) for row in shorter)
+@pytest.mark.parametrize("name", ["validation", "", "../weights/pretrain", "Train"])
+def test_an_unknown_split_is_refused(name: str) -> None:
+    with pytest.raises(DataError) as error:
+        load_split(name)
+    assert repr(name) in str(error.value)
+    assert all(split in (error.value.hint or "") for split in SPLITS)

@@ -1,7 +1,7 @@
 """The embedded model's tokenizer and the weights that ship with the package."""
 
 import json
-from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any
 
 import pytest
@@ -9,49 +9,41 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 
-from toolkit.embedded.candidates import LABELS
-from toolkit.embedded.nli_fr import SPLITS, generate
-from toolkit.embedded.pretrain import exercise_accuracy
-from toolkit.embedded.tiny_llama import BOS, EOT, MODEL_FOLDER, PAD, SPECIAL_TOKENS, build_tokenizer
-from toolkit.prompts import encode_plain, load_tokenizer
+from toolkit.embedded import MODEL_FOLDER
+from toolkit.embedded.nli_fr import SPLITS, load_split
+from toolkit.prompts.tokenizer import encode_plain, load_tokenizer
+
+LABELS = ("entailment", "neutral", "contradiction")
 
 
-@pytest.fixture(scope="module")
-def tokenizer() -> Any:
+@lru_cache(maxsize=1)
+def shipped_tokenizer() -> Any:
     return load_tokenizer(MODEL_FOLDER)
 
 
 @pytest.fixture(scope="module")
-def model() -> Iterator[Any]:
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    yield AutoModelForCausalLM.from_pretrained(MODEL_FOLDER, dtype=torch.float32)
+def tokenizer() -> Any:
+    return shipped_tokenizer()
 
 
 @settings(max_examples=200, deadline=None)
 @given(text=st.text())
-def test_any_text_comes_back_from_its_ids(text: str) -> None:
-    tokenizer = load_tokenizer_once()
+def test_decoding_gives_back_any_text(text: str) -> None:
+    tokenizer = shipped_tokenizer()
     assert tokenizer.decode(encode_plain(tokenizer, text), clean_up_tokenization_spaces=False) == text
 
 
 @settings(max_examples=200, deadline=None)
 @given(prompt=st.text(), answer=st.sampled_from(LABELS))
-def test_a_prompt_that_ends_in_a_line_break_encodes_alone_as_before_its_answer(prompt: str, answer: str) -> None:
-    tokenizer = load_tokenizer_once()
+def test_a_line_break_separates_prompt_and_answer(prompt: str, answer: str) -> None:
+    """The ids of the prompt are the same with and without the answer."""
+    tokenizer = shipped_tokenizer()
     prompt = f"{prompt.rstrip()}.\n"
     alone, whole = encode_plain(tokenizer, prompt), encode_plain(tokenizer, prompt + answer)
     assert whole[: len(alone)] == alone
 
 
-def load_tokenizer_once(loaded: list[Any] = []) -> Any:  # noqa: B006
-    if not loaded:
-        loaded.append(load_tokenizer(MODEL_FOLDER))
-    return loaded[0]
-
-
-def test_each_label_is_one_token_at_the_start_of_an_answer(tokenizer: Any) -> None:
+def test_each_label_is_one_token(tokenizer: Any) -> None:
     line_break = encode_plain(tokenizer, "\n\n")
     assert len(line_break) == 1
     for label in LABELS:
@@ -60,14 +52,7 @@ def test_each_label_is_one_token_at_the_start_of_an_answer(tokenizer: Any) -> No
         assert encode_plain(tokenizer, f"\n\n{label}") == line_break + ids
 
 
-def test_special_tokens_stand_after_the_vocabulary_and_text_never_becomes_one(tokenizer: Any) -> None:
-    ids = tokenizer.convert_tokens_to_ids(list(SPECIAL_TOKENS))
-    assert ids == list(range(len(tokenizer) - len(SPECIAL_TOKENS), len(tokenizer)))
-    assert (tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token) == (BOS, EOT, PAD)
-    assert max(encode_plain(tokenizer, "".join(SPECIAL_TOKENS))) < ids[0]
-
-
-def test_the_chat_template_renders_a_llama_3_conversation(tokenizer: Any) -> None:
+def test_the_chat_template_renders_llama_3_conversations(tokenizer: Any) -> None:
     messages = [{"role": "system", "content": " S "}, {"role": "user", "content": "U"}]
     assert tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True) == (
         "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\nS<|eot_id|>"
@@ -85,9 +70,7 @@ def test_the_tokenizer_has_llama_3s_structure(shared: Any) -> None:
     assert ours["post_processor"]["single"] == theirs["post_processor"]["single"]
 
 
-def test_the_vocabulary_covers_every_byte(tokenizer: Any) -> None:
-    small = build_tokenizer(["un chien"], vocabulary_size=300)
-    assert small.decode(encode_plain(small, "日本 \x00")) == "日本 \x00"
+def test_frequent_words_are_one_token(tokenizer: Any) -> None:
     assert all(len(encode_plain(tokenizer, word)) == 1 for word in (" labrador", " gorille", " Léa", " pas"))
 
 
@@ -95,20 +78,20 @@ def test_a_row_takes_few_tokens(tokenizer: Any) -> None:
     lengths = [
         len(encode_plain(tokenizer, f"{row['premise']}\n{row['hypothesis']}"))
         for split in SPLITS
-        for row in generate(split)
+        for row in load_split(split)
     ]
     assert max(lengths) <= 64
     assert sum(lengths) / len(lengths) <= 24
 
 
-def test_the_shipped_weights_are_small_and_in_16_bits() -> None:
+def test_the_weights_are_small_and_16_bit() -> None:
     files = {path.name: path.stat().st_size for path in MODEL_FOLDER.iterdir()}
     assert files["model.safetensors"] <= 8_000_000
     assert {"config.json", "tokenizer.json", "chat_template.jinja", "README.md", "pretrain.json"} <= set(files)
     with safe_open(MODEL_FOLDER / "model.safetensors", "pt") as tensors:
         slices = [tensors.get_slice(name) for name in tensors.keys()]  # noqa: SIM118
-        assert {part.get_dtype() for part in slices} == {"F16"}
-        count = sum(size_of(part.get_shape()) for part in slices)
+        assert {tensor.get_dtype() for tensor in slices} == {"F16"}
+        count = sum(size_of(tensor.get_shape()) for tensor in slices)
     assert 2_000_000 <= count <= 4_000_000
     figures = json.loads((MODEL_FOLDER / "pretrain.json").read_text(encoding="utf-8"))
     assert figures["parameters"] == count
@@ -119,7 +102,7 @@ def size_of(shape: list[int]) -> int:
     return shape[0] * (shape[1] if len(shape) > 1 else 1)
 
 
-def test_widths_fit_the_blocks_of_gguf_quantisation() -> None:
+def test_widths_fit_gguf_quantization_blocks() -> None:
     config = json.loads((MODEL_FOLDER / "config.json").read_text(encoding="utf-8"))
     assert config["hidden_size"] % 256 == 0
     assert config["intermediate_size"] % 256 == 0
@@ -128,19 +111,14 @@ def test_widths_fit_the_blocks_of_gguf_quantisation() -> None:
     assert config["tie_word_embeddings"] is True
 
 
-def test_the_shipped_model_copies_and_compares_words(model: Any, tokenizer: Any) -> None:
-    accuracy = exercise_accuracy(model, tokenizer, probes=40)
-    assert accuracy["copie"] >= 0.95
-    assert accuracy["phrases signées"] >= 0.9
-    assert accuracy["rôles d'un coup"] >= 0.9
-
-
-def test_zero_shot_the_shipped_model_is_near_chance(model: Any, tokenizer: Any) -> None:
+def test_zero_shot_accuracy_is_near_chance(tokenizer: Any) -> None:
     import torch
+    from transformers import AutoModelForCausalLM
 
+    model = AutoModelForCausalLM.from_pretrained(MODEL_FOLDER, dtype=torch.float32)
     labels = torch.tensor([encode_plain(tokenizer, label)[0] for label in LABELS])
     right = 0
-    rows = generate("test")
+    rows = load_split("test")
     for row in rows:
         messages = [{"role": "user", "content": f"{row['premise']}\n{row['hypothesis']}"}]
         ids = tokenizer.apply_chat_template(

@@ -8,11 +8,11 @@ import numpy as np
 import yaml
 
 from tests.conftest import RECIPE
+from toolkit.data.example import Example
 from toolkit.evaluation.metrics import Predictions, compute_metrics
-from toolkit.files import write_json, write_text
-from toolkit.recipe_file import dump_recipe, load_recipe
-from toolkit.run_folder import RunFolder
-from toolkit.task import Example
+from toolkit.recipe.loading import dump_recipe, load_recipe
+from toolkit.runs.run_folder import RunFolder
+from toolkit.utils.atomic_io import write_json, write_text
 
 LABELS = ("entailment", "neutral", "contradiction")
 HOSTILE = "<script>alert('é')</script> & \"<|eot_id|>\" {{ 7 * 7 }} </td> | \ue000"
@@ -23,8 +23,9 @@ def make_run(folder: Path, **changes: dict[str, Any]) -> RunFolder:
     values = {section: {**RECIPE[section], **changes.get(section, {})} for section in {**RECIPE, **changes}}
     folder.mkdir(parents=True)
     run = RunFolder(folder)
-    run.recipe.write_text(yaml.safe_dump(values), encoding="utf-8")
-    write_text(run.recipe, dump_recipe(load_recipe(run.recipe)))
+    run.recipe_file.write_text(yaml.safe_dump(values), encoding="utf-8")
+    write_text(run.recipe_file, dump_recipe(load_recipe(run.recipe_file)))
+    write_json(run.adapter / "adapter_config.json", {})
     rows = {"rows": 48, "labels": dict.fromkeys(LABELS, 16), "fingerprint": "f"}
     write_json(
         run.run_json,

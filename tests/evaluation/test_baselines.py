@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from scipy.stats import binom
 
+from toolkit.data.example import Example
 from toolkit.evaluation.baselines import answer_warnings, baseline_accuracies, data_warnings
-from toolkit.task import Example
 
 LABELS = ("entailment", "neutral", "contradiction")
 

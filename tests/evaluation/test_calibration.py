@@ -1,5 +1,6 @@
 """Calibration against cases worked by hand and against a temperature that is known."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,7 +8,9 @@ import numpy as np
 import pytest
 from scipy.special import log_softmax
 
-from toolkit.data.checks import Overlap, Splits, fingerprint
+from toolkit.data.example import Example
+from toolkit.data.examples import fingerprint
+from toolkit.data.splits import Overlap, Splits
 from toolkit.evaluation.calibration import (
     apply_temperature,
     calibrate,
@@ -18,9 +21,10 @@ from toolkit.evaluation.calibration import (
     reliability_bins,
 )
 from toolkit.evaluation.plots import plot_reliability
-from toolkit.files import write_json
-from toolkit.run_folder import RunFolder
-from toolkit.task import Example
+from toolkit.recipe.schema import Recipe
+from toolkit.runs.run_folder import RunFolder
+from toolkit.runs.trained_run import TrainedRun
+from toolkit.utils.atomic_io import write_json
 
 
 def drawn(rows: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -59,7 +63,7 @@ def test_a_known_temperature_is_found_again(known: float) -> None:
 def test_a_model_that_knows_nothing_is_told_to_say_so() -> None:
     log_probabilities, gold = drawn(3000, seed=6)
     found = calibrate((log_probabilities, np.roll(gold, 1)), (log_probabilities, np.roll(gold, 1)))
-    assert found.before.nll > 2 and not found.is_unfounded
+    assert found.before.nll > 2 and not found.is_at_lower_bound
     assert found.after.nll == pytest.approx(np.log(3), abs=0.02) and found.after.ece < 0.05
 
 
@@ -73,12 +77,12 @@ def test_a_constant_added_to_a_rows_likelihoods_changes_nothing() -> None:
 def test_rows_that_are_all_right_end_at_the_coldest_temperature() -> None:
     rows = np.log([[0.9, 0.1], [0.2, 0.8]]), np.array([0, 1])
     assert fit_temperature(*rows) == pytest.approx(0.05, rel=1e-3)
-    assert calibrate(rows, rows).is_unfounded and not calibrate(drawn(300, 5), rows).is_unfounded
+    assert calibrate(rows, rows).is_at_lower_bound and not calibrate(drawn(300, 5), rows).is_at_lower_bound
 
 
 def test_calibrating_mends_a_model_that_is_too_sure_and_moves_no_answer() -> None:
-    held_back, evaluation = drawn(3000, seed=2), drawn(3000, seed=3)
-    too_sure = [(log_probabilities * 3, gold) for log_probabilities, gold in (held_back, evaluation)]
+    calibration_set, evaluation = drawn(3000, seed=2), drawn(3000, seed=3)
+    too_sure = [(log_probabilities * 3, gold) for log_probabilities, gold in (calibration_set, evaluation)]
     found = calibrate(*too_sure)
     assert found.rows == 3000 and found.temperature == pytest.approx(3, rel=0.1)
     assert found.before == probability_scores(log_softmax(too_sure[1][0], axis=1), evaluation[1])
@@ -88,19 +92,23 @@ def test_calibrating_mends_a_model_that_is_too_sure_and_moves_no_answer() -> Non
     assert (after.argmax(axis=1) == evaluation[0].argmax(axis=1)).all()
 
 
-def test_rows_that_may_have_been_trained_on_are_not_fitted_on(tmp_path: Path) -> None:
+def test_rows_that_may_have_been_trained_on_are_not_fitted_on(
+    make_recipe: Callable[..., Recipe], tmp_path: Path
+) -> None:
+    recipe = make_recipe()
     train, held, scored = ([Example(f"{p}{i}", f"{p}{i}", "h", "neutral") for i in range(3)] for p in "the")
-    run, splits = RunFolder(tmp_path), Splits(train, scored, Overlap(0, 0, 0), held)
+    folder, splits = RunFolder(tmp_path), Splits(train, scored, Overlap(0, 0, 0), held)
     for record in ({}, {"data": {}}, {"data": {"calibration": {"fingerprint": fingerprint(train)}}}):
-        write_json(run.run_json, record)
-        rows, (warning,) = calibration_rows(run, splits)
+        write_json(folder.run_json, record)
+        rows, (warning,) = calibration_rows(TrainedRun(folder, recipe, recipe), splits)
         assert rows == [] and "may have been trained on" in warning
-    write_json(run.run_json, {"data": {"calibration": {"fingerprint": fingerprint(held)}}})
+    write_json(folder.run_json, {"data": {"calibration": {"fingerprint": fingerprint(held)}}})
+    run = TrainedRun(folder, recipe, recipe)
     assert calibration_rows(run, splits) == (held, [])
     assert calibration_rows(run, replace(splits, eval=held[1:])) == (held[:1], [])
     none, (warning,) = calibration_rows(run, replace(splits, eval=held))
     assert none == [] and "every premise" in warning
-    assert calibration_rows(run, replace(splits, held_back=[])) == ([], [])
+    assert calibration_rows(run, replace(splits, calibration_set=[])) == ([], [])
 
 
 @pytest.mark.parametrize("temperatures", [[1.0], [1.0, 2.0]])

@@ -5,9 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from toolkit.data.example import Example
 from toolkit.evaluation.intervals import wilson_interval
 from toolkit.evaluation.metrics import Predictions, compute_metrics
-from toolkit.task import Example
 
 LABELS = ("entailment", "neutral", "contradiction")
 

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 import torch
 
-from toolkit.export.gguf import write_gguf
-from toolkit.model.backend import AutoConfig, AutoModelForCausalLM
-from toolkit.prompts import load_tokenizer
+from toolkit.export.gguf_writer import write_gguf
+from toolkit.models.backend import AutoConfig, AutoModelForCausalLM
+from toolkit.prompts.tokenizer import load_tokenizer
 
 # The converter titles the folder's name; a classifier is to be sampled at temperature 0.
 OURS = {"general.name", "general.sampling.temp", "GGUF.kv_count"}

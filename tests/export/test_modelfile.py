@@ -8,19 +8,21 @@ from typing import Any
 
 import pytest
 
-from toolkit.data.checks import load_examples
-from toolkit.decoding.label_trie import LabelTrie
-from toolkit.decoding.llama_cpp import LlamaCpp
-from toolkit.decoding.llama_cpp_scorer import LlamaCppScorer
+from toolkit.data.examples import load_examples
 from toolkit.errors import ExportError
-from toolkit.export.gguf import write_gguf
+from toolkit.export.gguf_writer import write_gguf
 from toolkit.export.modelfile import modelfile, ollama_template, usage
-from toolkit.model.files import find_base
-from toolkit.model.merging import merge_adapter
-from toolkit.prompts import PromptEncoder, load_tokenizer
-from toolkit.recipe import Recipe
-from toolkit.run_folder import RunFolder
-from toolkit.task import prompt_messages
+from toolkit.inference.label_trie import LabelTrie
+from toolkit.inference.llama_cpp import LlamaCpp
+from toolkit.inference.llama_cpp_scorer import LlamaCppScorer
+from toolkit.models.merging import merge_adapter
+from toolkit.models.model_folder import find_base
+from toolkit.prompts.encoder import PromptEncoder
+from toolkit.prompts.messages import prompt_messages
+from toolkit.prompts.tokenizer import load_tokenizer
+from toolkit.recipe.schema import Recipe
+from toolkit.runs.run_folder import RunFolder
+from toolkit.runs.trained_run import TrainedRun
 
 
 @pytest.fixture(scope="module")
@@ -33,11 +35,11 @@ def recipe(make_recipe: Callable[..., Recipe]) -> Recipe:
 
 @pytest.fixture(scope="module")
 def exported(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, PromptEncoder]:
-    from toolkit.training.train import train
+    from toolkit.training.training_run import TrainingOptions, train_run
 
     run = RunFolder(tmp_path_factory.mktemp("chat") / "chat")
-    train(recipe, run, resume=False, overwrite=False, dry_run=False)
-    merge_adapter(find_base(run, recipe), run.adapter, run.merged)
+    train_run(recipe, run, TrainingOptions())
+    merge_adapter(find_base(TrainedRun.open(run.path)), run.adapter, run.merged)
     write_gguf(run.merged, run.gguf("q8_0"), "q8_0", date_string=recipe.task.date_string, name="chat")
     encoder = PromptEncoder(load_tokenizer(run.adapter), recipe.task, recipe.model.max_seq_length)
     return run.gguf("q8_0"), encoder

@@ -6,17 +6,18 @@ import numpy as np
 import pytest
 import torch
 
-from toolkit.data.checks import load_examples
-from toolkit.decoding.label_trie import LabelTrie
-from toolkit.decoding.llama_cpp_scorer import LlamaCppScorer
-from toolkit.decoding.torch_scorer import TorchScorer
+from toolkit.data.example import Example
+from toolkit.data.examples import load_examples
 from toolkit.export.agreement import label_probabilities
 from toolkit.export.chat_tokens import compare_chat_tokens
-from toolkit.export.gguf import write_gguf
-from toolkit.model.backend import AutoModelForCausalLM
-from toolkit.prompts import PromptEncoder, load_tokenizer
-from toolkit.recipe_file import load_recipe
-from toolkit.task import Example
+from toolkit.export.gguf_writer import write_gguf
+from toolkit.inference.label_trie import LabelTrie
+from toolkit.inference.llama_cpp_scorer import LlamaCppScorer
+from toolkit.inference.torch_scorer import TorchScorer
+from toolkit.models.backend import AutoModelForCausalLM
+from toolkit.prompts.encoder import PromptEncoder
+from toolkit.prompts.tokenizer import load_tokenizer
+from toolkit.recipe.loading import load_recipe
 
 
 @pytest.fixture(scope="module")

@@ -15,12 +15,12 @@ from typing import Any
 
 import torch
 
-import toolkit.training.whole_checkpoints as whole_checkpoints
-from toolkit.data.checks import load_splits
-from toolkit.recipe_file import load_recipe
-from toolkit.run_folder import RunFolder
-from toolkit.training import callbacks, checkpoints, fit, train
+from toolkit.data.splits import load_splits
+from toolkit.recipe.loading import load_recipe
+from toolkit.runs.run_folder import RunFolder
+from toolkit.training import atomic_checkpoints, callbacks, checkpoints, fit, training_run
 from toolkit.training.trainer import ClassifierTrainer
+from toolkit.training.training_run import TrainingOptions, train_run
 
 
 def die(*_: Any, **__: Any) -> None:
@@ -50,18 +50,18 @@ MOMENTS: dict[str, Callable[[], None]] = {
         RunFolder, "begin", 0, lambda run, _, recipe, **__: begin_half(run, recipe)
     ),
     "inside the second step": lambda: after(ClassifierTrainer, "summed_loss", 1),
-    "in the first checkpoint": lambda: after(whole_checkpoints, "save_trained", 0, tear_a_file),
-    "before older checkpoints go": lambda: after(whole_checkpoints, "keep_newest", 1),
+    "in the first checkpoint": lambda: after(atomic_checkpoints, "save_trained", 0, tear_a_file),
+    "before older checkpoints go": lambda: after(atomic_checkpoints, "keep_newest", 1),
     "in a line of the log": lambda: after(callbacks, "_line", 5, tear_a_line),
     "before the third checkpoint is renamed": lambda: after(checkpoints, "flush_to_disk", 0),
     "in the adapter": lambda: after(fit, "flush_to_disk", 0),
-    "when all is done but the last word": lambda: after(train, "_finish", 0),
+    "when all is done but the last word": lambda: after(training_run, "_finish", 0),
 }
 
 
 def begin_half(run: RunFolder, recipe: str) -> None:
     run.path.mkdir(parents=True, exist_ok=True)
-    run.recipe.write_text(recipe)
+    run.recipe_file.write_text(recipe)
     (run.path / f".run.json.{os.getpid()}.partial").write_text("{")
     die()
 
@@ -74,7 +74,7 @@ def in_a_child(path: Path, prepare: Callable[[], None] | None, *, resume: bool) 
     try:
         if prepare:
             prepare()
-        train.train(load_recipe(Path(sys.argv[1])), RunFolder(path), resume=resume, overwrite=False, dry_run=False)
+        train_run(load_recipe(Path(sys.argv[1])), RunFolder(path), TrainingOptions(resume=resume))
         os._exit(0)
     except BaseException:
         traceback.print_exc()

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from toolkit.errors import RunError
-from toolkit.training.checkpoints import find_checkpoints, folder_of, keep_newest, new_checkpoint, tidy
+from toolkit.training.checkpoints import checkpoint_folder, clean_up, find_checkpoints, keep_newest, new_checkpoint
 
 
 def write(checkpoints: Path, *steps: int) -> None:
     for step in steps:
-        with new_checkpoint(folder_of(checkpoints, step)) as folder:
+        with new_checkpoint(checkpoint_folder(checkpoints, step)) as folder:
             (folder / "weights").write_bytes(bytes(range(256)) * step)
             (folder / "state.json").write_text(json.dumps({"step": step}))
 
@@ -27,9 +27,9 @@ def flip_a_bit(path: Path) -> None:
 
 def test_the_newest_is_that_of_the_highest_step_whatever_the_clock_says(tmp_path: Path) -> None:
     write(tmp_path, 8, 10, 9)
-    os.utime(folder_of(tmp_path, 10), (0, 0))
+    os.utime(checkpoint_folder(tmp_path, 10), (0, 0))
     found = find_checkpoints(tmp_path)
-    assert (found.newest, found.step, found.damaged) == (folder_of(tmp_path, 10), 10, ())
+    assert (found.newest, found.step, found.damaged) == (checkpoint_folder(tmp_path, 10), 10, ())
     assert find_checkpoints(tmp_path / "none").step == 0
 
 
@@ -50,11 +50,11 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(
     tmp_path: Path, damage: Callable[[Path], object], sentence: str
 ) -> None:
     write(tmp_path, 2, 4)
-    damage(folder_of(tmp_path, 4))
+    damage(checkpoint_folder(tmp_path, 4))
     found = find_checkpoints(tmp_path)
-    assert found.newest == folder_of(tmp_path, 2)
-    assert found.damaged == ((folder_of(tmp_path, 4), sentence),)
-    tidy(tmp_path, found)
+    assert found.newest == checkpoint_folder(tmp_path, 2)
+    assert found.damaged == ((checkpoint_folder(tmp_path, 4), sentence),)
+    clean_up(tmp_path, found)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-2", "damaged-checkpoint-4"]
     write(tmp_path, 6)
     keep_newest(tmp_path, 2)
@@ -77,7 +77,7 @@ def test_a_checkpoint_that_cannot_be_read_now_is_not_called_damaged(
 
 def test_every_cut_of_every_file_is_noticed(tmp_path: Path) -> None:
     write(tmp_path, 1)
-    for path in folder_of(tmp_path, 1).iterdir():
+    for path in checkpoint_folder(tmp_path, 1).iterdir():
         whole = path.read_bytes()
         for length in range(len(whole)):
             path.write_bytes(whole[:length])
@@ -88,7 +88,7 @@ def test_every_cut_of_every_file_is_noticed(tmp_path: Path) -> None:
 
 def test_a_checkpoint_whose_writing_failed_is_not_there(tmp_path: Path) -> None:
     write(tmp_path, 2)
-    with pytest.raises(RuntimeError), new_checkpoint(folder_of(tmp_path, 4)) as folder:
+    with pytest.raises(RuntimeError), new_checkpoint(checkpoint_folder(tmp_path, 4)) as folder:
         (folder / "weights").write_bytes(b"half")
         raise RuntimeError
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-2"]
@@ -102,14 +102,18 @@ def test_only_as_many_are_kept_as_the_recipe_says_and_nothing_that_a_kill_left(t
     for name in (f".checkpoint-3.{os.getpid()}.partial", f".checkpoint-1.old.{os.getpid()}.partial"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "weights").write_bytes(b"half")
-    tidy(tmp_path, find_checkpoints(tmp_path))
+    clean_up(tmp_path, find_checkpoints(tmp_path))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-10", "checkpoint-9"]
 
 
 def test_writing_a_checkpoint_again_replaces_it_whole(tmp_path: Path) -> None:
     write(tmp_path, 2)
-    flip_a_bit(folder_of(tmp_path, 2) / "weights")
-    (folder_of(tmp_path, 2) / "of an older version").touch()
+    flip_a_bit(checkpoint_folder(tmp_path, 2) / "weights")
+    (checkpoint_folder(tmp_path, 2) / "of an older version").touch()
     write(tmp_path, 2)
-    assert find_checkpoints(tmp_path).newest == folder_of(tmp_path, 2)
-    assert sorted(path.name for path in folder_of(tmp_path, 2).iterdir()) == ["manifest.json", "state.json", "weights"]
+    assert find_checkpoints(tmp_path).newest == checkpoint_folder(tmp_path, 2)
+    assert sorted(path.name for path in checkpoint_folder(tmp_path, 2).iterdir()) == [
+        "manifest.json",
+        "state.json",
+        "weights",
+    ]

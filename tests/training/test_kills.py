@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
-from toolkit.recipe import Recipe
-from toolkit.recipe_file import dump_recipe
-from toolkit.run_folder import RunFolder
+from toolkit.recipe.loading import dump_recipe
+from toolkit.recipe.schema import Recipe
+from toolkit.runs.run_folder import RunFolder
 
 
 def without_seconds(log: Path) -> list[dict[str, float]]:

@@ -10,9 +10,9 @@ import torch
 from tests.conftest import ROOT
 from toolkit.batching.collators import LossOn, PaddedCollator, Row, TreeCollator, training_row
 from toolkit.errors import TrainingError
-from toolkit.model.loading import attach_lora, load_base
-from toolkit.model.precision import Precision
-from toolkit.recipe import Lora, Recipe
+from toolkit.models.loading import attach_lora, load_base
+from toolkit.models.precision import Precision
+from toolkit.recipe.schema import Lora, Recipe
 from toolkit.training.objective import summed_loss
 
 FULL = Precision("float32", "test")
@@ -148,15 +148,15 @@ def test_in_4_bit_a_tree_is_as_near_as_another_padding(tiny_model: Path, make_re
 
 @pytest.mark.parametrize("loss_on", ["completion", "full_text"])
 def test_real_rows_on_llamas_shape_and_tokenizer(nano: Path, shared: Path, loss_on: LossOn) -> None:
-    from toolkit.preflight import run_preflight
-    from toolkit.recipe_file import load_recipe
+    from toolkit.planning.preflight import run_preflight
+    from toolkit.recipe.loading import load_recipe
 
     data = shared / "data" / "xnli_fr"
     paths = [f"data.train.path={data / 'train.jsonl'}", f"data.eval.path={data / 'test.jsonl'}"]
     limits = ["data.train.limit=16", "data.eval.limit=3", f"model.name={nano}"]
-    before = run_preflight(load_recipe(ROOT / "recipes" / "nli_fr.yaml", [*paths, *limits]))
-    rows = [training_row(row) for row in before.train_rows]
-    model = adapted(nano, before.recipe)
+    preflight = run_preflight(load_recipe(ROOT / "recipes" / "nli_fr.yaml", [*paths, *limits]))
+    rows = [training_row(row) for row in preflight.train_rows]
+    model = adapted(nano, preflight.recipe)
     loss, expected = gradient(model, PaddedCollator(4, loss_on)(rows))
     nodes = []
     for budget in (400, 10_000):

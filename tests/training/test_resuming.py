@@ -16,14 +16,14 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from tests.training.test_kills import contents, without_seconds
-from toolkit.disk import held
 from toolkit.errors import RunError, StorageError
-from toolkit.model import loading
-from toolkit.recipe import Recipe
-from toolkit.recipe_file import dump_recipe
-from toolkit.run_folder import RunFolder
+from toolkit.models import loading
+from toolkit.recipe.loading import dump_recipe
+from toolkit.recipe.schema import Recipe
+from toolkit.runs.run_folder import RunFolder
 from toolkit.training.callbacks import Progress, TrainLog
-from toolkit.training.train import train
+from toolkit.training.training_run import TrainingOptions, train_run
+from toolkit.utils.storage import folder_lock
 
 Call = Callable[..., tuple[int, str, str]]
 Edit = Callable[[dict[str, Any]], object]
@@ -44,7 +44,7 @@ def recipe_file(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Pat
 @pytest.fixture(scope="module")
 def whole(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     run = RunFolder(tmp_path_factory.mktemp("outputs") / "whole")
-    train(recipe, run, resume=False, overwrite=False, dry_run=False)
+    train_run(recipe, run, TrainingOptions())
     return run
 
 
@@ -96,7 +96,7 @@ def test_resume_elsewhere_keeps_the_recorded_precision(
         monkeypatch.setattr(loading, "is_bfloat16_supported", lambda: True)
         monkeypatch.setattr(loading, "cpu_has_amx", lambda has_amx=has_amx: has_amx)
         with suppress(KeyboardInterrupt):
-            train(recipe.model_copy(update={"model": auto}), run, resume=has_amx, overwrite=False, dry_run=False)
+            train_run(recipe.model_copy(update={"model": auto}), run, TrainingOptions(resume=has_amx))
         at_step(0, lambda: None)
     assert run.record["precision"]["name"] == "float32" and "no AMX" in run.record["precision"]["reason"]
     assert contents(run.adapter) == contents(whole.adapter)
@@ -114,7 +114,9 @@ def test_the_same_signal_twice_stops_at_once(
 def test_a_signal_before_training_ends_the_command_and_leaves_nothing(
     call: Call, monkeypatch: pytest.MonkeyPatch, recipe_file: Path, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("toolkit.training.train._check_trainable", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    monkeypatch.setattr(
+        "toolkit.training.training_run._check_trainable", lambda *_: os.kill(os.getpid(), signal.SIGTERM)
+    )
     code, _, err = call("sft", recipe_file, "--output-dir", tmp_path / "run")
     assert (code, err.splitlines()[-1]) == (130, "interrupted")
     assert not (tmp_path / "run").exists()
@@ -229,7 +231,7 @@ def test_a_base_model_that_was_changed_is_noticed(
     before = {path: path.read_bytes() for path in folder.iterdir()}
     try:
         change(folder)
-        code, _, err = call("sft", interrupted.recipe, "--output-dir", interrupted.path, "--resume")
+        code, _, err = call("sft", interrupted.recipe_file, "--output-dir", interrupted.path, "--resume")
     finally:
         for path, content in before.items():
             path.write_bytes(content)
@@ -295,7 +297,7 @@ def test_links_inside_a_run_are_not_followed(
 def test_a_run_that_another_process_finished_meanwhile_is_not_overwritten(recipe: Recipe, whole: RunFolder) -> None:
     before = contents(whole.adapter)
     with pytest.raises(RunError, match="exists already, and a run is never overwritten silently"):
-        train(recipe, whole, resume=False, overwrite=False, dry_run=False)
+        train_run(recipe, whole, TrainingOptions())
     assert contents(whole.adapter) == before
 
 
@@ -325,10 +327,10 @@ def test_a_folder_that_was_left_as_a_run_began_can_be_resumed_or_started_again(
     run = RunFolder(tmp_path / "run")
     run.path.mkdir()
     (run.path / f".recipe.yaml.{2**22 + 1}.partial").touch()
-    run.refuse_if_taken(overwrite=False)
+    run.check_not_taken(overwrite=False)
     code, _, err = call("sft", recipe_file, "--output-dir", run.path, "--resume")
     assert code == 2 and "holds no run that could be resumed" in err and "Leave out --resume" in err
-    shutil.copy(recipe_file, run.recipe)
+    shutil.copy(recipe_file, run.recipe_file)
     code, _, _ = call("sft", recipe_file, "--output-dir", run.path, "--resume")
     assert code == 0 and run.record["status"] == "completed" and run.record["started"]
     code, out, _ = call("sft", recipe_file, "--output-dir", run.path, "--resume")
@@ -343,7 +345,7 @@ def test_overwriting_that_was_killed_promises_nothing_and_can_be_done_again(
         interrupted._empty()
     code, _, err = call("sft", recipe_file, "--output-dir", interrupted.path, "--resume")
     assert code == 2 and "holds no run that could be resumed" in err
-    interrupted.refuse_if_taken(overwrite=True)
+    interrupted.check_not_taken(overwrite=True)
 
 
 @pytest.mark.parametrize("content", [b"", b'{"status": "runn', b"[]", b"\xff\xfe"])
@@ -358,16 +360,16 @@ def test_a_damaged_run_json_is_one_sentence(
 
 def test_two_processes_do_not_train_in_one_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     refused = pytest.raises(RunError, match="Another process is training in")
-    with held(tmp_path / "run"), refused, held(tmp_path / "run"):
+    with folder_lock(tmp_path / "run"), refused, folder_lock(tmp_path / "run"):
         pass
-    with held(tmp_path / "run"):
+    with folder_lock(tmp_path / "run"):
         pass
 
     def without_locks(*_: object) -> None:
         raise OSError
 
     monkeypatch.setattr(fcntl, "flock", without_locks)
-    with held(tmp_path / "run"):
+    with folder_lock(tmp_path / "run"):
         pass
 
 
@@ -375,7 +377,7 @@ def test_a_recipe_trains_and_is_measured_to_the_same_digits_again(
     call: Call, recipe: Recipe, recipe_file: Path, whole: RunFolder, tmp_path: Path
 ) -> None:
     again = RunFolder(tmp_path / whole.path.name)
-    train(recipe, again, resume=False, overwrite=False, dry_run=False)
+    train_run(recipe, again, TrainingOptions())
     assert_same(again, whole)
     config = json.loads((again.adapter / "adapter_config.json").read_text(encoding="utf-8"))
     assert config["target_modules"] == ["k_proj", "o_proj", "q_proj", "v_proj"], "whatever PYTHONHASHSEED says"

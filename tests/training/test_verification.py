@@ -10,10 +10,10 @@ from transformers.models.llama.modeling_llama import LlamaModel
 
 from tests.training.test_objective import FULL, ROWS, adapted
 from toolkit.errors import TrainingError
-from toolkit.model.attention import UNSLOTH_FLAGS
-from toolkit.recipe import Recipe
-from toolkit.run_folder import RunFolder
-from toolkit.training.train import train
+from toolkit.models.attention import UNSLOTH_FLAGS
+from toolkit.recipe.schema import Recipe
+from toolkit.runs.run_folder import RunFolder
+from toolkit.training.training_run import TrainingOptions, train_run
 from toolkit.training.verification import verify_tree
 
 MakeRecipe = Callable[..., Recipe]
@@ -41,8 +41,8 @@ def test_a_right_tree_passes_and_leaves_everything_as_it_was(tiny_model: Path, m
 
 
 def test_dropout_is_off_while_a_tree_is_verified_and_on_again_afterwards(tiny_model: Path, make_recipe: Any) -> None:
-    from toolkit.model.loading import attach_lora, load_base
-    from toolkit.recipe import Lora
+    from toolkit.models.loading import attach_lora, load_base
+    from toolkit.recipe.schema import Lora
 
     model = attach_lora(
         load_base(tiny_model, make_recipe(), FULL), Lora(dropout=0.5), seed=1, gradient_checkpointing=False
@@ -62,12 +62,13 @@ def test_training_goes_on_padded_and_says_so_where_trees_are_wrong(
     make_recipe: MakeRecipe,
     tmp_path: Path,
     dropped_masks: None,
-    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    caplog.set_level("INFO", logger="toolkit")
     recipe = make_recipe(f"model.name={tiny_model}")
     run = RunFolder(tmp_path / "run")
-    train(recipe, run, resume=False, overwrite=False, dry_run=False)
-    assert "WARNING     loss and gradient of a tree differ" in capsys.readouterr().out
+    train_run(recipe, run, TrainingOptions())
+    assert "WARNING     loss and gradient of a tree differ" in caplog.text
     batching = run.record["batching"]
     assert batching["name"] == "padded" and "refused" in batching["reason"]
     assert run.record["group_by_premise"] is False
@@ -102,14 +103,15 @@ def test_trees_of_no_numbers_and_trees_that_raise_fall_back_too(
     make_recipe: MakeRecipe,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
     with_what: Callable[[Any], Any],
     sentence: str,
 ) -> None:
+    caplog.set_level("INFO", logger="toolkit")
     break_trees(monkeypatch, with_what)
     run = RunFolder(tmp_path / "run")
-    train(make_recipe(f"model.name={tiny_model}"), run, resume=False, overwrite=False, dry_run=False)
-    assert sentence in capsys.readouterr().out
+    train_run(make_recipe(f"model.name={tiny_model}"), run, TrainingOptions())
+    assert sentence in caplog.text
     assert run.record["status"] == "completed" and run.record["batching"]["name"] == "padded"
 
 
@@ -134,7 +136,7 @@ def test_a_recipe_that_wants_trees_alone_is_refused_where_they_are_wrong(
 ) -> None:
     recipe = make_recipe(f"model.name={tiny_model}", "training.batching=prefix_tree")
     with pytest.raises(TrainingError, match="tree batches cannot be trained on"):
-        train(recipe, RunFolder(tmp_path / "run"), resume=False, overwrite=False, dry_run=False)
+        train_run(recipe, RunFolder(tmp_path / "run"), TrainingOptions())
     assert not (tmp_path / "run").exists()
 
 

@@ -12,11 +12,11 @@ import numpy as np
 import torch
 
 from toolkit.batching.prefix_tree import Branch, PrefixTree, build_tree, split_by_nodes
-from toolkit.prompts import EncodedRow
+from toolkit.prompts.encoder import EncodedRow
 
 LossOn = Literal["completion", "full_text"]
 Row = dict[str, list[int]]
-Part = dict[str, torch.Tensor]
+MicroBatch = dict[str, torch.Tensor]
 """`input_ids`, `attention_mask` and, of a tree, `position_ids` for the model; for the loss `nodes`, `targets` and
 `weights`, each [predictions]: the place in the flattened input, the token that comes next, and how many rows say so."""
 
@@ -32,15 +32,15 @@ def training_row(row: EncodedRow) -> Row:
     return {"prompt": list(row.prompt), "answer": list(row.answer)}
 
 
-def _trained_from(row: Row, loss_on: LossOn) -> int:
+def _first_trained_position(row: Row, loss_on: LossOn) -> int:
     """The first place that predicts a trained token: where the answer begins tells, never a token's value."""
     return 0 if loss_on == "full_text" else len(row["prompt"]) - 1
 
 
-def _step(parts: list[Part], rows: Sequence[Row]) -> dict[str, Any]:
+def _collate_step(micro_batches: list[MicroBatch], rows: Sequence[Row]) -> dict[str, Any]:
     return {
-        "parts": parts,
-        "trained": torch.stack([part["weights"].sum() for part in parts]).sum(0, keepdim=True),
+        "parts": micro_batches,
+        "trained": torch.stack([micro_batch["weights"].sum() for micro_batch in micro_batches]).sum(0, keepdim=True),
         "tokens": torch.tensor([sum(len(row["prompt"]) + len(row["answer"]) for row in rows)]),
     }
 
@@ -65,22 +65,24 @@ class PaddedCollator:
             parts; `tokens` [1], the tokens of all rows.
         """
         starts = range(0, len(rows), self.micro_batch_size)
-        return _step([self._part(rows[start : start + self.micro_batch_size]) for start in starts], rows)
+        return _collate_step([self._micro_batch(rows[start : start + self.micro_batch_size]) for start in starts], rows)
 
-    def _part(self, rows: Sequence[Row]) -> Part:
+    def _micro_batch(self, rows: Sequence[Row]) -> MicroBatch:
         sequences = [[*row["prompt"], *row["answer"]] for row in rows]
         # The last token of a row is predicted but predicts nothing, so it need not be read.
-        read = [sequence[:-1] for sequence in sequences]
-        longest = max(map(len, read))
-        places = [
-            (i, place) for i, row in enumerate(rows) for place in range(_trained_from(row, self.loss_on), len(read[i]))
+        inputs = [sequence[:-1] for sequence in sequences]
+        longest = max(map(len, inputs))
+        positions = [
+            (i, position)
+            for i, row in enumerate(rows)
+            for position in range(_first_trained_position(row, self.loss_on), len(inputs[i]))
         ]
         return {
-            "input_ids": pad(read),
-            "attention_mask": pad([[1] * len(sequence) for sequence in read]),
-            "nodes": torch.tensor([i * longest + place for i, place in places]),
-            "targets": torch.tensor([sequences[i][place + 1] for i, place in places]),
-            "weights": torch.ones(len(places)),
+            "input_ids": pad(inputs),
+            "attention_mask": pad([[1] * len(sequence) for sequence in inputs]),
+            "nodes": torch.tensor([i * longest + position for i, position in positions]),
+            "targets": torch.tensor([sequences[i][position + 1] for i, position in positions]),
+            "weights": torch.ones(len(positions)),
         }
 
 
@@ -103,26 +105,26 @@ class TreeCollator:
             `parts`, each with input_ids and position_ids [1, nodes] and a boolean attention_mask [1, 1, nodes, nodes];
             `trained` and `tokens` as those of padded rows.
         """
-        prompts, own = [row["prompt"] for row in rows], [len(row["answer"]) for row in rows]
-        parts = split_by_nodes(prompts, own, self.batch_tokens)
-        return _step([self._part([rows[i] for i in chosen]) for chosen in parts], rows)
+        prompts, own_nodes = [row["prompt"] for row in rows], [len(row["answer"]) for row in rows]
+        groups = split_by_nodes(prompts, own_nodes, self.batch_tokens)
+        return _collate_step([self._micro_batch([rows[i] for i in indices]) for indices in groups], rows)
 
-    def _part(self, rows: Sequence[Row]) -> Part:
+    def _micro_batch(self, rows: Sequence[Row]) -> MicroBatch:
         tree = build_tree(
             [Branch([*row["prompt"], *row["answer"][:-1]], len(row["prompt"]) - 1, i) for i, row in enumerate(rows)]
         )
         nodes, targets = [], []
         for row, path in zip(rows, tree.paths, strict=True):
-            start = _trained_from(row, self.loss_on)
+            start = _first_trained_position(row, self.loss_on)
             nodes.append(path[start:])
             targets.append(np.array([*row["prompt"], *row["answer"]][start + 1 :]))
         # A shared node is trained by every row that passes through it, to one token or to several.
         pairs = np.stack([np.concatenate(nodes), np.concatenate(targets)])
-        (nodes_of, targets_of), counts = np.unique(pairs, axis=1, return_counts=True)
+        (unique_nodes, unique_targets), counts = np.unique(pairs, axis=1, return_counts=True)
         return {
             **tree_inputs(tree),
-            "nodes": torch.from_numpy(nodes_of),
-            "targets": torch.from_numpy(targets_of),
+            "nodes": torch.from_numpy(unique_nodes),
+            "targets": torch.from_numpy(unique_targets),
             "weights": torch.from_numpy(counts).float(),
         }
 
@@ -139,8 +141,8 @@ class NumberedCollator:
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """What `collate` makes, and `rows` [rows], their numbers."""
-        bare = [{name: value for name, value in row.items() if name != "number"} for row in rows]
-        return self.collate(bare) | {"rows": torch.tensor([row["number"] for row in rows])}
+        unnumbered = [{name: value for name, value in row.items() if name != "number"} for row in rows]
+        return self.collate(unnumbered) | {"rows": torch.tensor([row["number"] for row in rows])}
 
 
 def numbered(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -148,7 +150,7 @@ def numbered(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return [{**row, "number": number} for number, row in enumerate(rows)]
 
 
-def tree_inputs(tree: PrefixTree) -> Part:
+def tree_inputs(tree: PrefixTree) -> MicroBatch:
     """What a model reads of a tree of T nodes: input_ids, position_ids [1, T], attention_mask [1, 1, T, T], bool."""
     return {
         "input_ids": torch.from_numpy(tree.tokens)[None],

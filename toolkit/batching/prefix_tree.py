@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-_PRIVATE = 32
+_OWNER_SHIFT = 32
 """Bits by which an owner is shifted above the token ids, so that one integer names both."""
 
 
@@ -63,60 +63,60 @@ def build_tree(branches: Sequence[Branch]) -> PrefixTree:
     keys = [_key(branch) for branch in branches]
     paths: list[np.ndarray] = [np.empty(0, np.int64)] * len(keys)
     tokens, depths, ends = [], [], np.empty(sum(map(len, keys)), np.int64)
-    before, path, size = np.empty(0, np.int64), np.empty(0, np.int64), 0
+    previous, path, size = np.empty(0, np.int64), np.empty(0, np.int64), 0
     # Sorted, branches that begin alike are neighbours, and new nodes come in depth-first order.
     for index in sorted(range(len(keys)), key=lambda index: keys[index].tolist()):
         key = keys[index]
-        common = _common_length(before, key)
+        common = _common_prefix_length(previous, key)
         ends[path[common:]] = size
         path = np.concatenate([path[:common], np.arange(size, size + len(key) - common)])
         tokens.append(key[common:])
         depths.append(np.arange(common, len(key)))
-        paths[index], before, size = path, key, size + len(key) - common
+        paths[index], previous, size = path, key, size + len(key) - common
     ends[path] = size
-    ids = np.concatenate(tokens) & ((1 << _PRIVATE) - 1)
+    ids = np.concatenate(tokens) & ((1 << _OWNER_SHIFT) - 1)
     return PrefixTree(ids, np.concatenate(depths), ends[:size], tuple(paths))
 
 
-def split_by_nodes(prompts: Sequence[Sequence[int]], own: Sequence[int], budget: int) -> Iterator[list[int]]:
-    """Part rows into trees of at most `budget` nodes, rows that begin alike next to each other.
+def split_by_nodes(prompts: Sequence[Sequence[int]], own_nodes: Sequence[int], max_nodes: int) -> Iterator[list[int]]:
+    """Part rows into trees of at most `max_nodes` nodes, rows that begin alike next to each other.
 
     Args:
         prompts: each row's token ids up to its answer, at least one; all but the last may be shared.
-        own: each row's nodes that are its own: the last token of its prompt and what hangs below it.
-        budget: nodes of a tree; a row that is larger by itself makes a tree of its own.
+        own_nodes: each row's nodes that are its own: the last token of its prompt and what hangs below it.
+        max_nodes: nodes of a tree; a row that is larger by itself makes a tree of its own.
 
     Yields:
         Indices into `prompts`.
     """
-    part: list[int] = []
-    size, before = 0, np.empty(0, np.int64)
+    tree_rows: list[int] = []
+    size, previous = 0, np.empty(0, np.int64)
     for index in sorted(range(len(prompts)), key=lambda index: tuple(prompts[index])):
         shared = np.array(prompts[index][:-1], np.int64)
-        added = len(shared) - _common_length(before, shared) + own[index]
-        if part and size + added > budget:
-            yield part
-            part, size, added = [], 0, len(shared) + own[index]
-        part.append(index)
-        size, before = size + added, shared
-    if part:
-        yield part
+        added = len(shared) - _common_prefix_length(previous, shared) + own_nodes[index]
+        if tree_rows and size + added > max_nodes:
+            yield tree_rows
+            tree_rows, size, added = [], 0, len(shared) + own_nodes[index]
+        tree_rows.append(index)
+        size, previous = size + added, shared
+    if tree_rows:
+        yield tree_rows
 
 
-def common_length(sequences: Sequence[Sequence[int]]) -> int:
+def common_prefix_length(sequences: Sequence[Sequence[int]]) -> int:
     """How many leading ids all sequences share."""
     # What the first and the last in sorted order share, all share.
-    first, last = (np.array(chosen(map(tuple, sequences)), np.int64) for chosen in (min, max))
-    return _common_length(first, last)
+    first, last = (np.array(choose(map(tuple, sequences)), np.int64) for choose in (min, max))
+    return _common_prefix_length(first, last)
 
 
 def _key(branch: Branch) -> np.ndarray:
     key = np.array(branch.tokens, np.int64)
-    key[branch.shared] += (branch.owner + 1) << _PRIVATE
+    key[branch.shared] += (branch.owner + 1) << _OWNER_SHIFT
     return key
 
 
-def _common_length(first: np.ndarray, second: np.ndarray) -> int:
+def _common_prefix_length(first: np.ndarray, second: np.ndarray) -> int:
     shorter = min(len(first), len(second))
     different = np.flatnonzero(first[:shorter] != second[:shorter])
     return int(different[0]) if len(different) else shorter

@@ -16,14 +16,14 @@ class RowOrder(Sampler[int]):
     Args:
         groups: the group of each row, e.g. its premise.
         seed: of the shuffling.
-        together: whether the rows of a group stand next to each other, parted only by a batch's edge; groups are
+        grouping: whether the rows of a group stand next to each other, parted only by a batch's edge; groups are
             shuffled then, and the rows inside each.
     """
 
-    def __init__(self, groups: Sequence[object], *, seed: int, together: bool) -> None:
+    def __init__(self, groups: Sequence[object], *, seed: int, grouping: bool) -> None:
         self._groups = np.unique(np.array([str(group) for group in groups]), return_inverse=True)[1]
         self._seed = seed
-        self._together = together
+        self._grouping = grouping
         self._epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -34,11 +34,11 @@ class RowOrder(Sampler[int]):
         return len(self._groups)
 
     def __iter__(self) -> Iterator[int]:
-        random = np.random.default_rng([self._seed, self._epoch])
-        order = random.permutation(len(self))
-        if self._together:
-            place_of_group = random.permutation(self._groups.max() + 1)
-            order = order[np.argsort(place_of_group[self._groups[order]], kind="stable")]
+        generator = np.random.default_rng([self._seed, self._epoch])
+        order = generator.permutation(len(self))
+        if self._grouping:
+            group_ranks = generator.permutation(self._groups.max() + 1)
+            order = order[np.argsort(group_ranks[self._groups[order]], kind="stable")]
         return iter(order.tolist())
 
 
@@ -54,9 +54,9 @@ def choose_micro_batch(batch_size: int, processes: int, longest: int, affordable
     Returns:
         At least 1: whether that fits is for the device to say.
     """
-    share = max(1, batch_size // processes)
-    most = max(1, min(share, affordable_tokens // max(1, longest)))
-    return next(rows for rows in range(most, 0, -1) if share % rows == 0)
+    rows_per_process = max(1, batch_size // processes)
+    max_rows = max(1, min(rows_per_process, affordable_tokens // max(1, longest)))
+    return next(rows for rows in range(max_rows, 0, -1) if rows_per_process % rows == 0)
 
 
 def choose_batch_tokens(longest: int, affordable_tokens: int) -> int:

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from toolkit.task import Example
+from toolkit.data.example import Example
 
 _WORDS = re.compile(r"\w+")
 
@@ -32,7 +32,7 @@ class NearDuplicates:
         )
 
 
-def normalise(text: str) -> str:
+def normalize(text: str) -> str:
     """A text's words, letters and digits alone, in one case and one spelling of each character (NFKC); accents stay."""
     return " ".join(_WORDS.findall(unicodedata.normalize("NFKC", text).casefold()))
 
@@ -43,11 +43,11 @@ def find_near_duplicates(train: Sequence[Example], evaluation: Sequence[Example]
     for row in train:
         labels[_pair(row)].append(row.label)
     return NearDuplicates(
-        repeats=sum(len(found) - 1 for found in labels.values()),
-        conflicts=sum(len(found) for found in labels.values() if len(set(found)) > 1),
+        repeats=sum(len(pair_labels) - 1 for pair_labels in labels.values()),
+        conflicts=sum(len(pair_labels) for pair_labels in labels.values() if len(set(pair_labels)) > 1),
         leaked=sum(_pair(row) in labels for row in evaluation),
     )
 
 
 def _pair(row: Example) -> tuple[str, str]:
-    return normalise(row.premise), normalise(row.hypothesis)
+    return normalize(row.premise), normalize(row.hypothesis)

@@ -3,11 +3,11 @@
 import random
 from collections.abc import Sequence
 
+from toolkit.data.example import Example
 from toolkit.errors import DataError, RunError
-from toolkit.task import Example
 
 
-def refuse_shots(model: str, shots: int) -> None:
+def check_shots(model: str, shots: int) -> None:
     """Shots are for the base model: the others were trained on prompts without any.
 
     Raises:
@@ -15,8 +15,8 @@ def refuse_shots(model: str, shots: int) -> None:
     """
     if shots and model != "base":
         raise RunError(
-            f"--shots {shots} is for --model base, not for {model!r}, which was trained to answer without examples.",
-            hint="Add --model base (which an encoder's run has not), or leave --shots out.",
+            f'shots={shots} is for model="base", not for {model!r}, which was trained to answer without examples.',
+            hint='Add model="base" (which encoder runs do not have), or leave out shots.',
         )
 
 
@@ -32,20 +32,20 @@ def draw_shots(
     Raises:
         DataError: a label has too few training rows.
     """
-    evaluated = {(row.premise, row.hypothesis) for row in evaluation}
+    evaluated_pairs = {(row.premise, row.hypothesis) for row in evaluation}
     generator = random.Random(seed)
-    rows = [row for row in train if (row.premise, row.hypothesis) not in evaluated]
+    rows = [row for row in train if (row.premise, row.hypothesis) not in evaluated_pairs]
     generator.shuffle(rows)
-    of_label = {label: [row for row in rows if row.label == label] for label in labels}
+    rows_by_label = {label: [row for row in rows if row.label == label] for label in labels}
     shots: list[Example] = []
     while len(shots) < count:
         for label in generator.sample(list(labels), len(labels)):
-            if len(shots) < count and not of_label[label]:
-                shown = sum(shot.label == label for shot in shots)
+            if len(shots) < count and not rows_by_label[label]:
+                drawn = sum(shot.label == label for shot in shots)
                 raise DataError(
-                    f"--shots {count} needs more than the {shown} training rows of label {label!r}.",
+                    f"shots={count} needs more than the {drawn} training rows of label {label!r}.",
                     hint="Give fewer shots, or raise data.train.limit.",
                 )
             if len(shots) < count:
-                shots.append(of_label[label].pop())
+                shots.append(rows_by_label[label].pop())
     return shots

@@ -12,7 +12,7 @@ from toolkit.errors import DataError, first_line
 
 datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False  # each load would tell a counter
 
-_PATIENCE = 10.0
+_TIMEOUT_SECONDS = 10.0
 """Seconds to wait for the hub's first answer."""
 
 
@@ -31,19 +31,23 @@ def load_hub_rows(path: str, name: str | None, split: str) -> list[dict[str, Any
     """
     try:
         with _offline_unless(_is_reachable(path)):
-            table = datasets.load_dataset(path, name, split=split)
+            dataset = datasets.load_dataset(path, name, split=split)
     except Exception as error:  # the hub, the network and the dataset's files each fail in their own way
         raise DataError(
             f"{':'.join(filter(None, (path, name, split)))} is neither a local file nor a dataset that can be loaded "
             f"from the hub ({type(error).__name__}: {first_line(error)[:200]}).",
             hint="Check the name and the network, or give a local .jsonl, .json, .csv, .tsv or .parquet file.",
         ) from error
-    names = {column: kind for column, kind in table.features.items() if isinstance(kind, datasets.ClassLabel)}
-    rows = [dict(row) for row in table]
-    for column, kind in names.items():
+    class_labels = {
+        column: class_label
+        for column, class_label in dataset.features.items()
+        if isinstance(class_label, datasets.ClassLabel)
+    }
+    rows = [dict(row) for row in dataset]
+    for column, class_label in class_labels.items():
         for row in rows:
             if row[column] is not None and row[column] >= 0:
-                row[column] = kind.int2str(row[column])
+                row[column] = class_label.int2str(row[column])
     return rows
 
 
@@ -54,7 +58,7 @@ def _is_reachable(path: str) -> bool:
         HfHubHTTPError: the hub answers that there is no such dataset, or that one may not have it.
     """
     try:
-        huggingface_hub.HfApi().dataset_info(path, timeout=_PATIENCE)
+        huggingface_hub.HfApi().dataset_info(path, timeout=_TIMEOUT_SECONDS)
     except (HfHubHTTPError, HFValidationError):
         raise
     except Exception:  # no network, no name server, a proxy that refuses, offline mode: each has errors of its own
@@ -68,9 +72,9 @@ def _offline_unless(is_reachable: bool) -> Iterator[None]:
     if is_reachable:
         yield
         return
-    before = datasets.config.HF_HUB_OFFLINE, huggingface_hub.constants.HF_HUB_OFFLINE
+    previous = datasets.config.HF_HUB_OFFLINE, huggingface_hub.constants.HF_HUB_OFFLINE
     datasets.config.HF_HUB_OFFLINE = huggingface_hub.constants.HF_HUB_OFFLINE = True
     try:
         yield
     finally:
-        datasets.config.HF_HUB_OFFLINE, huggingface_hub.constants.HF_HUB_OFFLINE = before
+        datasets.config.HF_HUB_OFFLINE, huggingface_hub.constants.HF_HUB_OFFLINE = previous

@@ -1,4 +1,4 @@
-"""Rows from a hub, a local file or the embedded generator, as plain dictionaries in their own order."""
+"""Rows from a hub, a local file or the embedded dataset, as plain dictionaries in their own order."""
 
 import csv
 import json
@@ -8,8 +8,8 @@ from typing import Any
 
 from toolkit.embedded import nli_fr
 from toolkit.errors import DataError, first_line
-from toolkit.recipe import Source
-from toolkit.recipe_file import LOCAL_SUFFIXES, resolve_data_path
+from toolkit.recipe.loading import LOCAL_SUFFIXES, resolve_data_path
+from toolkit.recipe.schema import Source
 
 Row = dict[str, Any]
 EMBEDDED = "embedded:nli-fr"
@@ -38,13 +38,13 @@ def read_rows(source: Source) -> tuple[list[Row], list[str]]:
 
 
 def parse_data(data: str) -> Source:
-    """The source that `--data` names: a file, or `embedded:nli-fr:SPLIT`."""
+    """Return the source that a text names: a file, or `embedded:nli-fr:SPLIT`."""
     if data.startswith(f"{EMBEDDED}:"):
         return Source(path=EMBEDDED, split=data.removeprefix(f"{EMBEDDED}:"))
     return Source(path=resolve_data_path(data))
 
 
-def refuse_missing(*sources: Source) -> None:
+def check_files_exist(*sources: Source) -> None:
     """Refuse local files that are not there; a look alone, for before packages that take seconds to import.
 
     Raises:
@@ -52,34 +52,34 @@ def refuse_missing(*sources: Source) -> None:
     """
     for source in sources:
         if source.path.endswith(LOCAL_SUFFIXES):
-            _refuse_missing_file(Path(source.path))
+            _check_file_exists(Path(source.path))
 
 
-def _refuse_missing_file(path: Path) -> None:
+def _check_file_exists(path: Path) -> None:
     if not path.is_file():
-        why = f"{path} is no file" if path.exists() else f"There is no data file {path}"
-        raise DataError(f"{why}.", hint="Give a file, with its path from the working directory.")
+        reason = f"{path} is no file" if path.exists() else f"There is no data file {path}"
+        raise DataError(f"{reason}.", hint="Give a file, with its path from the working directory.")
 
 
 def describe(source: Source) -> str:
     """A source in a few words, for messages and records."""
     if source.path.endswith(LOCAL_SUFFIXES):
         return source.path
-    return ":".join(part for part in (source.path, source.name, source.split) if part)
+    return ":".join(component for component in (source.path, source.name, source.split) if component)
 
 
 def slug(source: Source) -> str:
     """A source as part of a file name: the folder and the stem of a file, else its path, configuration and split."""
     if source.path.endswith(LOCAL_SUFFIXES):
         path = Path(source.path)
-        return "-".join(part for part in (path.parent.name, path.stem) if part)
+        return "-".join(component for component in (path.parent.name, path.stem) if component)
     return describe(source).removeprefix("embedded:").replace(":", "-").replace("/", "-")
 
 
 def _read_embedded(source: Source) -> list[Row]:
     if source.path != EMBEDDED:
         raise DataError(f"There is no embedded dataset {source.path!r}.", hint=f"Write {EMBEDDED}.")
-    return [dict(row) for row in nli_fr.generate(source.split or "train")]
+    return nli_fr.load_split(source.split or "train")
 
 
 def _read_hub(source: Source) -> list[Row]:
@@ -103,7 +103,7 @@ def stream_file(path: Path) -> Iterator[Row]:
     Raises:
         DataError: the file is not there, or at the row that cannot be read.
     """
-    _refuse_missing_file(path)
+    _check_file_exists(path)
     try:
         yield from _READERS[path.suffix](path)
     except UnicodeDecodeError as error:
@@ -112,13 +112,13 @@ def stream_file(path: Path) -> Iterator[Row]:
         raise DataError(f"{path} is nested too deeply to be rows.", hint="A row is one object with texts.") from error
 
 
-def _open(path: Path) -> Any:
+def _open_text(path: Path) -> Any:
     # utf-8-sig: Excel puts a byte-order mark in front, which would become part of the first column's name.
     return path.open(encoding="utf-8-sig", newline="")
 
 
 def _read_jsonl(path: Path) -> Iterator[Row]:
-    with _open(path) as lines:
+    with _open_text(path) as lines:
         for number, line in enumerate(lines, 1):
             if line.strip():
                 yield _json_row(line, f"{path}, line {number}")
@@ -146,7 +146,7 @@ def _object(pairs: list[tuple[str, Any]]) -> Row:
 
 
 def _read_json(path: Path) -> Iterator[Row]:
-    with _open(path) as file:
+    with _open_text(path) as file:
         try:
             rows = json.load(file, object_pairs_hook=_object)
         except ValueError as error:
@@ -158,11 +158,11 @@ def _read_json(path: Path) -> Iterator[Row]:
 
 def _read_delimited(path: Path, delimiter: str) -> Iterator[Row]:
     csv.field_size_limit(2**31 - 1)
-    with _open(path) as file:
+    with _open_text(path) as file:
         reader = csv.reader(file, delimiter=delimiter, strict=True)
         try:
             header = next(reader, [])
-            _refuse_repeated(path, header)
+            _check_unique_columns(path, header)
             for number, fields in enumerate(reader, 1):
                 if not fields:
                     continue
@@ -186,7 +186,7 @@ def _read_parquet(path: Path) -> Iterator[Row]:
 
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
-            _refuse_repeated(path, file.schema_arrow.names)
+            _check_unique_columns(path, file.schema_arrow.names)
             for batch in file.iter_batches(batch_size=_PARQUET_ROWS):
                 yield from batch.to_pylist()
     except DataError:
@@ -198,10 +198,10 @@ def _read_parquet(path: Path) -> Iterator[Row]:
         ) from error
 
 
-def _refuse_repeated(path: Path, columns: Sequence[str]) -> None:
+def _check_unique_columns(path: Path, columns: Sequence[str]) -> None:
     """Two columns of one name: a row would silently keep the last."""
-    if twice := [name for name in columns if name and columns.count(name) > 1]:
-        raise DataError(f"{path} has two columns {twice[0]!r}, and only one would be kept.", hint="Rename one.")
+    if duplicates := [name for name in columns if name and columns.count(name) > 1]:
+        raise DataError(f"{path} has two columns {duplicates[0]!r}, and only one would be kept.", hint="Rename one.")
 
 
 _READERS: dict[str, Callable[[Path], Iterator[Row]]] = {

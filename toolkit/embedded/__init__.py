@@ -1,1 +1,6 @@
-"""What ships with the package: generated French NLI data and a tiny Llama to fine-tune on it."""
+"""The data and the model that ship with the package: French inference pairs, and a tiny Llama to fine-tune."""
+
+from pathlib import Path
+
+MODEL_FOLDER = Path(__file__).parent / "weights"
+"""The embedded model, as a Hugging Face folder; `tools/tiny_llama_fr` pre-trained it."""

@@ -11,12 +11,12 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
 
+from toolkit.data.example import Example
 from toolkit.evaluation.intervals import wilson_interval
-from toolkit.task import Example
 
 _PREMISE, _HYPOTHESIS = 0, 1
-_LUCK = 0.001
-_WORDS = ("hypothesis_only", "premise_hypothesis")
+_SIGNIFICANCE_LEVEL = 0.001
+_TFIDF_BASELINES = ("hypothesis_only", "premise_hypothesis")
 
 
 def baseline_accuracies(
@@ -30,12 +30,12 @@ def baseline_accuracies(
         far above chance, the labels can be guessed from how hypotheses are written; `premise_hypothesis`: the same
         with the premise's words beside the hypothesis's, which a linear classifier cannot compare.
     """
-    texts, gold = _texts(train), [row.label for row in train]
-    eval_texts, eval_gold = _texts(evaluation), [row.label for row in evaluation]
+    texts, gold = _text_columns(train), [row.label for row in train]
+    eval_texts, eval_gold = _text_columns(evaluation), [row.label for row in evaluation]
     classifiers = {
         "majority": DummyClassifier(strategy="most_frequent"),
-        "hypothesis_only": _words_classifier(_HYPOTHESIS),
-        "premise_hypothesis": _words_classifier(_PREMISE, _HYPOTHESIS),
+        "hypothesis_only": _tfidf_classifier(_HYPOTHESIS),
+        "premise_hypothesis": _tfidf_classifier(_PREMISE, _HYPOTHESIS),
     }
     return {"random": 1 / len(labels)} | {
         name: float(classifier.fit(texts, gold).score(eval_texts, eval_gold))
@@ -43,14 +43,14 @@ def baseline_accuracies(
     }
 
 
-def _texts(rows: Sequence[Example]) -> np.ndarray:
+def _text_columns(rows: Sequence[Example]) -> np.ndarray:
     return np.array([[row.premise, row.hypothesis] for row in rows], dtype=object)
 
 
-def _words_classifier(*columns: int) -> Pipeline:
+def _tfidf_classifier(*columns: int) -> Pipeline:
     # Unlike scikit-learn's own pattern, words of one letter count: "a", "à", "y" are words in French.
-    words = TfidfVectorizer(ngram_range=(1, 2), token_pattern=r"(?u)\b\w+\b")  # noqa: S106
-    features = ColumnTransformer([(str(column), words, column) for column in columns])
+    vectorizer = TfidfVectorizer(ngram_range=(1, 2), token_pattern=r"(?u)\b\w+\b")  # noqa: S106
+    features = ColumnTransformer([(str(column), vectorizer, column) for column in columns])
     return make_pipeline(features, LogisticRegression(max_iter=1000))
 
 
@@ -63,16 +63,16 @@ def data_warnings(baselines: Mapping[str, float], evaluation: Sequence[Example])
     """
     if "hypothesis_only" not in baselines:
         return []
-    rows, score = len(evaluation), baselines["hypothesis_only"]
-    chance = max(Counter(row.label for row in evaluation).values()) / rows
-    correct = round(score * rows)
-    if binomtest(correct, rows, chance, alternative="greater").pvalue >= _LUCK:
+    rows, accuracy = len(evaluation), baselines["hypothesis_only"]
+    majority_share = max(Counter(row.label for row in evaluation).values()) / rows
+    correct = round(accuracy * rows)
+    if binomtest(correct, rows, majority_share, alternative="greater").pvalue >= _SIGNIFICANCE_LEVEL:
         return []
     low, high = wilson_interval(correct, rows)
     return [
-        f"The hypothesis alone, without its premise, is classified right in {score:.1%} [{low:.1%}, {high:.1%}] of "
-        f"{rows:,} rows, where always saying the commonest label is in {chance:.1%}: part of the accuracy may come "
-        "from how hypotheses are written, not from comparing them with premises."
+        f"The hypothesis alone, without its premise, is classified right in {accuracy:.1%} [{low:.1%}, {high:.1%}] of "
+        f"{rows:,} rows, where always saying the commonest label is in {majority_share:.1%}: part of the accuracy may "
+        "come from how hypotheses are written, not from comparing them with premises."
     ]
 
 
@@ -86,18 +86,18 @@ def answer_warnings(
         evaluation: the rows.
         baselines: see `baseline_accuracies`; may be empty.
     """
-    said, warnings = set(predicted), []
-    if len(said) == 1 and len({row.label for row in evaluation}) > 1:
+    distinct_answers, warnings = set(predicted), []
+    if len(distinct_answers) == 1 and len({row.label for row in evaluation}) > 1:
         warnings.append(
-            f"Every row is answered alike ({next(iter(said))}): the model does not tell the labels apart. Train "
-            "longer, or give labels verbalizers whose words the model knows."
+            f"Every row is answered alike ({next(iter(distinct_answers))}): the model does not tell the labels apart. "
+            "Train longer, or give labels verbalizers whose words the model knows."
         )
-    correct = sum(one == row.label for one, row in zip(predicted, evaluation, strict=True))
+    correct = sum(label == row.label for label, row in zip(predicted, evaluation, strict=True))
     low, high = wilson_interval(correct, len(evaluation))
-    words = max((baselines[name] for name in _WORDS if name in baselines), default=0.0)
-    if words > high:
+    tfidf_accuracy = max((baselines[name] for name in _TFIDF_BASELINES if name in baselines), default=0.0)
+    if tfidf_accuracy > high:
         warnings.append(
-            f"A linear classifier of words alone is right in {words:.1%} of the rows, this model in "
+            f"A linear classifier of words alone is right in {tfidf_accuracy:.1%} of the rows, this model in "
             f"{correct / len(evaluation):.1%} [{low:.1%}, {high:.1%}]."
         )
     return warnings

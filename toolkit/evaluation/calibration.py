@@ -8,12 +8,13 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
-from toolkit.data.checks import Splits, fingerprint
-from toolkit.run_folder import RunFolder
-from toolkit.task import Example
+from toolkit.data.example import Example
+from toolkit.data.examples import fingerprint
+from toolkit.data.splits import Splits
+from toolkit.runs.trained_run import TrainedRun
 
-_BINS = 15
-_COLDEST, _HOTTEST = 0.05, 20.0
+_BIN_COUNT = 15
+_MIN_TEMPERATURE, _MAX_TEMPERATURE = 0.05, 20.0
 
 
 @dataclass(frozen=True)
@@ -35,9 +36,9 @@ class Calibration:
     after: Scores
 
     @property
-    def is_unfounded(self) -> bool:
+    def is_at_lower_bound(self) -> bool:
         """Whether the search ran to its cold end: held-back rows that are all right do not say how sure is too sure."""
-        return self.temperature < _COLDEST * 1.01
+        return self.temperature < _MIN_TEMPERATURE * 1.01
 
     def record(self) -> dict[str, Any]:
         """The figures, for metrics.json."""
@@ -60,7 +61,7 @@ class ReliabilityBins:
         """The bins that have rows."""
         width = 1 / len(self.counts)
         columns = zip(self.counts.tolist(), self.confidence.tolist(), self.accuracy.tolist(), strict=True)
-        return [ReliabilityBin(i * width, (i + 1) * width, *bin_) for i, bin_ in enumerate(columns) if bin_[0]]
+        return [ReliabilityBin(i * width, (i + 1) * width, *values) for i, values in enumerate(columns) if values[0]]
 
     @property
     def error(self) -> float:
@@ -90,15 +91,15 @@ def probability_scores(log_probabilities: np.ndarray, gold: np.ndarray) -> Score
         gold: [rows], indices of the true labels.
     """
     probabilities = np.exp(log_probabilities)
-    truth = np.eye(probabilities.shape[1])[gold]
+    one_hot_gold = np.eye(probabilities.shape[1])[gold]
     return Scores(
         nll=float(-log_probabilities[np.arange(len(gold)), gold].mean()),
         ece=expected_calibration_error(probabilities, gold),
-        brier=float(((probabilities - truth) ** 2).sum(axis=1).mean()),
+        brier=float(((probabilities - one_hot_gold) ** 2).sum(axis=1).mean()),
     )
 
 
-def reliability_bins(probabilities: np.ndarray, gold: np.ndarray, bins: int = _BINS) -> ReliabilityBins:
+def reliability_bins(probabilities: np.ndarray, gold: np.ndarray, bins: int = _BIN_COUNT) -> ReliabilityBins:
     """Confidence and accuracy by bins.
 
     Args:
@@ -109,7 +110,7 @@ def reliability_bins(probabilities: np.ndarray, gold: np.ndarray, bins: int = _B
     return bin_confidences(probabilities.max(axis=1), probabilities.argmax(axis=1) == gold, bins)
 
 
-def bin_confidences(confidence: np.ndarray, correct: np.ndarray, bins: int = _BINS) -> ReliabilityBins:
+def bin_confidences(confidence: np.ndarray, correct: np.ndarray, bins: int = _BIN_COUNT) -> ReliabilityBins:
     """Rows in bins (0, 1/bins], (1/bins, 2/bins], ...
 
     Args:
@@ -117,17 +118,17 @@ def bin_confidences(confidence: np.ndarray, correct: np.ndarray, bins: int = _BI
         correct: [rows], whether that is the true one.
         bins: how many.
     """
-    bin_of = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
-    counts = np.bincount(bin_of, minlength=bins)
-    rows = np.maximum(counts, 1)
+    bin_indices = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    counts = np.bincount(bin_indices, minlength=bins)
+    divisors = np.maximum(counts, 1)
     return ReliabilityBins(
-        confidence=np.bincount(bin_of, confidence, minlength=bins) / rows,
-        accuracy=np.bincount(bin_of, correct, minlength=bins) / rows,
+        confidence=np.bincount(bin_indices, confidence, minlength=bins) / divisors,
+        accuracy=np.bincount(bin_indices, correct, minlength=bins) / divisors,
         counts=counts,
     )
 
 
-def expected_calibration_error(probabilities: np.ndarray, gold: np.ndarray, bins: int = _BINS) -> float:
+def expected_calibration_error(probabilities: np.ndarray, gold: np.ndarray, bins: int = _BIN_COUNT) -> float:
     """Expected calibration error (Naeini et al. 2015, Guo et al. 2017, arXiv 1706.04599).
 
     The arguments are those of `reliability_bins`.
@@ -163,46 +164,46 @@ def fit_temperature(log_likelihoods: np.ndarray, gold: np.ndarray) -> float:
     def nll(log_temperature: float) -> float:
         return float(-apply_temperature(log_likelihoods, np.exp(log_temperature))[rows, gold].mean())
 
-    bounds = (np.log(_COLDEST), np.log(_HOTTEST))
+    bounds = (np.log(_MIN_TEMPERATURE), np.log(_MAX_TEMPERATURE))
     return float(np.exp(minimize_scalar(nll, bounds=bounds, method="bounded", options={"xatol": 1e-6}).x))
 
 
-def calibrate(held_back: tuple[np.ndarray, np.ndarray], evaluation: tuple[np.ndarray, np.ndarray]) -> Calibration:
+def calibrate(calibration_set: tuple[np.ndarray, np.ndarray], evaluation: tuple[np.ndarray, np.ndarray]) -> Calibration:
     """Fit a temperature on held-back rows and see what it does to the evaluation rows.
 
     Args:
-        held_back: log-likelihoods [rows, labels] and gold indices [rows], to fit on.
+        calibration_set: log-likelihoods [rows, labels] and gold indices [rows], to fit on.
         evaluation: the same of the evaluation rows, to measure on.
     """
-    temperature = fit_temperature(*held_back)
+    temperature = fit_temperature(*calibration_set)
     log_likelihoods, gold = evaluation
     return Calibration(
         temperature=temperature,
-        rows=len(held_back[1]),
+        rows=len(calibration_set[1]),
         before=probability_scores(apply_temperature(log_likelihoods, 1.0), gold),
         after=probability_scores(apply_temperature(log_likelihoods, temperature), gold),
     )
 
 
-def calibration_rows(run: RunFolder, splits: Splits) -> tuple[list[Example], list[str]]:
+def calibration_rows(run: TrainedRun, splits: Splits) -> tuple[list[Example], list[str]]:
     """The rows to fit a temperature on: held back from the run's training, and of no premise that is evaluated.
 
     Returns:
         The rows, and a sentence of warning where rows are held back now that the run may have trained on: then none.
     """
-    if not splits.held_back:
+    if not splits.calibration_set:
         return [], []
-    if run.record.get("data", {}).get("calibration", {}).get("fingerprint") != fingerprint(splits.held_back):
+    if run.record.get("data", {}).get("calibration", {}).get("fingerprint") != fingerprint(splits.calibration_set):
         return [], [
             "No temperature was fitted: the rows to hold back (data.train, data.calibration_share, seed) are not those "
             "that the run's training held back, so some of them may have been trained on."
         ]
-    if not splits.calibration:
+    if not splits.unseen_calibration_set:
         return [], ["No temperature was fitted: every premise that was held back is evaluated too."]
-    return splits.calibration, []
+    return splits.unseen_calibration_set, []
 
 
 def label_indices(gold: Sequence[str], labels: Sequence[str]) -> np.ndarray:
     """[rows], the position of each gold label in `labels`."""
-    index = {label: i for i, label in enumerate(labels)}
-    return np.array([index[label] for label in gold])
+    index_of = {label: i for i, label in enumerate(labels)}
+    return np.array([index_of[label] for label in gold])

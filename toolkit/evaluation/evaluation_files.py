@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from toolkit.data.example import Example
 from toolkit.evaluation.calibration import apply_temperature, label_indices, reliability_bins
 from toolkit.evaluation.metrics import Predictions
 from toolkit.evaluation.plots import plot_confusion_matrix, plot_reliability
-from toolkit.files import atomic_path, write_json
-from toolkit.task import Example
+from toolkit.utils.atomic_io import atomic_path, write_json
 
 
 def write_evaluation(
@@ -43,8 +43,8 @@ def write_evaluation(
 def _plot_reliability(log_likelihoods: np.ndarray, gold: np.ndarray, metrics: dict[str, Any], path: Path) -> None:
     temperatures = {"as the model says": 1.0}
     if metrics["calibration"]:
-        found = metrics["calibration"]["temperature"]
-        temperatures[f"calibrated, temperature {found:.2f}"] = found
+        fitted = metrics["calibration"]["temperature"]
+        temperatures[f"calibrated, temperature {fitted:.2f}"] = fitted
     panels = {
         title: reliability_bins(np.exp(apply_temperature(log_likelihoods, temperature)), gold)
         for title, temperature in temperatures.items()

@@ -37,9 +37,9 @@ def resample_groups(sums: np.ndarray, *, seed: int, resamples: int = RESAMPLES) 
     Returns:
         [resamples, columns].
     """
-    kinds, counts = np.unique(sums, axis=0, return_counts=True)
+    distinct_sums, counts = np.unique(sums, axis=0, return_counts=True)
     draws = np.random.default_rng(seed).multinomial(counts.sum(), counts / counts.sum(), size=resamples)
-    return draws @ kinds
+    return draws @ distinct_sums
 
 
 def percentile_interval(values: np.ndarray) -> tuple[float, float]:
@@ -57,9 +57,9 @@ def macro_f1(confusion: np.ndarray) -> np.ndarray:
     Returns:
         [...].
     """
-    hits = np.diagonal(confusion, axis1=-2, axis2=-1)
-    both = confusion.sum(axis=-1) + confusion[..., :-1].sum(axis=-2)
-    return (2 * hits / np.maximum(both, 1)).mean(axis=-1)
+    true_positives = np.diagonal(confusion, axis1=-2, axis2=-1)
+    gold_plus_predicted = confusion.sum(axis=-1) + confusion[..., :-1].sum(axis=-2)
+    return (2 * true_positives / np.maximum(gold_plus_predicted, 1)).mean(axis=-1)
 
 
 def macro_f1_interval(
@@ -76,8 +76,8 @@ def macro_f1_interval(
     """
     if groups.max() == 0:
         return 0.0, 1.0
-    cells, cell_of = np.unique(gold * (labels + 1) + predicted, return_inverse=True)
-    resampled = resample_groups(sum_by_group(groups, np.eye(len(cells))[cell_of]), seed=seed)
+    cells, cell_indices = np.unique(gold * (labels + 1) + predicted, return_inverse=True)
+    resampled = resample_groups(sum_by_group(groups, np.eye(len(cells))[cell_indices]), seed=seed)
     confusion = np.zeros((len(resampled), labels * (labels + 1)))
     confusion[:, cells] = resampled
     return percentile_interval(macro_f1(confusion.reshape(-1, labels, labels + 1)))

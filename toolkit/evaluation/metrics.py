@@ -8,9 +8,9 @@ import numpy as np
 from scipy.special import log_softmax
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, precision_recall_fscore_support
 
+from toolkit.data.example import Example
 from toolkit.evaluation.calibration import label_indices, probability_scores
 from toolkit.evaluation.intervals import macro_f1_interval, wilson_interval
-from toolkit.task import Example
 
 
 @dataclass(frozen=True)
@@ -62,12 +62,12 @@ def compute_metrics(examples: Sequence[Example], predictions: Predictions, *, se
         },
         "confusion_matrix": confusion_matrix(gold, predicted, labels=labels).tolist(),
         "invalid": sum(label is None for label in predictions.predicted),
-        **_likelihood_figures(gold, predictions),
+        **_likelihood_metrics(gold, predictions),
         "slices": slice_metrics(examples, predicted, labels),
     }
 
 
-def _likelihood_figures(gold: list[str], predictions: Predictions) -> dict[str, Any]:
+def _likelihood_metrics(gold: list[str], predictions: Predictions) -> dict[str, Any]:
     """What follows from probabilities; free mode has none, so all are null there."""
     log_probs = predictions.log_probabilities
     if log_probs is None:
@@ -77,7 +77,7 @@ def _likelihood_figures(gold: list[str], predictions: Predictions) -> dict[str, 
     return {
         **asdict(probability_scores(log_probs, label_indices(gold, labels))),
         "greedy_vs_likelihood_disagreements": sum(
-            a != b for a, b in zip(predictions.predicted, likeliest, strict=True)
+            decoded != label for decoded, label in zip(predictions.predicted, likeliest, strict=True)
         ),
     }
 
@@ -85,12 +85,12 @@ def _likelihood_figures(gold: list[str], predictions: Predictions) -> dict[str, 
 def _macro_f1_bootstrap(
     examples: Sequence[Example], predicted: list[str], labels: list[str], seed: int
 ) -> dict[str, Any]:
-    number = {premise: n for n, premise in enumerate(dict.fromkeys(example.premise for example in examples))}
-    groups = np.array([number[example.premise] for example in examples])
+    group_of = {premise: n for n, premise in enumerate(dict.fromkeys(example.premise for example in examples))}
+    groups = np.array([group_of[example.premise] for example in examples])
     gold = label_indices([example.label for example in examples], labels)
-    said = label_indices(predicted, [*labels, ""])
-    interval = macro_f1_interval(gold, said, groups, len(labels), seed=seed)
-    return {"macro_f1_ci95": list(interval), "premise_groups": len(number)}
+    predicted_indices = label_indices(predicted, [*labels, ""])
+    interval = macro_f1_interval(gold, predicted_indices, groups, len(labels), seed=seed)
+    return {"macro_f1_ci95": list(interval), "premise_groups": len(group_of)}
 
 
 def _average(gold: list[str], predicted: list[str], labels: list[str], average: str) -> dict[str, float]:
@@ -106,11 +106,13 @@ def slice_metrics(examples: Sequence[Example], predicted: Sequence[str], labels:
     for column in examples[0].slices:
         values = np.array([example.slices[column] for example in examples])
         for value in sorted(set(values)):
-            chosen = np.flatnonzero(values == value).tolist()
-            gold, said = [examples[i].label for i in chosen], [predicted[i] for i in chosen]
+            row_indices = np.flatnonzero(values == value).tolist()
+            slice_gold, slice_predicted = [examples[i].label for i in row_indices], [predicted[i] for i in row_indices]
             slices.setdefault(column, {})[str(value)] = {
-                "n": len(chosen),
-                "accuracy": float(accuracy_score(gold, said)),
-                "macro_f1": float(f1_score(gold, said, labels=labels, average="macro", zero_division=0.0)),
+                "n": len(row_indices),
+                "accuracy": float(accuracy_score(slice_gold, slice_predicted)),
+                "macro_f1": float(
+                    f1_score(slice_gold, slice_predicted, labels=labels, average="macro", zero_division=0.0)
+                ),
             }
     return slices

@@ -42,9 +42,9 @@ def plot_confusion_matrix(
     axes = figure.add_subplot()
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     for row, column in np.ndindex(*counts.shape):
-        ink = "white" if shares[row, column] > 0.5 else "black"
+        text_color = "white" if shares[row, column] > 0.5 else "black"
         text = f"{counts[row, column]:,}\n{shares[row, column]:.0%}"
-        axes.text(column, row, text, ha="center", va="center", color=ink)
+        axes.text(column, row, text, ha="center", va="center", color=text_color)
     axes.set_xticks(range(len(columns)), columns, rotation=30, ha="right")
     axes.set_yticks(range(len(labels)), labels)
     axes.set(xlabel="predicted", ylabel="gold", title=title)
@@ -67,32 +67,45 @@ def plot_reliability(panels: Mapping[str, ReliabilityBins], title: str, path: Pa
         upper.set_title(f"{name}\nECE {bins.error:.3f}", fontsize=10)
         _draw_counts(lower, bins)
     axes[0, 0].set_ylabel("accuracy")
-    most = max(int(bins.counts.max()) for bins in panels.values())
-    axes[1, 0].set(ylabel="rows", ylim=(0, most * 1.8))  # room for the numbers above the bars
+    max_count = max(int(bins.counts.max()) for bins in panels.values())
+    axes[1, 0].set(ylabel="rows", ylim=(0, max_count * 1.8))  # room for the numbers above the bars
     axes[0, 0].legend(loc="upper left", fontsize=8)
     figure.suptitle(title)
     figure.savefig(path, dpi=150, format="png")
 
 
 def _draw_accuracies(axes: Axes, bins: ReliabilityBins) -> None:
-    edges, width = _edges(bins)
-    seen = bins.counts > 0
+    edges, width = _left_edges(bins)
+    non_empty = bins.counts > 0
     axes.bar(
-        edges[seen], bins.accuracy[seen], width, align="edge", color="#4c78a8", edgecolor="white", label="accuracy"
+        edges[non_empty],
+        bins.accuracy[non_empty],
+        width,
+        align="edge",
+        color="#4c78a8",
+        edgecolor="white",
+        label="accuracy",
     )
-    axes.plot(bins.confidence[seen], bins.confidence[seen], "o", color="#e45756", markersize=4, label="mean confidence")
+    axes.plot(
+        bins.confidence[non_empty],
+        bins.confidence[non_empty],
+        "o",
+        color="#e45756",
+        markersize=4,
+        label="mean confidence",
+    )
     axes.plot([0, 1], [0, 1], "--", color="grey", linewidth=1)
     axes.set(xlim=(0, 1), ylim=(0, 1))
 
 
 def _draw_counts(axes: Axes, bins: ReliabilityBins) -> None:
-    edges, width = _edges(bins)
+    edges, width = _left_edges(bins)
     bars = axes.bar(edges, bins.counts, width, align="edge", color="#9aa5b1", edgecolor="white")
     labels = [f"{count:,}" if count else "" for count in bins.counts]
     axes.bar_label(bars, labels, fontsize=7, rotation=90, padding=2)
     axes.set_xlabel("confidence")
 
 
-def _edges(bins: ReliabilityBins) -> tuple[np.ndarray, float]:
+def _left_edges(bins: ReliabilityBins) -> tuple[np.ndarray, float]:
     width = 1 / len(bins.counts)
     return np.arange(len(bins.counts)) * width, width

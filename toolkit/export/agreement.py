@@ -7,9 +7,9 @@ from typing import Literal
 import numpy as np
 from scipy.special import softmax
 
-from toolkit.decoding.label_trie import LabelTrie
+from toolkit.data.example import Example
 from toolkit.evaluation.intervals import wilson_interval
-from toolkit.task import Example
+from toolkit.inference.label_trie import LabelTrie
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,9 @@ class Agreement:
         return self.equal / self.rows
 
     @property
-    def clear(self) -> int:
+    def clear_disagreements(self) -> int:
         """How many disagreements are no near ties."""
-        return sum(one.kind == "clear" for one in self.disagreements)
+        return sum(disagreement.kind == "clear" for disagreement in self.disagreements)
 
 
 def compare_scores(
@@ -63,15 +63,17 @@ def compare_scores(
         model: the same of the other model.
         near_tie: the largest margin, in nats, that counts as a near tie.
     """
-    expected, found = trie.greedy(reference), trie.greedy(model)
+    reference_labels, model_labels = trie.greedy(reference), trie.greedy(model)
     differences = np.abs(label_probabilities(trie, reference) - label_probabilities(trie, model))
     disagreements = []
-    for example, one, other, scores in zip(examples, expected, found, reference, strict=True):
-        if one != other:
-            margin = trie.margin(scores, one, other)
+    for example, reference_label, model_label, scores in zip(
+        examples, reference_labels, model_labels, reference, strict=True
+    ):
+        if reference_label != model_label:
+            margin = trie.margin(scores, reference_label, model_label)
             kind: Literal["near tie", "clear"] = "near tie" if margin <= near_tie else "clear"
-            disagreements.append(Disagreement(example.id, example.label, one, other, margin, kind))
-    correct = sum(example.label == label for example, label in zip(examples, found, strict=True))
+            disagreements.append(Disagreement(example.id, example.label, reference_label, model_label, margin, kind))
+    correct = sum(example.label == label for example, label in zip(examples, model_labels, strict=True))
     return Agreement(
         rows=len(examples),
         equal=len(examples) - len(disagreements),

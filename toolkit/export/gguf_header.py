@@ -8,7 +8,7 @@ from gguf.constants import GGML_QUANT_VERSION
 import toolkit
 from toolkit.export.gguf_tokenizer import GgufTokenizer
 from toolkit.export.llama_config import LlamaConfig
-from toolkit.file_types import FileType
+from toolkit.models.gguf_types import FileType
 
 
 @dataclass(frozen=True)
@@ -19,17 +19,17 @@ class Origin:
         recipe: SHA-256 of the run's recipe.yaml, hexadecimal.
         base_model: the base model's name in the recipe.
         base_revision: its commit on the hub.
-        licence: of the base model, as its model card names it.
+        license_: of the base model, as its model card names it.
     """
 
     recipe: str
     base_model: str
     base_revision: str | None = None
-    licence: str | None = None
+    license_: str | None = None
 
 
 def add_model(
-    writer: GGUFWriter, config: LlamaConfig, file_type: FileType, *, name: str, parameters: int, origin: Origin | None
+    writer: GGUFWriter, config: LlamaConfig, spec: FileType, *, name: str, parameters: int, origin: Origin | None
 ) -> None:
     """Add what the model is: name, origin, sizes, file type."""
     writer.add_type(GGUFType.MODEL)
@@ -40,7 +40,7 @@ def add_model(
     if origin is not None:
         _add_origin(writer, origin)
     _add_hyper_parameters(writer, config)
-    writer.add_file_type(file_type.number)
+    writer.add_file_type(spec.number)
     writer.add_quantization_version(GGML_QUANT_VERSION)
 
 
@@ -50,8 +50,8 @@ def _add_origin(writer: GGUFWriter, origin: Origin) -> None:
     if origin.base_revision:
         writer.add_base_model_version(0, origin.base_revision)
         writer.add_base_model_repo_url(0, f"https://huggingface.co/{origin.base_model}")
-    if origin.licence:
-        writer.add_license(origin.licence)
+    if origin.license_:
+        writer.add_license(origin.license_)
     writer.add_string("general.toolkit.version", toolkit.__version__)
     writer.add_string("general.toolkit.recipe_sha256", origin.recipe)
 

@@ -10,9 +10,9 @@ from typing import Any
 from gguf import SpecialVocab, TokenType
 from tokenizers import Tokenizer
 
-from toolkit.embedded.tiny_llama import SPLIT_RULE
 from toolkit.errors import ExportError
 from toolkit.export.llama_config import read_json
+from toolkit.prompts.split_rules import LLAMA_BPE
 
 # It warns of every Llama 3 tokenizer, whose second text of a pair begins with a marker too.
 logging.getLogger("gguf.vocab").setLevel(logging.ERROR)
@@ -42,8 +42,8 @@ def read_tokenizer(folder: Path, vocab_size: int, date_string: str | None = None
         ExportError: llama.cpp's `llama-bpe` would cut some text into other tokens than this tokenizer.
     """
     raw = read_json(folder / "tokenizer.json")
-    tokenizer = _load(folder / "tokenizer.json")
-    _refuse_other_rules(raw, tokenizer, folder)
+    tokenizer = _load_tokenizer(folder / "tokenizer.json")
+    _check_compatible(raw, tokenizer, folder)
     added = raw.get("added_tokens", [])
     ids = raw["model"]["vocab"] | {token["content"]: token["id"] for token in added}
     if max(ids.values()) >= vocab_size:
@@ -71,14 +71,14 @@ def _with_date(template: Any, date_string: str | None) -> Any:
     return [{**named, "template": _with_date(named["template"], date_string)} for named in template]
 
 
-def _load(path: Path) -> Tokenizer:
+def _load_tokenizer(path: Path) -> Tokenizer:
     try:
         return Tokenizer.from_file(str(path))
     except Exception as error:  # the tokenizers package raises nothing narrower
         raise ExportError(f"{path} cannot be read: {error}.", hint="Merge again, or copy the file again.") from error
 
 
-def _refuse_other_rules(raw: dict[str, Any], tokenizer: Tokenizer, folder: Path) -> None:
+def _check_compatible(raw: dict[str, Any], tokenizer: Tokenizer, folder: Path) -> None:
     hint = "Start from a model with Llama 3's tokenizer; llama.cpp's own converter knows other ones."
     model = raw.get("model") or {}
     if model.get("type") != "BPE":
@@ -88,14 +88,14 @@ def _refuse_other_rules(raw: dict[str, Any], tokenizer: Tokenizer, folder: Path)
             f"The tokenizer of {folder} normalises text ({raw['normalizer'].get('type')}); llama.cpp would not.",
             hint=hint,
         )
-    if (rule := _split_rule(raw.get("pre_tokenizer"))) != SPLIT_RULE:
+    if (rule := _split_rule(raw.get("pre_tokenizer"))) != LLAMA_BPE:
         raise ExportError(
             f"The tokenizer of {folder} splits words by another rule than Llama 3's ({rule}), so llama.cpp would see "
             "other tokens.",
             hint=hint,
         )
-    whole_words = model["vocab"].keys() - {token["content"] for token in raw.get("added_tokens", [])}
-    if not model.get("ignore_merges") and (token := _unmerged_token(tokenizer, whole_words)) is not None:
+    vocabulary = model["vocab"].keys() - {token["content"] for token in raw.get("added_tokens", [])}
+    if not model.get("ignore_merges") and (token := _unmerged_token(tokenizer, vocabulary)) is not None:
         raise ExportError(
             f"The tokenizer of {folder} never produces its token {token!r} by merging; llama.cpp would use it.",
             hint="Set `ignore_merges` to true in tokenizer.json before training, as Llama 3 does.",

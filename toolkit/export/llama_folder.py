@@ -41,13 +41,13 @@ class Tensor:
     def read(self, start: int, stop: int) -> np.ndarray:
         """Rows `start` to `stop` of the GGUF file's order, as float32."""
         with safe_open(self.file, framework="pt") as file:
-            rows = file.get_slice(self.hf_name)
+            tensor_slice = file.get_slice(self.hf_name)
             if self.row_order is None:
-                return rows[start:stop].to(torch.float32).numpy()
+                return tensor_slice[start:stop].to(torch.float32).numpy()
             # Rows change places within a head, so those that are wanted stand near each other.
-            wanted = self.row_order[start:stop]
-            first = int(wanted.min())
-            return rows[first : int(wanted.max()) + 1].to(torch.float32).numpy()[wanted - first]
+            row_indices = self.row_order[start:stop]
+            first = int(row_indices.min())
+            return tensor_slice[first : int(row_indices.max()) + 1].to(torch.float32).numpy()[row_indices - first]
 
 
 class LlamaFolder:
@@ -63,21 +63,21 @@ class LlamaFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.config = read_config(path)
-        found = [tensor for file in _weight_files(path) for tensor in self._tensors(file)]
-        self.tensors = sorted(found, key=lambda tensor: _file_order(tensor.gguf_name))
-        self._refuse_missing()
+        tensors = [tensor for file in _weight_files(path) for tensor in self._tensors(file)]
+        self.tensors = sorted(tensors, key=lambda tensor: _file_order(tensor.gguf_name))
+        self._check_complete()
 
     def _tensors(self, file: Path) -> Iterator[Tensor]:
         try:
             with safe_open(file, framework="pt") as weights:
                 for hf_name in weights.keys():  # noqa: SIM118 - the handle is not a mapping and cannot be iterated
-                    rows = weights.get_slice(hf_name)
+                    tensor_slice = weights.get_slice(hf_name)
                     # A tied head repeats the embedding; rotary tables of older checkpoints follow from the config.
                     if hf_name.endswith(".rotary_emb.inv_freq"):
                         continue
                     if hf_name == "lm_head.weight" and self.config.tie_word_embeddings:
                         continue
-                    yield self._tensor(hf_name, file, tuple(rows.get_shape()), rows.get_dtype())
+                    yield self._tensor(hf_name, file, tuple(tensor_slice.get_shape()), tensor_slice.get_dtype())
         except (OSError, SafetensorError) as error:
             raise ExportError(
                 f"{file} cannot be read: {error}.", hint="Merge again, or copy the file again."
@@ -106,29 +106,38 @@ class LlamaFolder:
 
     def _expected_shape(self, gguf_name: str) -> tuple[int, ...]:
         config = self.config
-        queries, keys = config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim
-        part, kind = gguf_name.split(".")[-2:]
-        inner, vocabulary = config.intermediate_size, config.vocab_size
-        outputs = {"attn_q": queries, "attn_k": keys, "attn_v": keys, "ffn_gate": inner, "ffn_up": inner}
-        rows = {**outputs, "token_embd": vocabulary, "output": vocabulary}.get(part, config.hidden_size)
-        if part.endswith("_norm") or kind == "bias":
+        query_rows, key_rows = (
+            config.num_attention_heads * config.head_dim,
+            config.num_key_value_heads * config.head_dim,
+        )
+        module, parameter = gguf_name.split(".")[-2:]
+        intermediate, vocabulary = config.intermediate_size, config.vocab_size
+        output_rows = {
+            "attn_q": query_rows,
+            "attn_k": key_rows,
+            "attn_v": key_rows,
+            "ffn_gate": intermediate,
+            "ffn_up": intermediate,
+        }
+        rows = {**output_rows, "token_embd": vocabulary, "output": vocabulary}.get(module, config.hidden_size)
+        if module.endswith("_norm") or parameter == "bias":
             return (rows,)
-        columns = {"attn_output": queries, "ffn_down": inner}.get(part, config.hidden_size)
+        columns = {"attn_output": query_rows, "ffn_down": intermediate}.get(module, config.hidden_size)
         return (rows, columns)
 
     def _row_order(self, gguf_name: str, rows: int) -> np.ndarray | None:
         """Hugging Face rotates a head's first half against its second, llama.cpp neighbours: interleave the halves."""
-        part = gguf_name.split(".")[-2]
-        if part not in ("attn_q", "attn_k"):
+        module = gguf_name.split(".")[-2]
+        if module not in ("attn_q", "attn_k"):
             return None
-        heads = self.config.num_attention_heads if part == "attn_q" else self.config.num_key_value_heads
+        heads = self.config.num_attention_heads if module == "attn_q" else self.config.num_key_value_heads
         return np.arange(rows).reshape(heads, 2, -1).swapaxes(1, 2).reshape(rows)
 
-    def _refuse_missing(self) -> None:
+    def _check_complete(self) -> None:
         names = ["token_embd", "output_norm"] if self.config.tie_word_embeddings else [*_MODEL_NAMES.values()]
-        names += [f"blk.{i}.{part}" for i in range(self.config.num_hidden_layers) for part in _LAYER_NAMES.values()]
-        have = {tensor.gguf_name for tensor in self.tensors}
-        missing = [name for name in names if f"{name}.weight" not in have]
+        names += [f"blk.{i}.{module}" for i in range(self.config.num_hidden_layers) for module in _LAYER_NAMES.values()]
+        present = {tensor.gguf_name for tensor in self.tensors}
+        missing = [name for name in names if f"{name}.weight" not in present]
         if missing:
             raise ExportError(
                 f"{self.path} lacks {len(missing)} of the model's tensors, {missing[0]}.weight (GGUF name) among them.",
@@ -138,22 +147,22 @@ class LlamaFolder:
 
 def gguf_tensor_name(hf_name: str, layers: int) -> str | None:
     """The GGUF name of a Llama tensor (`model.layers.0.mlp.up_proj.weight` is `blk.0.ffn_up.weight`), or None."""
-    stem, _, kind = hf_name.rpartition(".")
-    if kind == "weight" and stem in _MODEL_NAMES:
-        return f"{_MODEL_NAMES[stem]}.weight"
-    match = re.fullmatch(r"model\.layers\.(\d+)\.(.+)", stem)
+    module, _, parameter = hf_name.rpartition(".")
+    if parameter == "weight" and module in _MODEL_NAMES:
+        return f"{_MODEL_NAMES[module]}.weight"
+    match = re.fullmatch(r"model\.layers\.(\d+)\.(.+)", module)
     if match is None or int(match[1]) >= layers or match[2] not in _LAYER_NAMES:
         return None
-    if kind != "weight" and not (kind == "bias" and match[2].startswith(("self_attn.", "mlp."))):
+    if parameter != "weight" and not (parameter == "bias" and match[2].startswith(("self_attn.", "mlp."))):
         return None
-    return f"blk.{match[1]}.{_LAYER_NAMES[match[2]]}.{kind}"
+    return f"blk.{match[1]}.{_LAYER_NAMES[match[2]]}.{parameter}"
 
 
 def _file_order(gguf_name: str) -> tuple[int, str]:
     """Embedding, layers in turn, final norm, head."""
     if gguf_name.startswith("blk."):
-        _, layer, part = gguf_name.split(".", 2)
-        return int(layer), part
+        _, layer, parameter = gguf_name.split(".", 2)
+        return int(layer), parameter
     return (-1, gguf_name) if gguf_name.startswith("token_embd") else (1 << 30, gguf_name)
 
 

@@ -6,11 +6,11 @@ import shlex
 from pathlib import Path
 
 from toolkit.errors import ExportError
-from toolkit.prompts import PromptEncoder
-from toolkit.task import prompt_messages
+from toolkit.prompts.encoder import PromptEncoder
+from toolkit.prompts.messages import prompt_messages
 
-_OLLAMA_SLOTS = {"system": "{{ .System }}", "user": "{{ .Prompt }}"}
-_SHORTEST_CONTEXT = 2048
+_OLLAMA_PLACEHOLDERS = {"system": "{{ .System }}", "user": "{{ .Prompt }}"}
+_MIN_CONTEXT_LENGTH = 2048
 
 
 def modelfile(encoder: PromptEncoder, gguf: Path, context_length: int) -> str:
@@ -27,15 +27,15 @@ def modelfile(encoder: PromptEncoder, gguf: Path, context_length: int) -> str:
         ExportError: the instruction holds three quotation marks in a row, which a Modelfile cannot.
     """
     end = encoder.decode([encoder.end_of_turn])
-    lines = [f"FROM ./{gguf.name}", f"TEMPLATE {_quoted(ollama_template(encoder) + '{{ .Response }}' + end)}"]
+    lines = [f"FROM ./{gguf.name}", f"TEMPLATE {_triple_quoted(ollama_template(encoder) + '{{ .Response }}' + end)}"]
     if encoder.task.system:
-        lines.append(f"SYSTEM {_quoted(encoder.task.system.strip())}")
-    longest = max(len(ids) for ids in encoder.label_ids.values())
+        lines.append(f"SYSTEM {_triple_quoted(encoder.task.system.strip())}")
+    max_tokens = max(len(ids) for ids in encoder.label_ids.values())
     lines += [
         f"PARAMETER stop {json.dumps(end, ensure_ascii=False)}",
         "PARAMETER temperature 0",
-        f"PARAMETER num_predict {longest}",
-        f"PARAMETER num_ctx {max(context_length, _SHORTEST_CONTEXT)}",
+        f"PARAMETER num_predict {max_tokens}",
+        f"PARAMETER num_ctx {max(context_length, _MIN_CONTEXT_LENGTH)}",
     ]
     return "\n".join(lines) + "\n"
 
@@ -43,13 +43,13 @@ def modelfile(encoder: PromptEncoder, gguf: Path, context_length: int) -> str:
 def ollama_template(encoder: PromptEncoder) -> str:
     """The prompt up to the answer as a Go template; without the first token, which Ollama adds by itself."""
     text = ""
-    for role, piece in encoder.template_parts():
-        text += _OLLAMA_SLOTS[role] if role else piece.replace("{{", '{{ "{{" }}')
+    for role, piece in encoder.template.pieces():
+        text += _OLLAMA_PLACEHOLDERS[role] if role else piece.replace("{{", '{{ "{{" }}')
     bos = encoder.tokenizer.bos_token
     return text.removeprefix(bos) if bos else text
 
 
-def _quoted(text: str) -> str:
+def _triple_quoted(text: str) -> str:
     if '"""' in text:
         raise ExportError(
             "A Modelfile cannot hold three quotation marks in a row, and the prompt has them.",
@@ -68,40 +68,42 @@ def usage(encoder: PromptEncoder, files: list[Path], example: tuple[str, str, st
     """
     task = encoder.task
     *system, question = prompt_messages(task, *example[:2])
-    first, name = shlex.quote(files[0].name), files[0].stem
+    quoted_file, name = shlex.quote(files[0].name), files[0].stem
     ollama_name = re.sub(r"[^a-z0-9._-]+", "-", name.lower())
-    asked = shlex.quote(question["content"])
-    instruction = f"-sys {shlex.quote(system[0]['content'])} " if system else ""
-    instructed = ", after the instruction it was trained with," if system else ""
+    quoted_question = shlex.quote(question["content"])
+    system_flag = f"-sys {shlex.quote(system[0]['content'])} " if system else ""
+    system_note = ", after the instruction it was trained with," if system else ""
     messages = json.dumps({"messages": [*system, question], "temperature": 0}, ensure_ascii=False)
-    address = "http://127.0.0.1:8080/v1/chat/completions"
+    url = "http://127.0.0.1:8080/v1/chat/completions"
     return "\n\n".join(
         [
             f"# {name}",
             f"Files: {', '.join(f'`{file.name}`' for file in files)}. How each agrees with the model that was measured "
             "stands in `parity.json`.",
-            f"The model answers one user message of this form{instructed} at temperature 0:",
-            _block(task.user.strip()),
-            f"To the question below it answers `{task.verbalizers[example[2]].strip()}`.{_on_date(encoder)}",
+            f"The model answers one user message of this form{system_note} at temperature 0:",
+            _fenced_block(task.user.strip()),
+            f"To the question below it answers `{task.verbalizers[example[2]].strip()}`.{_date_note(encoder)}",
             "## llama.cpp",
-            _block(f"llama-cli -m {first} --jinja --temp 0 --single-turn {instruction}-p {asked}"),
+            _fenced_block(
+                f"llama-cli -m {quoted_file} --jinja --temp 0 --single-turn {system_flag}-p {quoted_question}"
+            ),
             "As a server:",
-            _block(f"llama-server -m {first} --jinja --temp 0 --port 8080"),
-            _block(f"curl -s {address} -H 'Content-Type: application/json' -d {shlex.quote(messages)}"),
+            _fenced_block(f"llama-server -m {quoted_file} --jinja --temp 0 --port 8080"),
+            _fenced_block(f"curl -s {url} -H 'Content-Type: application/json' -d {shlex.quote(messages)}"),
             "## Ollama",
-            _block(f"ollama create {ollama_name} -f Modelfile"),
-            _block(f"ollama run {ollama_name} {asked}") + "\n",
+            _fenced_block(f"ollama create {ollama_name} -f Modelfile"),
+            _fenced_block(f"ollama run {ollama_name} {quoted_question}") + "\n",
         ]
     )
 
 
-def _on_date(encoder: PromptEncoder) -> str:
+def _date_note(encoder: PromptEncoder) -> str:
     date = encoder.task.date_string
-    is_printed = date and any(date in text for _, text in encoder.template_parts())
+    is_printed = date and any(date in text for _, text in encoder.template.pieces())
     return f" Its chat template prints {date} as today's date, on any day: so it was trained." if is_printed else ""
 
 
-def _block(text: str) -> str:
+def _fenced_block(text: str) -> str:
     """A fenced block that no text can close early."""
     fence = "```"
     while fence in text:

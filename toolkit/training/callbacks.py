@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tqdm.auto import tqdm
-
 from toolkit.batching.sampling import RowOrder
-from toolkit.disk import storage_errors
-from toolkit.files import write_text
-from toolkit.model.backend import TrainerCallback
-from toolkit.run_folder import finite
+from toolkit.models.backend import TrainerCallback
+from toolkit.runs.run_folder import finite
+from toolkit.utils.atomic_io import write_text
+from toolkit.utils.progress import progress_bar
+from toolkit.utils.storage import storage_errors
 
 
 class TrainLog(TrainerCallback):
@@ -27,20 +26,20 @@ class TrainLog(TrainerCallback):
 
     def __init__(self, path: Path | None) -> None:
         self.path = path
-        self._earlier = 0.0
+        self._previous_seconds = 0.0
         self._start = time.monotonic()
 
     @property
     def seconds(self) -> float:
         """Training time behind the latest state, over all starts; steps that were lost do not count."""
-        return round(self._earlier + time.monotonic() - self._start, 3)
+        return round(self._previous_seconds + time.monotonic() - self._start, 3)
 
     def begin(self, history: Sequence[dict[str, Any]]) -> None:
         """Write the steps of a trainer's `log_history`."""
         steps = [entry for entry in history if "loss" in entry]
-        self._earlier, self._start = steps[-1].get("seconds", 0.0) if steps else 0.0, time.monotonic()
+        self._previous_seconds, self._start = steps[-1].get("seconds", 0.0) if steps else 0.0, time.monotonic()
         if self.path:
-            write_text(self.path, "".join(map(_line, steps)))
+            write_text(self.path, "".join(map(_log_line, steps)))
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Begin behind the steps that a checkpoint holds."""
@@ -52,10 +51,10 @@ class TrainLog(TrainerCallback):
             return
         state.log_history[-1]["seconds"] = self.seconds
         with storage_errors(self.path), self.path.open("a", encoding="utf-8") as log:
-            log.write(_line(state.log_history[-1]))
+            log.write(_log_line(state.log_history[-1]))
 
 
-def _line(entry: dict[str, Any]) -> str:
+def _log_line(entry: dict[str, Any]) -> str:
     record = {
         "step": entry["step"],
         "epoch": round(float(entry.get("epoch") or 0), 4),
@@ -72,12 +71,12 @@ class Progress(TrainerCallback):
     """A progress bar over the optimiser's steps with the latest loss."""
 
     def __init__(self) -> None:
-        self._bar: tqdm | None = None
+        self._bar: Any | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Open the bar where a resumed run stands."""
         if state.is_world_process_zero:
-            self._bar = tqdm(total=state.max_steps, initial=state.global_step, desc="training", unit="step")
+            self._bar = progress_bar(total=state.max_steps, initial=state.global_step, desc="training", unit="step")
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
         """Show the loss of the step."""

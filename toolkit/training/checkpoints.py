@@ -10,12 +10,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from toolkit.disk import flush_to_disk
 from toolkit.errors import RunError, first_line
-from toolkit.files import atomic_path, discard, file_sha256, remove
+from toolkit.utils.atomic_io import atomic_path, discard, file_sha256, remove
+from toolkit.utils.storage import flush_to_disk
 
 _MANIFEST = "manifest.json"
-_DAMAGED = "damaged-"
+_DAMAGED_PREFIX = "damaged-"
 
 
 @dataclass(frozen=True)
@@ -28,15 +28,15 @@ class Checkpoints:
     @property
     def step(self) -> int:
         """The step that training goes on behind; 0 without a checkpoint."""
-        return step_of(self.newest) if self.newest else 0
+        return checkpoint_step(self.newest) if self.newest else 0
 
 
-def folder_of(checkpoints: Path, step: int) -> Path:
+def checkpoint_folder(checkpoints: Path, step: int) -> Path:
     """Where the checkpoint of a step stands."""
     return checkpoints / f"checkpoint-{step}"
 
 
-def step_of(checkpoint: Path) -> int:
+def checkpoint_step(checkpoint: Path) -> int:
     """The step of a checkpoint's folder."""
     return int(checkpoint.name.rpartition("-")[2])
 
@@ -51,7 +51,7 @@ def new_checkpoint(folder: Path) -> Iterator[Path]:
     with atomic_path(folder) as partial:
         partial.mkdir()
         yield partial
-        files = {path.name: _describe(path) for path in sorted(partial.iterdir())}
+        files = {path.name: _manifest_entry(path) for path in sorted(partial.iterdir())}
         (partial / _MANIFEST).write_text(json.dumps(files, indent=2), encoding="utf-8")
         flush_to_disk(partial)
     flush_to_disk(folder.parent)
@@ -64,7 +64,7 @@ def find_checkpoints(checkpoints: Path) -> Checkpoints:
         RunError: a file may not or cannot be read at all, which need not be the file's fault.
     """
     damaged: list[tuple[Path, str]] = []
-    for folder in reversed(_in_order(checkpoints)):
+    for folder in reversed(_sorted_checkpoints(checkpoints)):
         try:
             damage = find_damage(folder)
         except OSError as error:
@@ -85,7 +85,7 @@ def find_damage(folder: Path) -> str | None:
     """
     try:
         files = json.loads((folder / _MANIFEST).read_bytes())
-        expected = {str(name): (int(one["bytes"]), str(one["sha256"])) for name, one in files.items()}
+        expected = {str(name): (int(entry["bytes"]), str(entry["sha256"])) for name, entry in files.items()}
     except (FileNotFoundError, IsADirectoryError):
         return f"it has no {_MANIFEST}"
     except (ValueError, TypeError, KeyError, AttributeError):
@@ -95,38 +95,38 @@ def find_damage(folder: Path) -> str | None:
     for name, (size, digest) in expected.items():
         path = folder / name
         try:
-            found = path.stat().st_size
+            actual_size = path.stat().st_size
         except FileNotFoundError:
             return f"{name} is missing"
-        if found != size:
-            return f"{name} has {found:,} of {size:,} bytes"
+        if actual_size != size:
+            return f"{name} has {actual_size:,} of {size:,} bytes"
         if file_sha256(path) != digest:
             return f"{name} was changed"
     return None
 
 
-def tidy(checkpoints: Path, found: Checkpoints) -> None:
+def clean_up(checkpoints: Path, existing: Checkpoints) -> None:
     """Set damaged checkpoints aside and remove what killed processes left, in a folder that this process holds."""
-    for folder, _ in found.damaged:
-        aside = folder.with_name(_DAMAGED + folder.name)
-        remove(aside)
-        folder.rename(aside)
-    for left in checkpoints.glob(".checkpoint-*.partial"):
-        remove(left)
+    for folder, _ in existing.damaged:
+        damaged_path = folder.with_name(_DAMAGED_PREFIX + folder.name)
+        remove(damaged_path)
+        folder.rename(damaged_path)
+    for leftover in checkpoints.glob(".checkpoint-*.partial"):
+        remove(leftover)
 
 
 def keep_newest(checkpoints: Path, limit: int) -> None:
     """Remove the oldest checkpoints beyond `limit`, and damaged ones: there are newer ones now."""
-    for folder in checkpoints.glob(f"{_DAMAGED}checkpoint-*"):
+    for folder in checkpoints.glob(f"{_DAMAGED_PREFIX}checkpoint-*"):
         discard(folder)
-    for folder in _in_order(checkpoints)[:-limit]:
+    for folder in _sorted_checkpoints(checkpoints)[:-limit]:
         discard(folder)
 
 
-def _in_order(checkpoints: Path) -> list[Path]:
+def _sorted_checkpoints(checkpoints: Path) -> list[Path]:
     folders = [path for path in checkpoints.glob("checkpoint-*") if path.name.rpartition("-")[2].isdecimal()]
-    return sorted((path for path in folders if path.is_dir()), key=step_of)
+    return sorted((path for path in folders if path.is_dir()), key=checkpoint_step)
 
 
-def _describe(path: Path) -> dict[str, int | str]:
+def _manifest_entry(path: Path) -> dict[str, int | str]:
     return {"bytes": path.stat().st_size, "sha256": file_sha256(path)}

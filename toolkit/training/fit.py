@@ -1,16 +1,19 @@
 """The steps of a run, from the start or from a checkpoint, to the adapter."""
 
+import logging
 from dataclasses import dataclass
 from typing import Any
 
-from toolkit.disk import flush_to_disk
-from toolkit.files import atomic_path
-from toolkit.preflight import Preflight
-from toolkit.run_folder import IS_MAIN_PROCESS, RunFolder, finite
+from toolkit.planning.job import Plan, TrainingJob
+from toolkit.planning.preflight import Preflight
+from toolkit.runs.run_folder import IS_MAIN_PROCESS, RunFolder, finite
 from toolkit.training.callbacks import TrainLog
-from toolkit.training.checkpoints import Checkpoints, tidy
-from toolkit.training.plan import Plan
-from toolkit.training.signals import StopSignals, StopWhenAsked, resume_command
+from toolkit.training.checkpoints import Checkpoints, clean_up
+from toolkit.training.stop_signals import StopOnSignal, StopSignals
+from toolkit.utils.atomic_io import atomic_path
+from toolkit.utils.storage import flush_to_disk
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -21,15 +24,15 @@ class Results:
     seconds: float
 
 
-def fit(trainer: Any, before: Preflight, plan: Plan, run: RunFolder, found: Checkpoints) -> Results:
+def fit(trainer: Any, job: TrainingJob, run: RunFolder, checkpoints: Checkpoints, resume_hint: str) -> Results:
     """Make all steps behind the newest complete checkpoint, and save the adapter.
 
     Args:
         trainer: one that stands before its first step.
-        before: the recipe and its rows.
-        plan: the run's steps.
+        job: the rows, and the steps.
         run: where the adapter and the log go.
-        found: what the run's folder holds of checkpoints; damaged ones are named and removed.
+        checkpoints: what the run's folder holds of them; damaged ones are named and removed.
+        resume_hint: what resumes the run, for messages.
 
     Raises:
         StorageError: the disk is full; complete checkpoints stay.
@@ -37,48 +40,49 @@ def fit(trainer: Any, before: Preflight, plan: Plan, run: RunFolder, found: Chec
     """
     log = TrainLog(run.train_log if IS_MAIN_PROCESS else None)
     trainer.callback_handler.callbacks.insert(0, log)  # before a callback that may stop the run
-    _tell(found, plan)
+    _announce_checkpoints(checkpoints, job.plan)
     if IS_MAIN_PROCESS:
-        tidy(run.checkpoints, found)
-    with StopSignals() as signals:
-        trainer.add_callback(StopWhenAsked(signals))
-        if found.newest and found.step == plan.steps:
-            trainer.restore(found.newest)
+        clean_up(run.checkpoints, checkpoints)
+    with StopSignals(resume_hint) as signals:
+        trainer.add_callback(StopOnSignal(signals))
+        if checkpoints.newest and checkpoints.step == job.plan.steps:
+            trainer.restore(checkpoints.newest)
             log.begin(trainer.state.log_history)
         else:
-            trainer.train(resume_from_checkpoint=str(found.newest) if found.newest else None)
-        if (step := trainer.state.global_step) < plan.steps:
+            newest = checkpoints.newest
+            trainer.train(resume_from_checkpoint=str(newest) if newest else None)
+        if (step := trainer.state.global_step) < job.plan.steps:
             raise KeyboardInterrupt(
-                f"behind step {step} of {plan.steps}, which is saved; go on with: {resume_command()}"
+                f"behind step {step} of {job.plan.steps}, which is saved; go on with: {resume_hint}"
             )
         if IS_MAIN_PROCESS:
-            save_adapter(trainer.model, before, run)
+            save_adapter(trainer.model, job.preflight, run)
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     return Results(finite(sum(losses) / len(losses)), log.seconds)
 
 
-def say(text: str) -> None:
-    """Print, from one of the processes that a launcher started together."""
+def announce(text: str) -> None:
+    """Report what a run does, from one of the processes that a launcher started together; commands print it."""
     if IS_MAIN_PROCESS:
-        print(text)
+        logger.info(text)
 
 
-def _tell(found: Checkpoints, plan: Plan) -> None:
-    for folder, damage in found.damaged:
-        say(f"WARNING     {folder} is damaged and not used: {damage}; it is kept until the next one is written")
-    if found.newest:
-        say(f"resuming    behind step {found.step} of {plan.steps}, from {found.newest}")
+def _announce_checkpoints(checkpoints: Checkpoints, plan: Plan) -> None:
+    for folder, damage in checkpoints.damaged:
+        announce(f"WARNING     {folder} is damaged and not used: {damage}; it is kept until the next one is written")
+    if checkpoints.newest:
+        announce(f"resuming    behind step {checkpoints.step} of {plan.steps}, from {checkpoints.newest}")
 
 
-def save_adapter(model: Any, before: Preflight, run: RunFolder) -> None:
+def save_adapter(model: Any, preflight: Preflight[Any], run: RunFolder) -> None:
     """Write the adapter and the tokenizer, with the recipe's chat template, as the run's result."""
     config = model.peft_config["default"]
-    config.base_model_name_or_path = before.recipe.model.name
+    config.base_model_name_or_path = preflight.recipe.model.name
     if isinstance(config.target_modules, set):  # its order would change from process to process
         config.target_modules = sorted(config.target_modules)
     with atomic_path(run.adapter) as partial:
         # Left to itself, PEFT asks the hub whether the vocabulary has grown.
         model.save_pretrained(str(partial), save_embedding_layers=False)
         (partial / "README.md").unlink(missing_ok=True)  # PEFT's empty form
-        before.encoder.tokenizer.save_pretrained(str(partial))
+        preflight.encoder.tokenizer.save_pretrained(str(partial))
         flush_to_disk(partial)

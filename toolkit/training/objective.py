@@ -6,12 +6,12 @@ from typing import Any
 
 import torch
 
-from toolkit.batching.collators import Part
+from toolkit.batching.collators import MicroBatch
 from toolkit.errors import TrainingError
-from toolkit.model.attention import model_mask
+from toolkit.models.attention import model_mask
 
 
-def summed_loss(model: Any, head: Any, part: Part) -> torch.Tensor:
+def summed_loss(model: Any, head: Any, micro_batch: MicroBatch) -> torch.Tensor:
     """Cross-entropy of a part's predictions, each weighted by its rows, summed.
 
     The model's own public forward runs, with adapters, wrappers, fused kernels and whatever it does to logits; only its
@@ -19,7 +19,7 @@ def summed_loss(model: Any, head: Any, part: Part) -> torch.Tensor:
 
     Args:
         model: the model in training mode, wrapped or not, whose output embedding is `head`.
-        part: see `batching.collators`.
+        micro_batch: see `batching.collators`.
 
     Returns:
         A scalar, float32, in nats.
@@ -27,28 +27,31 @@ def summed_loss(model: Any, head: Any, part: Part) -> torch.Tensor:
     Raises:
         TrainingError: the model's logits are not those of its head, e.g. empty (unslothai/unsloth#3126), or all equal.
     """
-    inputs = {"input_ids": part["input_ids"], "attention_mask": model_mask(part["attention_mask"], head.weight.dtype)}
-    if "position_ids" in part:
-        inputs["position_ids"] = part["position_ids"]
-    with _reading(head, part["nodes"]):
+    inputs = {
+        "input_ids": micro_batch["input_ids"],
+        "attention_mask": model_mask(micro_batch["attention_mask"], head.weight.dtype),
+    }
+    if "position_ids" in micro_batch:
+        inputs["position_ids"] = micro_batch["position_ids"]
+    with _restricted_head(head, micro_batch["nodes"]):
         logits = model(**inputs, use_cache=False).logits
-    if logits.shape[:2] != (1, len(part["nodes"])):
+    if logits.shape[:2] != (1, len(micro_batch["nodes"])):
         raise TrainingError(
-            f"The model returned logits of shape {list(logits.shape)} for {len(part['nodes'])} predictions, so its loss"
-            " cannot be known.",
+            f"The model returned logits of shape {list(logits.shape)} for {len(micro_batch['nodes'])} predictions, so "
+            "its loss cannot be known.",
             hint="Use the pinned versions of Unsloth and transformers, see README.",
         )
-    refuse_equal(logits)
-    losses = torch.nn.functional.cross_entropy(logits[0].float(), part["targets"], reduction="none")
-    return (losses * part["weights"]).sum()
+    check_logits_differ(logits)
+    losses = torch.nn.functional.cross_entropy(logits[0].float(), micro_batch["targets"], reduction="none")
+    return (losses * micro_batch["weights"]).sum()
 
 
-def summed_label_loss(model: Any, part: Part) -> torch.Tensor:
+def summed_label_loss(model: Any, micro_batch: MicroBatch) -> torch.Tensor:
     """Cross-entropy of an encoder's labels, summed over the rows of a part.
 
     Args:
         model: the model in training mode, wrapped or not.
-        part: `labels` [rows], and what the model reads, see `training.encoder`.
+        micro_batch: `labels` [rows], and what the model reads, see `training.encoder`.
 
     Returns:
         A scalar, float32, in nats.
@@ -56,13 +59,13 @@ def summed_label_loss(model: Any, part: Part) -> torch.Tensor:
     Raises:
         TrainingError: the logits are all equal.
     """
-    logits = model(**{name: tensor for name, tensor in part.items() if name != "labels"}).logits
-    refuse_equal(logits)
-    return torch.nn.functional.cross_entropy(logits.float(), part["labels"], reduction="sum")
+    logits = model(**{name: tensor for name, tensor in micro_batch.items() if name != "labels"}).logits
+    check_logits_differ(logits)
+    return torch.nn.functional.cross_entropy(logits.float(), micro_batch["labels"], reduction="sum")
 
 
 @torch.no_grad()
-def refuse_equal(logits: torch.Tensor) -> None:
+def check_logits_differ(logits: torch.Tensor) -> None:
     """Refuse logits [..., classes] of which no prediction tells one class from another.
 
     Raises:
@@ -76,13 +79,13 @@ def refuse_equal(logits: torch.Tensor) -> None:
 
 
 @contextmanager
-def _reading(head: Any, places: torch.Tensor) -> Iterator[None]:
-    """Let the head read only `places` of its flattened input, as one row."""
-    forward, wrapper = head.forward, vars(head).get("forward")
-    head.forward = lambda hidden: forward(hidden.flatten(0, 1)[places])[None]
+def _restricted_head(head: Any, positions: torch.Tensor) -> Iterator[None]:
+    """Let the head read only `positions` of its flattened input, as one row."""
+    forward, instance_forward = head.forward, vars(head).get("forward")
+    head.forward = lambda hidden: forward(hidden.flatten(0, 1)[positions])[None]
     try:
         yield
     finally:
         del head.forward
-        if wrapper is not None:  # a hook that stood on the module itself
-            head.forward = wrapper
+        if instance_forward is not None:  # a hook that stood on the module itself
+            head.forward = instance_forward

@@ -7,12 +7,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from toolkit.model.attention import accept_trees
-from toolkit.model.backend import TrainerCallback
-from toolkit.out_of_memory import step_errors
-from toolkit.preflight import Preflight
-from toolkit.training.plan import Plan
-from toolkit.training.ways import WAYS
+from toolkit.models.attention import accept_trees
+from toolkit.models.backend import TrainerCallback
+from toolkit.planning.job import TrainingJob
+from toolkit.training.trainer import step_errors
+from toolkit.training.training_backends import TRAINING_BACKENDS
 
 _STEPS = 4
 
@@ -31,35 +30,32 @@ class Probe:
 class _StepTimes(TrainerCallback):
     def __init__(self) -> None:
         self.seconds: list[float] = []
-        self._begun = 0.0
+        self._step_start = 0.0
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self._begun = time.monotonic()
+        self._step_start = time.monotonic()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self.seconds.append(time.monotonic() - self._begun)
+        self.seconds.append(time.monotonic() - self._step_start)
 
 
-def probe(before: Preflight[Any], plan: Plan) -> Probe:
+def probe(job: TrainingJob) -> Probe:
     """Load the model and train on the first steps' rows, in a folder that is gone at the end.
-
-    Args:
-        before: the recipe and its rows.
-        plan: the run's steps.
 
     Raises:
         ToolkitError: the model cannot be loaded, or a step has numbers that cannot be right.
     """
-    steps = min(_STEPS, plan.steps)
-    training = before.recipe.training.model_copy(update={"max_steps": steps})
-    short = replace(before, recipe=before.recipe.model_copy(update={"training": training}))
-    way, times = WAYS[before.recipe.model.kind], _StepTimes()
-    model = way.load(short, plan)
-    if plan.is_tree:
+    steps = min(_STEPS, job.plan.steps)
+    training = job.recipe.training.model_copy(update={"max_steps": steps})
+    recipe = job.recipe.model_copy(update={"training": training})
+    short_job = replace(job, preflight=replace(job.preflight, recipe=recipe), plan=replace(job.plan, steps=steps))
+    backend, step_times = TRAINING_BACKENDS[recipe.model.kind], _StepTimes()
+    model = backend.load(short_job)
+    if job.plan.is_tree:
         accept_trees(model)
     with step_errors(), TemporaryDirectory() as folder:
-        trainer = way.make_trainer(short, replace(plan, steps=steps), model, Path(folder) / "checkpoints")
-        trainer.add_callback(times)
+        trainer = backend.make_trainer(short_job, model, Path(folder) / "checkpoints")
+        trainer.add_callback(step_times)
         trainer.train()
-    seconds = statistics.median(times.seconds[1:] or times.seconds)  # the first step warms up
-    return Probe(seconds, seconds * plan.steps)
+    seconds = statistics.median(step_times.seconds[1:] or step_times.seconds)  # the first step warms up
+    return Probe(seconds, seconds * job.plan.steps)

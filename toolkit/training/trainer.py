@@ -2,26 +2,35 @@
 
 import math
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
 from datasets import Dataset
 
-from toolkit.batching.collators import NumberedCollator, Part, numbered, training_row
+from toolkit.batching.collators import MicroBatch, NumberedCollator, numbered, training_row
 from toolkit.batching.sampling import RowOrder
 from toolkit.errors import TrainingError
-from toolkit.model.backend import DEVICE, PrinterCallback, SFTConfig, SFTTrainer, quiet
-from toolkit.preflight import Preflight
+from toolkit.models.backend import DEVICE, PrinterCallback, SFTConfig, SFTTrainer, quiet
+from toolkit.planning.job import TrainingJob
+from toolkit.training.atomic_checkpoints import AtomicCheckpointMixin
 from toolkit.training.callbacks import EpochOrder, Progress
-from toolkit.training.numbers import StopOnBadNumbers
+from toolkit.training.divergence import DivergenceGuard
 from toolkit.training.objective import summed_loss
-from toolkit.training.plan import Plan, row_order
-from toolkit.training.whole_checkpoints import WholeCheckpoints
+from toolkit.utils.memory_errors import memory_errors
 
 
-class StepInParts(WholeCheckpoints):
+def step_errors() -> AbstractContextManager[None]:
+    """Return `memory_errors` for training steps."""
+    return memory_errors(
+        "The device's memory does not hold a training step.",
+        hint="Lower training.batch_tokens (training.micro_batch_size where rows are padded), "
+        "or set training.gradient_checkpointing: true, or model.load_in_4bit: true.",
+    )
+
+
+class MicroBatchAccumulationMixin(AtomicCheckpointMixin):
     """What a trainer needs for batches that hold a whole optimiser step, see `batching.collators`; it stands first.
 
     A step has as many parts as its nodes need, which no fixed `gradient_accumulation_steps` could say; so the trainer
@@ -29,7 +38,7 @@ class StepInParts(WholeCheckpoints):
     """
 
     row_order: RowOrder
-    numbers: StopOnBadNumbers
+    divergence: DivergenceGuard
     _prepare_inputs: Callable[[Any], Any]
 
     def _get_train_sampler(self, *_: Any) -> RowOrder:
@@ -46,32 +55,32 @@ class StepInParts(WholeCheckpoints):
         model.train()
         step = self._prepare_inputs(inputs)
         scaler = self.accelerator.scaler
-        self.numbers.begin_step(step["rows"], scaler.get_scale() if scaler is not None else None)
+        self.divergence.begin_step(step["rows"], scaler.get_scale() if scaler is not None else None)
         trained, tokens = self.accelerator.reduce(torch.stack([step["trained"], step["tokens"].float()]), "sum")
         if not trained:
             self._stop(TrainingError("No token of its rows is trained.", hint="Look at the answers of these rows."))
         self.state.num_input_tokens_seen += int(tokens)
         loss = torch.zeros((), device=self.args.device)
-        for number, part in enumerate(step["parts"], 1):
+        for number, micro_batch in enumerate(step["parts"], 1):
             is_last = number == len(step["parts"])
             # Processes may have different numbers of parts: they meet once a step.
             with nullcontext() if is_last else self.accelerator.no_sync(model):
-                share = self._checked_loss(model, part) / trained.squeeze() * self.accelerator.num_processes
+                share = self._checked_loss(model, micro_batch) / trained.squeeze() * self.accelerator.num_processes
                 self.accelerator.backward(share)
             loss += share.detach()
         return loss
 
-    def _checked_loss(self, model: Any, part: Part) -> torch.Tensor:
+    def _checked_loss(self, model: Any, micro_batch: MicroBatch) -> torch.Tensor:
         try:
-            return self.summed_loss(model, part)
+            return self.summed_loss(model, micro_batch)
         except TrainingError as error:
             self._stop(error)
 
     def _stop(self, error: TrainingError) -> NoReturn:
         rate = self.lr_scheduler.get_last_lr()[0]
-        self.numbers.stop(self.state.global_step + 1, str(error), error.hint, learning_rate=rate)
+        self.divergence.stop(self.state.global_step + 1, str(error), error.hint, learning_rate=rate)
 
-    def summed_loss(self, model: Any, part: Part) -> torch.Tensor:
+    def summed_loss(self, model: Any, micro_batch: MicroBatch) -> torch.Tensor:
         """The loss of a part, summed over its predictions; a TrainingError where it cannot be known."""
         raise NotImplementedError
 
@@ -80,21 +89,21 @@ class StepInParts(WholeCheckpoints):
         super().log({**logs, "num_tokens": self.state.num_input_tokens_seen}, *rest)  # type: ignore[misc]
 
 
-class ClassifierTrainer(StepInParts, SFTTrainer):
+class ClassifierTrainer(MicroBatchAccumulationMixin, SFTTrainer):
     """TRL's trainer on a decoder's rows, padded or in trees."""
 
-    def summed_loss(self, model: Any, part: Part) -> torch.Tensor:
+    def summed_loss(self, model: Any, micro_batch: MicroBatch) -> torch.Tensor:
         """See `training.objective`."""
         head = self.accelerator.unwrap_model(model).get_base_model().get_output_embeddings()
-        return summed_loss(model, head, part)
+        return summed_loss(model, head, micro_batch)
 
 
-def shared_arguments(before: Preflight, plan: Plan, checkpoints: Path) -> dict[str, Any]:
+def shared_arguments(job: TrainingJob, checkpoints: Path) -> dict[str, Any]:
     """What every trainer is told, in the words of transformers' TrainingArguments."""
-    recipe, training = before.recipe, before.recipe.training
+    plan, precision, recipe, training = job.plan, job.preflight.precision, job.recipe, job.recipe.training
     return {
         "output_dir": str(checkpoints),
-        "per_device_train_batch_size": plan.batch_size // plan.processes,  # a whole step: see StepInParts
+        "per_device_train_batch_size": job.rows_per_process,  # a whole step: see the mixin
         "gradient_accumulation_steps": 1,
         "dataloader_drop_last": plan.processes > 1,  # accelerate would fill it with rows of the epoch's beginning
         "num_train_epochs": training.epochs,
@@ -104,8 +113,8 @@ def shared_arguments(before: Preflight, plan: Plan, checkpoints: Path) -> dict[s
         "lr_scheduler_type": training.scheduler,
         "weight_decay": training.weight_decay,
         "optim": plan.optimizer,
-        "bf16": before.precision.name == "bfloat16",
-        "fp16": before.precision.name == "float16",
+        "bf16": precision.name == "bfloat16",
+        "fp16": precision.name == "float16",
         "use_cpu": DEVICE == "cpu",
         "gradient_checkpointing": plan.gradient_checkpointing,
         "logging_steps": 1,
@@ -120,15 +129,15 @@ def shared_arguments(before: Preflight, plan: Plan, checkpoints: Path) -> dict[s
     }
 
 
-def make_trainer(before: Preflight, plan: Plan, model: Any, checkpoints: Path) -> ClassifierTrainer:
+def make_trainer(job: TrainingJob, model: Any, checkpoints: Path) -> ClassifierTrainer:
     """TRL's trainer on rows that are tokenised already, saving into `checkpoints`.
 
     Raises:
         TrainingError: it would compute in another type than the recipe asks for.
     """
-    rows = Dataset.from_list(numbered(training_row(row) for row in before.train_rows))
+    rows = Dataset.from_list(numbered(training_row(row) for row in job.preflight.train_rows))
     arguments = SFTConfig(
-        **shared_arguments(before, plan, checkpoints),
+        **shared_arguments(job, checkpoints),
         max_length=None,
         dataset_kwargs={"skip_prepare_dataset": True},
     )
@@ -137,26 +146,27 @@ def make_trainer(before: Preflight, plan: Plan, model: Any, checkpoints: Path) -
             model=model,
             args=arguments,
             train_dataset=rows,
-            data_collator=NumberedCollator(plan.collator(before.recipe.training.loss_on)),
-            processing_class=before.encoder.tokenizer,
+            data_collator=NumberedCollator(job.collator()),
+            processing_class=job.preflight.encoder.tokenizer,
             callbacks=[Progress()],
         )
-    complete(trainer, before, plan, checkpoints)
+    configure_trainer(trainer, job, checkpoints)
     return trainer
 
 
-def complete(trainer: Any, before: Preflight, plan: Plan, checkpoints: Path) -> None:
+def configure_trainer(trainer: Any, job: TrainingJob, checkpoints: Path) -> None:
     """Give a trainer its row order and its watch over numbers, and check its number format.
 
     Raises:
         TrainingError: it would compute in another type than the recipe asks for.
     """
     trainer.remove_callback(PrinterCallback)
-    trainer.row_order = row_order(before, plan)
+    trainer.row_order = job.row_order()
     trainer.add_callback(EpochOrder(trainer.row_order))
-    trainer.numbers = StopOnBadNumbers(checkpoints.parent / "bad_step.json", [row.id for row in before.splits.train])
-    trainer.add_callback(trainer.numbers)
-    name = before.precision.name
+    ids = [row.id for row in job.preflight.splits.train]
+    trainer.divergence = DivergenceGuard(checkpoints.parent / "bad_step.json", ids)
+    trainer.add_callback(trainer.divergence)
+    name = job.preflight.precision.name
     if (trainer.args.bf16, trainer.args.fp16) != (name == "bfloat16", name == "float16"):
         raise TrainingError(
             f"The trainer would compute in another type than model.dtype, which resolves to {name}.",

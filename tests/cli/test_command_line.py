@@ -1,0 +1,97 @@
+"""What the commands share: printed messages, progress, interrupts, and the types of their flags."""
+
+import argparse
+import logging
+import os
+import signal
+import time
+from collections.abc import Callable
+
+import pytest
+
+from toolkit.cli.command_line import byte_size, positive, positive_or_all, run_command, share
+from toolkit.utils.progress import progress_bar
+
+
+def test_messages_of_the_library_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    logger = logging.getLogger("toolkit")
+    before = (logger.level, logger.propagate, list(logger.handlers))
+
+    def command() -> None:
+        logging.getLogger("toolkit.training").info("step %d", 3)
+        logger.warning("beware")
+        logger.debug("detail")
+
+    assert run_command(command) == 0
+    assert capsys.readouterr() == ("step 3\n", "beware\n")
+    assert (logger.level, logger.propagate, logger.handlers) == before
+
+
+def test_commands_show_progress(capsys: pytest.CaptureFixture[str]) -> None:
+    def work() -> None:
+        list(progress_bar(range(3), desc="scoring"))
+
+    assert run_command(work) == 0
+    assert "scoring: 100%" in capsys.readouterr().err
+    work()
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("interrupt", "printed"),
+    [
+        (KeyboardInterrupt(), "interrupted\n"),
+        (KeyboardInterrupt("2 of 3 rows are kept"), "interrupted 2 of 3 rows are kept\n"),
+    ],
+)
+def test_an_interrupt_is_one_line(
+    interrupt: KeyboardInterrupt, printed: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def command() -> None:
+        raise interrupt
+
+    assert run_command(command) == 130
+    assert capsys.readouterr() == ("", printed)
+
+
+def test_a_sigterm_ends_a_command_as_ctrl_c_does(capsys: pytest.CaptureFixture[str]) -> None:
+    def command() -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(10)
+
+    def own(*_: object) -> None:
+        raise AssertionError("the caller's own")
+
+    before = signal.signal(signal.SIGTERM, own)
+    try:
+        assert run_command(command) == 130
+        assert capsys.readouterr().err == "interrupted\n"
+        assert signal.getsignal(signal.SIGTERM) is own
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "value"),
+    [
+        (byte_size, "16GB", 16_000_000_000), (byte_size, "15.8 gb", 15_800_000_000), (byte_size, "24GiB", 24 * 2**30),
+        (byte_size, "512MB", 512_000_000), (byte_size, "2MiB", 2**21), (byte_size, "8", 8_000_000_000),
+        (positive, "3", 3), (positive_or_all, "all", "all"), (positive_or_all, "5", 5), (share, "0.95", 0.95),
+        (share, "1", 1.0),
+    ],
+)  # fmt: skip
+def test_a_flags_value_is_read(kind: Callable[[str], object], text: str, value: object) -> None:
+    assert kind(text) == value
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        (byte_size, "0GB"), (byte_size, "16TB"), (byte_size, "much"), (byte_size, "-1GB"), (positive, "0"),
+        (positive, "x"), (positive_or_all, "none"), (positive_or_all, "0"), (share, "0"), (share, "1.01"),
+        (share, "nan"),
+    ],
+)  # fmt: skip
+def test_a_bad_value_of_a_flag_is_refused(kind: Callable[[str], object], text: str) -> None:
+    with pytest.raises((ValueError, argparse.ArgumentTypeError)):
+        kind(text)

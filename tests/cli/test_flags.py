@@ -1,0 +1,119 @@
+"""Messages of the library as a command prints them: arguments become flags, calls become commands, data stay."""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+from toolkit.cli.command_line import run_command
+from toolkit.cli.flags import _FLAGS, with_flags
+from toolkit.errors import RunError
+
+CASES = [
+    ("described by: toolkit.Recipe.model_json_schema()", "described by: python scripts/sft.py --help"),
+    ("Train first: toolkit.train(RECIPE)", "Train first: python scripts/sft.py RECIPE"),
+    ("with `toolkit.train(RECIPE, resume=True)`, or", "with `python scripts/sft.py RECIPE --resume`, or"),
+    ("Make it: toolkit.open_run('outputs/a').export()", "Make it: python scripts/export_gguf.py outputs/a"),
+    ("toolkit.open_run('my runs/a').export()", "python scripts/export_gguf.py 'my runs/a'"),
+    (
+        "toolkit.open_run('outputs/a').evaluate('x y.gguf')",
+        "python scripts/eval_generate.py outputs/a --model 'x y.gguf'",
+    ),
+    ("Make one: run.evaluate()", "Make one: python scripts/eval_generate.py RUN"),
+    ("Export it with run.export().", "Export it with python scripts/export_gguf.py RUN."),
+    ('e.g. overrides={"data.columns.premise": "sentence1"}.', "e.g. --set data.columns.premise=sentence1."),
+    ('or overrides={"model.max_seq_length": 300} where', "or --set model.max_seq_length=300 where"),
+    ("overrides: seed.x: 'seed' is not a section.", "--set seed.x: 'seed' is not a section."),
+    ("Leave out calibrated=True, or the overrides.", "Leave out --calibrated, or the --set."),
+    ("Add resume=True to finish it, overwrite=True to", "Add --resume to finish it, --overwrite to"),
+    ("leave out memory, and give probe=True.", "leave out --memory, and give --probe."),
+    ("or output_dir for another folder.", "or --output-dir for another folder."),
+    ("Give output_dir.", "Give --output-dir."),
+    ('Add model="base", or leave out shots.', "Add --model base, or leave out --shots."),
+    ('mode="free" needs a model', "--mode free needs a model"),
+    ("model='best' is none of", "--model 'best' is none of"),
+    ('model="l\'été.gguf" is none of', '--model "l\'été.gguf" is none of'),
+    ("shots=3 is for", "--shots 3 is for"),
+    ("memory=16000000000 cannot be answered", "--memory 16000000000 cannot be answered"),
+    ("another folder with output=DIR.", "another folder with --output DIR."),
+]
+
+
+@pytest.mark.parametrize(("message", "printed"), CASES)
+def test_a_message_becomes_flags(message: str, printed: str) -> None:
+    assert with_flags(message) == printed
+
+
+def test_every_rule_has_a_case() -> None:
+    for pattern, _ in _FLAGS:
+        assert any(re.search(pattern, message) for message, _ in CASES), pattern
+
+
+def test_a_path_with_an_apostrophe_stays_one_word() -> None:
+    path = "outputs/été d'hiver"
+    hint = f"Make it: toolkit.open_run({path!r}).export()"
+    assert with_flags(hint) == """Make it: python scripts/export_gguf.py 'outputs/été d'"'"'hiver'"""
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "recipe.yaml: training.output_dir: not a key of section training.",
+        "recipe.yaml: output_dir: not a key of a recipe.",
+        "recipe.yaml: overrides: not a key of a recipe.",
+        "There is no data file /data/output_dir/rows.jsonl.",
+        "There is no run folder outputs/lr=1e-4,shots=3.",
+        "There is no run folder outputs/memory=16/a.",
+        "row 3: its label is 'output_dir', which is not one of a, b.",
+        "model.max_seq_length 16 is too short for the answer in 48 rows.",
+    ],
+)
+def test_keys_and_paths_are_left_alone(message: str) -> None:
+    assert with_flags(message) == message
+
+
+def test_commands_print_flags(capsys: pytest.CaptureFixture[str]) -> None:
+    def refuse() -> None:
+        raise RunError('shots=3 is for model="base".', hint="Leave out calibrated=True.")
+
+    assert run_command(refuse) == 2
+    assert capsys.readouterr().err == "error: --shots 3 is for --model base.\nhint: Leave out --calibrated.\n"
+
+
+def _shown(part: ast.expr) -> str:
+    """A part of an f-string; a value of it is 7, or '7' where its repr is taken."""
+    if isinstance(part, ast.Constant):
+        return str(part.value)
+    return "'7'" if isinstance(part, ast.FormattedValue) and part.conversion == ord("r") else "7"
+
+
+def messages(path: Path) -> Iterator[str]:
+    """The texts of a module that an error may hold: in raise statements, hints, and private constants."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    sources: list[ast.AST] = [node for node in ast.walk(tree) if isinstance(node, ast.Raise)]
+    sources += [node.value for node in ast.walk(tree) if isinstance(node, ast.keyword) and node.arg == "hint"]
+    sources += [node for node in tree.body if isinstance(node, (ast.Assign, ast.AnnAssign))]
+    parts = {part for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in node.values}
+    for source in sources:
+        for node in {*ast.walk(source)} - parts:
+            if isinstance(node, ast.JoinedStr):
+                yield "".join(_shown(part) for part in node.values)
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                yield node.value
+
+
+def test_no_message_keeps_words_of_the_api() -> None:
+    api = re.compile(
+        r"toolkit\.\w+\(|\brun\.\w+\(|\boutput_dir\b|\boverrides=|"
+        r"\b(resume|overwrite|calibrated|probe|weights|progress|model|mode|shots|limit|verify|memory|output)="
+    )
+    changed = 0
+    for path in (ROOT / "toolkit").rglob("*.py"):
+        for message in messages(path) if path.name != "flags.py" else ():
+            printed = with_flags(message)
+            changed += printed != message
+            assert not api.search(printed), f"{path.name}: {message!r} is printed as {printed!r}"
+    assert changed > 30

@@ -1,0 +1,67 @@
+"""The parts of the data: what evaluation shares with training is counted, and equal pairs are refused."""
+
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from tests.data.test_examples import rows_file
+from toolkit.data.example import Example
+from toolkit.data.examples import fingerprint
+from toolkit.data.splits import find_overlap, load_splits
+from toolkit.errors import DataError
+from toolkit.recipe.schema import Recipe
+
+MakeRecipe = Callable[..., Recipe]
+
+
+def test_a_pair_in_both_parts_is_refused_unless_allowed(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    path = rows_file(tmp_path / "rows.jsonl")
+    both = [
+        f"data.train={{path: {path}}}",
+        f"data.eval={{path: {path}}}",
+        "data.columns.id=null",
+        "evaluation.slice_by=[]",
+    ]
+    with pytest.raises(DataError, match=r"20 pairs of data\.eval stand in data\.train too"):
+        load_splits(make_recipe(*both))
+    assert load_splits(make_recipe(*both, "data.allow_overlap=true")).overlap.pairs == 20
+
+
+def test_overlap_counts_distinct_premises_hypotheses_and_pairs() -> None:
+    def rows(*pairs: str) -> list[Example]:
+        return [Example(str(i), pair[0], pair[1], "neutral") for i, pair in enumerate(pairs)]
+
+    overlap = find_overlap(rows("ax", "by", "cz"), rows("ay", "by", "ay", "dx"))
+    assert (overlap.premises, overlap.hypotheses, overlap.pairs) == (2, 2, 1)
+
+
+def test_training_rows_keep_the_runs_column_names(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    """Other evaluation rows may have other columns; the training rows are read as they were when the run trained."""
+    (tmp_path / "other.tsv").write_text("texte\tsuite\tclasse\na\tb\t0\n", encoding="utf-8")
+    trained = make_recipe()
+    other = make_recipe(
+        f"data.eval={{path: {tmp_path / 'other.tsv'}}}",
+        "data.columns={premise: texte, hypothesis: suite, label: classe}",
+        "data.label_map={0: neutral}",
+    )
+    splits = load_splits(other, is_foreign=True, trained_recipe=trained)
+    assert splits.eval == [Example("1", "a", "b", "neutral")]
+    assert splits.train == load_splits(trained).train and len(splits.train) == 48
+    with pytest.raises(DataError, match="has no column 'texte'"):
+        load_splits(other, is_foreign=True)
+
+
+def test_the_record_counts_and_fingerprints_each_part(make_recipe: MakeRecipe) -> None:
+    recipe = make_recipe()
+    splits = load_splits(recipe)
+    record = splits.record(recipe)
+    assert record["train"] == {
+        "source": "embedded:nli-fr:train",
+        "rows": 48,
+        "labels": {"entailment": 16, "neutral": 16, "contradiction": 16},
+        "fingerprint": fingerprint(splits.train),
+    }
+    assert (record["eval"]["rows"], record["eval"]["fingerprint"]) == (24, fingerprint(splits.eval))
+    assert record["overlap"] == asdict(splits.overlap) and record["overlap"]["pairs"] == 0

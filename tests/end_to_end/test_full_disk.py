@@ -1,0 +1,143 @@
+"""A full disk: one sentence, exit code 1, nothing half-written under a final name, and older files as they were."""
+
+import errno
+import json
+import os
+import resource
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from toolkit.cli.command_line import explain_os_error, run_command
+from toolkit.runs.model_ref import ModelRef
+from toolkit.runs.run_folder import RunFolder
+from toolkit.runs.trained_run import TrainedRun
+from toolkit.utils.atomic_io import write_text
+
+Call = Callable[..., tuple[int, str, str]]
+
+
+@contextmanager
+def no_file_larger_than(size: int) -> Iterator[None]:
+    """Writing beyond `size` bytes fails, as on a full disk; what is there already stays readable."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.fixture(scope="module")
+def run(trained: RunFolder, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """A run that was evaluated twice."""
+    from toolkit.evaluation.evaluator import evaluate
+    from toolkit.evaluation.request import EvaluationRequest
+
+    copy = RunFolder(tmp_path_factory.mktemp("full") / "small")
+    shutil.copytree(trained.path, copy.path)
+    for model in ("adapter", "base"):
+        evaluate(TrainedRun.open(copy.path), EvaluationRequest(ModelRef.parse(model)))
+    return copy
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+@pytest.mark.parametrize("size", [10, 1_000, 4_000, 10_000])
+@pytest.mark.parametrize("is_new", [True, False])
+def test_an_evaluation_is_whole_or_not_there(call: Call, run: RunFolder, size: int, is_new: bool) -> None:
+    before = contents(run.path)
+    with no_file_larger_than(size):
+        code, _, err = call("eval_generate", run.path, *(["--set", "task.system=Juge."] if is_new else []))
+    assert code == 1 and "a file may not become this large here (see `ulimit -f`)" in err and "Traceback" not in err
+    assert f"error: {run.eval}" in err
+    assert contents(run.path) == before and not list(run.path.rglob("*.partial"))
+
+
+@pytest.mark.parametrize("size", [10, 900])
+def test_a_comparison_is_whole_or_not_there(call: Call, run: RunFolder, size: int, tmp_path: Path) -> None:
+    arguments = ("compare", run.eval / "adapter", run.eval / "base", "--output", tmp_path / "new")
+    with no_file_larger_than(size):
+        code, _, err = call(*arguments)
+    assert code == 1 and f"{tmp_path / 'new'}" in err and "ulimit" in err
+    assert list(tmp_path.iterdir()) == []
+    assert call(*arguments)[0] == 0
+    before = contents(tmp_path)
+    with no_file_larger_than(size):
+        assert call(*arguments)[0] == 1
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".parquet"])
+@pytest.mark.parametrize("size", [100, 1_500, 3_800])
+def test_a_prediction_is_whole_or_goes_on_from_what_was_scored(
+    call: Call, run: RunFolder, size: int, suffix: str, tmp_path: Path
+) -> None:
+    rows = [{"premise": f"Le chat {i} dort.", "hypothesis": "Il dort."} for i in range(48)]
+    source, target = tmp_path / f"in{suffix}", tmp_path / f"out{suffix}"
+    if suffix == ".jsonl":
+        source.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    elif suffix == ".csv":
+        source.write_text("premise,hypothesis\n" + "".join(",".join(row.values()) + "\n" for row in rows))
+    else:
+        import pyarrow.parquet
+
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), source)
+    target.write_text("older")
+    arguments = ("predict", run.path, "--input", source, "--output", target)
+    with no_file_larger_than(size):
+        code, _, err = call(*arguments)
+    if code == 0:  # the smallest of the formats fits
+        assert suffix == ".parquet"
+        return
+    assert code == 1 and "ulimit" in err and "Traceback" not in err, err
+    assert target.read_text() == "older"
+    assert {path.name for path in tmp_path.iterdir()} <= {source.name, target.name, f"{target.name}.partial"}
+    assert call(*arguments)[0] == 0
+    assert {path.name for path in tmp_path.iterdir()} == {source.name, target.name}
+
+
+def test_a_device_that_is_full_is_named_with_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def write() -> None:
+        with Path("/dev/full").open("wb", buffering=0) as file:
+            file.write(b"x")
+
+    def write_atomically() -> None:
+        from toolkit.utils.atomic_io import atomic_path
+
+        with atomic_path(tmp_path / "metrics.json"):
+            write()
+
+    assert run_command(write_atomically) == 1
+    said = f"error: {tmp_path / 'metrics.json'} could not be written: the disk is full."
+    assert said in capsys.readouterr().err and list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "words"),
+    [
+        (errno.ENOSPC, 1, "/a/b: No space left on device"),
+        (errno.EROFS, 1, "/a/b cannot be written: its disk is read-only"),
+        (errno.EACCES, 1, "/a/b cannot be opened: this user may not"),
+        (errno.EIO, 1, "/a/b: Input/output error"),
+        (errno.ENAMETOOLONG, 2, "/a/b is too long"),
+        (errno.ELOOP, 2, "/a/b is a symbolic link that leads in a circle"),
+        (errno.ENOTDIR, 2, "/a/b stands below a file"),
+    ],
+)
+def test_what_the_system_refuses_is_a_sentence_with_the_path(number: int, code: int, words: str) -> None:
+    sentence, found = explain_os_error(OSError(number, os.strerror(number), "/a/b"))
+    assert found == code and words in sentence and sentence.endswith(".") and "Errno" not in sentence
+
+
+def test_an_older_file_survives_a_write_that_fails(tmp_path: Path) -> None:
+    path = tmp_path / "run.json"
+    write_text(path, "older")
+    with no_file_larger_than(100), pytest.raises(OSError, match=r"run\.json"):
+        write_text(path, "x" * 1000)
+    assert path.read_text() == "older" and [entry.name for entry in tmp_path.iterdir()] == ["run.json"]

@@ -1,0 +1,322 @@
+"""The classifier: its verbs, the model that stays loaded between calls, and the rows that it refuses."""
+
+import gc
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas
+import pytest
+import torch
+
+from toolkit.data.examples import load_examples
+from toolkit.errors import DataError, ModelError, RunError
+from toolkit.export.gguf_writer import write_gguf
+from toolkit.inference import classifier as module
+from toolkit.inference.classifier import Classifier
+from toolkit.inference.loading import load_torch_model
+from toolkit.inference.prediction import predict_pair
+from toolkit.models.attention import UNSLOTH_FLAGS, without_adapter
+from toolkit.models.merging import merge_adapter
+from toolkit.models.model_folder import find_base
+from toolkit.runs.model_ref import ModelRef
+from toolkit.runs.run_folder import RunFolder
+from toolkit.runs.trained_run import TrainedRun
+
+ADAPTER, LABELS = ModelRef("adapter"), ("entailment", "neutral", "contradiction")
+
+
+@pytest.fixture(scope="module")
+def run(trained: RunFolder) -> TrainedRun:
+    return TrainedRun.open(trained.path)
+
+
+@pytest.fixture(scope="module")
+def pairs(run: TrainedRun) -> list[tuple[str, str]]:
+    return [(row.premise, row.hypothesis) for row in load_examples(run.recipe, run.recipe.data.eval)]
+
+
+@pytest.fixture(scope="module")
+def gguf(run: TrainedRun, tmp_path_factory: pytest.TempPathFactory) -> ModelRef:
+    folder = tmp_path_factory.mktemp("gguf")
+    merge_adapter(find_base(run), run.folder.adapter, folder / "merged")
+    date = run.recipe.task.date_string
+    write_gguf(folder / "merged", folder / "small-f32.gguf", "f32", date_string=date, name="small")
+    return ModelRef.parse(folder / "small-f32.gguf")
+
+
+@pytest.fixture
+def loaded(monkeypatch: pytest.MonkeyPatch) -> list[weakref.ref[Any]]:
+    """The torch models that were loaded since the test began."""
+    models: list[weakref.ref[Any]] = []
+
+    def load(*arguments: Any) -> Any:
+        model = load_torch_model(*arguments)
+        models.append(weakref.ref(model))
+        return model
+
+    monkeypatch.setattr(module, "load_torch_model", load)
+    return models
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Which of llama.cpp's ways of asking were opened since the test began."""
+    from toolkit.inference import generation
+
+    names: list[str] = []
+    for owner, name in ((module, "open_scorer"), (generation, "open_gguf_generator")):
+        open_engine = getattr(owner, name)
+
+        def counted(*arguments: Any, _name: str = name, _open: Callable[..., Any] = open_engine) -> Any:
+            names.append(_name)
+            return _open(*arguments)
+
+        monkeypatch.setattr(owner, name, counted)
+    return names
+
+
+def test_rows_are_accepted_in_every_form(run: TrainedRun, pairs: list[tuple[str, str]]) -> None:
+    with Classifier(run) as classifier:
+        expected = classifier.predict(pairs)
+        dictionaries = [{"premise": premise, "hypothesis": hypothesis, "n": 1} for premise, hypothesis in pairs]
+        assert classifier.predict([list(pair) for pair in pairs]) == expected
+        assert classifier.predict(dictionaries) == expected
+        assert classifier.predict(pandas.DataFrame(dictionaries)) == expected
+        assert classifier.predict(pair for pair in pairs) == expected
+    assert len(expected) == 24 and set(expected) <= set(LABELS) and len(set(expected)) > 1
+
+
+def test_columns_have_the_recipes_names(trained: RunFolder, run: TrainedRun, pairs: list[tuple[str, str]]) -> None:
+    renamed = TrainedRun.open(trained.path, {"data.columns.premise": "a", "data.columns.hypothesis": "b"})
+    with Classifier(renamed) as classifier:
+        found = classifier.predict([{"a": premise, "b": hypothesis} for premise, hypothesis in pairs])
+        assert found == classifier.predict(pairs) == Classifier(run).predict(pairs)
+
+
+def test_probabilities_are_float64_and_sum_to_one(run: TrainedRun, pairs: list[tuple[str, str]]) -> None:
+    with Classifier(run) as classifier:
+        probabilities = classifier.predict_proba(pairs)
+        one = predict_pair(classifier, *pairs[0])
+    assert probabilities.shape == (24, 3) and probabilities.dtype == np.float64
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-12)
+    assert np.ptp(probabilities, axis=0).min() > 0.1, "rows must differ for this test to mean anything"
+    np.testing.assert_allclose(one.probabilities, probabilities[0], atol=1e-5)
+
+
+def test_columns_follow_classes(trained: RunFolder, run: TrainedRun, pairs: list[tuple[str, str]]) -> None:
+    """Each column is its label's whole sequence, answer and end of turn, scored by the model itself."""
+    other = TrainedRun.open(trained.path, {"task.labels": ["contradiction", "entailment", "neutral"]})
+    with Classifier(run) as classifier, Classifier(other) as reordered:
+        found = classifier.predict_proba(pairs[:3])
+        np.testing.assert_allclose(reordered.predict_proba(pairs[:3]), found[:, [2, 0, 1]], atol=1e-5)
+        assert classifier.classes_ == LABELS and reordered.classes_ == ("contradiction", "entailment", "neutral")
+        rows, label_ids = classifier.encode(pairs[:3]), classifier.encoder.label_ids  # type: ignore[union-attr]
+    model = load_torch_model(run, ADAPTER)
+    for row, probabilities in zip(rows, found, strict=True):
+        likelihoods = []
+        for label in LABELS:
+            ids = torch.tensor([[*row.prompt, *label_ids[label]]])
+            with torch.inference_mode():
+                log_probs = model(input_ids=ids).logits[0].double().log_softmax(-1)
+            likelihoods.append(sum(log_probs[i - 1, ids[0, i]] for i in range(len(row.prompt), ids.shape[1])))
+        np.testing.assert_allclose(probabilities, torch.stack(likelihoods).softmax(0).numpy(), atol=1e-4)
+
+
+def test_score_is_the_accuracy(run: TrainedRun, pairs: list[tuple[str, str]]) -> None:
+    with Classifier(run) as classifier:
+        predicted = classifier.predict(pairs[:4])
+        wrong = next(label for label in LABELS if label != predicted[0])
+        assert classifier.score(pairs[:4], predicted) == 1
+        assert classifier.score(pairs[:4], [wrong, *predicted[1:]]) == 0.75
+        with pytest.raises(DataError, match="There are 4 rows and 3 labels"):
+            classifier.score(pairs[:4], predicted[:3])
+
+
+def test_no_rows_give_no_answers(run: TrainedRun, loaded: list[Any]) -> None:
+    classifier = Classifier(run)
+    assert classifier.predict([]) == [] and classifier.predict_proba([]).shape == (0, 3)
+    assert np.isnan(classifier.score([], []))
+    assert not loaded
+
+
+def test_generate_writes_the_likeliest_tokens(run: TrainedRun, pairs: list[tuple[str, str]]) -> None:
+    with Classifier(run) as classifier:
+        answers = classifier.generate(pairs[:4])
+        rows, encoder = classifier.encode(pairs[:4]), classifier.encoder
+    longest = max(map(len, encoder.label_ids.values())) + 4  # type: ignore[union-attr]
+    model = load_torch_model(run, ADAPTER)
+    for row, answer in zip(rows, answers, strict=True):
+        said: list[int] = []
+        while len(said) < longest:
+            with torch.inference_mode():
+                said.append(int(model(input_ids=torch.tensor([[*row.prompt, *said]])).logits[0, -1].argmax()))
+            if said[-1] in encoder.stop_token_ids:  # type: ignore[union-attr]
+                said.pop()
+                break
+        assert answer == encoder.decode(said)  # type: ignore[union-attr]
+
+
+def test_many_calls_load_the_model_once(run: TrainedRun, pairs: list[tuple[str, str]], loaded: list[Any]) -> None:
+    classifier = Classifier(run)
+    assert not loaded, "the weights wait for the first row"
+    classifier.predict(pairs)
+    classifier.predict_proba(pairs)
+    classifier.generate(pairs[:2])
+    classifier.score(pairs, ["neutral"] * 24)
+    predict_pair(classifier, *pairs[0])
+    classifier.load()
+    classifier.load("free")
+    assert len(loaded) == 1
+
+
+def test_close_frees_and_the_next_call_loads(
+    run: TrainedRun, pairs: list[tuple[str, str]], loaded: list[weakref.ref[Any]]
+) -> None:
+    with Classifier(run) as classifier:
+        probabilities = classifier.predict_proba(pairs)
+        classifier.generate(pairs[:2])
+        assert loaded[0]() is not None
+    gc.collect()
+    assert loaded[0]() is None
+    np.testing.assert_array_equal(classifier.predict_proba(pairs), probabilities)
+    assert len(loaded) == 2
+    classifier.close()
+    classifier.close()
+    gc.collect()
+    assert loaded[1]() is None
+
+
+def test_load_opens_the_model_at_once(run: TrainedRun, loaded: list[Any]) -> None:
+    classifier = Classifier(run)
+    classifier.load()
+    assert len(loaded) == 1
+
+
+@pytest.mark.parametrize("kind", ["adapter", "gguf"])
+def test_generating_does_not_change_probabilities(
+    kind: str, run: TrainedRun, gguf: ModelRef, pairs: list[tuple[str, str]]
+) -> None:
+    """Scoring and generating share a torch model; llama.cpp is opened again for each."""
+    with Classifier(run, gguf if kind == "gguf" else ADAPTER) as classifier:
+        before, answers = classifier.predict_proba(pairs), classifier.generate(pairs[:6])
+        np.testing.assert_array_equal(classifier.predict_proba(pairs), before)
+        assert classifier.generate(pairs[:6]) == answers
+
+
+def test_scoring_and_generating_set_attention(
+    run: TrainedRun, pairs: list[tuple[str, str]], loaded: list[weakref.ref[Any]]
+) -> None:
+    """Unsloth's forward on CUDA reads these flags: scoring trees needs them, generating must not have them."""
+
+    def flags() -> set[bool]:
+        decoder = without_adapter(loaded[0]()).get_decoder()
+        return {getattr(decoder, name) for name in UNSLOTH_FLAGS}
+
+    with Classifier(run) as classifier:
+        for _ in range(2):
+            classifier.predict(pairs[:2])
+            assert flags() == {True}
+            classifier.generate(pairs[:2])
+            assert flags() == {False}
+
+
+def test_a_gguf_answers_as_its_adapter(run: TrainedRun, gguf: ModelRef, pairs: list[tuple[str, str]]) -> None:
+    with Classifier(run) as adapter, Classifier(run, gguf) as exported:
+        assert exported.predict(pairs) == adapter.predict(pairs)
+        # The merged weights are rounded to bfloat16.
+        np.testing.assert_allclose(exported.predict_proba(pairs), adapter.predict_proba(pairs), atol=0.05)
+        assert exported.classes_ == adapter.classes_
+
+
+def test_a_gguf_is_opened_once(
+    run: TrainedRun, gguf: ModelRef, pairs: list[tuple[str, str]], opened: list[str], loaded: list[Any]
+) -> None:
+    """llama.cpp is opened again only where a call asks in the other way."""
+    with Classifier(run, gguf) as classifier:
+        for _ in range(3):
+            classifier.predict(pairs[:2])
+        assert opened == ["open_scorer"]
+        classifier.generate(pairs[:2])
+        classifier.generate(pairs[:2])
+        assert opened == ["open_scorer", "open_gguf_generator"]
+        classifier.predict(pairs[:2])
+        assert opened == ["open_scorer", "open_gguf_generator", "open_scorer"]
+        classifier.close()
+        classifier.predict(pairs[:2])
+        assert opened.count("open_scorer") == 3
+    assert not loaded
+
+
+def test_an_adapter_differs_from_its_base(run: TrainedRun, pairs: list[tuple[str, str]]) -> None:
+    with Classifier(run) as adapter, Classifier(run, ModelRef("base")) as base:
+        assert np.abs(adapter.predict_proba(pairs) - base.predict_proba(pairs)).max() > 0.1
+
+
+LONG = ("Il pleut.", "mot " * 300)
+
+
+@pytest.mark.parametrize(
+    ("rows", "sentence"),
+    [
+        ([("a", "b"), ("a", " ")], "row 2: column 'hypothesis'"),
+        ([("a", "b"), ("a", "b", "c")], r"row 2: it is \('a', 'b', 'c'\), not a premise and a hypothesis"),
+        (["ab", ("a", "b")], "row 1: it is 'ab', not a premise and a hypothesis"),
+        ([("a", "b"), ("a", "b"), {"premise": "a", "text": "b"}], "row 3: it has no 'hypothesis'; its keys are"),
+        ([("a", None)], "row 1: column 'hypothesis'"),
+        ([("a", "b"), LONG], r"row 2 needs \d+ tokens without its premise"),
+        ([("a", "")] * 5, r"row 1: .*; row 2: .*; row 3: .* \(5 rows cannot be used\)"),
+        ("a text", "A single str was given, not a list of rows"),
+        ({"premise": "a", "hypothesis": "b"}, "A single dict was given, not a list of rows"),
+    ],
+)
+def test_bad_rows_are_refused_by_number(run: TrainedRun, loaded: list[Any], rows: Any, sentence: str) -> None:
+    classifier = Classifier(run)
+    for verb in (classifier.predict, classifier.predict_proba, classifier.generate):
+        with pytest.raises(DataError, match=sentence):
+            verb(rows)
+    with pytest.raises(DataError, match=sentence):
+        classifier.score(rows, ["neutral"] * len(rows))
+    assert not loaded
+
+
+def test_an_encoder_has_the_same_verbs(trained_encoder: RunFolder, pairs: list[tuple[str, str]]) -> None:
+    with Classifier(TrainedRun.open(trained_encoder.path)) as classifier:
+        probabilities, predicted = classifier.predict_proba(pairs), classifier.predict(pairs)
+        assert probabilities.dtype == np.float64 and classifier.classes_ == LABELS
+        np.testing.assert_allclose(probabilities.sum(axis=1), 1)
+        assert predicted == [LABELS[i] for i in probabilities.argmax(axis=1)]
+        assert classifier.score(pairs, predicted) == 1
+        with pytest.raises(RunError, match=r"Free mode needs a model that writes text.* model\.kind is encoder"):
+            classifier.generate(pairs)
+
+
+def test_progress_is_silent_or_as_asked(
+    run: TrainedRun, pairs: list[tuple[str, str]], capfd: pytest.CaptureFixture[str]
+) -> None:
+    calls: list[tuple[str, int, int | None]] = []
+    silent, shown = Classifier(run), Classifier(run, progress=True)
+    reporting = Classifier(run, progress=lambda *call: calls.append(call))
+    for classifier in (silent, shown, reporting):
+        classifier.load()
+    capfd.readouterr()
+    silent.predict(pairs)
+    assert capfd.readouterr() == ("", "")
+    shown.predict(pairs)
+    assert "24/24" in capfd.readouterr().err
+    reporting.predict(pairs)
+    assert calls[-1] == ("scoring", 24, 24)
+    reporting.generate(pairs[:2])
+    assert calls[-1] == ("generating", 2, 2)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_gguf_of_another_vocabulary_is_refused(run: TrainedRun, pairs: list[tuple[str, str]], tmp_path: Path) -> None:
+    from tests.export.test_gguf_writer import build_model, export
+
+    file = export(build_model(tmp_path / "model"), tmp_path / "other.gguf")
+    for verb in ("predict", "generate"):
+        with Classifier(run, ModelRef.parse(file)) as classifier, pytest.raises(ModelError):
+            getattr(classifier, verb)(pairs)

@@ -1,0 +1,322 @@
+"""Predicting files: the same as one row at a time, in every format, and whole however often it is interrupted."""
+
+import csv
+import json
+import tracemalloc
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from toolkit.api.run import Run
+from toolkit.cli.flags import with_flags
+from toolkit.errors import DataError, RunError, ToolkitError
+from toolkit.inference import classifier as classifiers
+from toolkit.inference import prediction, resumable_output
+from toolkit.inference.classifier import Classifier
+from toolkit.inference.prediction import predict_file, predict_pair, stored_temperature
+from toolkit.runs.model_ref import ModelRef
+from toolkit.runs.run_folder import RunFolder
+from toolkit.runs.trained_run import TrainedRun
+from toolkit.utils.atomic_io import file_sha256, write_json
+from toolkit.utils.progress import progress_bar, show_progress
+
+ROWS = [
+    {"premise": f"Il a {i} « chats »,\net \"{i}\" chiens.", "hypothesis": f"Il a {i * i} chats.", "n": str(i)}
+    for i in range(10)
+]  # fmt: skip
+LABELS = ["entailment", "neutral", "contradiction"]
+
+
+class FakeScorer:
+    """Log-probabilities that follow from a row's tokens alone; raises once it has scored enough rows."""
+
+    def __init__(self, edges: int, limit: int, error: type[BaseException]) -> None:
+        self.edges, self.limit, self.error = edges, limit, error
+        self.scored: list[int] = []
+
+    def score(self, prompts: list[tuple[int, ...]]) -> np.ndarray:
+        assert progress_bar(total=1).disable, "two bars would write over each other"
+        if sum(self.scored) + len(prompts) > self.limit:
+            raise self.error
+        self.scored.append(len(prompts))
+        return np.array([-np.random.default_rng(sum(p)).random(self.edges) * 5 for p in prompts])
+
+
+@pytest.fixture(autouse=True)
+def shown_progress() -> Iterator[None]:
+    """Show progress bars, as commands do."""
+    with show_progress(True):
+        yield
+
+
+@pytest.fixture
+def scorers(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[FakeScorer]]:
+    """Put a fake engine in place, which dies after `limit` rows; returns those that were opened."""
+    monkeypatch.setattr(resumable_output, "CHUNK_ROWS", 3)
+    monkeypatch.setattr(prediction, "CHUNK_ROWS", 3)
+
+    def install(limit: int = 1000, error: type[BaseException] = KeyboardInterrupt) -> list[FakeScorer]:
+        opened: list[FakeScorer] = []
+
+        def fake_scorer(_model: Any, _recipe: Any, trie: Any) -> FakeScorer:
+            opened.append(FakeScorer(len(trie.edges), limit, error))
+            return opened[-1]
+
+        monkeypatch.setattr(classifiers, "load_torch_model", lambda *_: None)
+        monkeypatch.setattr(classifiers, "torch_scorer", fake_scorer)
+        return opened
+
+    return install
+
+
+def open_classifier(run: RunFolder, *overrides: str, model: str = "adapter") -> Classifier:
+    return Classifier(TrainedRun.open(run.path, overrides), ModelRef.parse(model))
+
+
+def write(path: Path, rows: list[dict[str, str]] = ROWS) -> Path:
+    if path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    elif path.suffix == ".parquet":
+        table = pyarrow.Table.from_pylist([{**row, "n": int(row["n"]), "many": [1, 2]} for row in rows])
+        pyarrow.parquet.write_table(table.cast(table.schema.set(2, pyarrow.field("n", pyarrow.int16()))), path)
+    else:
+        flat = [{key: " ".join(text.split()) for key, text in row.items()} for row in rows]
+        with path.open("w", encoding="utf-8-sig", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]), delimiter="\t" if path.suffix == ".tsv" else ",")
+            writer.writeheader()
+            writer.writerows(rows if path.suffix == ".csv" else flat)
+    return path
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    if path.suffix == ".jsonl":
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    if path.suffix == ".parquet":
+        return pyarrow.parquet.read_table(path).to_pylist()
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ","))
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".tsv", ".parquet"])
+def test_every_format_keeps_its_columns_and_gets_the_answers(
+    trained: RunFolder, tmp_path: Path, suffix: str, scorers: Callable[..., Any]
+) -> None:
+    scorers()
+    source, target = write(tmp_path / f"in{suffix}"), tmp_path / f"out{suffix}"
+    classifier = open_classifier(trained)
+    assert predict_file(classifier, source, target) == 0
+    before, after = read(source), read(target)
+    assert len(after) == len(before) == 10
+    for old, new in zip(before, after, strict=True):
+        assert list(new)[: len(old)] == [key.removeprefix("\ufeff") for key in old]
+        assert [new[key] for key in list(new)[: len(old)]] == list(old.values())
+        names = [f"probability_{label}" for label in LABELS]
+        assert list(new)[len(old) :] == ["prediction", *(["probabilities"] if suffix == ".jsonl" else names)]
+        found = new["probabilities"] if suffix == ".jsonl" else {k: float(new[f"probability_{k}"]) for k in LABELS}
+        one = predict_pair(classifier, new["premise"], new["hypothesis"])
+        assert new["prediction"] == one.label and list(found.values()) == one.probabilities
+        assert sum(found.values()) == pytest.approx(1)
+    if suffix == ".parquet":
+        schema = pyarrow.parquet.read_schema(target)
+        assert schema.field("n").type == pyarrow.int16() and schema.field("many").type == pyarrow.list_(pyarrow.int64())
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([source.name, target.name])
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".parquet"])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
+def test_a_file_that_dies_halfway_goes_on_and_comes_out_the_same(
+    trained: RunFolder, tmp_path: Path, suffix: str, error: type[BaseException], scorers: Callable[..., Any]
+) -> None:
+    scorers()
+    source, whole, target = write(tmp_path / f"in{suffix}"), tmp_path / f"whole{suffix}", tmp_path / f"out{suffix}"
+    predict_file(open_classifier(trained), source, whole)
+    target.write_text("an older file")
+    scorers(7, error)
+    with pytest.raises(error) as stopped:
+        predict_file(open_classifier(trained), source, target)
+    if error is KeyboardInterrupt:
+        assert f"6 of 10 rows are kept in {target}.partial; the same command" in str(stopped.value)
+    assert target.read_text() == "an older file"
+    opened = scorers()
+    predict_file(open_classifier(trained), source, target)
+    assert opened[0].scored == [3, 1], "six rows were safe"
+    assert target.read_bytes() == whole.read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([source.name, whole.name, target.name])
+
+
+def test_wherever_the_partial_file_is_cut_the_rest_is_scored_and_nothing_twice(
+    trained: RunFolder, tmp_path: Path, scorers: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scorers()
+    source, target = write(tmp_path / "in.jsonl"), tmp_path / "out.jsonl"
+    partial = tmp_path / "out.jsonl.partial"
+    classifier = open_classifier(trained)
+
+    def full_disk(*_: Any) -> None:
+        raise OSError("no space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(prediction, "write_predictions", full_disk)
+        with pytest.raises(OSError, match="no space left"):
+            predict_file(classifier, source, target)
+    content = partial.read_bytes()
+    predict_file(classifier, source, target)
+    whole = target.read_bytes()
+    for length in [*range(0, len(content), 41), len(content) - 1, len(content)]:
+        partial.write_bytes(content[:length])
+        opened = scorers()
+        classifier.close()  # the next row that is scored opens a new scorer
+        predict_file(classifier, source, target)
+        rows = max(0, content[:length].count(b"\n") - 1)
+        done = rows if rows == 10 else rows - rows % 3
+        assert sum(sum(scorer.scored) for scorer in opened) == 10 - done
+        assert target.read_bytes() == whole and not partial.exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda path: write(path, ROWS[:-1]), "was begun with another input,"),
+        (lambda path: path.with_name("out.jsonl.partial").write_text("mine\n"), "was begun by something else,"),
+    ],
+)
+def test_a_partial_file_of_something_else_is_kept_and_said(
+    trained: RunFolder, tmp_path: Path, scorers: Callable[..., Any], change: Callable[[Path], Any], sentence: str
+) -> None:
+    source, target = write(tmp_path / "in.jsonl"), tmp_path / "out.jsonl"
+    scorers(7)
+    with pytest.raises(KeyboardInterrupt):
+        predict_file(open_classifier(trained), source, target)
+    change(source)
+    scorers()
+    content = (tmp_path / "out.jsonl.partial").read_bytes()
+    with pytest.raises(RunError, match=sentence):
+        predict_file(open_classifier(trained), source, target)
+    assert (tmp_path / "out.jsonl.partial").read_bytes() == content and not target.exists()
+
+
+def test_another_model_or_recipe_does_not_go_on(
+    trained: RunFolder, tmp_path: Path, scorers: Callable[..., Any]
+) -> None:
+    source, target = write(tmp_path / "in.jsonl"), tmp_path / "out.jsonl"
+    scorers(7)
+    with pytest.raises(KeyboardInterrupt):
+        predict_file(open_classifier(trained), source, target)
+    with pytest.raises(RunError, match="was begun with another model,"):
+        predict_file(open_classifier(trained, model="base"), source, target)
+    with pytest.raises(RunError, match="was begun with another recipe,"):
+        predict_file(open_classifier(trained, "task.system=Autre."), source, target)
+
+
+def test_two_commands_do_not_write_one_file(trained: RunFolder, tmp_path: Path, scorers: Callable[..., Any]) -> None:
+    scorers()
+    source, target = write(tmp_path / "in.jsonl"), tmp_path / "out.jsonl"
+    with (
+        resumable_output.open_journal(tmp_path / "out.jsonl.partial", {"rows": 1}),
+        pytest.raises(RunError, match="is being written by another command"),
+    ):
+        predict_file(open_classifier(trained), source, target)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        ("a.jsonl", '{"premise": "a", "hypothesis": "b"}\n{"premise": " ", "hypothesis": "b"}', "row 2: column 'prem"),
+        ("a.csv", 'premise,hypothesis\na,b\nc,"' + "mot " * 300 + '"\n', r"row 2: needs \d+ tokens without its"),
+        ("a.csv", "premise,hypothesis\n,b\nc,\n", r"row 1: .*; row 2: .* \(2 rows cannot be scored\)"),
+        ("a.csv", "premise,hypothesis,prediction\na,b,c\n", "row 1: it has a column 'prediction' already"),
+        ("a.tsv", "premise\thypothesis\tx\tx\na\tb\tc\td\n", "has two columns 'x'"),
+        ("a.csv", "premise,hypothesis\n", "holds no rows"),
+        ("a.csv", "premise,hypothesis\na,b\nc\n", r"row 2 \(line 3\) has 1 fields"),
+    ],
+)
+def test_rows_that_cannot_be_scored_are_refused_before_anything_is_written(
+    trained: RunFolder, tmp_path: Path, scorers: Callable[..., Any], name: str, content: str, sentence: str
+) -> None:
+    opened = scorers()
+    source, target = tmp_path / name, tmp_path / f"out{Path(name).suffix}"
+    source.write_text(content)
+    target.write_text("an older file")
+    with pytest.raises(DataError, match=sentence):
+        predict_file(open_classifier(trained), source, target)
+    assert not opened and target.read_text() == "an older file"
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_scores_that_are_no_numbers_are_told_by_their_row_in_the_file(
+    trained: RunFolder, tmp_path: Path, scorers: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scorers()
+    source = write(tmp_path / "in.jsonl")
+    fine = FakeScorer.score
+    calls: list[int] = []
+
+    def broken(self: FakeScorer, prompts: list[tuple[int, ...]]) -> np.ndarray:
+        calls.append(len(prompts))
+        return fine(self, prompts) * (np.nan if len(calls) == 3 else 1)
+
+    monkeypatch.setattr(FakeScorer, "score", broken)
+    with pytest.raises(ToolkitError, match="row 7, 8, 9"):
+        predict_file(open_classifier(trained), source, tmp_path / "out.jsonl")
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_a_temperature_of_two_halves_the_log_odds_and_keeps_the_prediction(
+    trained: RunFolder, tmp_path: Path, scorers: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scorers()
+    run, adapter = TrainedRun.open(trained.path), ModelRef("adapter")
+    folder = tmp_path / "eval"
+    monkeypatch.setattr(run.folder, "eval", folder)
+    with pytest.raises(RunError, match="calibrated=True needs the temperature of adapter") as refused:
+        stored_temperature(run, adapter)
+    assert f"toolkit.open_run({str(run.path)!r}).evaluate('adapter')" in (refused.value.hint or "")
+    assert with_flags(str(refused.value)).startswith("--calibrated needs the temperature of adapter")
+    assert f"python scripts/eval_generate.py {run.path} --model adapter" in with_flags(refused.value.hint or "")
+    write_json(folder / "adapter" / "metrics.json", {"calibration": None})
+    with pytest.raises(RunError, match="holds none"):
+        stored_temperature(run, adapter)
+    write_json(folder / "adapter" / "metrics.json", {"calibration": {"temperature": 2.0}})
+    other_prompt = TrainedRun.open(trained.path, ["task.system=Autre."])
+    with pytest.raises(RunError, match=r"fitted with the run's own recipe, and task\.system is changed"):
+        stored_temperature(other_prompt, adapter)
+    gguf = tmp_path / "small-q8_0.gguf"
+    gguf.write_bytes(b"GGUF")
+    write_json(
+        folder / "gguf-q8_0" / "metrics.json",
+        {"calibration": {"temperature": 3.0}, "model_sha256": file_sha256(gguf)},
+    )
+    assert stored_temperature(run, ModelRef.parse(gguf)) == 3.0
+    assert Run(run).load(gguf, calibrated=True).temperature == 3.0
+    gguf.write_bytes(b"GGUF exported again")
+    with pytest.raises(RunError, match="is not the file that was measured there"):
+        stored_temperature(run, ModelRef.parse(gguf))
+    plain, calibrated = (
+        predict_pair(Run(run).load(calibrated=calibrated), "Il pleut.", "Il neige.") for calibrated in (False, True)
+    )
+    assert calibrated.label == plain.label
+    odds, halved = (np.diff(np.log(answer.probabilities)) for answer in (plain, calibrated))
+    np.testing.assert_allclose(halved, odds / 2, rtol=1e-9)
+
+
+def test_a_large_file_is_never_in_memory_as_a_whole(
+    trained: RunFolder, tmp_path: Path, scorers: Callable[..., Any]
+) -> None:
+    scorers(10**9)
+
+    def peak(rows: int) -> int:
+        source = write(tmp_path / f"{rows}.jsonl", [{**ROWS[0], "n": "x" * 20_000}] * rows)
+        tracemalloc.start()
+        predict_file(classifier, source, tmp_path / "out.jsonl")
+        found = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return found
+
+    classifier = open_classifier(trained)
+    peak(15)
+    assert peak(90) < peak(15) + 300_000, "75 rows more are 1.5 MB more"

@@ -1,0 +1,24 @@
+"""File types: what a GGUF of each will take of the disk, from numbers of weights alone."""
+
+from collections.abc import Callable
+from typing import get_args
+
+import pytest
+
+from toolkit.export.gguf_writer import gguf_bytes
+from toolkit.models.gguf_types import FILE_TYPES
+from toolkit.planning.plan import plan_job
+from toolkit.planning.preflight import run_preflight
+from toolkit.planning.resource_estimate import estimate_resources
+from toolkit.recipe.schema import GgufType, Recipe
+
+
+@pytest.mark.parametrize("file_type", get_args(GgufType))
+def test_an_export_of_every_type_is_predicted_as_large_as_it_will_be_written(
+    make_recipe: Callable[..., Recipe], file_type: GgufType
+) -> None:
+    preflight = run_preflight(make_recipe(f"export.gguf=[{file_type}]"))
+    base, matrices = preflight.parameters.total - preflight.parameters.trainable, preflight.parameters.quantizable
+    predicted = FILE_TYPES[file_type].file_bytes(matrices, base - matrices)
+    assert predicted == pytest.approx(gguf_bytes(preflight.folder, file_type), rel=0.01)
+    assert estimate_resources(plan_job(preflight)).export > 2 * base + predicted - 1

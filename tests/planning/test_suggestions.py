@@ -1,0 +1,114 @@
+"""What a run needs is that of its largest step, and advice that is followed, through the recipe's own checks, helps."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from toolkit.embedded import nli_fr
+from toolkit.planning.device import Device
+from toolkit.planning.plan import plan_job
+from toolkit.planning.preflight import Preflight, run_preflight
+from toolkit.planning.resource_estimate import estimate_resources, largest_micro_batch
+from toolkit.planning.suggestions import _changes, suggest_changes, verdict
+from toolkit.recipe.schema import Recipe
+
+MakeRecipe = Callable[..., Recipe]
+
+
+@pytest.mark.parametrize("batching", ["padded", "prefix_tree"])
+def test_the_longest_row_counts_however_late_it_is_read(make_recipe: MakeRecipe, batching: str) -> None:
+    recipe = make_recipe(
+        "data.train={path: embedded:nli-fr, split: train, limit: 200}",
+        f"training={{batch_size: 2, epochs: 1.0, batching: {batching}}}",
+    )
+    job = plan_job(run_preflight(recipe))
+    assert job.plan.steps == 100
+    longest = job.preflight.tokens.longest - 1  # the last token of a row is not read
+    assert largest_micro_batch(job).tokens >= (2 * longest if batching == "padded" else longest)
+
+
+def _before(make_recipe: MakeRecipe, *overrides: str) -> Preflight[Any]:
+    return run_preflight(make_recipe("training.batch_size=48", "training.loss_on=full_text", "lora.r=64", *overrides))
+
+
+@pytest.mark.parametrize("share", [0.05, 0.5], ids=["hardly enough", "half"])
+@pytest.mark.parametrize(
+    "batching",
+    [
+        ["training.batching=padded", "training.micro_batch_size=48"],
+        ["training.batching=prefix_tree", "training.batch_tokens=100000"],
+        ["training.batch_tokens=100000"],
+    ],
+    ids=["padded", "tree", "auto"],
+)
+def test_what_is_advised_can_be_set_and_makes_it_fit(
+    make_recipe: MakeRecipe, batching: list[str], share: float
+) -> None:
+    preflight = _before(make_recipe, *batching)
+    use = estimate_resources(plan_job(preflight, _gpu(10**12))).training
+    movable = use.activations + use.logits + use.working
+    device = _gpu(use.total - movable + round(share * movable))
+    estimate = estimate_resources(plan_job(preflight, device))
+    assert not estimate.fits and "does not fit" in verdict(preflight, estimate)
+    advised = suggest_changes(preflight, estimate)
+    assert advised is not None and advised.startswith("set ")
+    keys = dict(change.split("=") for change in advised.removeprefix("set ").split(", "))
+    kept = [one for one in batching if one.split("=")[0] not in keys]
+    changed = run_preflight(
+        make_recipe("training.batch_size=48", "training.loss_on=full_text", "lora.r=64", *kept,
+                    *(f"{key}={value}" for key, value in keys.items()))
+    )  # fmt: skip
+    assert estimate_resources(plan_job(changed, device)).fits
+
+
+def _gpu(memory: int) -> Device:
+    return Device("a GPU", "cuda", memory)
+
+
+def test_no_part_is_advised_that_is_larger_than_the_one_that_is_set(make_recipe: MakeRecipe) -> None:
+    small = ["training.batching=prefix_tree", "training.batch_tokens=20", "evaluation.batch_tokens=20"]
+    preflight = run_preflight(make_recipe(*small))
+    assert preflight.tokens.longest > 20
+    estimate = estimate_resources(plan_job(preflight, _gpu(10**12)))
+    # Too little for both peaks; `auto` would take parts of the longest row.
+    none = replace(estimate, device=_gpu(estimate.scoring.weights))
+    keys = [key for key, _ in _changes(preflight, none)]
+    assert "training.gradient_checkpointing" in keys
+    assert "training.batch_tokens" not in keys and "evaluation.batch_tokens" not in keys
+
+
+def test_an_evaluation_row_longer_than_all_training_rows_counts(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    rows = [*nli_fr.load_split("dev")][:6]
+    short = run_preflight(make_recipe(f"data.eval={{path: {_write(tmp_path / 'short.jsonl', rows)}}}"))
+    rows[3] = {**rows[3], "premise": " ".join([rows[3]["premise"]] * 12)}
+    long = run_preflight(make_recipe(f"data.eval={{path: {_write(tmp_path / 'long.jsonl', rows)}}}"))
+    assert long.tokens == short.tokens and long.longest_row > 2 * short.longest_row
+    device = _gpu(10**12)
+    scoring = [estimate_resources(plan_job(preflight, device)).scoring for preflight in (short, long)]
+    assert scoring[1].activations > scoring[0].activations
+    advised = dict(_changes(long, replace(estimate_resources(plan_job(long, device)), device=_gpu(1))))
+    assert advised["evaluation.batch_tokens"] == long.longest_row
+
+
+def test_shortened_evaluation_rows_are_reported(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    rows = [*nli_fr.load_split("dev")][:6]
+    rows[3] = {**rows[3], "premise": " ".join([rows[3]["premise"]] * 99)}
+    preflight = run_preflight(make_recipe(f"data.eval={{path: {_write(tmp_path / 'long.jsonl', rows)}}}"))
+    assert "shortened   1 evaluation rows lose the end of their premise" in preflight.report()
+    assert "training rows lose" not in preflight.report() and preflight.record()["scored_tokens"]["shortened_rows"] == 1
+
+
+def _write(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def test_no_advice_is_given_where_nothing_would_help(make_recipe: MakeRecipe) -> None:
+    preflight = _before(make_recipe)
+    estimate = estimate_resources(replace(plan_job(preflight), device=_gpu(1_000_000)))
+    assert suggest_changes(preflight, estimate) is None
+    assert "no key of the recipe helps" in verdict(preflight, estimate)

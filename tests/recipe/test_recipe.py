@@ -1,0 +1,206 @@
+"""Recipes: what is accepted, what is refused with which sentence, and what the shipped ones hold."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import ROOT
+from toolkit.errors import RecipeError
+from toolkit.recipe.loading import (
+    as_assignment,
+    build_recipe,
+    differences,
+    dump_recipe,
+    fields,
+    json_schema,
+    load_recipe,
+)
+from toolkit.recipe.schema import Recipe
+
+MakeRecipe = Callable[..., Recipe]
+
+
+def test_every_shipped_recipe_loads_and_there_are_six() -> None:
+    recipes = sorted((ROOT / "recipes").rglob("*.yaml"))
+    others = ["nli_fr_3b", "nli_fr_camembert", "nli_fr_qlora", "nli_fr_reference"]
+    assert [path.stem for path in recipes] == ["nli_fr", *others, "quickstart"]
+    for path in recipes:
+        load_recipe(path)
+        head = path.read_text(encoding="utf-8").splitlines()
+        assert head[0] == "# yaml-language-server: $schema=../schema/recipe.schema.json"
+        assert f"python scripts/sft.py recipes/{path.name}" in head[2]
+
+
+def test_the_reference_recipe_is_the_studys_protocol() -> None:
+    recipe = load_recipe(ROOT / "recipes" / "nli_fr_reference.yaml")
+    lora, training = recipe.lora, recipe.training
+    assert (lora.r, lora.alpha, lora.dropout) == (16, 32, 0.05)
+    assert lora.target_modules == ("q_proj", "k_proj", "v_proj", "o_proj")
+    assert (training.epochs, training.batch_size, training.micro_batch_size) == (2, 16, 4)
+    assert (training.learning_rate, training.warmup_ratio, training.loss_on) == (1e-4, 0.03, "full_text")
+    assert (recipe.data.train.split, recipe.data.eval.split) == ("test", "validation")
+    assert recipe.model.max_seq_length == 384 and not recipe.model.load_in_4bit
+
+
+def test_the_schema_file_is_that_of_the_code() -> None:
+    assert (ROOT / "schema" / "recipe.schema.json").read_text(encoding="utf-8") == json_schema()
+
+
+def test_editors_accept_the_shipped_recipes() -> None:
+    import yaml
+
+    schema = json.loads(json_schema())
+
+    def missing(values: dict[str, Any], where: dict[str, Any]) -> list[str]:
+        where = schema["$defs"][where["$ref"].rsplit("/", 1)[1]] if "$ref" in where else where
+        absent = [key for key in where.get("required", []) if key not in values]
+        inner = {key: kind for key, kind in where.get("properties", {}).items() if isinstance(values.get(key), dict)}
+        return absent + [name for key, kind in inner.items() for name in missing(values[key], kind)]
+
+    for path in (ROOT / "recipes").glob("*.yaml"):
+        assert missing(yaml.safe_load(path.read_text(encoding="utf-8")), schema) == []
+    assert missing({"task": {}}, schema) == ["data", "model", "labels"]
+
+
+def test_every_key_has_a_description() -> None:
+    described = list(fields())
+    assert len(described) > 40
+    assert [key for key, _, description in described if not description.endswith((".", ".)", ")"))] == []
+
+
+def test_a_resolved_recipe_reads_back_equal(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    odd = make_recipe(
+        "task.labels=['1e4', 'no', 'null']",
+        "task.verbalizers={'1e4': 'oui: non', 'no': '- x', 'null': '12'}",
+        "data.label_map={0: no, 1: 'null'}",
+        "task.date_string='2024-07-26'",
+    )
+    path = tmp_path / "again.yaml"
+    path.write_text(dump_recipe(odd), encoding="utf-8")
+    again = load_recipe(path)
+    assert again.task.labels == ("1e4", "no", "null")
+    assert again.model_dump(mode="json") == odd.model_dump(mode="json")
+
+
+def test_numbers_follow_yaml_1_2(make_recipe: MakeRecipe) -> None:
+    recipe = make_recipe("training.learning_rate=1e-4", "task.date_string=2024-07-26", "training.epochs=.5", "seed=010")
+    assert recipe.seed == 10
+    assert (recipe.training.learning_rate, recipe.task.date_string, recipe.training.epochs) == (1e-4, "2024-07-26", 0.5)
+
+
+def test_overrides_may_be_plain_values() -> None:
+    path, limit = ROOT / "recipes" / "quickstart.yaml", [{"path": "rows.csv", "limit": 3}]
+    recipe = load_recipe(path, {"training.max_steps": 50, "data.train": limit[0], "task.labels": ["1e4", "no"]})
+    assert (recipe.training.max_steps, recipe.data.train.limit, recipe.task.labels) == (50, 3, ("1e4", "no"))
+    assert limit == [{"path": "rows.csv", "limit": 3}], "the caller's values stay as they are"
+    changed = {key: value for key, value in differences(load_recipe(path), recipe).items() if "verbalizers" not in key}
+    assert load_recipe(path, [as_assignment(*item) for item in changed.items()]) == recipe
+    with pytest.raises(RecipeError, match=r"^seed\.x: 'seed' is not a section\."):
+        load_recipe(path, {"seed": 1, "seed.x": 1})
+
+
+def test_changing_a_recipes_values_leaves_them(make_recipe: MakeRecipe) -> None:
+    values = make_recipe().model_dump(mode="json")
+    assert build_recipe(values, "r", {"lora.r": 2}).lora.r == 2
+    assert values == make_recipe().model_dump(mode="json")
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("training.learning_rate=abc", "training.learning_rate: 'abc' cannot be used; it should be a valid number."),
+        ("lora.r=-4", "lora.r: -4 cannot be used; it should be greater than 0."),
+        ("lora.r=true", "lora.r: True cannot be used; it should be a valid integer."),
+        ("training.lr=1", "training.lr: not a key of section training; you meant training.learning_rate."),
+        ("training.epoch=1", "training.epoch: not a key of section training; you meant training.epochs."),
+        ("training.dropout=0", "training.dropout: not a key of section training; you meant lora.dropout."),
+        ("modle={}", "modle: not a key of a recipe; you meant model."),
+        ("zzz={}", "zzz: not a known key; a recipe has task, data, model, lora"),
+        ("training.batching=prefix", "it should be 'auto', 'prefix_tree' or 'padded'."),
+        ("export.gguf=[]", "export.gguf: names 0, but at least 1 are needed."),
+        ("export.gguf=[q2_k]", "export.gguf: 'q2_k' cannot be used; it should be 'f32', 'f16', 'bf16', 'q8_0',"),
+        ("task.labels=[a, a]", "task.labels: ['a', 'a'] names a label twice"),
+        ("task.verbalizers={entailment: x}", "task.verbalizers: has keys ['entailment']"),
+        ("task.user=rien", "task.user: its placeholders are []; use {premise} and {hypothesis}."),
+        ("task.user='{premise} {hypothesis} {0.x}'", "use {premise} and {hypothesis}."),
+        ("task.user='{premise:d} {hypothesis!r}'", "task.user: its placeholders are ['premise:d', 'hypothesis!r']"),
+        ("data.label_map={0: entailmnt}", "data.label_map: 'entailmnt' is not one of the labels"),
+        ("model.name=''", "model.name: '' cannot be used"),
+        ("training.micro_batch_size=3", "training.micro_batch_size: 3 does not divide batch_size 8"),
+        (
+            "training={batching: prefix_tree, micro_batch_size: 4}",
+            "training.micro_batch_size: has no effect with batching prefix_tree",
+        ),
+        (
+            "training={batching: padded, batch_tokens: 400}",
+            "training.batch_tokens: has no effect with batching padded",
+        ),
+        ("task.chat_template=keine.jinja", "task.chat_template 'keine.jinja' is neither a file nor Jinja text."),
+        ("seed", "overrides: 'seed' has no '='."),
+        ("seed.x=1", "overrides: seed.x: 'seed' is not a section."),
+        ("data.train=[", "overrides: data.train, line 1, column 2 is not valid YAML"),
+    ],
+)
+def test_a_bad_value_is_refused_in_one_line(make_recipe: MakeRecipe, override: str, sentence: str) -> None:
+    with pytest.raises(RecipeError) as refused:
+        make_recipe("seed=1", override)
+    assert sentence in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "data.train.limit", "model.max_seq_length", "lora.r", "lora.alpha", "training.epochs", "training.max_steps",
+        "training.batch_size", "training.micro_batch_size", "training.batch_tokens", "training.save_steps",
+        "training.save_total_limit", "evaluation.batch_tokens",
+    ],
+)  # fmt: skip
+def test_a_number_that_no_run_can_have_is_refused(make_recipe: MakeRecipe, key: str) -> None:
+    with pytest.raises(RecipeError, match=rf"{key}: 9+ cannot be used; it should be .*less than or equal to"):
+        make_recipe(f"{key}={'9' * 99}")
+
+
+def test_three_mistakes_are_reported_together(make_recipe: MakeRecipe) -> None:
+    with pytest.raises(RecipeError) as refused:
+        make_recipe("lora.r=0", "training.learning_rate=abc", "model.nmae=x")
+    assert len(str(refused.value).splitlines()) == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("", "holds nothing, not sections"),
+        ("- a\n- b\n", "holds a list, not sections"),
+        ("task:\n\tlabels: [a]\n", "a tab is used for indentation"),
+        ("task: [a\n", "is not valid YAML"),
+        ("a: 1\na: 2\n", "the key 'a' stands twice"),
+        ("a: &x 1\nb: *x\n", "aliases are not used in recipes"),
+        ("a: !!python/object/apply:os.system ['true']\n", "is not valid YAML"),
+        ("a: " + "[" * 5000, "is not valid YAML"),
+    ],
+)
+def test_what_is_no_recipe_is_refused(tmp_path: Path, text: str, sentence: str) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(RecipeError, match=r"recipe\.yaml") as refused:
+        load_recipe(path)
+    assert sentence in str(refused.value)
+
+
+def test_missing_and_undecodable_files_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="There is no recipe file"):
+        load_recipe(tmp_path / "nothing.yaml")
+    path = tmp_path / "latin.yaml"
+    path.write_bytes("task: é".encode("latin-1"))
+    with pytest.raises(RecipeError, match="is not UTF-8 text"):
+        load_recipe(path)
+
+
+def test_a_template_file_becomes_part_of_the_recipe(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    path = tmp_path / "template.jinja"
+    path.write_text("{{ bos_token }}", encoding="utf-8")
+    assert make_recipe(f"task.chat_template={path}").task.chat_template == "{{ bos_token }}"

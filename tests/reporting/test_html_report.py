@@ -1,0 +1,264 @@
+"""report.html without a browser: its numbers are those of the run's files, whatever is missing, whatever they hold."""
+
+import json
+import re
+import shlex
+from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.evaluation.run_files import HOSTILE, LABELS, make_run, write_evaluation, write_log
+from toolkit.errors import RunError
+from toolkit.reporting import html_report as report
+from toolkit.reporting.html_report import write_report
+from toolkit.reporting.report_data import gather_report
+from toolkit.runs.run_folder import RunFolder
+from toolkit.runs.trained_run import TrainedRun
+from toolkit.utils.atomic_io import write_json
+
+PARITY = {
+    "reference": "adapter", "rows": 200, "data": "embedded:nli-fr:dev", "labels": list(LABELS), "accuracy": 0.9,
+    "accuracy_ci95": [0.85, 0.94],
+    "models": [{
+        "model": "gguf-q8_0", "file": "gguf/x-q8_0.gguf", "rows": 200, "equal": 197, "agreement": 0.985,
+        "min_agreement": 0.99, "accuracy": 0.895, "accuracy_ci95": [0.84, 0.93],
+        "probability_difference": {"mean": 0.0012, "max": 0.034}, "different_tokens": 0, "verdict": "refused",
+        "reasons": ["98.5 % of the answers agree <b>"],
+        "disagreements": [{"id": "7", "label": "neutral", "adapter": "neutral", "model": "entailment", "margin": 0.01,
+                           "kind": "near tie"}],
+    }],
+}  # fmt: skip
+
+
+class Page(HTMLParser):
+    """The page's tags, its text, and the numbers of its <data> elements."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(text)
+        self.values = {float(attributes["value"] or 0) for tag, attributes in self.tags if tag == "data"}
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def text_of(run: RunFolder) -> str:
+    return write_report(TrainedRun.open(run.path)).read_text(encoding="utf-8")
+
+
+def page_of(run: RunFolder) -> Page:
+    return Page(text_of(run))
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunFolder:
+    run = make_run(tmp_path / "small")
+    write_evaluation(run, "adapter")
+    return run
+
+
+def test_the_answer_is_one_sentence_with_interval_rows_and_baselines(run: RunFolder) -> None:
+    fields = {"accuracy": 0.708, "accuracy_ci95": [0.69, 0.726], "n": 2490}
+    write_evaluation(run, "adapter", **fields, baselines={"random": 1 / 3, "hypothesis_only": 0.48})
+    text = " ".join(page_of(run).text.split())
+    assert "70.8 % [69.0, 72.6] on 2,490 rows; chance 33.3 %, hypothesis-only 48.0 %." in text
+
+
+def test_every_number_of_metrics_json_stands_in_the_tables(run: RunFolder) -> None:
+    other = write_evaluation(run, "base", seed=5)
+    metrics = json.loads((run.eval / "adapter" / "metrics.json").read_text())
+    page = page_of(run)
+    for one in (metrics, other):
+        wanted = {one["accuracy"], one["macro"]["f1"], one["weighted"]["f1"], one["nll"], one["ece"], float(one["n"])}
+        wanted |= {value for row in one["per_label"].values() for value in row.values()}
+        wanted |= {float(count) for row in one["confusion_matrix"] for count in row}
+        wanted |= {value for row in one["slices"]["kind"].values() for value in row.values()}
+        assert wanted <= page.values
+    assert 0.4821 in page.values
+    assert f"{100 * metrics['accuracy']:.1f} %" in page.text and f"{metrics['macro']['f1']:.4f}" in page.text
+
+
+def test_evaluations_are_ordered_and_the_adapters_speaks_for_the_run(run: RunFolder) -> None:
+    for name in ("merged", "gguf-q8_0", "base", "adapter@nli-fr-test"):
+        write_evaluation(run, name, seed=3)
+    rows = re.findall(r'<th scope="row">([^<]+)<small>', text_of(run))
+    assert rows == ["adapter", "base", "merged", "gguf-q8_0", "adapter@nli-fr-test"]
+
+
+def test_texts_of_rows_and_recipe_are_escaped_and_nothing_of_them_runs(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "hostile", task={"system": HOSTILE})
+    write_evaluation(run, "adapter", warnings=[HOSTILE], data={"source": HOSTILE, "fingerprint": "f"})
+    write_json(run.path / "gguf" / "parity.json", PARITY)
+    page = page_of(run)
+    assert {"script", "b"}.isdisjoint(tag for tag, _ in page.tags)
+    assert page.text.count(HOSTILE) >= 22  # instruction, warning, source, twenty errors
+    assert not any(name.startswith("on") for _, attributes in page.tags for name in attributes)
+
+
+def test_the_page_needs_nothing_but_itself(run: RunFolder) -> None:
+    write_log(run, [3.0, 2.0, 1.0])
+    text = text_of(run)
+    for tag, attributes in Page(text).tags:
+        assert tag not in ("script", "iframe", "object", "embed", "img")
+        for name in ("src", "href", "xlink:href", "srcset", "action"):
+            assert (attributes.get(name) or "data:").startswith(("data:", "#"))
+    assert not re.search(r"https?:|url\(|@import", text)
+
+
+def test_tables_have_captions_and_headers_with_a_scope_and_headings_descend(run: RunFolder) -> None:
+    write_json(run.path / "gguf" / "parity.json", PARITY)
+    page = page_of(run)
+    tags = [tag for tag, _ in page.tags]
+    assert tags.count("table") == tags.count("caption") > 5
+    assert all("scope" in attributes for tag, attributes in page.tags if tag == "th")
+    levels = [int(tag[1]) for tag in tags if re.fullmatch(r"h[1-6]", tag)]
+    assert levels[0] == 1 and levels.count(1) == 1
+    assert all(after - before <= 1 for before, after in pairwise(levels))
+    assert page.tags[0][1] == {"lang": "en"} and ("dd", {"lang": "fr"}) in page.tags
+
+
+def test_text_has_contrast_enough_in_light_and_dark() -> None:
+    css = (Path(report.__file__).parent / "templates" / "report.css").read_text(encoding="utf-8")
+    for theme in re.findall(r":root \{([^}]+)\}", css):
+        colours = dict(re.findall(r"--(\w+): (#[0-9a-f]{6})", theme))
+        for name in ("ink", "soft", "accent", "alarm"):
+            for ground in ("paper", "wash"):
+                light, dark = sorted((luminance(colours[name]), luminance(colours[ground])), reverse=True)
+                assert (light + 0.05) / (dark + 0.05) >= 4.5, (name, ground)  # WCAG 2.2, 1.4.3
+
+
+def luminance(color: str) -> float:
+    """Relative luminance as WCAG 2.2 defines it."""
+    parts = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+def test_a_run_of_which_much_is_missing_is_reported_all_the_same(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "bare")
+    assert "Not measured yet." in page_of(run).text
+    write_evaluation(run, "base")
+    (run.eval / "base" / "predictions.jsonl").unlink()
+    page = page_of(run)
+    assert "The adapter was not measured on the run's own rows" in page.text
+    assert "svg" not in [tag for tag, _ in page.tags]
+    write_json(run.run_json, {"status": "failed"})
+    assert "run.json says failed" in page_of(run).text
+
+
+def test_a_log_is_drawn_without_its_steps_that_are_no_number_or_cut(run: RunFolder) -> None:
+    write_log(run, [3.0, None, 1.0])
+    with run.train_log.open("a") as log:
+        log.write('{"step": 4, "lo')
+    text = text_of(run)
+    assert 'aria-label="Training loss from 3 at step 1' in text
+
+
+def test_free_decoding_has_dashes_for_what_it_lacks_and_its_invalid_answers(run: RunFolder) -> None:
+    fields = {"mode": "free", "nll": None, "ece": None, "model": "adapter", "invalid": 3, "macro_f1_ci95": [0.5, 0.6]}
+    invalid = {"invalid_answers": [["Oui <b>", 2], ["", 1]], "invalid_by_label": {"neutral": 3}}
+    write_evaluation(run, "adapter-free", **fields, **invalid)
+    text = text_of(run)
+    assert "Oui &lt;b&gt;" in text and "(nothing)" in text and '<th scope="col" class="num">invalid</th></tr>' in text
+    assert "[0.500, 0.600]" in text and "--mode free" in text
+
+
+def test_how_to_reproduce_names_what_was_changed_with_its_value(run: RunFolder) -> None:
+    write_evaluation(run, "adapter@a", overrides={"task.system": "Autre chose.", "data.eval.limit": 6})
+    lexical = {"source": "embedded:nli-fr:test_lexical", "fingerprint": "g"}
+    write_evaluation(run, "adapter@b", overrides={"data.eval.split": "test_lexical"}, data=lexical)
+    hub = {"source": "facebook/xnli:fr:test", "fingerprint": "h"}
+    write_evaluation(run, "adapter@c", overrides={"data.eval.split": "test"}, data=hub)
+    commands = [shlex.split(command)[3:] for command in gather_report(TrainedRun.open(run.path)).commands]
+    assert ["--limit", "6", "--set", "task.system=Autre chose."] in commands
+    assert ["--data", "embedded:nli-fr:test_lexical"] in commands and ["--set", "data.eval.split=test"] in commands
+
+
+def test_a_run_of_the_api_is_repeated_by_a_call(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    scripted = gather_report(TrainedRun.open(run.path)).commands[1]
+    again = str(run.path.with_name("small-again"))
+    assert shlex.split(scripted) == ["python", "scripts/sft.py", str(run.recipe_file), "--output-dir", again]
+    run.update(command=None)
+    python, flag, code = shlex.split(gather_report(TrainedRun.open(run.path)).commands[1])
+    calls: list[tuple[Any, ...]] = []
+    monkeypatch.setattr("toolkit.train", lambda *args, **options: calls.append((args, options)))
+    exec(code, {})  # noqa: S102
+    assert (python, flag, calls) == ("python", "-c", [((str(run.recipe_file),), {"output_dir": again})])
+
+
+def test_a_free_evaluation_alone_is_the_adapters_and_says_how_it_was_decoded(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "free")
+    write_evaluation(run, "adapter@dev-free", mode="free", model="adapter", overrides={}, invalid=9)
+    report = gather_report(TrainedRun.open(run.path))
+    assert not any("not measured" in warning for warning in report.warnings)
+    assert report.headline is not None and "answers unconstrained, 10.0 % of them no label" in report.headline[1]
+
+
+def test_parity_calibration_and_warnings_are_shown_where_they_are(run: RunFolder) -> None:
+    before, after = {"nll": 0.6, "ece": 0.05, "brier": 0.3}, {"nll": 0.5, "ece": 0.01, "brier": 0.28}
+    calibration = {"temperature": 1.73, "rows": 300, "before": before, "after": after}
+    write_evaluation(run, "adapter", calibration=calibration, warnings=["The hypothesis gives the label away."])
+    write_json(run.path / "gguf" / "parity.json", PARITY)
+    page = page_of(run)
+    assert {0.6, 0.05, 0.3, 0.5, 0.01, 0.28, 0.985, 0.895} <= page.values
+    for words in (
+        "1.73",
+        "The hypothesis gives the label away.",
+        "refused",
+        "197 of 200",
+        "98.5 % of the answers agree",
+    ):
+        assert words in page.text
+
+
+def test_decisions_versions_and_commands_come_from_the_record(run: RunFolder) -> None:
+    write_evaluation(run, "gguf-q8_0")
+    write_evaluation(run, "adapter@nli-fr-test-limit6", overrides={"data.eval.split": "dev", "data.eval.limit": 6})
+    text = page_of(run).text
+    for words in ("a ratio of 1.1 is below 1.3", "2.13.0", "not installed", "Seed 42"):
+        assert words in text
+    for words in (
+        "git checkout 0123456789abcdef",
+        "--limit 6",
+        "small-again --data embedded:nli-fr:dev",
+        "--quant q8_0",
+    ):
+        assert words in text
+
+
+def test_rows_that_are_not_those_of_training_are_warned_of(run: RunFolder) -> None:
+    write_evaluation(run, "adapter", data={"source": "rows.jsonl", "fingerprint": "other"})
+    assert "adapter: its rows are not those that training recorded" in page_of(run).text
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        ("eval/adapter/metrics.json", "{", "is not JSON"),
+        ("eval/adapter/metrics.json", "{}", "has no 'n'"),
+        ("gguf/parity.json", "[]", "holds a list, not an object"),
+        ("run.json", None, "There is no"),
+    ],
+)
+def test_a_broken_file_is_one_sentence_and_the_older_report_stays(
+    run: RunFolder, name: str, content: str | None, sentence: str
+) -> None:
+    before = write_report(TrainedRun.open(run.path)).read_bytes()
+    path = run.path / name
+    path.parent.mkdir(exist_ok=True)
+    if content is None:
+        path.unlink()
+    else:
+        path.write_text(content)
+    with pytest.raises(RunError, match=sentence):
+        write_report(TrainedRun.open(run.path))
+    assert (run.path / "report.html").read_bytes() == before
+    assert not list(run.path.glob(".report*"))

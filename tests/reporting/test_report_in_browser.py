@@ -1,0 +1,85 @@
+"""report.html as a browser sees it, in headless Chromium; skipped where there is none."""
+
+import json
+import re
+import shutil
+import subprocess
+from html import escape
+from pathlib import Path
+
+import pytest
+
+from tests.evaluation.run_files import make_run, write_evaluation, write_log
+from tests.reporting.test_html_report import PARITY, Page
+from toolkit.reporting.html_report import write_report
+from toolkit.runs.trained_run import TrainedRun
+from toolkit.utils.atomic_io import write_json
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium")
+
+# A report has no script of its own; this one opens all that is folded and tells the page around it what sticks out.
+MEASURE = """<script>
+for (const folded of document.querySelectorAll("details")) folded.open = true;
+const wide = [...document.querySelectorAll("body *")].filter(
+  (e) => !e.closest(".wide, pre, svg, .quiet") && e.getBoundingClientRect().right > innerWidth + 0.5);
+parent.document.documentElement.dataset.measured = JSON.stringify(
+  {inner: innerWidth, scroll: document.documentElement.scrollWidth, wide: wide.map((e) => e.outerHTML.slice(0, 80))});
+</script>"""
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = make_run(tmp_path_factory.mktemp("browser") / "small", task={"system": "Mot" * 100})
+    write_evaluation(run, "adapter", invalid_answers=[["x" * 300, 2]])
+    write_evaluation(run, "base", seed=1)
+    write_log(run, [5.0 / step for step in range(1, 200)])
+    write_json(run.path / "gguf" / "parity.json", PARITY)
+    return write_report(TrainedRun.open(run.path))
+
+
+def browse(page: Path, folder: Path, *flags: str) -> tuple[str, str]:
+    """(the DOM after loading, what was logged)."""
+    assert CHROMIUM is not None
+    done = subprocess.run(
+        [
+            CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--dump-dom",
+            f"--user-data-dir={folder / 'profile'}", *flags, page.as_uri(),
+        ],
+        capture_output=True, text=True, timeout=120, check=True,
+    )  # fmt: skip
+    return done.stdout, done.stderr
+
+
+def test_it_renders_without_console_errors_and_its_tables_hold_the_numbers_of_metrics_json(
+    report: Path, tmp_path: Path
+) -> None:
+    dom, log = browse(report, tmp_path)
+    assert "CONSOLE" not in log
+    page = Page(dom)
+    for name in ("adapter", "base"):
+        metrics = json.loads((report.parent / "eval" / name / "metrics.json").read_text())
+        assert {metrics["accuracy"], metrics["macro"]["f1"], metrics["nll"], metrics["ece"]} <= page.values
+        assert {float(n) for row in metrics["confusion_matrix"] for n in row} <= page.values
+        cells = re.findall(r"<td[^>]*>(?:<data[^>]*>)?([^<]*)", dom)
+        assert f"{metrics['accuracy']:.1%}".replace("%", " %") in cells and f"{metrics['macro']['f1']:.4f}" in cells
+    assert [tag for tag, _ in page.tags].count("svg") >= 2
+
+
+def test_the_console_is_looked_at(tmp_path: Path) -> None:
+    page = tmp_path / "broken.html"
+    page.write_text("<script>undefined.x</script>")
+    assert "CONSOLE" in browse(page, tmp_path)[1]
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_the_page_never_scrolls_sideways_even_with_all_unfolded(report: Path, tmp_path: Path, width: int) -> None:
+    # A window is at least 500 pixels wide, a frame is not.
+    text = report.read_text(encoding="utf-8").replace("</body>", f"{MEASURE}</body>")
+    frame = tmp_path / "frame.html"
+    frame.write_text(f'<iframe style="width: {width}px; border: 0" srcdoc="{escape(text)}"></iframe>', encoding="utf-8")
+    dom, _ = browse(frame, tmp_path, "--window-size=1400,900")
+    measured = dict(Page(dom).tags)["html"]["data-measured"]
+    found = json.loads(measured or "")
+    assert found["inner"] == width
+    assert found["wide"] == [] and found["scroll"] <= width

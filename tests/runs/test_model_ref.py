@@ -1,0 +1,72 @@
+"""A reference to a model of a run: read once, checked against the run's files, and named in its evaluations."""
+
+from pathlib import Path
+
+import pytest
+
+from toolkit.errors import RunError
+from toolkit.runs.model_ref import ModelRef
+from toolkit.runs.run_folder import RunFolder
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunFolder:
+    """A run folder that holds nothing."""
+    folder = tmp_path / "nli"
+    folder.mkdir()
+    return RunFolder(folder)
+
+
+@pytest.mark.parametrize("name", ["adapter", "base", "merged"])
+def test_a_name_is_read(name: str) -> None:
+    model = ModelRef.parse(name)
+    assert (model.name, model.gguf, str(model)) == (name, None, name)
+    assert ModelRef.parse(model) is model and ModelRef.parse(Path(name)) == model
+    with pytest.raises(ValueError, match=f"{name} is not a GGUF file"):
+        _ = model.file
+
+
+@pytest.mark.parametrize("text", ["out/model.gguf", Path("out/model.gguf"), "out/model.gguf/", "./out//model.gguf"])
+def test_a_path_is_a_gguf_file_with_a_slash_too(text: str | Path) -> None:
+    """Completion in a shell may add the slash; the reference must never become one to the base model."""
+    model = ModelRef.parse(text)
+    assert (model.name, model.gguf, model.file) == ("gguf", Path("out/model.gguf"), Path("out/model.gguf"))
+    assert str(model) == "out/model.gguf" and model != ModelRef("base")
+
+
+@pytest.mark.parametrize("text", ["best", "Adapter", "adapter ", "", "gguf", "model.gguf.part", Path("model.bin")])
+def test_anything_else_is_refused(text: str | Path) -> None:
+    with pytest.raises(RunError) as refused:
+        ModelRef.parse(text)
+    assert str(refused.value) == f"model={str(text)!r} is none of adapter, base, merged and FILE.gguf."
+
+
+def test_a_model_that_the_run_lacks_is_refused(run: RunFolder) -> None:
+    for name in ("adapter", "base"):
+        ModelRef.parse(name).check(run)
+    with pytest.raises(RunError, match="nli holds no merged model") as merged:
+        ModelRef("merged").check(run)
+    with pytest.raises(RunError, match="There is no GGUF file") as gguf:
+        ModelRef.parse(run.path / "model.gguf").check(run)
+    assert merged.value.hint == gguf.value.hint == f"Make it: toolkit.open_run({str(run.path)!r}).export()"
+    run.merged.mkdir()
+    (run.merged / "config.json").touch()
+    (run.path / "model.gguf").touch()
+    for text in ("merged", f"{run.path}/model.gguf/"):
+        ModelRef.parse(text).check(run)
+
+
+@pytest.mark.parametrize("text", ["base", "merged", "model.gguf"])
+def test_an_encoder_run_has_its_adapter_alone(run: RunFolder, text: str) -> None:
+    ModelRef("adapter").check(run, "encoder")
+    with pytest.raises(RunError, match=f"^model='{text}' is not available for encoder runs") as refused:
+        ModelRef.parse(text).check(run, "encoder")
+    assert refused.value.hint == 'Use model="adapter".'
+
+
+def test_an_evaluation_is_named_after_the_model(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert [ModelRef.parse(name).label(run) for name in ("adapter", "base", "merged")] == ["adapter", "base", "merged"]
+    assert ModelRef.parse(run.gguf("q8_0")).label(run) == "gguf-q8_0"
+    assert ModelRef.parse("elsewhere/other-q8_0.gguf/").label(run) == "gguf-other-q8_0"
+    monkeypatch.chdir(run.path)
+    assert ModelRef.parse("gguf/nli-f16.gguf").label(RunFolder(Path())) == "gguf-f16"

@@ -1,0 +1,88 @@
+"""A trained run, opened: recipe.yaml is read once, and what a caller overrides is known."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.evaluation.run_files import make_run
+from toolkit.errors import RecipeError, RunError
+from toolkit.runs.run_folder import RunFolder
+from toolkit.runs.trained_run import TrainedRun
+from toolkit.utils.atomic_io import write_json
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    return make_run(tmp_path / "run")
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The files that are read as text."""
+    read, paths = Path.read_text, list[Path]()
+
+    def read_and_note(path: Path, *args: Any, **options: Any) -> str:
+        paths.append(path)
+        return read(path, *args, **options)
+
+    monkeypatch.setattr(Path, "read_text", read_and_note)
+    return paths
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        (),
+        ["training.max_steps=7", "evaluation.batch_tokens=512"],
+        {"training.max_steps": 7, "evaluation.batch_tokens": 512},
+    ],
+    ids=["none", "assignments", "values"],
+)
+def test_the_recipe_is_read_once(folder: RunFolder, reads: list[Path], overrides: Any) -> None:
+    run = TrainedRun.open(folder.path, overrides)
+    assert reads == [folder.recipe_file]
+    assert run.path == run.folder.path == folder.path
+    assert (run.saved_recipe.training.max_steps, run.saved_recipe.evaluation.batch_tokens) == (3, "auto")
+    if overrides:
+        assert (run.recipe.training.max_steps, run.recipe.evaluation.batch_tokens) == (7, 512)
+        assert run.overridden == {"training.max_steps": 7, "evaluation.batch_tokens": 512}
+    else:
+        assert run.recipe is run.saved_recipe and run.overridden == {}
+
+
+def test_an_override_without_effect_is_not_named(folder: RunFolder) -> None:
+    run = TrainedRun.open(folder.path, {"training.max_steps": 3, "data.eval.limit": 5})
+    assert run.overridden == {"data.eval.limit": 5}
+
+
+def test_another_recipe_leaves_the_saved_one(folder: RunFolder) -> None:
+    run = TrainedRun.open(folder.path)
+    other = run.with_recipe(TrainedRun.open(folder.path, ["seed=7"]).recipe)
+    assert (other.recipe.seed, other.saved_recipe, other.folder) == (7, run.saved_recipe, run.folder)
+    assert other.overridden == {"seed": 7} and run.overridden == {}
+
+
+def test_the_record_is_read_once(folder: RunFolder) -> None:
+    run = TrainedRun.open(folder.path)
+    record = run.record
+    assert record["steps"] == 40
+    write_json(folder.run_json, {"status": "failed"})
+    assert run.record is record
+    assert TrainedRun.open(folder.path).record == {"status": "failed"}
+
+
+def test_what_is_no_finished_run_is_refused(folder: RunFolder, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=f"There is no run folder {tmp_path / 'none'}"):
+        TrainedRun.open(tmp_path / "none")
+    (folder.adapter / "adapter_config.json").unlink()
+    with pytest.raises(RunError, match=r"holds no finished run: its recipe\.yaml or its adapter is missing"):
+        TrainedRun.open(folder.path)
+
+
+def test_a_bad_override_and_a_damaged_recipe_are_refused(folder: RunFolder) -> None:
+    with pytest.raises(RecipeError, match=r"^recipe\.yaml: lora\.r: -4 cannot be used"):
+        TrainedRun.open(folder.path, {"lora.r": -4})
+    folder.recipe_file.write_text("task: [", encoding="utf-8")
+    with pytest.raises(RecipeError, match=r"recipe\.yaml, line 1, column 8 is not valid YAML"):
+        TrainedRun.open(folder.path)

@@ -1,0 +1,137 @@
+"""Training an encoder: its head learns and is saved, batches add up, and a run can be resumed."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.training.test_training_run import assert_close, log, run_training
+from toolkit.recipe.schema import Recipe
+from toolkit.runs.run_folder import RunFolder
+
+MakeRecipe = Callable[..., Recipe]
+
+
+def without_dropout(folder: Path, copy: Path) -> Path:
+    import shutil
+
+    shutil.copytree(folder, copy)
+    config = json.loads((copy / "config.json").read_text(encoding="utf-8"))
+    config |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    (copy / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    return copy
+
+
+def test_the_loss_falls_and_the_head_is_trained_and_saved(
+    make_encoder_recipe: MakeRecipe, tiny_encoder: Path, tmp_path: Path
+) -> None:
+    from toolkit.models.encoder import load_encoder
+    from toolkit.models.loading import precision_for
+
+    wide = ["lora.r=16", "lora.alpha=32", "lora.target_modules=[query, key, value, dense]"]
+    folder = without_dropout(tiny_encoder, tmp_path / "model")
+    recipe = make_encoder_recipe(f"model.name={folder}", *wide, "data.train.limit=12", "training.max_steps=60")
+    saved = run_training(recipe, tmp_path / "run")
+    losses = [row["loss"] for row in log(tmp_path / "run")]
+    assert losses[0] == pytest.approx(1.0986, abs=0.3), "at first it guesses"
+    assert sum(losses[-5:]) / 5 < 0.6 * losses[0]
+    fresh = load_encoder(folder, recipe, precision_for(recipe)).classifier.state_dict()
+    for name, tensor in fresh.items():
+        trained = saved[f"base_model.model.classifier.{name}"]
+        assert (trained - tensor).abs().max() > 1e-3, name
+    assert any("lora_B" in name and tensor.abs().max() > 0 for name, tensor in saved.items())
+
+
+def test_an_encoders_run_leaves_the_files_and_fields_of_a_decoders(
+    trained_encoder: RunFolder, trained: RunFolder
+) -> None:
+    assert trained_encoder.record.keys() == trained.record.keys()
+    assert trained_encoder.record["tokens"].keys() == trained.record["tokens"].keys()
+    assert trained_encoder.record["tokens"]["trained_per_row"] == 1
+    assert trained_encoder.record["batching"]["name"] == "padded"
+    assert {path.name for path in trained_encoder.path.iterdir()} == {path.name for path in trained.path.iterdir()}
+    rows, others = log(trained_encoder.path), log(trained.path)
+    assert [row["step"] for row in rows] == [1, 2, 3] and rows[0].keys() == others[0].keys()
+    assert rows[0]["tokens"] > 0
+    for name in ("adapter_config.json", "adapter_model.safetensors", "tokenizer.json"):
+        assert (trained_encoder.adapter / name).is_file()
+
+
+def test_what_is_trained_is_what_preflight_counted(trained_encoder: RunFolder) -> None:
+    saved = load_file(trained_encoder.adapter / "adapter_model.safetensors")
+    # Two layers, query and value, two matrices of 32 x 4; the head: 32 x 32 + 32 and 32 x 3 + 3.
+    assert sum(tensor.numel() for tensor in saved.values()) == 2 * 2 * 2 * 128 + 1056 + 99
+    assert trained_encoder.record["trainable_parameters"] == 2 * 2 * 2 * 128 + 1056 + 99
+
+
+@pytest.mark.parametrize("checkpointing", ["false", "true"])
+def test_accumulated_micro_batches_equal_one_batch(
+    make_encoder_recipe: MakeRecipe, tiny_encoder: Path, tmp_path: Path, checkpointing: str
+) -> None:
+    common = [f"model.name={without_dropout(tiny_encoder, tmp_path / 'model')}"]
+    whole = run_training(make_encoder_recipe(*common, "training.micro_batch_size=8"), tmp_path / "whole")
+    common += ["training.micro_batch_size=2", f"training.gradient_checkpointing={checkpointing}"]
+    parts = run_training(make_encoder_recipe(*common), tmp_path / "parts")
+    assert_close(whole, parts, 1e-4)  # Adam turns rounding in a gradient near zero into a step
+    for key in ("loss", "tokens", "grad_norm"):
+        assert [row[key] for row in log(tmp_path / "parts")] == pytest.approx(
+            [row[key] for row in log(tmp_path / "whole")], rel=1e-4
+        )
+
+
+def test_the_logged_loss_is_that_of_the_labels(
+    make_encoder_recipe: MakeRecipe, tiny_encoder: Path, tmp_path: Path
+) -> None:
+    """The first step's loss over all rows, recomputed row by row from the model that transformers loads."""
+    from toolkit.models.encoder import load_encoder
+    from toolkit.planning.preflight import run_preflight
+
+    folder = without_dropout(tiny_encoder, tmp_path / "model")
+    recipe = make_encoder_recipe(f"model.name={folder}", "training.batch_size=48", "training.max_steps=1")
+    run_training(recipe, tmp_path / "run")
+    preflight = run_preflight(recipe)
+    model = load_encoder(folder, recipe, preflight.precision).eval()
+    losses = []
+    for row, example in zip(preflight.train_rows, preflight.splits.train, strict=True):
+        with torch.inference_mode():
+            log_probs = model(torch.tensor([row.ids])).logits[0].log_softmax(-1)
+        losses.append(-log_probs[recipe.task.labels.index(example.label)].item())
+    assert log(tmp_path / "run")[0]["loss"] == pytest.approx(sum(losses) / len(losses), rel=1e-4)
+    assert log(tmp_path / "run")[0]["tokens"] == sum(len(row) for row in preflight.train_rows)
+
+
+def test_a_resumed_run_ends_in_the_weights_of_one_that_was_not(
+    make_encoder_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = make_encoder_recipe("training.max_steps=5", "training.save_steps=2")
+    whole = run_training(recipe, tmp_path / "whole")
+
+    from toolkit.training.callbacks import Progress
+
+    advance = Progress.on_step_end
+
+    def break_after_three(self: Progress, args: object, state: object, control: object, **other: object) -> None:
+        advance(self, args, state, control, **other)
+        if state.global_step == 3:  # type: ignore[attr-defined]
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Progress, "on_step_end", break_after_three)
+        run_training(recipe, tmp_path / "broken")
+    assert_close(whole, run_training(recipe, tmp_path / "broken", resume=True), 0.0)
+    assert [row["loss"] for row in log(tmp_path / "broken")] == [row["loss"] for row in log(tmp_path / "whole")]
+
+
+def test_a_dry_run_writes_nothing_and_shows_the_pair(
+    make_encoder_recipe: MakeRecipe, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    from toolkit.training.training_run import TrainingOptions, train_run
+
+    caplog.set_level("INFO", logger="toolkit")
+    train_run(make_encoder_recipe(), RunFolder(tmp_path / "run"), TrainingOptions(dry_run=True))
+    assert list(tmp_path.iterdir()) == []
+    assert "</s></s>" in caplog.text
+    assert any(f"</s> [{label}]" in caplog.text for label in make_encoder_recipe().task.labels)

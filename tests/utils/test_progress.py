@@ -1,0 +1,82 @@
+"""Progress is shown where a caller asks for it, as bars or by a callback; the library alone is silent."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from toolkit.utils.progress import progress_bar, show_progress
+
+Report = tuple[str, int, int | None]
+
+
+def work(rows: int = 3, **options: object) -> None:
+    """Do work of that many rows under a bar."""
+    for _ in progress_bar(range(rows), desc="scoring", unit="row", **options):
+        pass
+
+
+@pytest.fixture
+def reports() -> list[Report]:
+    """What a callback was told."""
+    return []
+
+
+def test_the_library_is_silent_by_default(capsys: pytest.CaptureFixture[str]) -> None:
+    work()
+    assert capsys.readouterr() == ("", "")
+
+
+def test_true_draws_bars_on_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
+    with show_progress(True):
+        work()
+        work(disable=True)
+    captured = capsys.readouterr()
+    assert captured.out == "" and "3/3" in captured.err and captured.err.count("scoring: 100%") == 1
+    work()
+    assert capsys.readouterr().err == "", "the choice ends with the block"
+
+
+def test_false_draws_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    with show_progress(False):
+        work()
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_callback_is_told_name_count_and_total(reports: list[Report], capsys: pytest.CaptureFixture[str]) -> None:
+    with show_progress(lambda *report: reports.append(report)):
+        work(mininterval=0)
+        work(disable=True)
+    assert reports == [("scoring", 1, 3), ("scoring", 2, 3), ("scoring", 3, 3), ("scoring", 3, 3)], "the end twice"
+    assert capsys.readouterr() == ("", ""), "nothing is drawn"
+
+
+def test_a_callback_gets_none_without_a_total(reports: list[Report]) -> None:
+    def rows() -> Iterator[int]:
+        yield from range(5)
+
+    with show_progress(lambda *report: reports.append(report)):
+        assert list(progress_bar(rows())) == [0, 1, 2, 3, 4]
+    assert reports[-1] == ("", 5, None)
+
+
+def test_a_bar_that_is_updated_by_hand_reports(reports: list[Report]) -> None:
+    with (
+        show_progress(lambda *report: reports.append(report)),
+        progress_bar(total=10, initial=4, desc="predicting", mininterval=1000) as bar,
+    ):
+        bar.update(5)
+        bar.update(1)
+        assert reports == []
+        bar.set_description("writing")
+    assert reports == [("writing", 10, 10)] * 2, "at the end, whatever the interval"
+
+
+def test_the_innermost_choice_holds(reports: list[Report], capsys: pytest.CaptureFixture[str]) -> None:
+    with show_progress(True):
+        with show_progress(False):
+            work()
+        with show_progress(lambda *report: reports.append(report)), pytest.raises(ZeroDivisionError):
+            work(1 // 0)
+        assert capsys.readouterr().err == "" and reports == []
+        work()
+    assert "3/3" in capsys.readouterr().err, "an error inside leaves the outer choice as it was"

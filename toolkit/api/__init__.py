@@ -1,0 +1,1 @@
+"""The public API: the objects and functions that `import toolkit` offers."""

@@ -1,0 +1,49 @@
+"""The library's messages in the words of the command line: arguments become flags, calls become commands."""
+
+import re
+import shlex
+from collections.abc import Callable
+
+_STRING = r"""('[^']*'|"[^"]*")"""
+# Messages quote keys, paths and rows: an argument's name within one, as in `training.output_dir`, is left alone.
+_START, _END = r"""(?<![\w./,'"=-])""", r"""(?![\w/'":=-]|[.,]\w)"""
+
+
+def _shell_word(literal: str) -> str:
+    """Return a string in quotation marks as a word of a shell's command line."""
+    return shlex.quote(literal[1:-1])
+
+
+_FLAGS: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
+    (r"toolkit\.Recipe\.model_json_schema\(\)", "python scripts/sft.py --help"),
+    (r"toolkit\.train\(RECIPE\)", "python scripts/sft.py RECIPE"),
+    (r"toolkit\.train\(RECIPE, resume=True\)", "python scripts/sft.py RECIPE --resume"),
+    (
+        rf"toolkit\.open_run\({_STRING}\)\.export\(\)",
+        lambda match: f"python scripts/export_gguf.py {_shell_word(match[1])}",
+    ),
+    (
+        rf"toolkit\.open_run\({_STRING}\)\.evaluate\({_STRING}\)",
+        lambda match: f"python scripts/eval_generate.py {_shell_word(match[1])} --model {_shell_word(match[2])}",
+    ),
+    (r"run\.evaluate\(\)", "python scripts/eval_generate.py RUN"),
+    (r"run\.export\(\)", "python scripts/export_gguf.py RUN"),
+    (rf"{_START}overrides=\{{\"([\w.]+)\": \"?([^}}\"]+)\"?\}}", r"--set \1=\2"),
+    (r"^overrides: ", "--set "),
+    (r"\bthe overrides\b", "the --set"),
+    (rf"{_START}(resume|overwrite|calibrated|probe)=True{_END}", r"--\1"),
+    (rf"{_START}output_dir{_END}", "--output-dir"),
+    (rf'{_START}(model|mode)="(\w+)"', r"--\1 \2"),
+    (rf"{_START}model={_STRING}", r"--model \1"),
+    (rf"{_START}(shots|memory)=(\d+){_END}", r"--\1 \2"),
+    (r"\bleave out (shots|memory)\b", r"leave out --\1"),
+    (r"\boutput=DIR\b", "--output DIR"),
+)
+"""What a message of the library says, as a regular expression, and how a command says it."""
+
+
+def with_flags(text: str) -> str:
+    """Return a message of the library as a command's user types it: `overwrite=True` is `--overwrite`."""
+    for pattern, flag in _FLAGS:
+        text = re.sub(pattern, flag, text)
+    return text

@@ -1,0 +1,6 @@
+"""`python -m toolkit.cli.schema`: the JSON Schema of a recipe, for editors."""
+
+from toolkit.recipe.loading import json_schema
+
+if __name__ == "__main__":
+    print(json_schema(), end="")

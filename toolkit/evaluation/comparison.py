@@ -1,0 +1,231 @@
+"""Evaluations of the same rows side by side: whose answers are better, how sure that is, and where they differ."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.stats import binomtest
+
+from toolkit.errors import RunError
+from toolkit.evaluation.intervals import percentile_interval, resample_groups, sum_by_group, wilson_interval
+from toolkit.evaluation.prediction_files import EvaluatedRows, check_same_rows, differing_rows, read_evaluation
+from toolkit.utils.atomic_io import atomic_path, write_json
+from toolkit.utils.terminal import escape_control_characters
+
+_OUTPUT_FILES = ("compare.json", "differences.jsonl")
+_RESAMPLES = 10_000
+_MAX_NAME_LENGTH = 120
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two evaluations on the same rows.
+
+    `difference` is a's accuracy less b's, its interval a bootstrap that resamples premises; `mcnemar_p` is of
+    McNemar's exact test, which takes rows to be independent.
+    """
+
+    a: str
+    b: str
+    both_right: int
+    only_a_right: int
+    only_b_right: int
+    both_wrong: int
+    mcnemar_p: float
+    difference: float
+    difference_ci95: tuple[float, float]
+
+
+def mcnemar_exact(only_a_right: int, only_b_right: int) -> float:
+    """Two-sided p of McNemar's exact test: of the rows that one of two got right, each was as likely to.
+
+    McNemar 1947 (Psychometrika 12, 153), with the binomial distribution in place of chi-squared; 1 where no row tells
+    the two apart.
+    """
+    discordant = only_a_right + only_b_right
+    return float(binomtest(only_a_right, discordant, 0.5).pvalue) if discordant else 1.0
+
+
+def compare_pair(a: EvaluatedRows, b: EvaluatedRows, groups: np.ndarray, *, seed: int = 0) -> Pair:
+    """Count, test and resample two evaluations.
+
+    Args:
+        a: the one.
+        b: the other, of the same rows.
+        groups: [rows], the premise of each, counted from 0. A single one tells nothing about others: -1 to 1.
+        seed: of the bootstrap.
+    """
+    a_correct, b_correct = a.correct, b.correct
+    counts = np.bincount(2 * a_correct + b_correct, minlength=4)
+    columns = np.stack([a_correct.astype(float) - b_correct, np.ones(len(a_correct))], axis=1)
+    interval = (-1.0, 1.0)
+    if groups.max() > 0:
+        resampled = resample_groups(sum_by_group(groups, columns), seed=seed, resamples=_RESAMPLES)
+        interval = percentile_interval(resampled[:, 0] / resampled[:, 1])
+    return Pair(
+        a=a.name,
+        b=b.name,
+        both_right=int(counts[3]),
+        only_a_right=int(counts[2]),
+        only_b_right=int(counts[1]),
+        both_wrong=int(counts[0]),
+        mcnemar_p=mcnemar_exact(int(counts[2]), int(counts[1])),
+        difference=float(columns[:, 0].mean()),
+        difference_ci95=interval,
+    )
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Evaluations of the same rows next to each other.
+
+    Args:
+        folder: of compare.json and differences.jsonl.
+        record: what compare.json holds.
+    """
+
+    folder: Path
+    record: dict[str, Any]
+
+    @property
+    def pairs(self) -> list[Pair]:
+        """The paired tests of every two evaluations."""
+        return [Pair(**{**pair, "difference_ci95": tuple(pair["difference_ci95"])}) for pair in self.record["pairs"]]
+
+    @property
+    def names(self) -> list[str]:
+        """The evaluations, in the order given."""
+        return [evaluation["name"] for evaluation in self.record["evaluations"]]
+
+    @property
+    def agreement(self) -> np.ndarray:
+        """[evaluations, evaluations], the share of rows with the same prediction."""
+        return np.array(self.record["agreement"])
+
+    @property
+    def differing_rows(self) -> int:
+        """Rows on which the predictions differ."""
+        return int(self.record["differing_rows"])
+
+    def report(self) -> str:
+        """Return the comparison as text for a terminal."""
+        return comparison_report(self.record)
+
+
+def compare(folders: Sequence[Path], output: Path | None = None) -> Comparison:
+    """Compare evaluations and write compare.json and differences.jsonl, the rows on which predictions differ.
+
+    Args:
+        folders: at least two evaluations of the same rows.
+        output: where to; default: `<run of the first>/compare/<names>`.
+
+    Raises:
+        ToolkitError: a folder is no evaluation, the rows are not the same, or `output` holds something else.
+    """
+    if len(folders) < 2:
+        raise RunError("A comparison needs at least two evaluations.", hint="Give two or more.")
+    if len({folder.resolve() for folder in folders}) < len(folders):
+        raise RunError("An evaluation is given twice.", hint="Give each folder once.")
+    output = output or default_output(folders)
+    _check_output(output)
+    evaluations = _with_distinct_names([read_evaluation(folder) for folder in folders])
+    for evaluation in evaluations[1:]:
+        check_same_rows(evaluations[0], evaluation)
+    first = evaluations[0]
+    premises, groups = np.unique(first.premise_hashes, return_inverse=True)
+    predicted = np.stack([evaluation.predicted for evaluation in evaluations])
+    differing = (predicted != predicted[0]).any(axis=0)
+    record = {
+        "rows": len(first.row_hashes),
+        "premise_groups": len(premises),
+        "labels": first.metrics["labels"],
+        "evaluations": [_summarize(evaluation) for evaluation in evaluations],
+        "pairs": [asdict(compare_pair(a, b, groups)) for a, b in combinations(evaluations, 2)],
+        "agreement": [[float((a == b).mean()) for b in predicted] for a in predicted],
+        "differing_rows": int(differing.sum()),
+    }
+    _write(output, record, evaluations, differing)
+    return Comparison(output, record)
+
+
+def _with_distinct_names(evaluations: Sequence[EvaluatedRows]) -> list[EvaluatedRows]:
+    """As they are; runs of one name in two places are told apart by their whole paths."""
+    if len({evaluation.name for evaluation in evaluations}) == len(evaluations):
+        return list(evaluations)
+    return [replace(evaluation, name=str(evaluation.folder.resolve())) for evaluation in evaluations]
+
+
+def _summarize(evaluation: EvaluatedRows) -> dict[str, Any]:
+    correct = int(evaluation.correct.sum())
+    return {
+        "name": evaluation.name,
+        "folder": str(evaluation.folder.resolve()),
+        "model": evaluation.metrics.get("model"),
+        "mode": evaluation.metrics.get("mode"),
+        "shots": evaluation.metrics.get("shots", 0),
+        "accuracy": correct / len(evaluation.row_hashes),
+        "accuracy_ci95": list(wilson_interval(correct, len(evaluation.row_hashes))),
+    }
+
+
+def default_output(folders: Sequence[Path]) -> Path:
+    """`<run of the first>/compare/<names>`; an evaluation of another run has the run's name before its own."""
+    first, *other_folders = (folder.resolve() for folder in folders)
+    names = [first.name]
+    for folder in other_folders:
+        is_same_run = folder.parent == first.parent
+        names.append(folder.name if is_same_run else f"{folder.parent.parent.name}_{folder.name}")
+    name = "--".join(names)
+    if len(name) > _MAX_NAME_LENGTH or len(set(names)) < len(names):  # then names alone do not tell comparisons apart
+        digest = hashlib.sha256("\n".join(str(folder.resolve()) for folder in folders).encode()).hexdigest()[:8]
+        name = f"{name[:_MAX_NAME_LENGTH]}-{digest}"
+    return first.parent.parent / "compare" / name
+
+
+def _check_output(output: Path) -> None:
+    if not output.exists() and not output.is_symlink():
+        return
+    file_names = {path.name for path in output.iterdir()} if output.is_dir() and not output.is_symlink() else {""}
+    if file_names and ("compare.json" not in file_names or file_names - set(_OUTPUT_FILES)):
+        raise RunError(
+            f"{output} holds something else than a former comparison, so it is not overwritten.",
+            hint="Give another folder with output=DIR.",
+        )
+
+
+def _write(output: Path, record: dict[str, Any], evaluations: Sequence[EvaluatedRows], differing: np.ndarray) -> None:
+    with atomic_path(output) as partial:
+        partial.mkdir(parents=True)
+        write_json(partial / "compare.json", record)
+        with (partial / "differences.jsonl").open("w", encoding="utf-8", newline="\n") as file:
+            for row in differing_rows(evaluations, differing):
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def comparison_report(record: dict[str, Any]) -> str:
+    """A comparison as text for a terminal."""
+    names = [evaluation["name"] for evaluation in record["evaluations"]]
+    width = max(map(len, names))
+    lines = [f"{record['rows']:,} rows of {record['premise_groups']:,} premises\n"]
+    for evaluation in record["evaluations"]:
+        low, high = evaluation["accuracy_ci95"]
+        lines.append(f"{evaluation['name']:<{width}}  {evaluation['accuracy']:.2%} [{low:.2%}, {high:.2%}]")
+    for pair in record["pairs"]:
+        low, high = pair["difference_ci95"]
+        lines += [
+            f"\n{pair['a']} less {pair['b']}: {pair['difference']:+.2%} [{low:+.2%}, {high:+.2%}]",
+            f"  right alone {pair['only_a_right']:,} and {pair['only_b_right']:,}, both {pair['both_right']:,}, "
+            f"neither {pair['both_wrong']:,}; McNemar's exact test p = {pair['mcnemar_p']:.3g}",
+        ]
+    if len(record["pairs"]) > 1:
+        lines.append(f"\nThe p of {len(record['pairs'])} pairs are not corrected for their number.")
+    lines.append("\nshare of rows with the same prediction")
+    for name, shares in zip(names, record["agreement"], strict=True):
+        lines.append(f"{name:<{width}}  " + "  ".join(f"{share:>7.2%}" for share in shares))
+    lines.append(f"\n{record['differing_rows']:,} rows have different predictions")
+    return escape_control_characters("\n".join(lines))

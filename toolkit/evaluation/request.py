@@ -1,0 +1,46 @@
+"""What an evaluation is asked to measure; a look at it costs no imports that take seconds."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from toolkit.data.few_shot import check_shots
+from toolkit.data.sources import check_files_exist, parse_data
+from toolkit.recipe.model_kind import require_decoder
+from toolkit.runs.model_ref import ModelRef
+from toolkit.runs.run_paths import check_writable
+from toolkit.runs.trained_run import TrainedRun
+
+Mode = Literal["constrained", "free"]
+
+
+@dataclass(frozen=True)
+class EvaluationRequest:
+    """What to measure.
+
+    Args:
+        model: which of the run's models.
+        data: other rows than the recipe's evaluation rows, see `parse_data`.
+        limit: the first N rows only; a look, for which no temperature is fitted.
+        mode: constrained to the labels, where a temperature is fitted on the rows that training held back; or free.
+        shots: training rows that stand solved before each question, see `draw_shots`; for the base model alone.
+    """
+
+    model: ModelRef = ModelRef("adapter")  # noqa: RUF009 - frozen
+    data: str | None = None
+    limit: int | None = None
+    mode: Mode = "constrained"
+    shots: int = 0
+
+    def check(self, run: TrainedRun) -> None:
+        """Refuse what the run alone tells cannot be measured, before packages that take seconds to import.
+
+        Raises:
+            ToolkitError: there is no such model or file, or the model cannot be asked in this way.
+        """
+        kind = run.recipe.model.kind
+        self.model.check(run.folder, kind)
+        if self.mode == "free" or self.shots:
+            require_decoder(kind, 'mode="free"' if self.mode == "free" else f"shots={self.shots}")
+        check_shots(self.model.name, self.shots)
+        check_files_exist(parse_data(self.data) if self.data else run.recipe.data.eval)
+        check_writable(run.folder.eval)

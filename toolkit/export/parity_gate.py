@@ -1,0 +1,265 @@
+"""The parity gate: the exported files answer as the adapter that was measured, row by row, or they are refused."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from toolkit.data.example import Example
+from toolkit.evaluation.intervals import wilson_interval
+from toolkit.export.agreement import Agreement, compare_scores, label_probabilities
+from toolkit.export.chat_tokens import compare_chat_tokens
+from toolkit.inference.label_trie import LabelTrie
+from toolkit.inference.llama_cpp_scorer import LlamaCppScorer
+from toolkit.inference.loading import open_scorer, score
+from toolkit.models.gguf_types import FILE_TYPES
+from toolkit.prompts.encoder import EncodedRow, PromptEncoder
+from toolkit.recipe.schema import GgufType
+from toolkit.runs.model_ref import ModelRef
+from toolkit.runs.trained_run import TrainedRun
+from toolkit.utils.terminal import escape_control_characters
+
+Verify = int | Literal["all"]
+MIN_AGREEMENT, MIN_AGREEMENT_NARROW = 0.99, 0.95
+_NEAR_TIE, _NEAR_TIE_NARROW = 0.2, 1.0  # nats: odds of 55 to 45, and of 73 to 27
+_MAX_ROUNDING_SHIFT = 0.1  # nats, the mean over edges: what bfloat16 on either side moves a score by stays far below
+_SPOT_CHECK_ROWS = 32  # enough to see that two models are one, or that they are not
+_SHOWN_DISAGREEMENTS = 5
+"""Disagreements of a model that the terminal shows, the clearest first; parity.json has them all."""
+
+
+@dataclass(frozen=True)
+class Parity:
+    """One model beside the adapter; without reasons against it, it passes. `min_agreement` None asks for none."""
+
+    model: str
+    file: str | None
+    agreement: Agreement
+    min_agreement: float | None
+    different_tokens: int | None
+    reasons: tuple[str, ...]
+
+    @property
+    def verdict(self) -> Literal["passed", "refused"]:
+        """What the gate says."""
+        return "refused" if self.reasons else "passed"
+
+    def record(self) -> dict[str, Any]:
+        """Its entry in parity.json."""
+        agreement = self.agreement
+        return {
+            "model": self.model,
+            "file": self.file,
+            "rows": agreement.rows,
+            "equal": agreement.equal,
+            "agreement": agreement.share,
+            "min_agreement": self.min_agreement,
+            "accuracy": agreement.accuracy,
+            "accuracy_ci95": list(agreement.accuracy_ci95),
+            "probability_difference": {"mean": agreement.mean_difference, "max": agreement.largest_difference},
+            "different_tokens": self.different_tokens,
+            "verdict": self.verdict,
+            "reasons": list(self.reasons),
+            "disagreements": [
+                {("adapter" if key == "reference" else key): value for key, value in asdict(disagreement).items()}
+                for disagreement in agreement.disagreements
+            ],
+        }
+
+
+class ParityGate:
+    """Rows that went through the adapter, and each exported model's answers to them.
+
+    Args:
+        run: the run.
+        encoder: text -> ids of the run's tokenizer.
+        examples: the rows to compare on, see `choose_rows`.
+        min_agreement: the least share of equal predictions; None takes 0.99 for files of 8 bits or more, 0.95 below.
+    """
+
+    def __init__(
+        self,
+        run: TrainedRun,
+        encoder: PromptEncoder,
+        examples: Sequence[Example],
+        min_agreement: float | None,
+    ) -> None:
+        self.examples = list(examples)
+        self.results: list[Parity] = []
+        self._run = run
+        self._encoder = encoder
+        self._rows: list[EncodedRow] = encoder.encode(self.examples)
+        self._trie = LabelTrie(encoder.label_ids)
+        self._min_agreement = min_agreement
+        self._merged_share = 1.0
+        self._adapter = self._torch_scores("adapter", len(self._rows))
+        self._base = self._torch_scores("base", _SPOT_CHECK_ROWS)
+        predicted = self._trie.greedy(self._adapter)
+        self.example = (self.examples[0].premise, self.examples[0].hypothesis, predicted[0])
+        """Premise and hypothesis of a row, and what the adapter answers."""
+        self._correct = sum(row.label == label for row, label in zip(self.examples, predicted, strict=True))
+
+    @property
+    def refused(self) -> list[Parity]:
+        """The models that do not pass."""
+        return [parity for parity in self.results if parity.reasons]
+
+    def check_merged(self) -> None:
+        """Compare the merged weights on disk with the adapter on its base.
+
+        Merging rounds once to the base's own type, which turns near ties at most; a few rows tell. An adapter that was
+        trained on 4-bit weights meets other ones here: all rows tell how much that changes, and it is no reason to
+        refuse.
+        """
+        was_4bit = self._run.recipe.model.load_in_4bit
+        scores = self._torch_scores("merged", len(self._rows) if was_4bit else _SPOT_CHECK_ROWS)
+        agreement = self._compare(scores, _NEAR_TIE)
+        mean_shift = float(np.abs(scores - self._adapter[: len(scores)]).mean())
+        shift_reason = (
+            f"its log-probabilities are {mean_shift:.3f} nats from the adapter's on average; "
+            f"rounding explains {_MAX_ROUNDING_SHIFT}"
+            if mean_shift > _MAX_ROUNDING_SHIFT and not was_4bit
+            else ""
+        )
+        self._merged_share = agreement.share
+        self._add_result("merged", None, agreement, None, None, [self._wrong_model_reason(scores), shift_reason])
+
+    def check_gguf(self, file_type: GgufType, file: Path) -> None:
+        """Compare a GGUF's answers in llama.cpp with the adapter's, and the tokens of a plain chat call with ours."""
+        is_wide = FILE_TYPES[file_type].is_wide
+        min_agreement = self._min_agreement or (MIN_AGREEMENT if is_wide else MIN_AGREEMENT_NARROW)
+        with LlamaCppScorer(file, self._trie, context_length=self._run.recipe.model.max_seq_length) as scorer:
+            scores = score(scorer, [row.prompt for row in self._rows])
+            different_tokens, tokens_reason = compare_chat_tokens(
+                scorer.model, self._encoder, self.examples, self._rows
+            )
+        agreement = self._compare(scores, _NEAR_TIE if is_wide else _NEAR_TIE_NARROW)
+        reasons = [
+            tokens_reason,
+            self._wrong_model_reason(scores),
+            _agreement_reason(agreement, min_agreement, self._merge_note()),
+        ]
+        self._add_result(
+            f"gguf-{file_type}",
+            str(file.relative_to(self._run.path)),
+            agreement,
+            min_agreement,
+            different_tokens,
+            reasons,
+        )
+
+    def record(self, data: str) -> dict[str, Any]:
+        """What parity.json holds; `data` names the rows' source."""
+        rows = len(self.examples)
+        return {
+            "reference": "adapter",
+            "rows": rows,
+            "data": data,
+            "labels": list(self._trie.labels),
+            "accuracy": self._correct / rows,
+            "accuracy_ci95": list(wilson_interval(self._correct, rows)),
+            "models": [parity.record() for parity in self.results],
+        }
+
+    def table(self) -> str:
+        """The results for a terminal."""
+        rows, correct = len(self.examples), self._correct
+        header = (
+            f"{'parity':<13} {'equal':>15}  {'accuracy':<23}  {'probability: mean':>17} {'max':>7}  tokens  verdict"
+        )
+        lines = [
+            header,
+            f"{'adapter':<13} {'':>15}  {_format_accuracy(correct / rows, wilson_interval(correct, rows))}",
+        ]
+        for parity in self.results:
+            agreement = parity.agreement
+            tokens = "-" if parity.different_tokens is None else f"{parity.different_tokens} differ"
+            lines.append(
+                f"{parity.model:<13} {f'{agreement.equal}/{agreement.rows}':>8} {agreement.share:>6.1%}  "
+                f"{_format_accuracy(agreement.accuracy, agreement.accuracy_ci95):<23}  "
+                f"{agreement.mean_difference:>17.5f} {agreement.largest_difference:>7.4f}  {tokens:<6}  "
+                f"{parity.verdict}"
+            )
+            lines += [f"  refused: {reason}" for reason in parity.reasons]
+            lines += [
+                f"  row {row.id}: adapter {row.reference}, here {row.model} ({row.kind}: {row.margin:.3f} nats)"
+                for row in sorted(agreement.disagreements, key=lambda row: -row.margin)[:_SHOWN_DISAGREEMENTS]
+            ]
+        return escape_control_characters("\n".join(lines))
+
+    def _torch_scores(self, model: str, rows: int) -> np.ndarray:
+        with open_scorer(self._run, ModelRef.parse(model), self._trie) as scorer:
+            return score(scorer, [row.prompt for row in self._rows[:rows]])
+
+    def _merge_note(self) -> str:
+        if not self._run.recipe.model.load_in_4bit:
+            return ""
+        return f" (the adapter was trained on 4-bit weights; merging it alone keeps {self._merged_share:.1%})"
+
+    def _compare(self, scores: np.ndarray, near_tie: float) -> Agreement:
+        rows = len(scores)
+        return compare_scores(self.examples[:rows], self._trie, self._adapter[:rows], scores, near_tie=near_tie)
+
+    def _add_result(
+        self,
+        model: str,
+        file: str | None,
+        agreement: Agreement,
+        min_agreement: float | None,
+        different_tokens: int | None,
+        reasons: list[str],
+    ) -> None:
+        self.results.append(
+            Parity(model, file, agreement, min_agreement, different_tokens, tuple(filter(None, reasons)))
+        )
+
+    def _wrong_model_reason(self, scores: np.ndarray) -> str:
+        """A sign that the file holds another model than the adapter on its base; empty where there is none."""
+        label_scores = self._trie.label_log_probs(scores)
+        rows_differ = len({row.prompt for row in self._rows[: len(scores)]}) > 1
+        if not np.ptp(label_scores, axis=1).any() or (rows_differ and not np.ptp(label_scores, axis=0).any()):
+            return "its label scores are the same whatever it reads, so it does not answer at all"
+        row_count = min(len(scores), len(self._base))
+        exported, base, adapter = (
+            label_probabilities(self._trie, edge_scores[:row_count])
+            for edge_scores in (scores, self._base, self._adapter)
+        )
+        # Half, since an adapter that changes little is no nearer to a coarse file than its base is.
+        if np.abs(exported - base).mean() < np.abs(exported - adapter).mean() / 2:
+            return "it answers as the base model does: the adapter is missing from it"
+        return ""
+
+
+def choose_rows(examples: Sequence[Example], verify: Verify, seed: int) -> list[Example]:
+    """Rows to compare on: all, or a random sample in which each label has its share, in the rows' own order."""
+    if verify == "all" or verify >= len(examples):
+        return list(examples)
+    random = np.random.default_rng(seed)
+    labels = np.array([example.label for example in examples])
+    # A row's place among the shuffled rows of its label, as a share of them: the smallest ones hold all labels alike.
+    relative_ranks = np.empty(len(examples))
+    for label in sorted(set(labels)):
+        rows = np.flatnonzero(labels == label)
+        relative_ranks[rows] = (random.permutation(len(rows)) + 0.5) / len(rows)
+    return [examples[row] for row in sorted(np.argsort(relative_ranks, kind="stable")[:verify].tolist())]
+
+
+def _agreement_reason(agreement: Agreement, min_agreement: float, merge_note: str) -> str:
+    if agreement.share >= min_agreement:
+        return ""
+    cause = (
+        f"{agreement.clear_disagreements} differ by a clear margin: the export is broken, "
+        "or the file type far too coarse"
+        if agreement.clear_disagreements
+        else "all that differ are near ties: the file type is too coarse for rows of which the adapter is unsure"
+    )
+    return (
+        f"{agreement.equal} of {agreement.rows} predictions are equal, less than {min_agreement:.1%}; "
+        f"{cause}{merge_note}"
+    )
+
+
+def _format_accuracy(share: float, interval: tuple[float, float]) -> str:
+    return f"{share:.1%} [{interval[0]:.1%}, {interval[1]:.1%}]"

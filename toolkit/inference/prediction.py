@@ -1,0 +1,191 @@
+"""Labels for new pairs: one, or a file of any size, with what was scored so far safe from an interruption."""
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+import toolkit
+from toolkit.data.examples import row_texts
+from toolkit.data.prediction_writers import Prediction, added_columns, check_formats, read_columns, write_predictions
+from toolkit.data.sources import Row, stream_file
+from toolkit.errors import DataError, RunError
+from toolkit.inference.classifier import Classifier
+from toolkit.inference.resumable_output import CHUNK_ROWS, Journal, open_journal
+from toolkit.prompts.encoder import EncodedRow
+from toolkit.prompts.sentence_pairs import EncodedPair
+from toolkit.recipe.schema import Recipe
+from toolkit.runs.model_ref import ModelRef
+from toolkit.runs.run_folder import read_object
+from toolkit.runs.trained_run import TrainedRun
+from toolkit.utils.atomic_io import atomic_path, file_fingerprint, file_sha256
+from toolkit.utils.progress import progress_bar, show_progress
+
+_SHOWN_ROWS = 3
+
+
+def predict_pair(classifier: Classifier, premise: str, hypothesis: str) -> Prediction:
+    """Label one pair.
+
+    Raises:
+        DataError: a text is empty or too long.
+    """
+    names = classifier.run.recipe.data.columns
+    try:
+        row = _encode(classifier, {names.premise: premise, names.hypothesis: hypothesis})
+    except DataError as error:
+        raise DataError(f"The pair cannot be scored: {error}.") from error
+    with show_progress(False):
+        scores = classifier.label_scores([row])
+    return Prediction(scores.decoded[0], classifier.probabilities(scores.log_likelihoods)[0].tolist())
+
+
+def predict_file(classifier: Classifier, source: Path, target: Path) -> int:
+    """Label each row of a file and write them, with all their columns, in the same format.
+
+    Every row is checked before the first is scored. Scores gather in `target`.partial, from which the same call
+    resumes; `target` appears at the end, whole.
+
+    Args:
+        classifier: the model to ask.
+        source: a .jsonl, .csv, .tsv or .parquet file; the recipe names its columns.
+        target: the file to write, of the same format.
+
+    Returns:
+        How many premises lost their end to fit.
+
+    Raises:
+        ToolkitError: naming the rows that cannot be scored, or what else is wrong; `target` is untouched.
+    """
+    check_formats(source, target)
+    fingerprint = file_fingerprint([source])
+    rows, shortened = _check_rows(classifier, source)
+    origin = {
+        "input": fingerprint,
+        "model": file_fingerprint(_model_files(classifier)),
+        "recipe": _recipe_fingerprint(classifier.run.recipe),
+        "toolkit version": toolkit.__version__,
+        "rows": rows,
+    }
+    with open_journal(target.with_name(f"{target.name}.partial"), origin) as journal:
+        _score_rows(classifier, source, rows, journal)
+        if file_fingerprint([source]) != fingerprint:
+            raise DataError(f"{source} changed while it was read.", hint="Start again when it is complete.")
+        with atomic_path(target) as partial:
+            write_predictions(source, partial, _predictions(classifier, journal), classifier.classes_)
+        journal.path.unlink()
+    return shortened
+
+
+def _check_rows(classifier: Classifier, source: Path) -> tuple[int, int]:
+    """(rows, those whose premise is shortened); a row that cannot be scored is refused by its number."""
+    recipe = classifier.run.recipe
+    _check_columns(recipe, source)
+    reserved = added_columns(source.suffix, classifier.classes_)
+    number = shortened = 0
+    problems: list[str] = []
+    for number, row in enumerate(progress_bar(stream_file(source), desc="checking", unit="row"), 1):
+        try:
+            if conflicts := [column for column in reserved if column in row]:
+                raise DataError(f"it has a column {conflicts[0]!r} already")
+            shortened += _encode(classifier, row).shortened
+        except DataError as error:
+            problems.append(f"row {number}: {error}" if len(problems) < _SHOWN_ROWS else "")
+    if problems:
+        total = f" ({len(problems)} rows cannot be scored)" if len(problems) > 1 else ""
+        raise DataError(f"{source}, {'; '.join(problems[:_SHOWN_ROWS])}{total}.", hint="Mend or remove the rows.")
+    return number, shortened
+
+
+def _check_columns(recipe: Recipe, source: Path) -> None:
+    columns = read_columns(source)
+    for column in (recipe.data.columns.premise, recipe.data.columns.hypothesis):
+        if column not in columns:
+            raise DataError(
+                f"{source} has no column {column!r}; its columns are {', '.join(map(repr, columns))}.",
+                hint='Name the columns, e.g. overrides={"data.columns.premise": "sentence1"}.',
+            )
+
+
+def _encode(classifier: Classifier, row: Row) -> EncodedRow | EncodedPair:
+    return classifier.encoder.question(*row_texts(classifier.run.recipe, row))
+
+
+def _model_files(classifier: Classifier) -> list[Path]:
+    run, model = classifier.run, classifier.model
+    tokenizer = [run.folder.adapter / "tokenizer.json", run.folder.adapter / "chat_template.jinja"]
+    if model.gguf:
+        weights = [model.gguf]
+    elif model.name == "merged":
+        weights = sorted(run.folder.merged.glob("*.safetensors"))
+    else:
+        from toolkit.models.model_folder import find_base
+
+        weights = sorted(find_base(run).glob("*.safetensors"))
+    if model.name == "adapter":
+        weights += [run.folder.adapter / "adapter_config.json", run.folder.adapter / "adapter_model.safetensors"]
+    return [path for path in [*weights, *tokenizer] if path.is_file()]
+
+
+def _recipe_fingerprint(recipe: Recipe) -> str:
+    columns = [recipe.data.columns.premise, recipe.data.columns.hypothesis]
+    settings = [recipe.task.model_dump(), recipe.model.model_dump(), recipe.evaluation.batch_tokens, columns]
+    return hashlib.sha256(json.dumps(settings, ensure_ascii=False).encode()).hexdigest()
+
+
+def _score_rows(classifier: Classifier, source: Path, rows: int, journal: Journal) -> None:
+    """Score what the journal lacks."""
+    if journal.done == rows:
+        return
+    with progress_bar(total=rows, initial=journal.done, desc="predicting", unit="row") as bar, show_progress(False):
+        remaining = islice(stream_file(source), journal.done, None)
+        try:
+            while chunk := list(islice(remaining, CHUNK_ROWS)):
+                encoded = [_encode(classifier, row) for row in chunk]
+                scores = classifier.label_scores(encoded, first_row=journal.done + 1)
+                journal.append(scores.decoded, scores.log_likelihoods)
+                bar.update(len(chunk))
+        except KeyboardInterrupt as interrupt:
+            bar.close()
+            progress = f"{journal.done:,} of {rows:,} rows are kept in {journal.path}"
+            raise KeyboardInterrupt(f"{progress}; the same command goes on from there.") from interrupt
+
+
+def _predictions(classifier: Classifier, journal: Journal) -> Iterator[Prediction]:
+    for labels, log_likelihoods in journal.chunks():
+        yield from map(Prediction, labels, classifier.probabilities(log_likelihoods).tolist())
+
+
+def stored_temperature(run: TrainedRun, model: ModelRef) -> float:
+    """Return the temperature that the evaluation of `model` on the recipe's own rows found (Guo et al. 2017).
+
+    Raises:
+        RunError: there is no such evaluation, it found none, or it was of another prompt or file.
+    """
+    changed_keys = [key for key in run.overridden if key.startswith(("task.", "model."))]
+    if changed_keys:
+        raise RunError(
+            "calibrated=True uses a temperature that was fitted with the run's own recipe, "
+            f"and {changed_keys[0]} is changed.",
+            hint="Leave out calibrated=True, or the overrides.",
+        )
+    path = run.folder.eval / model.label(run.folder) / "metrics.json"
+    metrics = read_object(path) if path.is_file() else {}
+    calibration = metrics.get("calibration") or {}
+    temperature = calibration.get("temperature") if isinstance(calibration, dict) else "none"
+    if temperature is None:
+        raise RunError(
+            f"calibrated=True needs the temperature of {model}, and {path} holds none.",
+            hint="It is fitted on rows held back from training: train with data.calibration_share, then "
+            f"toolkit.open_run({str(run.path)!r}).evaluate({str(model)!r})",
+        )
+    if model.gguf and metrics.get("model_sha256") != file_sha256(model.gguf):
+        raise RunError(
+            f"calibrated=True uses the temperature in {path}, and {model} is not the file that was measured there.",
+            hint=f"Measure this one: toolkit.open_run({str(run.path)!r}).evaluate({str(model)!r})",
+        )
+    if not isinstance(temperature, (int, float)) or not 0 < temperature < math.inf:
+        raise RunError(f"{path} holds no temperature above 0, so it is damaged.", hint="Evaluate again.")
+    return float(temperature)

@@ -1,0 +1,61 @@
+"""Adapter and base become one set of weights."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+
+from toolkit.errors import ModelError, ToolkitError, first_line
+from toolkit.utils.atomic_io import atomic_path
+from toolkit.models.backend import AutoModelForCausalLM
+from toolkit.models.loading import load_adapter
+from toolkit.models.parameters import model_config
+from toolkit.utils.memory_errors import memory_errors
+from toolkit.prompts.tokenizer import load_tokenizer
+from toolkit.recipe.schema import GgufType
+
+_OUT_OF_MEMORY_HINT = "Export on a machine of more memory; the run folder can be copied there."
+_GGUF_NAMES: dict[torch.dtype, GgufType] = {torch.bfloat16: "bf16", torch.float16: "f16", torch.float32: "f32"}
+
+
+def merge_adapter(base: Path, adapter: Path, destination: Path) -> None:
+    """Write base + adapter as safetensors of the base's own type, with the adapter's tokenizer.
+
+    The sum is made in float32 and rounded once: to bfloat16 by at most 2^-9 of each weight, to float16 by 2^-12. The
+    base is the unquantised one, also for an adapter that was trained on 4-bit weights: merging into those would change
+    the answers (huggingface/peft#2321).
+
+    Raises:
+        ModelError: the adapter does not fit the base, or the base is itself quantised.
+    """
+    config = model_config(base)
+    if getattr(config, "quantization_config", None) is not None:
+        raise ModelError(
+            f"The base model {base} is quantised, and an adapter merges into 16-bit weights alone.",
+            hint="Train on the 16-bit model with model.load_in_4bit: true; it is quantised as it is loaded.",
+        )
+    try:
+        with memory_errors(
+            f"{base} does not fit into memory in float32, in which it is merged.", hint=_OUT_OF_MEMORY_HINT
+        ):
+            model = AutoModelForCausalLM.from_pretrained(
+                base, dtype=torch.float32, local_files_only=True, trust_remote_code=False, use_safetensors=True
+            )
+    except ToolkitError:
+        raise
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise ModelError(f"{base} cannot be loaded: {first_line(error)}") from error
+    merged = load_adapter(model, adapter).merge_and_unload(safe_merge=True).to(_merged_dtype(config))
+    with atomic_path(destination) as partial:
+        merged.save_pretrained(partial)
+        load_tokenizer(adapter).save_pretrained(partial)
+
+
+def merged_type(config: Any) -> GgufType:
+    """Return the GGUF file type that holds the weights of a model configuration as they are: f16, bf16 or f32."""
+    return _GGUF_NAMES[_merged_dtype(config)]
+
+
+def _merged_dtype(config: Any) -> torch.dtype:
+    return config.dtype if config.dtype in _GGUF_NAMES else torch.float32

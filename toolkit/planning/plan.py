@@ -1,0 +1,115 @@
+"""The plan of a run: every `auto` of its training section resolved before any weight is loaded, with the reasons."""
+
+import math
+import os
+from dataclasses import replace
+from typing import Any
+
+from toolkit.batching.collators import PaddedCollator, Row, TreeCollator
+from toolkit.batching.sampling import choose_batch_tokens, choose_micro_batch
+from toolkit.errors import RecipeError
+from toolkit.planning.device import Device, this_device
+from toolkit.planning.job import Batching, Collator, Plan, TrainingJob, choose_grouping
+from toolkit.planning.memory import activation_bytes_per_token
+from toolkit.planning.preflight import Preflight
+from toolkit.planning.shapes import ModelShape
+
+_MIN_TOKEN_RATIO = 1.3
+"""Padded tokens per node from which a tree is taken: below, building it and its mask may cost what it saves."""
+_MEASURED_STEPS = 32
+_ANSWER_SHARE = 0.25
+"""More than any answer's share of the tokens that its row has for itself."""
+_ENCODER_REASON = "an encoder reads in both directions, so rows share no beginning that could be computed once"
+
+
+def plan_job(preflight: Preflight[Any], device: Device | None = None) -> TrainingJob:
+    """Resolve every `auto` of the recipe's training section for a device.
+
+    Args:
+        preflight: the recipe and its rows.
+        device: which; default: this one.
+
+    Raises:
+        RecipeError: the batch cannot be shared by the processes.
+    """
+    training = preflight.recipe.training
+    device = device or this_device()
+    checkpointing = (
+        device.kind == "cuda" if training.gradient_checkpointing == "auto" else training.gradient_checkpointing
+    )
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if training.batch_size % processes:
+        raise RecipeError(
+            f"training.batch_size {training.batch_size} is no multiple of {processes} processes.",
+            hint="Choose a multiple, or start fewer processes.",
+        )
+    affordable_tokens = _affordable_tokens(preflight, device, checkpointing)
+    steps_per_epoch = len(preflight.train_rows) / training.batch_size
+    # Several processes step together or not at all: what is left of an epoch is too little for one of them.
+    steps_per_epoch = math.ceil(steps_per_epoch) if processes == 1 else math.floor(steps_per_epoch)
+    if not steps_per_epoch:
+        raise RecipeError(
+            f"{len(preflight.train_rows)} training rows make no batch of {training.batch_size} for {processes} "
+            "processes.",
+            hint="Lower training.batch_size, or start one process.",
+        )
+    micro_batch_size, batch_tokens = training.micro_batch_size, training.batch_tokens
+    if micro_batch_size == "auto":
+        micro_batch_size = choose_micro_batch(
+            training.batch_size, processes, preflight.tokens.longest, affordable_tokens
+        )
+    if batch_tokens == "auto":
+        batch_tokens = choose_batch_tokens(preflight.tokens.longest, affordable_tokens)
+    optimizer = "adamw_8bit" if device.kind == "cuda" else "adamw_torch_fused"
+    plan = Plan(
+        batching=Batching("prefix_tree", "the recipe sets training.batching"),
+        batch_size=training.batch_size,
+        processes=processes,
+        steps=training.max_steps or math.ceil(steps_per_epoch * training.epochs),
+        micro_batch_size=min(micro_batch_size, training.batch_size // processes),
+        batch_tokens=batch_tokens,
+        group_by_premise=choose_grouping(training, in_trees=training.batching != "padded"),
+        gradient_checkpointing=checkpointing,
+        optimizer=optimizer if training.optimizer == "auto" else training.optimizer,
+    )
+    job = TrainingJob(preflight, plan, device)
+    plan = replace(plan, batching=_choose_batching(job))
+    return job.with_plan(replace(plan, group_by_premise=choose_grouping(training, in_trees=plan.is_tree)))
+
+
+def _choose_batching(job: TrainingJob) -> Batching:
+    """Measure what a tree would save on the first steps; an encoder's rows are always padded."""
+    recipe, plan = job.recipe, job.plan
+    if recipe.model.kind == "encoder":
+        return Batching("padded", _ENCODER_REASON)
+    batching, loss_on = recipe.training.batching, recipe.training.loss_on
+    batches = job.first_batches(_MEASURED_STEPS)
+    padded = _count_tokens(PaddedCollator(plan.micro_batch_size, loss_on), batches)
+    nodes = _count_tokens(TreeCollator(plan.batch_tokens, loss_on), batches)
+    ratio = round(padded / nodes, 3)
+    measurement = f"{padded / len(batches):,.0f} padded tokens of a step are {nodes / len(batches):,.0f} nodes"
+    if batching != "auto":
+        return Batching(batching, f"the recipe sets training.batching; {measurement}, a ratio of {ratio:.2f}", ratio)
+    if ratio >= _MIN_TOKEN_RATIO:
+        return Batching("prefix_tree", f"{measurement}, a ratio of {ratio:.2f}", ratio)
+    return Batching(
+        "padded", f"{measurement}: a ratio of {ratio:.2f} is below {_MIN_TOKEN_RATIO}, so a tree does not pay", ratio
+    )
+
+
+def _count_tokens(collate: Collator, batches: list[list[Row]]) -> int:
+    return sum(micro_batch["input_ids"].numel() for rows in batches for micro_batch in collate(rows)["parts"])
+
+
+def _affordable_tokens(preflight: Preflight[Any], device: Device, checkpointing: bool) -> int:
+    """Tokens whose activations fit into half of the memory beside the weights."""
+    recipe, dtype_bytes = preflight.recipe, device.dtype_bytes(preflight)
+    per_token = activation_bytes_per_token(
+        ModelShape.from_config(preflight.config),
+        recipe.lora,
+        dtype_bytes=dtype_bytes,
+        checkpointing=checkpointing,
+        trained_share=1.0 if recipe.training.loss_on == "full_text" else _ANSWER_SHARE,
+    )
+    weights = preflight.parameters.base_bytes(dtype_bytes, load_in_4bit=recipe.model.load_in_4bit)
+    return max(0, device.memory - weights) // 2 // per_token

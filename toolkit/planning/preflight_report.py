@@ -1,0 +1,98 @@
+"""The pre-flight's findings: rows, tokens, parameters, memory and the verdict, for people and for programs."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from toolkit.planning.device import T4, Device
+from toolkit.planning.job import TrainingJob
+from toolkit.planning.plan import plan_job
+from toolkit.planning.preflight import Preflight, TokenStatistics
+from toolkit.planning.resource_estimate import ResourceEstimate, estimate_lines, estimate_resources
+from toolkit.planning.suggestions import verdict
+
+
+@dataclass(frozen=True)
+class PreflightReport:
+    """Rows, tokens, parameters, memory and verdict of a recipe.
+
+    Args:
+        job: the checked recipe and its plan on this device.
+        target_device: another device that was asked about; None for this one alone.
+    """
+
+    job: TrainingJob
+    target_device: Device | None = None
+
+    @property
+    def preflight(self) -> Preflight[Any]:
+        """The checked recipe: rows, tokens, parameters, precision."""
+        return self.job.preflight
+
+    @property
+    def tokens(self) -> TokenStatistics:
+        """Tokens of the training rows."""
+        return self.preflight.tokens
+
+    @property
+    def trainable_parameters(self) -> int:
+        """The adapter's parameters."""
+        return self.preflight.parameters.trainable
+
+    @property
+    def total_parameters(self) -> int:
+        """The parameters of base model and adapter."""
+        return self.preflight.parameters.total
+
+    @cached_property
+    def estimate(self) -> ResourceEstimate | None:
+        """Memory and disk on the device in question; None for an encoder, whose memory nothing predicts."""
+        return self._assessment[0]
+
+    @property
+    def fits(self) -> bool | None:
+        """Whether training and scoring fit into the memory in question; None for an encoder."""
+        return self.estimate.fits if self.estimate else None
+
+    @property
+    def verdict(self) -> str | None:
+        """`fits`, or `does not fit` and what to change; None for an encoder."""
+        return self._assessment[1]
+
+    def report(self, *, color: bool = False) -> str:
+        """Return the findings as text for a terminal.
+
+        Args:
+            color: mark the trained tokens of the examples with color, rather than with brackets.
+        """
+        lines = [
+            f"{self.preflight.report()}\n",
+            f"{self.preflight.examples(color=color)}\n",
+            f"batch       {self.job.plan}",
+        ]
+        if self._local_estimate is not None:
+            lines.append(estimate_lines(self._local_estimate, self._local_verdict))
+            lines.append(f"            {verdict(self.preflight, self._estimate_for(T4))}")
+            if self.target_device:
+                lines.append(f"            {self.verdict}")
+        return "\n".join(lines)
+
+    @cached_property
+    def _local_estimate(self) -> ResourceEstimate | None:
+        return estimate_resources(self.job) if self.job.recipe.model.kind == "decoder" else None
+
+    @cached_property
+    def _local_verdict(self) -> str:
+        return verdict(self.preflight, self._local_estimate) if self._local_estimate else ""
+
+    @cached_property
+    def _assessment(self) -> tuple[ResourceEstimate | None, str | None]:
+        if self._local_estimate is None:
+            return None, None
+        if self.target_device is None:
+            return self._local_estimate, self._local_verdict
+        estimate = self._estimate_for(self.target_device)
+        return estimate, verdict(self.preflight, estimate)
+
+    def _estimate_for(self, device: Device) -> ResourceEstimate:
+        return estimate_resources(plan_job(self.preflight, device))

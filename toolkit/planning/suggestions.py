@@ -1,0 +1,61 @@
+"""The verdict on a resource estimate, and the changes of a recipe with which it would fit."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+from toolkit.inference.loading import scoring_nodes
+from toolkit.planning.plan import plan_job
+from toolkit.planning.preflight import Preflight
+from toolkit.planning.resource_estimate import ResourceEstimate, estimate_resources
+from toolkit.recipe.loading import as_assignment
+
+
+def suggest_changes(preflight: Preflight[Any], estimate: ResourceEstimate) -> str | None:
+    """Return the first change of the recipe, or the first few together, with which the formula says that it fits."""
+    device, changes = estimate.device, dict[str, Any]()
+    for key, value in _changes(preflight, estimate):
+        changes[key] = value
+        recipe = _with_changes(preflight.recipe, changes)
+        candidate = replace(preflight, recipe=recipe)
+        if estimate_resources(plan_job(candidate, device)).fits:
+            return "set " + ", ".join(as_assignment(name, new_value) for name, new_value in changes.items())
+    return None
+
+
+def _changes(preflight: Preflight[Any], estimate: ResourceEstimate) -> Iterator[tuple[str, Any]]:
+    """From what costs nothing to what costs speed; no part becomes larger than the recipe sets it."""
+    recipe, device = preflight.recipe, estimate.device
+    if estimate.scoring.total > device.memory and preflight.longest_row < scoring_nodes(recipe, device.kind):
+        yield "evaluation.batch_tokens", preflight.longest_row
+    is_tree = plan_job(preflight, device).plan.is_tree
+    key, smallest = ("batch_tokens", preflight.tokens.longest) if is_tree else ("micro_batch_size", 1)
+    configured = getattr(recipe.training, key)
+    if configured != "auto":
+        auto_preflight = replace(preflight, recipe=_with_changes(recipe, {f"training.{key}": "auto"}))
+        if getattr(plan_job(auto_preflight, device).plan, key) < configured:
+            yield f"training.{key}", "auto"
+    if recipe.training.gradient_checkpointing is not True:
+        yield "training.gradient_checkpointing", True
+    if configured == "auto" or smallest < configured:
+        yield f"training.{key}", smallest
+    if not recipe.model.load_in_4bit and device.kind == "cuda":
+        yield "model.load_in_4bit", True
+
+
+def _with_changes(recipe: Any, changes: dict[str, Any]) -> Any:
+    for key, value in changes.items():
+        section, name = key.split(".")
+        recipe = recipe.model_copy(update={section: getattr(recipe, section).model_copy(update={name: value})})
+    return recipe
+
+
+def verdict(preflight: Preflight[Any], estimate: ResourceEstimate) -> str:
+    """`fits`, or `does not fit` and what to change."""
+    name, memory = estimate.device.name, estimate.device.memory
+    training, scoring = estimate.training.total / 1e9, estimate.scoring.total / 1e9
+    usage = f"training {training:.2f} GB, scoring {scoring:.2f} GB of {memory / 1e9:.1f} GB"
+    if estimate.fits:
+        return f"{name}: fits: {usage}"
+    change = suggest_changes(preflight, estimate) or "no key of the recipe helps: take a smaller model or more memory"
+    return f"{name}: does not fit: {usage}; {change}"

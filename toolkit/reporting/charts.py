@@ -1,0 +1,168 @@
+"""Drawings for a page: SVG whose colours come from the page's style sheet, so that they follow light and dark."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from xml.etree.ElementTree import Element, SubElement, tostring
+
+import numpy as np
+from markupsafe import Markup
+
+from toolkit.evaluation.calibration import ReliabilityBins
+from toolkit.reporting.formats import significant
+
+_WIDTH, _HEIGHT = 560, 330
+_LEFT, _RIGHT, _TOP, _BOTTOM = 68, 8, 40, 56
+_POINTS = 300
+"""More points than this are no longer told apart at the width of a page."""
+_LOG_SCALE_RATIO = 30.0
+"""Largest over smallest mean loss from which a linear axis would show one flat line."""
+
+
+@dataclass(frozen=True)
+class Axis:
+    """Maps values to places; `ticks` are values that a person would write."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+    ticks: tuple[float, ...]
+    logarithmic: bool = False
+
+    def __call__(self, value: float) -> float:
+        """The coordinate of a value, in user units."""
+        low, high = self.low, self.high
+        if self.logarithmic:
+            low, high, value = math.log10(low), math.log10(high), math.log10(max(value, low))
+        return round(self.start + (value - low) / (high - low) * (self.end - self.start), 2)
+
+
+def linear_axis(low: float, high: float, start: float, end: float, ticks: int = 5) -> Axis:
+    """An axis from `low` to the first tick at or above `high`; steps are 1, 2 or 5 times a power of ten."""
+    span = (high - low) or 1.0
+    rough_step = span / ticks
+    magnitude = 10.0 ** math.floor(math.log10(rough_step))
+    step = magnitude * next(factor for factor in (1, 2, 5, 10) if factor * magnitude >= rough_step * 0.999)
+    step_count = math.ceil(span / step - 1e-9)
+    return Axis(
+        low, low + step_count * step, start, end, tuple(round(low + i * step, 10) for i in range(step_count + 1))
+    )
+
+
+def logarithmic_axis(low: float, high: float, start: float, end: float) -> Axis:
+    """An axis over whole powers of ten."""
+    first_power, last_power = math.floor(math.log10(low)), math.ceil(math.log10(high))
+    last_power = max(last_power, first_power + 1)
+    stride = math.ceil((last_power - first_power) / 6)
+    ticks = tuple(10.0**power for power in range(first_power, last_power + 1, stride))
+    return Axis(10.0**first_power, 10.0**last_power, start, end, ticks, logarithmic=True)
+
+
+def loss_curve(steps: Sequence[int], losses: Sequence[float]) -> Markup:
+    """Training loss over optimiser steps: each step's faint, a running mean on top of it.
+
+    Args:
+        steps: ascending step numbers.
+        losses: finite losses of these steps; at least two.
+    """
+    means = _running_mean(np.array(losses), window=max(1, len(losses) // 40))
+    x = linear_axis(0, max(steps), _LEFT, _WIDTH - _RIGHT)
+    positive = [mean for mean in means.tolist() if mean > 0]
+    if len(positive) == len(means) and max(positive) / min(positive) > _LOG_SCALE_RATIO:
+        y = logarithmic_axis(min(positive), max(positive), _HEIGHT - _BOTTOM, _TOP)
+    else:
+        y = linear_axis(0, float(max(means.max(), np.percentile(losses, 99))), _HEIGHT - _BOTTOM, _TOP)
+    scale_note = " (log scale)" if y.logarithmic else ""
+    svg = _frame(f"Training loss from {losses[0]:.3g} at step {steps[0]} to {means[-1]:.3g} (running mean) at the end")
+    _axes(svg, x, y, "optimiser step", f"training loss{scale_note}", significant, significant)
+    area = SubElement(svg, "svg", {"x": "0", "y": "0", "width": str(_WIDTH), "height": str(_HEIGHT - _BOTTOM)})
+    for name, values in (("faint", np.array(losses)), ("line", means)):
+        curve = _downsample(np.array(steps), values)
+        points = " ".join(f"{x(step)},{y(value)}" for step, value in curve)
+        SubElement(area, "polyline", {"class": name, "points": points})
+    return _markup(svg)
+
+
+def reliability_diagram(bins: ReliabilityBins) -> Markup:
+    """Accuracy over confidence, a bar for each bin that has rows, its width the bin's; below, where the rows lie."""
+    strip_height = 42
+    x = linear_axis(0, 1, _LEFT, _WIDTH - _RIGHT)
+    y = linear_axis(0, 1, _HEIGHT - _BOTTOM, _TOP)
+    svg = _frame("Accuracy against confidence; on the dashed diagonal the two are equal", extra=strip_height + 12)
+    _axes(svg, x, y, "", "accuracy", _format_percent, _format_percent)
+    max_count, baseline = int(bins.counts.max()), _HEIGHT - _BOTTOM + strip_height + 36
+    for bin_ in bins.filled:
+        left, right = x(bin_.lower) + 1, x(bin_.upper) - 1
+        bar = _bar(svg, "bar", left, right, y(bin_.accuracy), y(0))
+        tooltip = f"{bin_.rows:,} rows: confidence {bin_.confidence:.1%}, accuracy {bin_.accuracy:.1%}"
+        SubElement(bar, "title").text = tooltip
+        _bar(svg, "rows", left, right, baseline - strip_height * bin_.rows / max_count, baseline)
+        center = {"cx": str(x(bin_.confidence)), "cy": str(y(bin_.accuracy))}
+        SubElement(svg, "circle", {"class": "dot", **center, "r": "3"})
+    SubElement(svg, "line", {"class": "ideal", **_endpoints(x(0), y(0), x(1), y(1))})
+    SubElement(svg, "line", {"class": "axis", **_endpoints(_LEFT, baseline, _WIDTH - _RIGHT, baseline)})
+    _text(svg, _LEFT - 9, baseline - 4, "rows", "end")
+    _text(svg, (_LEFT + _WIDTH - _RIGHT) / 2, baseline + 22, "confidence", "middle", "label")
+    return _markup(svg)
+
+
+def _frame(description: str, extra: int = 0) -> Element:
+    view_box = f"0 0 {_WIDTH} {_HEIGHT + extra}"
+    return Element("svg", {"viewBox": view_box, "role": "img", "aria-label": description})
+
+
+def _axes(
+    svg: Element, x: Axis, y: Axis, x_label: str, y_label: str,
+    x_text: Callable[[float], str], y_text: Callable[[float], str],
+) -> None:  # fmt: skip
+    bottom = _HEIGHT - _BOTTOM
+    for tick in y.ticks:
+        SubElement(svg, "line", {"class": "grid", **_endpoints(_LEFT, y(tick), _WIDTH - _RIGHT, y(tick))})
+        _text(svg, _LEFT - 9, y(tick) + 5, y_text(tick), "end")
+    SubElement(svg, "line", {"class": "axis", **_endpoints(_LEFT, bottom, _WIDTH - _RIGHT, bottom)})
+    for tick in x.ticks:
+        SubElement(svg, "line", {"class": "axis", **_endpoints(x(tick), bottom, x(tick), bottom + 5)})
+        _text(svg, x(tick), bottom + 21, x_text(tick), "end" if tick == x.ticks[-1] else "middle")
+    _text(svg, (_LEFT + _WIDTH - _RIGHT) / 2, bottom + 48, x_label, "middle", "label")
+    _text(svg, 0, 16, y_label, "start", "label")
+
+
+def _downsample(steps: np.ndarray, values: np.ndarray) -> list[tuple[float, float]]:
+    """The curve's points; of a long one the lowest and the highest of each stretch, so that no spike is lost."""
+    kept_indices: list[int] = []
+    for segment in np.array_split(np.arange(len(values)), min(len(values), _POINTS)):
+        lowest, highest = segment[values[segment].argmin()], segment[values[segment].argmax()]
+        kept_indices += sorted({int(lowest), int(highest)})
+    return list(zip(steps[kept_indices].tolist(), values[kept_indices].tolist(), strict=True))
+
+
+def _running_mean(values: np.ndarray, window: int) -> np.ndarray:
+    """The mean of the `window` values on either side; fewer at the ends."""
+    cumulative = np.concatenate([[0.0], np.cumsum(values)])
+    positions = np.arange(len(values))
+    low, high = np.maximum(positions - window, 0), np.minimum(positions + window + 1, len(values))
+    return (cumulative[high] - cumulative[low]) / (high - low)
+
+
+def _format_percent(value: float) -> str:
+    return f"{value:.0%}".replace("%", " %")
+
+
+def _endpoints(x1: float, y1: float, x2: float, y2: float) -> dict[str, str]:
+    return {"x1": str(x1), "y1": str(y1), "x2": str(x2), "y2": str(y2)}
+
+
+def _bar(svg: Element, css_class: str, left: float, right: float, top: float, bottom: float) -> Element:
+    dimensions = {"width": f"{right - left:.2f}", "height": f"{max(bottom - top, 0):.2f}"}
+    return SubElement(svg, "rect", {"class": css_class, "x": f"{left:.2f}", "y": f"{top:.2f}", **dimensions})
+
+
+def _text(svg: Element, x: float, y: float, text: str, anchor: str, css_class: str = "tick") -> Element:
+    element = SubElement(svg, "text", {"class": css_class, "x": str(x), "y": str(y), "text-anchor": anchor})
+    element.text = text
+    return element
+
+
+def _markup(svg: Element) -> Markup:
+    return Markup(tostring(svg, encoding="unicode"))  # noqa: S704 - ElementTree escapes every text and attribute

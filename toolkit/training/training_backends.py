@@ -1,0 +1,36 @@
+"""What differs between the kinds of model when one is trained: loading, and the trainer."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from toolkit.models.backend import DEVICE
+from toolkit.models.loading import attach_lora, load_base
+from toolkit.planning.heap import return_freed_blocks
+from toolkit.planning.job import TrainingJob
+from toolkit.recipe.model_kind import Kind
+from toolkit.training.encoder_trainer import load_encoder_for_training, make_encoder_trainer
+from toolkit.training.trainer import make_trainer
+
+
+@dataclass(frozen=True)
+class TrainingBackend:
+    """A kind of model: how it is loaded for training, and its trainer."""
+
+    load: Callable[[TrainingJob], Any]
+    make_trainer: Callable[[TrainingJob, Any, Path], Any]
+
+
+def _load_decoder(job: TrainingJob) -> Any:
+    preflight, recipe, checkpointing = job.preflight, job.recipe, job.plan.gradient_checkpointing
+    if checkpointing and DEVICE == "cpu":
+        return_freed_blocks()
+    model = load_base(preflight.folder, recipe, preflight.precision, gradient_checkpointing=checkpointing)
+    return attach_lora(model, recipe.lora, seed=recipe.seed, gradient_checkpointing=checkpointing)
+
+
+TRAINING_BACKENDS: dict[Kind, TrainingBackend] = {
+    "decoder": TrainingBackend(_load_decoder, make_trainer),
+    "encoder": TrainingBackend(load_encoder_for_training, make_encoder_trainer),
+}

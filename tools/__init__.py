@@ -1,0 +1,1 @@
+"""Development tools, which are not part of the package."""

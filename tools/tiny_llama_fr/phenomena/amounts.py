@@ -1,0 +1,209 @@
+"""Phenomena of amounts and logical words: cardinals, quantifiers, coordination."""
+
+import random
+from collections.abc import Callable
+from functools import partial
+from itertools import permutations, product
+
+from tools.tiny_llama_fr.candidates import (
+    CONTRADICTION,
+    ENTAILMENT,
+    NEUTRAL,
+    Candidate,
+    Option,
+    Situations,
+    draw,
+    flip,
+    relation,
+)
+from tools.tiny_llama_fr.french import (
+    Noun,
+    Phrase,
+    Tense,
+    Verb,
+    definite,
+    direct_object,
+    join,
+    none_of,
+    predicate,
+    sentence,
+)
+from tools.tiny_llama_fr.lexicon import NUMBERS
+from tools.tiny_llama_fr.phenomena.common import BOTH, nearby, of_any_level, place_phrase, tense_of, unrelated
+from tools.tiny_llama_fr.vocabulary import Lexicon
+
+BOUNDS: dict[str, Callable[[int, int], bool]] = {
+    "exactement": int.__eq__,
+    "au moins": int.__ge__,
+    "au plus": int.__le__,
+}
+"""Does a bound on the second number allow the first?"""
+
+
+def cardinals(rng: random.Random, lexicon: Lexicon) -> Candidate:
+    """Draw bounds on a number. Every number carries its bound ("au moins trois"), so no reading is left open."""
+    form, number = rng.choice(tuple(BOUNDS)), rng.randint(2, 9)
+    tense = tense_of(rng)
+    if flip(rng):
+        first = rng.choice(lexicon.animals + lexicon.people)
+        others = [concept for concept in lexicon.animals + lexicon.people if not concept.related(first)]
+        nouns = [first.noun, rng.choice(others).noun]
+        verb, place = rng.choice(lexicon.living), place_phrase(rng, lexicon)
+        head = ""
+        tails = [f"{noun.plural} {predicate(verb, Phrase('', noun.feminine, True), tense)} {place}" for noun in nouns]
+    else:
+        name, verb = rng.choice(lexicon.names), rng.choice(lexicon.creating)
+        head = f"{name.text} {predicate(verb, name, tense)}"
+        tails = [concept.noun.plural for concept in unrelated(rng, lexicon)[:2]]
+
+    def render(bound: str, count: int, tail: str) -> str:
+        return sentence(head, bound, NUMBERS[count], tail)
+
+    premise = _counts(form, number)
+    options = []
+    for bound, count in product(("au moins", "au plus"), range(3, 9)):
+        label = relation(premise, _counts(bound, count))
+        options.append(Option(label, (bound, count), partial(render, bound, count, tails[0])))
+        options.append(Option(NEUTRAL, (bound, count), partial(render, bound, count, tails[1])))
+    return Candidate(render(form, number, tails[0]), tuple(options))
+
+
+def _counts(bound: str, number: int) -> Situations:
+    return frozenset(count for count in range(13) if BOUNDS[bound](count, number))
+
+
+_QUANTIFIERS: dict[str, Situations] = {
+    "tous": frozenset({"all"}),
+    "la plupart": frozenset({"most", "all"}),
+    "certains": frozenset({"few", "most", "all"}),
+    "certains pas": frozenset({"none", "few", "most"}),
+    "aucun": frozenset({"none"}),
+}
+# What follows for a wider or narrower noun; pairs that are not listed are left out because they depend on existence.
+_WIDER = {
+    ("tous", "tous"): NEUTRAL,
+    ("tous", "certains"): ENTAILMENT,
+    ("tous", "aucun"): CONTRADICTION,
+    ("la plupart", "certains"): ENTAILMENT,
+    ("la plupart", "la plupart"): NEUTRAL,
+    ("la plupart", "aucun"): CONTRADICTION,
+    ("certains", "certains"): ENTAILMENT,
+    ("certains", "aucun"): CONTRADICTION,
+    ("certains", "tous"): NEUTRAL,
+    ("certains pas", "certains pas"): ENTAILMENT,
+    ("certains pas", "tous"): CONTRADICTION,
+    ("certains pas", "aucun"): NEUTRAL,
+    ("aucun", "aucun"): NEUTRAL,
+    ("aucun", "certains"): NEUTRAL,
+}
+_NARROWER = {
+    ("tous", "tous"): ENTAILMENT,
+    ("tous", "certains pas"): CONTRADICTION,
+    ("la plupart", "la plupart"): NEUTRAL,
+    ("certains", "certains"): NEUTRAL,
+    ("certains", "aucun"): NEUTRAL,
+    ("certains", "tous"): NEUTRAL,
+    ("certains pas", "certains pas"): NEUTRAL,
+    ("certains pas", "tous"): NEUTRAL,
+    ("aucun", "aucun"): ENTAILMENT,
+    ("aucun", "certains"): CONTRADICTION,
+}
+
+
+def quantifiers(rng: random.Random, lexicon: Lexicon) -> Candidate:
+    """Draw quantifiers: "Tous les chiens du village dorment" against some, most or none, and other animals."""
+    pool = rng.choice((lexicon.animals, lexicon.animals, lexicon.people))
+    concept, form = of_any_level(rng, pool), rng.choice(tuple(_QUANTIFIERS))
+    verb, tense = rng.choice(lexicon.living), tense_of(rng)
+    here, elsewhere = (f"de {definite(noun).text}" for noun in draw(rng, lexicon.domains, 2))
+
+    def render(quantifier: str, noun: Noun, domain: str) -> str:
+        return _quantified(quantifier, noun, domain, verb, tense)
+
+    # Nothing lies above the top, so some quantifiers would never follow there: it occurs in premises only.
+    top = max(other.level for other in pool)
+    options = []
+    for other, quantifier in product(nearby(rng, concept, pool), _QUANTIFIERS):
+        label: str | None = None
+        if other.noun == concept.noun:
+            label = relation(_QUANTIFIERS[form], _QUANTIFIERS[quantifier])
+        elif concept.below(other):
+            label = _WIDER.get((form, quantifier))
+        elif other.below(concept):
+            label = _NARROWER.get((form, quantifier))
+        if other.level < top:
+            signature = (quantifier, other.level)
+            options.append(Option(NEUTRAL, signature, partial(render, quantifier, other.noun, elsewhere)))
+            if label:
+                options.append(Option(label, signature, partial(render, quantifier, other.noun, here)))
+    return Candidate(render(form, concept.noun, here), tuple(options))
+
+
+def _quantified(quantifier: str, noun: Noun, domain: str, verb: Verb, tense: Tense) -> str:
+    if quantifier == "aucun":
+        subject = none_of(noun)
+        return sentence(subject.text, domain, predicate(verb, subject, tense, negated=True, particle=""))
+    every, some = ("toutes", "certaines") if noun.feminine else ("tous", "certains")
+    opening = {"tous": f"{every} les", "la plupart": "la plupart de les"}.get(quantifier, some)
+    subject = Phrase(noun.plural, noun.feminine, plural=True)
+    return sentence(opening, noun.plural, domain, predicate(verb, subject, tense, quantifier == "certains pas"))
+
+
+def coordination(rng: random.Random, lexicon: Lexicon) -> Candidate:
+    """Draw et, ou and ni between three subjects or three objects; "ou" only in premises, where it leaves both open."""
+    return _coordinated_subjects(rng, lexicon) if flip(rng) else _coordinated_objects(rng, lexicon)
+
+
+_TRUTHS = tuple(product(BOTH, repeat=3))
+
+
+def _holds(form: str, members: tuple[int, ...]) -> Situations:
+    test = {"et": all, "ou": any, "ni": lambda values: not any(values), "non": lambda values: not any(values)}
+    return frozenset(values for values in _TRUTHS if test[form]([values[index] for index in members]))
+
+
+_PREMISES = [("et", 2), ("et", 3), ("ou", 2), ("ni", 2), ("ni", 3), ("et", 1), ("non", 1)]
+_HYPOTHESES = [("et", 1), ("non", 1), ("et", 2), ("ni", 2)]
+
+
+def _coordination_options(
+    premise: Situations, render: Callable[[str, tuple[int, ...]], str], kind: str
+) -> tuple[Option, ...]:
+    options = []
+    for form, size in _HYPOTHESES:
+        for members in permutations(range(3), size):
+            label = relation(premise, _holds(form, members))
+            options.append(Option(label, (kind, form, size), partial(render, form, members)))
+    return tuple(options)
+
+
+def _coordinated_subjects(rng: random.Random, lexicon: Lexicon) -> Candidate:
+    people = draw(rng, lexicon.names, 3)
+    verb, tense, place = rng.choice(lexicon.acting), tense_of(rng), place_phrase(rng, lexicon)
+
+    def render(form: str, members: tuple[int, ...]) -> str:
+        chosen = [people[index] for index in members]
+        subject = chosen[0] if len(chosen) == 1 else join(chosen, form)
+        group = predicate(verb, subject, tense, form in ("ni", "non"), particle=" pas" if form == "non" else "")
+        return sentence(subject.text, group, place)
+
+    form, size = rng.choice(_PREMISES)
+    members = tuple(range(size))
+    return Candidate(render(form, members), _coordination_options(_holds(form, members), render, "subject"))
+
+
+def _coordinated_objects(rng: random.Random, lexicon: Lexicon) -> Candidate:
+    name, verb, tense = rng.choice(lexicon.names), rng.choice(lexicon.creating), tense_of(rng)
+    things = [concept.noun for concept in unrelated(rng, lexicon)]
+
+    def render(form: str, members: tuple[int, ...]) -> str:
+        chosen = [things[index] for index in members]
+        group = predicate(verb, name, tense, form in ("ni", "non"), particle=" pas" if form == "non" else "")
+        if form == "ni":
+            return sentence(name.text, group, " ".join(f"ni {noun.singular}" for noun in chosen))
+        goods = [Phrase(direct_object(noun, form == "non")) for noun in chosen]
+        return sentence(name.text, group, goods[0].text if len(goods) == 1 else join(goods, form).text)
+
+    form, size = rng.choice(_PREMISES)
+    members = tuple(range(size))
+    return Candidate(render(form, members), _coordination_options(_holds(form, members), render, "object"))
