@@ -9,7 +9,7 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
-from toolkit.api.preflight import preflight
+from toolkit.api.preflight import measure_steps, preflight
 from toolkit.cli.command_line import add_overrides, byte_size, parser, recipe_keys, run_command
 from toolkit.errors import GateError
 from toolkit.utils.terminal import use_color
@@ -33,9 +33,8 @@ def main(arguments: Namespace) -> None:
         raise GateError(f"On {findings.verdict}.")
     if arguments.probe:
         from toolkit.planning.device import peak_memory_bytes
-        from toolkit.training.probe import probe
 
-        print(f"probe       {probe(findings.job)}; peak memory {peak_memory_bytes() / 1e9:.2f} GB")
+        print(f"probe       {measure_steps(findings)}; peak memory {peak_memory_bytes() / 1e9:.2f} GB")
 
 
 if __name__ == "__main__":

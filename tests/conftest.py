@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,6 +13,10 @@ from typing import Any
 
 import pytest
 import yaml
+
+# A shell that starts the suite in the background ignores Ctrl-C for it, which tests send themselves.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Test processes share the cores: threads of one that wait for threads of another cost more than they give.
 if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):

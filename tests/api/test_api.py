@@ -57,6 +57,12 @@ def test_preflight_says_whether_a_recipe_fits(recipe_file: Path) -> None:
     assert small.fits is False and "On" not in str(small.verdict) and "does not fit" in str(small.verdict)
 
 
+def test_preflight_times_steps_when_asked(recipe_file: Path) -> None:
+    report = toolkit.preflight(recipe_file, probe=True)
+    assert report.probe.step_seconds > 0 and "probe       " in report.report()
+    assert toolkit.preflight(recipe_file, memory=300_000_000, probe=True).probe is None, "it does not fit"
+
+
 def test_preflight_of_an_encoder_predicts_no_memory(make_encoder_recipe: Callable[..., Recipe]) -> None:
     report = toolkit.preflight(make_encoder_recipe())
     assert report.fits is None and report.verdict is None and "memory " not in report.report()

@@ -100,10 +100,10 @@ def test_rows_that_may_have_been_trained_on_are_not_fitted_on(
     folder, splits = RunFolder(tmp_path), Splits(train, scored, Overlap(0, 0, 0), held)
     for record in ({}, {"data": {}}, {"data": {"calibration": {"fingerprint": fingerprint(train)}}}):
         write_json(folder.run_json, record)
-        rows, (warning,) = calibration_rows(TrainedRun(folder, recipe, recipe), splits)
+        rows, (warning,) = calibration_rows(TrainedRun(folder, "", recipe, recipe), splits)
         assert rows == [] and "may have been trained on" in warning
     write_json(folder.run_json, {"data": {"calibration": {"fingerprint": fingerprint(held)}}})
-    run = TrainedRun(folder, recipe, recipe)
+    run = TrainedRun(folder, "", recipe, recipe)
     assert calibration_rows(run, splits) == (held, [])
     assert calibration_rows(run, replace(splits, eval=held[1:])) == (held[:1], [])
     none, (warning,) = calibration_rows(run, replace(splits, eval=held))

@@ -52,7 +52,7 @@ MOMENTS: dict[str, Callable[[], None]] = {
     "inside the second step": lambda: after(ClassifierTrainer, "summed_loss", 1),
     "in the first checkpoint": lambda: after(atomic_checkpoints, "save_trained", 0, tear_a_file),
     "before older checkpoints go": lambda: after(atomic_checkpoints, "keep_newest", 1),
-    "in a line of the log": lambda: after(callbacks, "_line", 5, tear_a_line),
+    "in a line of the log": lambda: after(callbacks, "_log_line", 5, tear_a_line),
     "before the third checkpoint is renamed": lambda: after(checkpoints, "flush_to_disk", 0),
     "in the adapter": lambda: after(fit, "flush_to_disk", 0),
     "when all is done but the last word": lambda: after(training_run, "_finish", 0),

@@ -1,6 +1,7 @@
 """Progress is shown where a caller asks for it, as bars or by a callback; the library alone is silent."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -9,7 +10,7 @@ from toolkit.utils.progress import progress_bar, show_progress
 Report = tuple[str, int, int | None]
 
 
-def work(rows: int = 3, **options: object) -> None:
+def work(rows: int = 3, **options: Any) -> None:
     """Do work of that many rows under a bar."""
     for _ in progress_bar(range(rows), desc="scoring", unit="row", **options):
         pass

@@ -1,5 +1,6 @@
 """The pre-flight, from Python."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,10 +13,16 @@ from toolkit.recipe.schema import Recipe
 
 if TYPE_CHECKING:
     from toolkit.planning.preflight_report import PreflightReport
+    from toolkit.training.probe import Probe
 
 
 def preflight(
-    recipe: str | Path | Recipe, overrides: Overrides = (), *, memory: int | None = None, weights: bool = False
+    recipe: str | Path | Recipe,
+    overrides: Overrides = (),
+    *,
+    memory: int | None = None,
+    weights: bool = False,
+    probe: bool = False,
 ) -> "PreflightReport":
     """Check a recipe's data, tokenizer and configuration, and predict its memory; no weights are loaded.
 
@@ -24,6 +31,7 @@ def preflight(
         overrides: changes by dotted keys, e.g. `{"training.max_steps": 50}`.
         memory: bytes of a GPU to ask about, instead of this device.
         weights: also fetch the weights of a hub model.
+        probe: where the recipe fits, load the model, make a few steps and time them; see `measure_steps`.
 
     Raises:
         ToolkitError: the recipe cannot work, or `memory` is asked for an encoder, whose memory nothing predicts.
@@ -43,4 +51,16 @@ def preflight(
     from toolkit.planning.preflight_report import PreflightReport
 
     target_device = Device(f"a GPU of {memory / 1e9:.3g} GB", "cuda", memory) if memory else None
-    return PreflightReport(plan_job(run_preflight(checked, weights=weights)), target_device)
+    report = PreflightReport(plan_job(run_preflight(checked, weights=weights or probe)), target_device)
+    return report if not probe or report.fits is False else replace(report, probe=measure_steps(report))
+
+
+def measure_steps(report: "PreflightReport") -> "Probe":
+    """Load the model and time a few steps of the real trainer, which leave nothing behind.
+
+    Raises:
+        ToolkitError: the model cannot be loaded, or a step has numbers that cannot be right.
+    """
+    from toolkit.training.probe import probe
+
+    return probe(report.job)

@@ -22,7 +22,7 @@ def read_pairs(rows: Any, columns: Columns) -> list[tuple[str, str]]:
     Raises:
         DataError: naming the first rows that hold no two texts, counted from 1.
     """
-    if isinstance(rows, (str, bytes, Mapping)):
+    if isinstance(rows, (str, bytes, Mapping)) or not isinstance(rows, Iterable):
         raise DataError(
             f"A single {type(rows).__name__} was given, not a list of rows.",
             hint='Write [("premise", "hypothesis")] or [{"premise": ..., "hypothesis": ...}].',

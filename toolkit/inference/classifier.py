@@ -165,7 +165,10 @@ class Classifier:
             except DataError as error:
                 problems.append(f"row {number} {error}")
         if problems:
-            raise DataError(f"{'; '.join(problems[:3])}.", hint="Shorten the texts, or raise model.max_seq_length.")
+            more = f" ({len(problems)} rows do not fit)" if len(problems) > 1 else ""
+            raise DataError(
+                f"{'; '.join(problems[:3])}{more}.", hint="Shorten the texts, or raise model.max_seq_length."
+            )
         return encoded
 
     def probabilities(self, log_likelihoods: np.ndarray) -> np.ndarray:

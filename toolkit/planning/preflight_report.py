@@ -19,10 +19,12 @@ class PreflightReport:
     Args:
         job: the checked recipe and its plan on this device.
         target_device: another device that was asked about; None for this one alone.
+        probe: what a few measured steps took, a `training.probe.Probe`; None where none were made.
     """
 
     job: TrainingJob
     target_device: Device | None = None
+    probe: Any = None
 
     @property
     def preflight(self) -> Preflight[Any]:
@@ -75,6 +77,8 @@ class PreflightReport:
             lines.append(f"            {verdict(self.preflight, self._estimate_for(T4))}")
             if self.target_device:
                 lines.append(f"            {self.verdict}")
+        if self.probe is not None:
+            lines.append(f"probe       {self.probe}")
         return "\n".join(lines)
 
     @cached_property
