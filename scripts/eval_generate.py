@@ -33,9 +33,9 @@ def main(arguments: Namespace) -> None:
     evaluation = run.evaluate(**chosen, progress=True)
     print(evaluation.report())
     print(f"\nresults     {evaluation.folder}")
-    if run.model_card.is_file():
-        print(f"model card  {run.model_card}")
-    print(f"report      {run.report}")
+    if run.model_card_path.is_file():
+        print(f"model card  {run.model_card_path}")
+    print(f"report      {run.report_path}")
 
 
 if __name__ == "__main__":

@@ -12,8 +12,6 @@ from pathlib import Path
 
 from toolkit.api.run import open_run
 from toolkit.cli.command_line import add_overrides, add_run, parser, run_command
-from toolkit.data.prediction_writers import check_formats
-from toolkit.runs.run_paths import check_writable
 from toolkit.utils.terminal import escape_control_characters
 
 
@@ -36,18 +34,15 @@ def parse() -> Namespace:
 
 
 def main(arguments: Namespace) -> None:
-    run = open_run(arguments.run, arguments.overrides)
-    if arguments.input:  # what is refused is refused before anything heavy is imported
-        check_formats(arguments.input, arguments.output)
-        check_writable(arguments.output.parent, hint="Give another --output.")
-    with run.load(arguments.model, calibrated=arguments.calibrated) as classifier:
-        from toolkit.inference.prediction import predict_file, predict_pair
+    run, calibrated = open_run(arguments.run, arguments.overrides), arguments.calibrated
+    if arguments.input:
+        files = (arguments.input, arguments.output)
+        shortened = run.predict_file(*files, arguments.model, calibrated=calibrated, progress=True)
+        print(f"labelled    {arguments.output}" + (f"; {shortened:,} premises lost their end" if shortened else ""))
+        return
+    with run.load(arguments.model, calibrated=calibrated) as classifier:
+        from toolkit.inference.prediction import predict_pair
 
-        if arguments.input:
-            shortened = predict_file(classifier, arguments.input, arguments.output)
-            end = f"; {shortened:,} premises lost their end" if shortened else ""
-            print(f"labelled    {arguments.output}{end}")
-            return
         prediction = predict_pair(classifier, arguments.premise, arguments.hypothesis)
     print(escape_control_characters(prediction.table(classifier.classes_)))
 

@@ -9,7 +9,7 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
-from toolkit.api.training import default_output_dir, rehearse, train
+from toolkit.api.training import default_output_dir, dry_run, train
 from toolkit.cli.command_line import add_overrides, parser, recipe_keys, run_command
 
 
@@ -28,7 +28,7 @@ def parse() -> Namespace:
 def main(arguments: Namespace) -> None:
     if arguments.dry_run:
         output_dir = arguments.output_dir or default_output_dir(arguments.recipe)
-        rehearse(arguments.recipe, arguments.overrides, output_dir, resume=arguments.resume, progress=True)
+        dry_run(arguments.recipe, arguments.overrides, output_dir, resume=arguments.resume, progress=True)
         return
     train(
         arguments.recipe,

@@ -16,8 +16,17 @@ if TYPE_CHECKING:
     from toolkit.api.comparison import compare
     from toolkit.api.preflight import preflight
     from toolkit.api.run import Run, open_run
-    from toolkit.api.training import train
-    from toolkit.errors import ParityError, ToolkitError
+    from toolkit.api.training import dry_run, train
+    from toolkit.errors import (
+        DataError,
+        ExportError,
+        ModelError,
+        ParityError,
+        RecipeError,
+        RunError,
+        ToolkitError,
+        TrainingError,
+    )
     from toolkit.evaluation.comparison import Comparison
     from toolkit.evaluation.evaluation import Evaluation
     from toolkit.export.exporter import ExportResult
@@ -37,14 +46,21 @@ os.environ.setdefault("GGML_NO_BACKTRACE", "1")
 _HOMES = {
     "Classifier": "toolkit.inference.classifier",
     "Comparison": "toolkit.evaluation.comparison",
+    "DataError": "toolkit.errors",
     "Evaluation": "toolkit.evaluation.evaluation",
+    "ExportError": "toolkit.errors",
     "ExportResult": "toolkit.export.exporter",
+    "ModelError": "toolkit.errors",
     "ParityError": "toolkit.errors",
     "PreflightReport": "toolkit.planning.preflight_report",
     "Recipe": "toolkit.recipe.schema",
+    "RecipeError": "toolkit.errors",
     "Run": "toolkit.api.run",
+    "RunError": "toolkit.errors",
     "ToolkitError": "toolkit.errors",
+    "TrainingError": "toolkit.errors",
     "compare": "toolkit.api.comparison",
+    "dry_run": "toolkit.api.training",
     "load_recipe": "toolkit.recipe.loading",
     "open_run": "toolkit.api.run",
     "preflight": "toolkit.api.preflight",
@@ -55,14 +71,21 @@ _HOMES = {
 __all__ = [
     "Classifier",
     "Comparison",
+    "DataError",
     "Evaluation",
+    "ExportError",
     "ExportResult",
+    "ModelError",
     "ParityError",
     "PreflightReport",
     "Recipe",
+    "RecipeError",
     "Run",
+    "RunError",
     "ToolkitError",
+    "TrainingError",
     "compare",
+    "dry_run",
     "load_recipe",
     "open_run",
     "preflight",

@@ -79,7 +79,7 @@ def test_train_returns_a_quiet_run(
     evaluation = run.evaluate(limit=6)
     assert capfd.readouterr() == ("", "")
     assert run.record["status"] == "completed" and run.record["command"] is None and run.record["steps"] == 2
-    report = run.report.read_text(encoding="utf-8")
+    report = run.report_path.read_text(encoding="utf-8")
     assert "secret.py" not in run.path.joinpath("run.json").read_text(encoding="utf-8") + report
     assert "toolkit.train(" in report and "scripts/sft.py" not in report
     assert evaluation.n == 6 and evaluation.folder.parent == run.path / "eval"
@@ -122,7 +122,7 @@ def test_evaluation_has_its_figures_as_attributes(run: toolkit.Run) -> None:
     assert evaluation.labels == ["entailment", "neutral", "contradiction"] and "majority" in evaluation.baselines
     text = evaluation.report()
     assert f"accuracy {evaluation.accuracy:.2%}" in text and "precision" in text and "phenomenon" in text
-    assert run.model_card.is_file() and run.report.is_file()
+    assert run.model_card_path.is_file() and run.report_path.is_file()
     assert run.evaluations[0].name == "adapter"
 
 
@@ -157,6 +157,38 @@ def test_overrides_hold_for_one_call_alone(run: toolkit.Run) -> None:
     assert evaluation.baselines == {} and run.recipe.evaluation.baselines is True
     with pytest.raises(RecipeError, match="not a known key"):
         run.evaluate(overrides={"evaluation.nothing": 1})
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda run: run.evaluate(mode="fre"), "mode is 'fre'"),
+        (lambda run: run.evaluate(limit=0), "limit is 0"),
+        (lambda run: run.evaluate("base", shots=-1), "shots is -1"),
+        (lambda run: run.evaluate(overrides="seed=1"), "overrides is the text 'seed=1'"),
+        (lambda run: run.export("q3_k_m"), "'q3_k_m' is not a GGUF file type"),
+        (lambda run: run.export(["f16"]), "is not a GGUF file type"),
+        (lambda run: run.export(verify=0), "verify is 0"),
+        (lambda run: run.export(min_agreement=0.0), "min_agreement is 0.0"),
+        (lambda run: run.load("adaptor"), "none of adapter, base, merged"),
+        (lambda run: run.load("nothing.gguf"), "There is no GGUF file nothing.gguf"),
+    ],
+)
+def test_wrong_arguments_are_one_sentence(
+    run: toolkit.Run, call: Callable[[toolkit.Run], object], message: str
+) -> None:
+    with pytest.raises(toolkit.ToolkitError, match=message):
+        call(run)
+
+
+def test_predict_file_keeps_all_columns(run: toolkit.Run, tmp_path: Path) -> None:
+    frame = pd.DataFrame([{"premise": a, "hypothesis": b, "note": "x"} for a, b in PAIRS])
+    frame.to_csv(tmp_path / "pairs.csv", index=False)
+    assert run.predict_file(tmp_path / "pairs.csv", str(tmp_path / "labelled.csv")) == 0
+    labelled = pd.read_csv(tmp_path / "labelled.csv")
+    with run.load() as classifier:
+        assert list(labelled["prediction"]) == classifier.predict(frame)
+    assert list(labelled["note"]) == ["x", "x"]
 
 
 def test_compare_takes_results_and_folders(run: toolkit.Run) -> None:

@@ -46,11 +46,11 @@ def test_training_rows_keep_the_runs_column_names(make_recipe: MakeRecipe, tmp_p
         "data.columns={premise: texte, hypothesis: suite, label: classe}",
         "data.label_map={0: neutral}",
     )
-    splits = load_splits(other, is_foreign=True, trained_recipe=trained)
+    splits = load_splits(other, is_external=True, trained_recipe=trained)
     assert splits.eval == [Example("1", "a", "b", "neutral")]
     assert splits.train == load_splits(trained).train and len(splits.train) == 48
     with pytest.raises(DataError, match="has no column 'texte'"):
-        load_splits(other, is_foreign=True)
+        load_splits(other, is_external=True)
 
 
 def test_the_record_counts_and_fingerprints_each_part(make_recipe: MakeRecipe) -> None:

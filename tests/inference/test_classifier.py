@@ -18,7 +18,7 @@ from toolkit.inference import classifier as module
 from toolkit.inference.classifier import Classifier
 from toolkit.inference.loading import load_torch_model
 from toolkit.inference.prediction import predict_pair
-from toolkit.models.attention import UNSLOTH_FLAGS, without_adapter
+from toolkit.models.attention import UNSLOTH_FLAGS, unwrap_peft
 from toolkit.models.merging import merge_adapter
 from toolkit.models.model_folder import find_base
 from toolkit.runs.model_ref import ModelRef
@@ -212,7 +212,7 @@ def test_scoring_and_generating_set_attention(
     """Unsloth's forward on CUDA reads these flags: scoring trees needs them, generating must not have them."""
 
     def flags() -> set[bool]:
-        decoder = without_adapter(loaded[0]()).get_decoder()
+        decoder = unwrap_peft(loaded[0]()).get_decoder()
         return {getattr(decoder, name) for name in UNSLOTH_FLAGS}
 
     with Classifier(run) as classifier:

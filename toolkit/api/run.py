@@ -1,9 +1,11 @@
 """A trained run, and what can be done with it."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from toolkit.api.imports import import_backend
+from toolkit.data.prediction_writers import check_formats
+from toolkit.errors import ExportError
 from toolkit.evaluation.request import EvaluationRequest, Mode
 from toolkit.recipe.loading import Overrides, build_recipe
 from toolkit.recipe.model_kind import require_decoder
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Run:
-    """An open run: its files, its recipe, and the verbs evaluate, load and export.
+    """An open run: its files, its recipe, and the verbs evaluate, load, predict_file and export.
 
     Args:
         trained: the run's files and recipe; see `open_run`.
@@ -51,12 +53,12 @@ class Run:
         return self._run.folder.adapter
 
     @property
-    def report(self) -> Path:
+    def report_path(self) -> Path:
         """The HTML report; each evaluation and export renews it."""
         return self._run.folder.report
 
     @property
-    def model_card(self) -> Path:
+    def model_card_path(self) -> Path:
         """The adapter's model card, written once the adapter was measured on the run's own rows."""
         return self._run.folder.model_card
 
@@ -139,6 +141,43 @@ class Run:
         temperature = stored_temperature(run, ref) if calibrated else 1.0
         return Classifier(run, ref, temperature=temperature, progress=progress)
 
+    def predict_file(
+        self,
+        source: str | Path,
+        target: str | Path,
+        model: str | Path = "adapter",
+        *,
+        calibrated: bool = False,
+        overrides: Overrides = (),
+        progress: Progress = False,
+    ) -> int:
+        """Label each row of a file and write them, with all their columns, in the same format.
+
+        Scores gather in `target`.partial, from which the same call resumes after an interruption.
+
+        Args:
+            source: a .jsonl, .csv, .tsv or .parquet file; the recipe names its columns.
+            target: the file to write, with the same ending.
+            model: adapter, base, merged, or the path of a GGUF file.
+            calibrated: divide log-likelihoods by the temperature that the model's evaluation found.
+            overrides: changes of the recipe for this file alone, by dotted keys.
+            progress: True for progress bars on standard error, or a callback.
+
+        Returns:
+            How many premises lost their end to fit.
+
+        Raises:
+            ToolkitError: naming the rows that cannot be scored, or what else is wrong; `target` is untouched.
+        """
+        source, target = Path(source), Path(target)
+        check_formats(source, target)
+        check_writable(target.parent, hint="Give another target.")
+        with self.load(model, calibrated=calibrated, overrides=overrides) as classifier:
+            from toolkit.inference.prediction import predict_file
+
+            with show_progress(progress):
+                return predict_file(classifier, source, target)
+
     def export(
         self,
         *file_types: GgufType,
@@ -163,10 +202,11 @@ class Run:
         hint = "llama.cpp's files are for decoders; keep the adapter."
         require_decoder(self.recipe.model.kind, "A GGUF export", hint=hint)
         check_writable(self.path)
+        types = tuple(dict.fromkeys(file_types or self.recipe.export.gguf))
+        _check_export(types, verify, min_agreement)
         import_backend()
         from toolkit.export.exporter import ExportOptions, export_run
 
-        types = tuple(dict.fromkeys(file_types or self.recipe.export.gguf))
         options = ExportOptions(types, verify=verify, min_agreement=min_agreement, remove_merged=remove_merged)
         with show_progress(progress):
             return export_run(self._run, options)
@@ -176,6 +216,19 @@ class Run:
             return self._run
         values = self._run.recipe.model_dump(mode="json")
         return self._run.with_recipe(build_recipe(values, self._run.folder.recipe_file.name, overrides))
+
+
+def _check_export(file_types: tuple[GgufType, ...], verify: int | Literal["all"], min_agreement: float | None) -> None:
+    """Refuse values that the command line cannot give, and Python can."""
+    known = get_args(GgufType)
+    if unknown := [file_type for file_type in file_types if file_type not in known]:
+        raise ExportError(f"{unknown[0]!r} is not a GGUF file type.", hint=f"Choose from {', '.join(known)}.")
+    if verify != "all" and (not isinstance(verify, int) or verify < 1):
+        raise ExportError(f"verify is {verify!r}, which is neither a number of rows nor all.", hint="Give 200, say.")
+    if min_agreement is not None and not 0 < min_agreement <= 1:
+        raise ExportError(
+            f"min_agreement is {min_agreement!r}, not a share above 0 and up to 1.", hint="Give 0.99, say."
+        )
 
 
 def open_run(path: str | Path, overrides: Overrides = ()) -> Run:

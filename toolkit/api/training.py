@@ -39,16 +39,16 @@ def train(
     Raises:
         ToolkitError: the recipe cannot work, the run folder is taken, or training had to stop.
     """
-    run = _prepare(recipe, overrides, output_dir, overwrite=overwrite, resume=resume)
+    checked, run = _prepare(recipe, overrides, output_dir, overwrite=overwrite, resume=resume)
     from toolkit.training.training_run import TrainingOptions, train_run
 
     options = TrainingOptions(resume=resume, overwrite=overwrite, command=command)
     with show_progress(progress):
-        train_run(*run, options)
-    return open_run(run[1].path)
+        train_run(checked, run, options)
+    return open_run(run.path)
 
 
-def rehearse(
+def dry_run(
     recipe: str | Path | Recipe,
     overrides: Overrides = (),
     output_dir: str | Path | None = None,
@@ -61,11 +61,11 @@ def rehearse(
     Raises:
         ToolkitError: whatever would keep the recipe from being trained here.
     """
-    run = _prepare(recipe, overrides, output_dir, overwrite=None, resume=resume)
+    checked, run = _prepare(recipe, overrides, output_dir, overwrite=None, resume=resume)
     from toolkit.training.training_run import TrainingOptions, train_run
 
     with show_progress(progress):
-        train_run(*run, TrainingOptions(resume=resume, dry_run=True))
+        train_run(checked, run, TrainingOptions(resume=resume, dry_run=True))
 
 
 def _prepare(

@@ -13,7 +13,7 @@ _WORDS = re.compile(r"\w+")
 
 @dataclass(frozen=True)
 class NearDuplicates:
-    """Counts of rows by their pairs of texts, compared by `normalise`.
+    """Counts of rows by their pairs of texts, compared by `normalize`.
 
     Args:
         repeats: training rows whose pair another one before them has.

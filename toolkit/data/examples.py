@@ -13,7 +13,7 @@ from toolkit.recipe.schema import Recipe, Source
 
 
 def load_examples(
-    recipe: Recipe, source: Source, *, is_training: bool = False, is_foreign: bool = False
+    recipe: Recipe, source: Source, *, is_training: bool = False, is_external: bool = False
 ) -> list[Example]:
     """Read a source and check each row.
 
@@ -21,7 +21,7 @@ def load_examples(
         recipe: names the columns, the labels and the columns to slice by.
         source: where the rows are.
         is_training: training rows need every label, and no columns to slice by.
-        is_foreign: rows that the recipe was not written for need no id and no columns to slice by.
+        is_external: rows that the recipe was not written for need no id and no columns to slice by.
 
     Raises:
         DataError: naming the column, or the first rows that cannot be used and why.
@@ -29,9 +29,9 @@ def load_examples(
     rows, columns = read_rows(source)
     names = recipe.data.columns
     slices = () if is_training else recipe.evaluation.slice_by
-    if is_foreign:
+    if is_external:
         slices = tuple(column for column in slices if column in columns)
-    id_columns = [names.id] if names.id and not is_foreign else []
+    id_columns = [names.id] if names.id and not is_external else []
     required_columns = [names.premise, names.hypothesis, names.label, *id_columns, *slices]
     if missing := [column for column in required_columns if column not in columns]:
         raise DataError(

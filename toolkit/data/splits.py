@@ -73,12 +73,12 @@ def _with_data_fields(trained_recipe: Recipe | None, recipe: Recipe) -> Recipe:
     return recipe.model_copy(update={"data": recipe.data.model_copy(update=data_fields)})
 
 
-def load_splits(recipe: Recipe, *, is_foreign: bool = False, trained_recipe: Recipe | None = None) -> Splits:
+def load_splits(recipe: Recipe, *, is_external: bool = False, trained_recipe: Recipe | None = None) -> Splits:
     """Load all parts of the data and refuse a pair that stands in training and evaluation rows.
 
     Args:
         recipe: names the sources, and the share of the training rows to hold back.
-        is_foreign: of the evaluation rows, as for `load_examples`.
+        is_external: of the evaluation rows, as for `load_examples`.
         trained_recipe: the recipe of the run, whose names of columns and labels hold for the training rows, where
             `recipe` may name those of other evaluation rows.
 
@@ -87,7 +87,7 @@ def load_splits(recipe: Recipe, *, is_foreign: bool = False, trained_recipe: Rec
             does not allow it.
     """
     rows = load_examples(_with_data_fields(trained_recipe, recipe), recipe.data.train, is_training=True)
-    evaluation = load_examples(recipe, recipe.data.eval, is_foreign=is_foreign)
+    evaluation = load_examples(recipe, recipe.data.eval, is_external=is_external)
     overlap = find_overlap(rows, evaluation)
     if overlap.pairs and not recipe.data.allow_overlap:
         raise DataError(

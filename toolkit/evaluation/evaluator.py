@@ -149,10 +149,10 @@ def _with_evaluation_data(recipe: Recipe, data: str | None, limit: int | None) -
 
 def _load_splits(run: TrainedRun, request: EvaluationRequest) -> Splits:
     """The rows to score; with the training rows, where they are needed, and then leaks are refused."""
-    recipe, is_foreign = run.recipe, request.data is not None
+    recipe, is_external = run.recipe, request.data is not None
     if recipe.evaluation.baselines or recipe.data.calibration_share or request.shots:
-        return load_splits(recipe, is_foreign=is_foreign, trained_recipe=run.saved_recipe)
-    return Splits([], load_examples(recipe, recipe.data.eval, is_foreign=is_foreign), Overlap(0, 0, 0))
+        return load_splits(recipe, is_external=is_external, trained_recipe=run.saved_recipe)
+    return Splits([], load_examples(recipe, recipe.data.eval, is_external=is_external), Overlap(0, 0, 0))
 
 
 def _measure_baselines(

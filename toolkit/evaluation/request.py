@@ -1,10 +1,11 @@
 """What an evaluation is asked to measure; a look at it costs no imports that take seconds."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from toolkit.data.few_shot import check_shots
 from toolkit.data.sources import check_files_exist, parse_data
+from toolkit.errors import RunError
 from toolkit.recipe.model_kind import require_decoder
 from toolkit.runs.model_ref import ModelRef
 from toolkit.runs.run_paths import check_writable
@@ -37,6 +38,7 @@ class EvaluationRequest:
         Raises:
             ToolkitError: there is no such model or file, or the model cannot be asked in this way.
         """
+        self._check_values()
         kind = run.recipe.model.kind
         self.model.check(run.folder, kind)
         if self.mode == "free" or self.shots:
@@ -44,3 +46,14 @@ class EvaluationRequest:
         check_shots(self.model.name, self.shots)
         check_files_exist(parse_data(self.data) if self.data else run.recipe.data.eval)
         check_writable(run.folder.eval)
+
+    def _check_values(self) -> None:
+        """Refuse values that the command line cannot give, and Python can."""
+        if self.mode not in get_args(Mode):
+            raise RunError(f"mode is {self.mode!r}, which is neither constrained nor free.", hint="Choose one of them.")
+        if self.limit is not None and self.limit < 1:
+            raise RunError(
+                f"limit is {self.limit}, and at least one row has to be scored.", hint="Leave it out for all."
+            )
+        if self.shots < 0:
+            raise RunError(f"shots is {self.shots}, which is below 0.", hint="Leave it out for none.")

@@ -12,7 +12,7 @@ from toolkit.batching.prefix_tree import Branch, build_tree, common_prefix_lengt
 from toolkit.errors import first_line
 from toolkit.inference.checks import scoring_errors
 from toolkit.inference.label_trie import LabelTrie
-from toolkit.models.attention import accept_trees, limit_sequence_length, model_mask, without_adapter
+from toolkit.models.attention import accept_trees, limit_sequence_length, model_mask, unwrap_peft
 from toolkit.utils.progress import progress_bar
 
 logger = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ class TorchScorer:
     """
 
     def __init__(self, model: Any, trie: LabelTrie, *, batch_tokens: int) -> None:
-        self._base = without_adapter(model)
+        self._base = unwrap_peft(model)
         self._head = self._base.get_output_embeddings()
         self._device = self._head.weight.device
         self._batch_tokens = batch_tokens

@@ -12,7 +12,7 @@ the second it does not cut a row at max_seq_length, which a tree of many rows ex
 looks for them in Unsloth's source, and a tree is never used before it is compared with padded rows."""
 
 
-def without_adapter(model: Any) -> Any:
+def unwrap_peft(model: Any) -> Any:
     """The causal language model below a PEFT wrapper, or the model itself."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
@@ -20,13 +20,13 @@ def without_adapter(model: Any) -> Any:
 def accept_trees(model: Any, accepted: bool = True) -> None:
     """Let the model's decoder take a mask of its own and rows longer than its sequences; stock models always do."""
     for flag in UNSLOTH_FLAGS:
-        setattr(without_adapter(model).get_decoder(), flag, accepted)
+        setattr(unwrap_peft(model).get_decoder(), flag, accepted)
 
 
 @contextmanager
 def limit_sequence_length(model: Any, length: int) -> Iterator[None]:
     """Lower the length at which Unsloth's forward cuts rows, so that a small tree shows whether a large one is cut."""
-    decoder = without_adapter(model).get_decoder()
+    decoder = unwrap_peft(model).get_decoder()
     previous_length = getattr(decoder, "max_seq_length", None)
     if previous_length is None:
         yield

@@ -27,7 +27,7 @@ class MemoryUse:
         logits: at the predicting places, in float32: their log-softmax, its gradient and their own; in half
             precision the logits and their gradient once more.
         working: a layer's intermediate results and their gradients, which are freed again.
-        holes: what the C library's heap cannot give out again, see `model.heap`; none on a GPU.
+        holes: what the C library's heap cannot give out again, see `planning.heap`; none on a GPU.
         loading: pages of the weights' files while they are read and converted; the system takes them back.
     """
 

@@ -76,6 +76,11 @@ def _read_text(path: Path) -> str:
 
 
 def _override(values: dict[str, Any], overrides: Overrides) -> None:
+    if isinstance(overrides, str):
+        raise RecipeError(
+            f"overrides is the text {overrides!r}, not a list of changes.",
+            hint='Write {"section.key": value}, or ["section.key=value"].',
+        )
     if isinstance(overrides, Mapping):
         for key, value in overrides.items():
             _set_key(values, key, key, deepcopy(value))
@@ -227,7 +232,7 @@ def _absolute_path(path: str) -> Path:
     return Path(os.path.realpath(os.path.expanduser(path)))  # noqa: PTH111
 
 
-def load_recipe(path: Path, overrides: Overrides = ()) -> Recipe:
+def load_recipe(path: str | Path, overrides: Overrides = ()) -> Recipe:
     """Read, override and validate a recipe.
 
     Args:
@@ -237,6 +242,7 @@ def load_recipe(path: Path, overrides: Overrides = ()) -> Recipe:
     Raises:
         RecipeError: with one line for each mistake.
     """
+    path = Path(path)
     return build_recipe(parse_recipe(read_recipe_text(path), str(path)), path.name, overrides)
 
 

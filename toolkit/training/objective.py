@@ -51,7 +51,7 @@ def summed_label_loss(model: Any, micro_batch: MicroBatch) -> torch.Tensor:
 
     Args:
         model: the model in training mode, wrapped or not.
-        micro_batch: `labels` [rows], and what the model reads, see `training.encoder`.
+        micro_batch: `labels` [rows], and what the model reads, see `training.encoder_trainer`.
 
     Returns:
         A scalar, float32, in nats.

@@ -31,7 +31,7 @@ def disk_full_reason(error: BaseException) -> str | None:
 
 
 def final_name(path: str) -> str:
-    """Of what is written beside its name (see `files.scratch_path`), the name."""
+    """Of what is written beside its name (see `atomic_io.scratch_path`), the name."""
     return _SCRATCH.sub(r"\1", path)
 
 
@@ -56,7 +56,7 @@ def storage_errors(path: Path) -> Iterator[None]:
 
 
 def is_written(scratch: Path) -> bool:
-    """Whether the process that a hidden path is named after (see `files.scratch_path`) still writes it.
+    """Whether the process that a hidden path is named after (see `atomic_io.scratch_path`) still writes it.
 
     In a container each start has the same few numbers: a process that began after the last change is another one.
     """
