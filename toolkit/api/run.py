@@ -202,8 +202,8 @@ class Run:
         hint = "llama.cpp's files are for decoders; keep the adapter."
         require_decoder(self.recipe.model.kind, "A GGUF export", hint=hint)
         check_writable(self.path)
+        _check_export(file_types, verify, min_agreement)
         types = tuple(dict.fromkeys(file_types or self.recipe.export.gguf))
-        _check_export(types, verify, min_agreement)
         import_backend()
         from toolkit.export.exporter import ExportOptions, export_run
 
