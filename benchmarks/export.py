@@ -36,7 +36,7 @@ def write_theirs(job: dict[str, Any], destination: Path) -> int:
     """Run the converter in this process; returns 0, since it imports as it goes."""
     sys.argv = [job["converter"], job["model"], "--outfile", str(destination), "--outtype", job["type"]]
     # The converter imports sentencepiece before it sees that the folder has no model of that kind.
-    (destination.parent / "sentencepiece.py").write_text("SentencePieceProcessor = None\n")
+    (destination.parent / "sentencepiece.py").write_text("SentencePieceProcessor = None\n", encoding="utf-8")
     sys.path[:0] = [str(Path(job["converter"]).parent), str(destination.parent)]
     runpy.run_path(job["converter"], run_name="__main__")
     return 0
@@ -44,7 +44,7 @@ def write_theirs(job: dict[str, Any], destination: Path) -> int:
 
 def work(file: Path) -> None:
     """One system in one round."""
-    job = json.loads(file.read_text())
+    job = json.loads(file.read_text(encoding="utf-8"))
     destination = Path(job["folder"]) / "model.gguf"
     started = time.perf_counter()
     imported = (write_ours if job["system"] == OURS else write_theirs)(job, destination)

@@ -194,7 +194,7 @@ SYSTEMS: dict[str, tuple[Callable[[dict[str, Any]], Predict], str]] = {
 
 def work(file: Path) -> None:
     """One system in one round."""
-    job = json.loads(file.read_text())
+    job = json.loads(file.read_text(encoding="utf-8"))
     if job["system"] == "prepare":
         return prepare(job, file)
     open_system, how_many = SYSTEMS[job["system"]]

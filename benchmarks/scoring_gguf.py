@@ -45,7 +45,7 @@ def one_request_per_row(job: dict[str, Any], gguf: Path) -> Predict:
 
 def work(file: Path) -> None:
     """One system in one round."""
-    job = json.loads(file.read_text())
+    job = json.loads(file.read_text(encoding="utf-8"))
     if job["system"] == "prepare":
         return prepare(job, file)
     count = min(job["slow_rows"] if job["system"] == PLAIN else job["our_rows"], len(job["prompts"]))

@@ -70,11 +70,13 @@ def take_turns(
         for number in range(rounds):
             for system in systems:
                 file = Path(folder) / f"{system}-{number}.json"
-                file.write_text(json.dumps({**job, "system": system, "round": number, "folder": folder}))
+                file.write_text(
+                    json.dumps({**job, "system": system, "round": number, "folder": folder}), encoding="utf-8"
+                )
                 done = subprocess.run([sys.executable, script, "--work", file], capture_output=True, text=True)
                 if done.returncode:
                     sys.exit(f"{system} failed:\n{done.stderr[-3000:]}")
-                said = json.loads(file.with_suffix(".result").read_text())
+                said = json.loads(file.with_suffix(".result").read_text(encoding="utf-8"))
                 print(f"{system}, round {number + 1}: {said['seconds']}", file=sys.stderr, flush=True)
                 results[system].append(said)
     return results
@@ -83,7 +85,7 @@ def take_turns(
 def finish(job_file: Path, **result: Any) -> None:
     """A worker's last words: its figures, with the most memory that it held."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    job_file.with_suffix(".result").write_text(json.dumps({**result, "peak_bytes": peak}))
+    job_file.with_suffix(".result").write_text(json.dumps({**result, "peak_bytes": peak}), encoding="utf-8")
 
 
 def median_seconds(said: Sequence[dict[str, Any]]) -> float:

@@ -241,7 +241,7 @@ def padding_tokenizer(auto: Any, job: dict[str, Any]) -> Any:
 
 def work(file: Path) -> None:
     """One system in one round."""
-    job = json.loads(file.read_text())
+    job = json.loads(file.read_text(encoding="utf-8"))
     if job["system"] == "prepare":
         return prepare(job, file)
     run = {"transformers": run_transformers, "trl on unsloth": run_unsloth}.get(job["system"], run_ours)

@@ -30,6 +30,7 @@ CASES = [
     ("Leave out calibrated=True, or the overrides.", "Leave out --calibrated, or the --set."),
     ("Add resume=True to finish it, overwrite=True to", "Add --resume to finish it, --overwrite to"),
     ("leave out memory, and give probe=True.", "leave out --memory, and give --probe."),
+    ("with the same data=FILE and limit=N.", "with the same --data FILE and --limit N."),
     ("or output_dir for another folder.", "or --output-dir for another folder."),
     ("Give output_dir.", "Give --output-dir."),
     ('Add model="base", or leave out shots.', "Add --model base, or leave out --shots."),

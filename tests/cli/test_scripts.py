@@ -136,13 +136,17 @@ def test_overwriting_loses_nothing_before_all_is_checked_and_never_what_is_no_ru
     run, other = tmp_path / "run", tmp_path / "photos"
     for folder in (run, other):
         folder.mkdir()
-        (folder / "precious.txt").write_text("kept")
-    (run / "run.json").write_text("{}")
+        (folder / "precious.txt").write_text("kept", encoding="utf-8")
+    (run / "run.json").write_text("{}", encoding="utf-8")
     path = recipe_file(model={"name": "/nowhere/model"})
     assert call("sft", path, "--output-dir", run, "--overwrite")[0] == 2
     code, _, err = call("sft", path, "--output-dir", other, "--overwrite")
     assert code == 2 and "is not a run folder" in err
-    assert (run / "precious.txt").read_text() == (other / "precious.txt").read_text() == "kept"
+    assert (
+        (run / "precious.txt").read_text(encoding="utf-8")
+        == (other / "precious.txt").read_text(encoding="utf-8")
+        == "kept"
+    )
 
 
 def test_what_cannot_be_evaluated_is_refused(call: Call, trained: RunFolder, tmp_path: Path) -> None:
@@ -169,7 +173,7 @@ def test_what_cannot_be_evaluated_is_refused(call: Call, trained: RunFolder, tmp
 
 def test_what_cannot_be_predicted_is_refused_and_leaves_no_file(call: Call, trained: RunFolder, tmp_path: Path) -> None:
     rows = tmp_path / "rows.csv"
-    rows.write_text("premise,hypothesis\na,b\n")
+    rows.write_text("premise,hypothesis\na,b\n", encoding="utf-8")
     pair, files = ("--premise", "a", "--hypothesis"), ("--input", rows, "--output")
     for arguments, sentence in [
         ((), "give either --premise and --hypothesis, or --input and --output"),

@@ -233,7 +233,7 @@ def _reversed(folder: Path) -> None:
 
 
 COMPARE_CASES = [
-    Bad("other rows", _compare(_reversed), "are not about the same rows", "the same data and limit"),
+    Bad("other rows", _compare(_reversed), "are not about the same rows", "with the same --data FILE and --limit N"),
     Bad("half a row", _compare(cut(PREDICTIONS, 300)), "is not JSON", _AGAIN),
     Bad("no rows", _compare(write(PREDICTIONS, "")), "holds no rows", _AGAIN),
     Bad("rows that are lists", _compare(write(PREDICTIONS, "[1]\n")), "line 1 is no prediction on the labels", _AGAIN),

@@ -88,7 +88,7 @@ def test_a_prediction_is_whole_or_goes_on_from_what_was_scored(
         import pyarrow.parquet
 
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), source)
-    target.write_text("older")
+    target.write_text("older", encoding="utf-8")
     arguments = ("predict", run.path, "--input", source, "--output", target)
     with no_file_larger_than(size):
         code, _, err = call(*arguments)
@@ -96,7 +96,7 @@ def test_a_prediction_is_whole_or_goes_on_from_what_was_scored(
         assert suffix == ".parquet"
         return
     assert code == 1 and "ulimit" in err and "Traceback" not in err, err
-    assert target.read_text() == "older"
+    assert target.read_text(encoding="utf-8") == "older"
     assert {path.name for path in tmp_path.iterdir()} <= {source.name, target.name, f"{target.name}.partial"}
     assert call(*arguments)[0] == 0
     assert {path.name for path in tmp_path.iterdir()} == {source.name, target.name}
@@ -140,4 +140,4 @@ def test_an_older_file_survives_a_write_that_fails(tmp_path: Path) -> None:
     write_text(path, "older")
     with no_file_larger_than(100), pytest.raises(OSError, match=r"run\.json"):
         write_text(path, "x" * 1000)
-    assert path.read_text() == "older" and [entry.name for entry in tmp_path.iterdir()] == ["run.json"]
+    assert path.read_text(encoding="utf-8") == "older" and [entry.name for entry in tmp_path.iterdir()] == ["run.json"]

@@ -25,7 +25,9 @@ def write(
 ) -> Path:  # fmt: skip
     """An evaluation; `changes` replace a field in rows, e.g. `premise={3: "other"}`."""
     folder.mkdir(parents=True)
-    (folder / "metrics.json").write_text(json.dumps({"labels": labels, "model": folder.name, "mode": "constrained"}))
+    (folder / "metrics.json").write_text(
+        json.dumps({"labels": labels, "model": folder.name, "mode": "constrained"}), encoding="utf-8"
+    )
     with (folder / "predictions.jsonl").open("w", encoding="utf-8") as file:
         for i, (label, said) in enumerate(zip(gold, predicted, strict=True)):
             row = {"id": str(i), "premise": f"prémisse {i // 3}", "hypothesis": f"h{i}", "label": label}
@@ -168,8 +170,8 @@ def test_only_a_former_comparison_is_overwritten(call: Call, evals: Path, tmp_pa
     for _ in range(2):
         code, out, err = call("compare", *two, "--output", tmp_path / "mine")
         assert code == 0 and str(tmp_path / "mine") in out, err
-    (tmp_path / "mine" / "notes.txt").write_text("precious")
-    (tmp_path / "file").write_text("precious")
+    (tmp_path / "mine" / "notes.txt").write_text("precious", encoding="utf-8")
+    (tmp_path / "file").write_text("precious", encoding="utf-8")
     for taken in (tmp_path / "mine", tmp_path / "file", evals / "random", evals.parent):
         before = sorted((path, path.stat().st_mtime_ns) for path in tmp_path.rglob("*"))
         code, _, err = call("compare", *two, "--output", taken)

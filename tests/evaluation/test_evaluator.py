@@ -100,9 +100,9 @@ def test_evaluations_of_one_run_are_compared(call: Call, run: RunFolder) -> None
     assert str(run.path / "compare" / "adapter--base") in out and "small/adapter less small/base" in out
     assert (
         metrics_of(run, "adapter")["accuracy"]
-        == json.loads((run.path / "compare" / "adapter--base" / "compare.json").read_text())["evaluations"][0][
-            "accuracy"
-        ]
+        == json.loads((run.path / "compare" / "adapter--base" / "compare.json").read_text(encoding="utf-8"))[
+            "evaluations"
+        ][0]["accuracy"]
     )
 
 
@@ -132,9 +132,9 @@ def test_free_answers_are_compared_with_constrained_ones(call: Call, run: RunFol
     assert code == 0, err
     assert "small/adapter less small/adapter@nli-fr-dev-free" in out
     folder = run.path / "compare" / "adapter--adapter@nli-fr-dev-free"
-    modes = [one["mode"] for one in json.loads((folder / "compare.json").read_text())["evaluations"]]
+    modes = [one["mode"] for one in json.loads((folder / "compare.json").read_text(encoding="utf-8"))["evaluations"]]
     assert modes == ["constrained", "free"]
-    differing = [json.loads(line) for line in (folder / "differences.jsonl").read_text().splitlines()]
+    differing = [json.loads(line) for line in (folder / "differences.jsonl").read_text(encoding="utf-8").splitlines()]
     assert len(differing) >= metrics_of(run, "adapter@nli-fr-dev-free")["invalid"]
 
 

@@ -65,7 +65,7 @@ def fake_quantiser(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str 
     """By itself it copies, so that its file answers as its source."""
     program = tmp_path / "bin" / "llama-quantize"
     program.parent.mkdir(exist_ok=True)
-    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
 
@@ -103,7 +103,7 @@ def test_what_a_killed_export_left_is_cleared_before_the_disk_is_measured(call: 
     left = [run.path / ".merged.999999999.partial", run.path / "gguf" / ".small-f16.gguf.999999999.partial"]
     for path in left:
         path.parent.mkdir(exist_ok=True)
-        path.write_text("half")
+        path.write_text("half", encoding="utf-8")
     assert call("export_gguf", run.path, "--quant", "f16", "--verify", "6")[0] == 0
     assert not any(path.exists() for path in left)
 
@@ -142,7 +142,7 @@ def test_a_kill_leaves_the_older_file_or_none_and_the_next_export_clears_up(
 ) -> None:
     file = tmp_path / "m.gguf"
     if tensors:
-        file.write_text("older")
+        file.write_text("older", encoding="utf-8")
     arguments: list[Any] = [sys.executable, "-c", SLOW_WRITE, tiny_model, file]
     with subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
         for _ in range(tensors):
@@ -150,11 +150,11 @@ def test_a_kill_leaves_the_older_file_or_none_and_the_next_export_clears_up(
         if not tensors:
             time.sleep(0.3)
         process.send_signal(signal.SIGKILL)
-    assert file.read_text() == "older" if tensors else not file.exists()
+    assert file.read_text(encoding="utf-8") == "older" if tensors else not file.exists()
     assert len(list(tmp_path.glob(".m.gguf.*.partial"))) == (1 if tensors else 0)
     with atomic_path(file) as partial:
-        partial.write_text("whole")
-    assert [path.name for path in tmp_path.iterdir()] == ["m.gguf"] and file.read_text() == "whole"
+        partial.write_text("whole", encoding="utf-8")
+    assert [path.name for path in tmp_path.iterdir()] == ["m.gguf"] and file.read_text(encoding="utf-8") == "whole"
 
 
 def test_a_kill_while_the_quantiser_writes_leaves_no_file_and_the_next_export_clears_up(
@@ -165,7 +165,7 @@ def test_a_kill_while_the_quantiser_writes_leaves_no_file_and_the_next_export_cl
     script = [sys.executable, ROOT / "scripts" / "export_gguf.py", *map(str, arguments[1:])]
     begun = tmp_path / "begun"
     with subprocess.Popen(script, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        while process.poll() is None and not (begun.is_file() and begun.read_text().endswith("\n")):
+        while process.poll() is None and not (begun.is_file() and begun.read_text(encoding="utf-8").endswith("\n")):
             time.sleep(0.05)
         process.send_signal(signal.SIGKILL)
     try:
@@ -175,7 +175,7 @@ def test_a_kill_while_the_quantiser_writes_leaves_no_file_and_the_next_export_cl
         fake_quantiser(tmp_path, monkeypatch)
         code, out, err = call(*arguments)
     finally:
-        os.kill(int(begun.read_text()), signal.SIGKILL)  # the quantiser outlives the export
+        os.kill(int(begun.read_text(encoding="utf-8")), signal.SIGKILL)  # the quantiser outlives the export
     assert code == 0, out + err
     assert {path.name for path in (run.path / "gguf").iterdir()} == {
         "small-q4_k_m.gguf", "Modelfile", "README.md", "parity.json",
@@ -185,7 +185,7 @@ def test_a_kill_while_the_quantiser_writes_leaves_no_file_and_the_next_export_cl
 
 def test_what_a_living_process_is_writing_is_left_alone(tmp_path: Path) -> None:
     theirs = tmp_path / f".m.gguf.{os.getppid()}.partial"
-    theirs.write_text("theirs")
+    theirs.write_text("theirs", encoding="utf-8")
     with atomic_path(tmp_path / "m.gguf") as partial:
-        partial.write_text("ours")
-    assert theirs.read_text() == "theirs"
+        partial.write_text("ours", encoding="utf-8")
+    assert theirs.read_text(encoding="utf-8") == "theirs"

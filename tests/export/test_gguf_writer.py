@@ -348,7 +348,7 @@ REFUSALS: dict[str, tuple[Callable[[Path], object], str]] = {
     "another rotary scaling": (config(rope_parameters=ROPE | {"rope_type": "yarn"}), "yarn"),
     "a config without its sizes": (config(hidden_size=None), "hidden_size"),
     "no config": (lambda f: (f / "config.json").unlink(), "config.json"),
-    "a config that is not JSON": (lambda f: (f / "config.json").write_text("{"), "config.json"),
+    "a config that is not JSON": (lambda f: (f / "config.json").write_text("{", encoding="utf-8"), "config.json"),
     "no tokenizer": (lambda f: (f / "tokenizer.json").unlink(), "tokenizer.json"),
     "another split rule": (break_split_rule, r"\\p\{N\}\|"),
     "a normaliser": (lambda f: edit_json(f / "tokenizer.json", normalizer={"type": "NFC"}), "NFC"),
@@ -400,7 +400,7 @@ def test_an_interrupted_write_leaves_the_older_file(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     destination = tmp_path / "m.gguf"
-    destination.write_text("older")
+    destination.write_text("older", encoding="utf-8")
     calls = iter(range(100))
 
     def interrupt(*arguments: Any) -> np.ndarray:
@@ -412,4 +412,4 @@ def test_an_interrupted_write_leaves_the_older_file(
     with pytest.raises(KeyboardInterrupt):
         export(model, destination)
     assert [file.name for file in tmp_path.iterdir()] == ["m.gguf"]
-    assert destination.read_text() == "older"
+    assert destination.read_text(encoding="utf-8") == "older"

@@ -30,7 +30,7 @@ def converter(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         pytest.skip("needs LLAMA_CPP_SOURCE, a folder with llama.cpp's convert_hf_to_gguf.py")
     # The converter imports sentencepiece before it finds that the folder has no model of that kind.
     stub = tmp_path_factory.mktemp("stub")
-    (stub / "sentencepiece.py").write_text("SentencePieceProcessor = None\n")
+    (stub / "sentencepiece.py").write_text("SentencePieceProcessor = None\n", encoding="utf-8")
     return ["env", f"PYTHONPATH={stub}", sys.executable, str(source)]
 
 

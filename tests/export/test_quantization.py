@@ -45,21 +45,21 @@ def test_llama_cpp_computes_on_every_type_and_the_size_is_foretold(file_type: An
 def fake(folder: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> None:
     program = folder / "bin" / "llama-quantize"
     program.parent.mkdir()
-    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{program.parent}:/usr/bin:/bin")
 
 
 def test_a_program_on_the_path_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake(tmp_path, 'echo "[   1/  21] token_embd.weight"; cp "$1" "$2"; echo "$3" >> "$2"', monkeypatch)
-    (tmp_path / "in.gguf").write_text("GGUF ")
+    (tmp_path / "in.gguf").write_text("GGUF ", encoding="utf-8")
     quantize_file(tmp_path / "in.gguf", tmp_path / "out.gguf", "q4_k_m")
-    assert (tmp_path / "out.gguf").read_text() == "GGUF Q4_K_M\n"
+    assert (tmp_path / "out.gguf").read_text(encoding="utf-8") == "GGUF Q4_K_M\n"
 
 
 def test_a_quantiser_that_fails_is_quoted_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake(tmp_path, 'head -c 3 "$1" > "$2"; echo; echo "bad magic" >&2; exit 1', monkeypatch)
-    (tmp_path / "in.gguf").write_text("GGUF ")
+    (tmp_path / "in.gguf").write_text("GGUF ", encoding="utf-8")
     with pytest.raises(QuantizerError, match=r"could not make out\.gguf; it ended with: bad magic"):
         quantize_file(tmp_path / "in.gguf", tmp_path / "out.gguf", "q6_k")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bin", "in.gguf"]

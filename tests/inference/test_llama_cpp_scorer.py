@@ -151,7 +151,7 @@ def test_a_file_that_is_cut_short_is_refused(kept: float, gguf: Path, tmp_path: 
 
 def test_a_missing_file_a_folder_and_another_format_are_refused(tmp_path: Path) -> None:
     other = tmp_path / "other.gguf"
-    other.write_text("not a model")
+    other.write_text("not a model", encoding="utf-8")
     for file, names in [(tmp_path / "none.gguf", "No such file"), (tmp_path, "cannot be read"), (other, "not a GGUF")]:
         with pytest.raises(ModelError, match=names):
             scorer(file)

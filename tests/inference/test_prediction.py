@@ -135,13 +135,13 @@ def test_a_file_that_dies_halfway_goes_on_and_comes_out_the_same(
     scorers()
     source, whole, target = write(tmp_path / f"in{suffix}"), tmp_path / f"whole{suffix}", tmp_path / f"out{suffix}"
     predict_file(open_classifier(trained), source, whole)
-    target.write_text("an older file")
+    target.write_text("an older file", encoding="utf-8")
     scorers(7, error)
     with pytest.raises(error) as stopped:
         predict_file(open_classifier(trained), source, target)
     if error is KeyboardInterrupt:
         assert f"6 of 10 rows are kept in {target}.partial; the same command" in str(stopped.value)
-    assert target.read_text() == "an older file"
+    assert target.read_text(encoding="utf-8") == "an older file"
     opened = scorers()
     predict_file(open_classifier(trained), source, target)
     assert opened[0].scored == [3, 1], "six rows were safe"
@@ -182,7 +182,10 @@ def test_wherever_the_partial_file_is_cut_the_rest_is_scored_and_nothing_twice(
     ("change", "sentence"),
     [
         (lambda path: write(path, ROWS[:-1]), "was begun with another input,"),
-        (lambda path: path.with_name("out.jsonl.partial").write_text("mine\n"), "was begun by something else,"),
+        (
+            lambda path: path.with_name("out.jsonl.partial").write_text("mine\n", encoding="utf-8"),
+            "was begun by something else,",
+        ),
     ],
 )
 def test_a_partial_file_of_something_else_is_kept_and_said(
@@ -240,11 +243,11 @@ def test_rows_that_cannot_be_scored_are_refused_before_anything_is_written(
 ) -> None:
     opened = scorers()
     source, target = tmp_path / name, tmp_path / f"out{Path(name).suffix}"
-    source.write_text(content)
-    target.write_text("an older file")
+    source.write_text(content, encoding="utf-8")
+    target.write_text("an older file", encoding="utf-8")
     with pytest.raises(DataError, match=sentence):
         predict_file(open_classifier(trained), source, target)
-    assert not opened and target.read_text() == "an older file"
+    assert not opened and target.read_text(encoding="utf-8") == "an older file"
     assert len(list(tmp_path.iterdir())) == 2
 
 

@@ -27,7 +27,7 @@ def test_each_weight_is_the_sum_in_float32_rounded_once(
     assert merged_type(model_config(base)) == merged_type(model_config(merged)) == name
     before, after = load_file(base / "model.safetensors"), load_file(merged / "model.safetensors")
     adapter = load_file(trained.adapter / "adapter_model.safetensors")
-    config = json.loads((trained.adapter / "adapter_config.json").read_text())
+    config = json.loads((trained.adapter / "adapter_config.json").read_text(encoding="utf-8"))
     scale = config["lora_alpha"] / config["r"]
     assert before.keys() == after.keys()
     changed = 0

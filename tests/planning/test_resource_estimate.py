@@ -169,7 +169,7 @@ def test_a_containers_limit_is_the_devices_memory(
 ) -> None:
     monkeypatch.setattr("toolkit.planning.device.DEVICE", "cpu")
     limit = tmp_path / "memory.max"
-    limit.write_text(said)
+    limit.write_text(said, encoding="utf-8")
     monkeypatch.setattr("toolkit.planning.device.CONTAINER_LIMITS", (tmp_path / "none", limit))
     assert this_device().memory == (300_000_000 if limited else psutil.virtual_memory().total)
 

@@ -74,7 +74,7 @@ def test_the_answer_is_one_sentence_with_interval_rows_and_baselines(run: RunFol
 
 def test_every_number_of_metrics_json_stands_in_the_tables(run: RunFolder) -> None:
     other = write_evaluation(run, "base", seed=5)
-    metrics = json.loads((run.eval / "adapter" / "metrics.json").read_text())
+    metrics = json.loads((run.eval / "adapter" / "metrics.json").read_text(encoding="utf-8"))
     page = page_of(run)
     for one in (metrics, other):
         wanted = {one["accuracy"], one["macro"]["f1"], one["weighted"]["f1"], one["nll"], one["ece"], float(one["n"])}
@@ -257,7 +257,7 @@ def test_a_broken_file_is_one_sentence_and_the_older_report_stays(
     if content is None:
         path.unlink()
     else:
-        path.write_text(content)
+        path.write_text(content, encoding="utf-8")
     with pytest.raises(RunError, match=sentence):
         write_report(TrainedRun.open(run.path))
     assert (run.path / "report.html").read_bytes() == before

@@ -112,10 +112,10 @@ def test_the_licence_is_the_base_models_own_or_none(tmp_path: Path) -> None:
     write_evaluation(run, "adapter")
     run.update(model={"folder": str(base)})
     assert card_of(run).data.license is None and "not stated in its files" in card_of(run).text
-    (base / "README.md").write_text("---\nlicense: llama3.2\n---\n# Base\n")
+    (base / "README.md").write_text("---\nlicense: llama3.2\n---\n# Base\n", encoding="utf-8")
     card = card_of(run)
     assert card.data.license == "llama3.2" and "llama3.2, by its own card" in card.text
-    (base / "README.md").write_text("---\nlicense: [\n---\n")
+    (base / "README.md").write_text("---\nlicense: [\n---\n", encoding="utf-8")
     assert card_of(run).data.license is None
 
 
@@ -170,6 +170,6 @@ def test_evaluating_prints_where_card_and_report_are(call: Any, run: RunFolder) 
     assert f"report      {run.path / 'report.html'}" in out and "model card" not in out
     code, out, _ = call("eval_generate", run.path)
     assert code == 0 and f"model card  {run.adapter / 'README.md'}" in out
-    accuracy = json.loads((run.eval / "adapter" / "metrics.json").read_text())["accuracy"]
+    accuracy = json.loads((run.eval / "adapter" / "metrics.json").read_text(encoding="utf-8"))["accuracy"]
     assert ModelCard.load(run.adapter / "README.md").data.eval_results[0].metric_value == accuracy
     assert f'<data value="{accuracy}">' in (run.path / "report.html").read_text(encoding="utf-8")

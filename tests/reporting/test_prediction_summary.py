@@ -35,13 +35,13 @@ def test_errors_are_the_surest_of_the_wrong_rows_in_descending_order(tmp_path: P
 
 def test_rows_without_probabilities_count_for_nothing(tmp_path: Path) -> None:
     row = {"id": "1", "label": "a", "prediction": None, "probabilities": None, "answer": "?"}
-    (tmp_path / "p.jsonl").write_text(json.dumps(row) + "\n")
+    (tmp_path / "p.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
     summary = summarize_predictions(tmp_path / "p.jsonl")
     assert summary.bins is None and summary.errors == []
 
 
 @pytest.mark.parametrize("line", ["{", "[]", '{"id": 1}', '{"label": "a", "prediction": "b", "probabilities": 3}'])
 def test_a_line_that_is_no_prediction_is_named(tmp_path: Path, line: str) -> None:
-    (tmp_path / "p.jsonl").write_text(line + "\n")
+    (tmp_path / "p.jsonl").write_text(line + "\n", encoding="utf-8")
     with pytest.raises(RunError, match=r"p\.jsonl, line 1 is no prediction"):
         summarize_predictions(tmp_path / "p.jsonl")

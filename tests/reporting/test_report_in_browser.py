@@ -58,7 +58,7 @@ def test_it_renders_without_console_errors_and_its_tables_hold_the_numbers_of_me
     assert "CONSOLE" not in log
     page = Page(dom)
     for name in ("adapter", "base"):
-        metrics = json.loads((report.parent / "eval" / name / "metrics.json").read_text())
+        metrics = json.loads((report.parent / "eval" / name / "metrics.json").read_text(encoding="utf-8"))
         assert {metrics["accuracy"], metrics["macro"]["f1"], metrics["nll"], metrics["ece"]} <= page.values
         assert {float(n) for row in metrics["confusion_matrix"] for n in row} <= page.values
         cells = re.findall(r"<td[^>]*>(?:<data[^>]*>)?([^<]*)", dom)
@@ -68,7 +68,7 @@ def test_it_renders_without_console_errors_and_its_tables_hold_the_numbers_of_me
 
 def test_the_console_is_looked_at(tmp_path: Path) -> None:
     page = tmp_path / "broken.html"
-    page.write_text("<script>undefined.x</script>")
+    page.write_text("<script>undefined.x</script>", encoding="utf-8")
     assert "CONSOLE" in browse(page, tmp_path)[1]
 
 

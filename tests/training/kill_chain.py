@@ -40,7 +40,7 @@ def tear_a_file(path: Path, *_: Any) -> None:
 
 def tear_a_line(entry: dict[str, Any]) -> str:
     log = Path(sys.argv[2]) / "killed" / "train_log.jsonl"
-    log.write_text(log.read_text() + '{"step": 6, "lo')
+    log.write_text(log.read_text(encoding="utf-8") + '{"step": 6, "lo')
     die()
     return ""
 
@@ -61,8 +61,8 @@ MOMENTS: dict[str, Callable[[], None]] = {
 
 def begin_half(run: RunFolder, recipe: str) -> None:
     run.path.mkdir(parents=True, exist_ok=True)
-    run.recipe_file.write_text(recipe)
-    (run.path / f".run.json.{os.getpid()}.partial").write_text("{")
+    run.recipe_file.write_text(recipe, encoding="utf-8")
+    (run.path / f".run.json.{os.getpid()}.partial").write_text("{", encoding="utf-8")
     die()
 
 

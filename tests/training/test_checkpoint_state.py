@@ -27,10 +27,10 @@ def drawn() -> list[object]:
 def test_generators_go_on_where_they_were(tmp_path: Path) -> None:
     random.gauss()  # half of a pair is kept for the next call
     np.random.normal()
-    (tmp_path / "random.json").write_text(json.dumps(random_states()))
+    (tmp_path / "random.json").write_text(json.dumps(random_states()), encoding="utf-8")
     expected = drawn()
     drawn()
-    set_random_states(json.loads((tmp_path / "random.json").read_text()))
+    set_random_states(json.loads((tmp_path / "random.json").read_text(encoding="utf-8")))
     assert drawn() == expected
 
 

@@ -16,7 +16,7 @@ def write(checkpoints: Path, *steps: int) -> None:
     for step in steps:
         with new_checkpoint(checkpoint_folder(checkpoints, step)) as folder:
             (folder / "weights").write_bytes(bytes(range(256)) * step)
-            (folder / "state.json").write_text(json.dumps({"step": step}))
+            (folder / "state.json").write_text(json.dumps({"step": step}), encoding="utf-8")
 
 
 def flip_a_bit(path: Path) -> None:
@@ -41,9 +41,18 @@ def test_the_newest_is_that_of_the_highest_step_whatever_the_clock_says(tmp_path
         (lambda folder: flip_a_bit(folder / "weights"), "weights was changed"),
         (lambda folder: flip_a_bit(folder / "state.json"), "state.json was changed"),
         (lambda folder: (folder / "manifest.json").unlink(), "it has no manifest.json"),
-        (lambda folder: (folder / "manifest.json").write_text('{"weights": {"byt'), "its manifest.json cannot be read"),
-        (lambda folder: (folder / "manifest.json").write_text("[]"), "its manifest.json cannot be read"),
-        (lambda folder: (folder / "manifest.json").write_text("{}"), "its manifest.json names no file"),
+        (
+            lambda folder: (folder / "manifest.json").write_text('{"weights": {"byt', encoding="utf-8"),
+            "its manifest.json cannot be read",
+        ),
+        (
+            lambda folder: (folder / "manifest.json").write_text("[]", encoding="utf-8"),
+            "its manifest.json cannot be read",
+        ),
+        (
+            lambda folder: (folder / "manifest.json").write_text("{}", encoding="utf-8"),
+            "its manifest.json names no file",
+        ),
     ],
 )
 def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(

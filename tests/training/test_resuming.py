@@ -259,7 +259,7 @@ def test_other_rows_are_noticed_in_the_file_itself(
     code, _, err = call("sft", recipe, "--output-dir", run.path)
     assert code == 0, err
     run.update(status="running")
-    rows.write_text(rows.read_text().replace("Paul dort 3", "Anne dort 3"))
+    rows.write_text(rows.read_text(encoding="utf-8").replace("Paul dort 3", "Anne dort 3"))
     code, _, err = call("sft", recipe, "--output-dir", run.path, "--resume")
     assert code == 2 and "another data.train.fingerprint (" in err
 

@@ -33,7 +33,7 @@ def with_tokenizers(path: Path) -> None:
     "write",
     [
         lambda path: path.write_bytes(BIG.tobytes()),
-        lambda path: path.write_text("é" * 100_000),
+        lambda path: path.write_text("é" * 100_000, encoding="utf-8"),
         lambda path: save_file({"weight": torch.from_numpy(BIG)}, path),
         with_numpy,
         with_tokenizers,
@@ -50,7 +50,7 @@ def test_whoever_writes_a_full_disk_is_one_sentence_and_the_older_file_stays(
     with refused, file_size_limit() as limit, atomic_path(path) as partial:
         limit(20_000)
         write(partial)
-    assert [one.name for one in tmp_path.iterdir()] == ["file"] and path.read_text() == "older"
+    assert [one.name for one in tmp_path.iterdir()] == ["file"] and path.read_text(encoding="utf-8") == "older"
 
 
 def test_a_device_without_room_is_a_full_disk() -> None:
@@ -65,7 +65,7 @@ def test_what_is_no_full_disk_keeps_its_name(tmp_path: Path) -> None:
         and disk_full_reason(ValueError("os error 28 is a number")) is not None
     )
     with pytest.raises(FileNotFoundError), atomic_path(tmp_path / "file") as partial:
-        partial.read_text()
+        partial.read_text(encoding="utf-8")
 
 
 def test_what_a_process_of_the_same_number_left_does_not_get_into_a_new_folder(tmp_path: Path) -> None:

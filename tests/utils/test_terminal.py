@@ -1,6 +1,8 @@
 """What data say cannot steer the terminal on which it is shown."""
 
+import errno
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -38,7 +40,7 @@ def test_an_error_that_quotes_a_value_shows_it_escaped(capsys: pytest.CaptureFix
         raise DataError(f"row {EVIL} is bad.", hint=f"Mend {EVIL}.")
 
     def not_there() -> None:
-        (Path("/nowhere") / EVIL).read_text()
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), f"/nowhere/{EVIL}")
 
     assert run_command(refuse) == 2
     assert capsys.readouterr().err == f"error: row {SHOWN} is bad.\nhint: Mend {SHOWN}.\n"
@@ -53,7 +55,9 @@ def test_the_preflights_examples_are_escaped_and_their_ids_are_not_changed(
     labels = ["entailment", "neutral", "contradiction"]
     rows = [{"premise": f"{EVIL}{i}", "hypothesis": f"h{i}", "label": labels[i % 3]} for i in range(6)]
     for name, part in (("train", rows[:3]), ("eval", rows[3:])):
-        (tmp_path / name).with_suffix(".jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
+        (tmp_path / name).with_suffix(".jsonl").write_text(
+            "".join(json.dumps(row) + "\n" for row in part), encoding="utf-8"
+        )
     files = [f"data.{name}={{path: {tmp_path / name}.jsonl}}" for name in ("train", "eval")]
     before = run_preflight(make_recipe(*files, "data.columns.id=null", "evaluation.slice_by=[]"))
     said = before.examples(color=color)

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from toolkit.api.arguments import to_path
+from toolkit.errors import RunError
 from toolkit.runs.run_folder import check_is_evaluation
 
 if TYPE_CHECKING:
@@ -21,9 +23,11 @@ def compare(evaluations: "Sequence[Evaluation | str | Path]", output: str | Path
     Raises:
         ToolkitError: a folder is not an evaluation, the rows are not the same, or `output` holds something else.
     """
-    folders = [Path(given) if isinstance(given, (str, Path)) else given.folder for given in evaluations]
+    if isinstance(evaluations, (str, Path)):
+        raise RunError(f"A single evaluation was given, {evaluations}.", hint="Give a list of two or more.")
+    folders = [to_path(getattr(given, "folder", given), "an evaluation") for given in evaluations]
     for folder in folders:
         check_is_evaluation(folder)
     from toolkit.evaluation import comparison
 
-    return comparison.compare(folders, None if output is None else Path(output))
+    return comparison.compare(folders, None if output is None else to_path(output, "output"))

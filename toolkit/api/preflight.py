@@ -37,6 +37,8 @@ def preflight(
         ToolkitError: the recipe cannot work, or `memory` is asked for an encoder, whose memory nothing predicts.
     """
     checked = resolve_recipe(recipe, overrides)
+    if memory is not None and (isinstance(memory, bool) or not isinstance(memory, int) or memory < 1):
+        raise RecipeError(f"memory is {memory!r}, which is not a number of bytes.", hint="Give 16_000_000_000, say.")
     if memory and checked.model.kind != "decoder":
         raise RecipeError(
             f"memory={memory} cannot be answered for model.kind {checked.model.kind}: memory is predicted for decoders "

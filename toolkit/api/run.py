@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from toolkit.api.arguments import to_path
 from toolkit.api.imports import import_backend
 from toolkit.data.prediction_writers import check_formats
 from toolkit.errors import ExportError
@@ -169,7 +170,7 @@ class Run:
         Raises:
             ToolkitError: naming the rows that cannot be scored, or what else is wrong; `target` is untouched.
         """
-        source, target = Path(source), Path(target)
+        source, target = to_path(source, "source"), to_path(target, "target")
         check_formats(source, target)
         check_writable(target.parent, hint="Give another target.")
         with self.load(model, calibrated=calibrated, overrides=overrides) as classifier:
@@ -242,4 +243,4 @@ def open_run(path: str | Path, overrides: Overrides = ()) -> Run:
         RunError: there is no such folder, or no finished run in it.
         RecipeError: recipe.yaml is damaged, or an override cannot be used.
     """
-    return Run(TrainedRun.open(Path(path), overrides))
+    return Run(TrainedRun.open(to_path(path, "path"), overrides))

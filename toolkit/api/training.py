@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from toolkit.api.arguments import to_path
 from toolkit.api.imports import import_backend
 from toolkit.api.recipes import resolve_recipe
 from toolkit.api.run import Run, open_run
@@ -82,7 +83,7 @@ def _prepare(
         overwrite: None for a run that will not be written.
     """
     checked = resolve_recipe(recipe, overrides)
-    run = RunFolder(default_output_dir(recipe) if output_dir is None else Path(output_dir))
+    run = RunFolder(default_output_dir(recipe) if output_dir is None else to_path(output_dir, "output_dir"))
     if resume:
         check_same_run(checked, run)
     elif overwrite is not None:

@@ -2,6 +2,7 @@
 
 import argparse
 import errno
+import io
 import logging
 import re
 import signal
@@ -112,6 +113,8 @@ def run_command(command: Callable[[], None]) -> int:
     What the library logs is printed, progress is shown, and a SIGTERM ends the command as Ctrl-C does, so that nothing
     is left half written.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):  # an ASCII terminal, or a pipe: letters it lacks are shown escaped
+        sys.stdout.reconfigure(errors="backslashreplace")
     is_main_thread = threading.current_thread() is threading.main_thread()  # no other may choose what a signal does
     previous_handler = signal.signal(signal.SIGTERM, _interrupt) if is_main_thread else None
     try:

@@ -38,6 +38,7 @@ _FLAGS: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
     (rf"{_START}(shots|memory)=(\d+){_END}", r"--\1 \2"),
     (r"\bleave out (shots|memory)\b", r"leave out --\1"),
     (r"\boutput=DIR\b", "--output DIR"),
+    (r"\bdata=FILE and limit=N\b", "--data FILE and --limit N"),
 )
 """What a message of the library says, as a regular expression, and how a command says it."""
 

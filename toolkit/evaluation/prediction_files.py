@@ -121,7 +121,7 @@ def check_same_rows(first: EvaluatedRows, second: EvaluatedRows) -> None:
     raise DataError(
         f"{first.name} and {second.name} are not about the same rows in the same order: row {position + 1} "
         f"{_describe_difference(first, second, position)}.",
-        hint="Evaluate both on the same rows: the same data and limit for each.",
+        hint="Evaluate both on the same rows: with the same data=FILE and limit=N.",
     )
 
 

@@ -51,9 +51,13 @@ class EvaluationRequest:
         """Refuse values that the command line cannot give, and Python can."""
         if self.mode not in get_args(Mode):
             raise RunError(f"mode is {self.mode!r}, which is neither constrained nor free.", hint="Choose one of them.")
-        if self.limit is not None and self.limit < 1:
+        if self.limit is not None and not _is_count(self.limit, at_least=1):
             raise RunError(
-                f"limit is {self.limit}, and at least one row has to be scored.", hint="Leave it out for all."
+                f"limit is {self.limit!r}, which is not a number of rows from 1 on.", hint="Leave it out for all."
             )
-        if self.shots < 0:
-            raise RunError(f"shots is {self.shots}, which is below 0.", hint="Leave it out for none.")
+        if not _is_count(self.shots, at_least=0):
+            raise RunError(f"shots is {self.shots!r}, which is not a number from 0 on.", hint="Leave it out for none.")
+
+
+def _is_count(value: object, *, at_least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= at_least

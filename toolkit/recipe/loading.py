@@ -76,9 +76,9 @@ def _read_text(path: Path) -> str:
 
 
 def _override(values: dict[str, Any], overrides: Overrides) -> None:
-    if isinstance(overrides, str):
+    if isinstance(overrides, str) or not isinstance(overrides, (Mapping, Sequence)):
         raise RecipeError(
-            f"overrides is the text {overrides!r}, not a list of changes.",
+            f"overrides is {overrides!r}, not a list of changes.",
             hint='Write {"section.key": value}, or ["section.key=value"].',
         )
     if isinstance(overrides, Mapping):

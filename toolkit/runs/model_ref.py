@@ -34,7 +34,8 @@ class ModelRef:
             return text
         if str(text) in ("adapter", "base", "merged"):
             return cls(str(text))  # type: ignore[arg-type]
-        if Path(text).suffix == ".gguf":  # pathlib drops the slash of `file.gguf/`, which completion may add
+        # pathlib drops the slash of `file.gguf/`, which a shell's completion may add.
+        if isinstance(text, (str, Path)) and Path(text).suffix == ".gguf":
             return cls("gguf", Path(text))
         raise RunError(f"model={str(text)!r} is none of adapter, base, merged and FILE.gguf.")
 

@@ -206,7 +206,7 @@ def _state(optimizers: "list[Optimizer]", parameter: "Tensor") -> dict[str, "Ten
 
 
 def _load_progress(folder: Path, settings: Settings) -> Progress:
-    state = json.loads((folder / "state.json").read_text())
+    state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
     if state["settings"] != asdict(settings):
         raise ModelError("The checkpoint was made with other steps or another seed.", hint="Use the same settings.")
     return Progress(**state["progress"])

@@ -84,7 +84,11 @@ def test_the_seed_decides_every_row() -> None:
     command = "from tools.tiny_llama_fr.nli_fr import generate; print(hash(0) or generate('dev')[:30])"
     outputs = {
         subprocess.run(
-            [sys.executable, "-c", command], env={"PYTHONHASHSEED": seed}, capture_output=True, text=True, check=True
+            [sys.executable, "-c", command],
+            env={"PYTHONHASHSEED": seed, "PYTHONIOENCODING": "utf-8"},
+            capture_output=True,
+            encoding="utf-8",
+            check=True,
         ).stdout.strip()
         for seed in ("1", "2")
     }
