@@ -1,7 +1,7 @@
-# Two commands: `make quickstart` and `make test`. Both make .venv and install the pinned set when they must.
+# Two commands: `make quickstart` and `make test`. Both create .venv and install the pinned packages if needed.
 #
-#   TORCH_INDEX   a package index for torch alone, e.g. https://download.pytorch.org/whl/cpu (PyPI's build has CUDA)
-#   PYTHON        the interpreter that .venv is made with (3.11 to 3.13)
+#   TORCH_INDEX   a package index for torch only, e.g. https://download.pytorch.org/whl/cpu (PyPI's build has CUDA)
+#   PYTHON        the interpreter that .venv is created with (3.11 to 3.13)
 
 PYTHON ?= python3
 TORCH_INDEX ?=
@@ -9,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 RUN := outputs/quickstart
-# q4_k_m joins where llama.cpp's quantiser is.
+# q4_k_m is added if llama.cpp's quantizer is installed.
 KQUANT = $(if $(shell command -v llama-quantize)$(wildcard $(VENV)/lib/python*/site-packages/llama_cpp),q4_k_m)
 
 .PHONY: quickstart test install schema clean

@@ -1,9 +1,9 @@
-"""Kill training and export at random moments, go on from what is left, and compare bytes with a run that was let be.
+"""Kill training and export at random moments, restart them, and compare the files with those of uninterrupted runs.
 
     python benchmarks/kills.py --kills 35 --export-kills 20 --out /tmp/kills
 
-The real scripts run as processes of their own and end by SIGKILL; each is started again, training with --resume.
-Three kills of four strike behind a sign of work (the run began, merging began), the others as packages are imported.
+The real scripts run as separate processes, receive SIGKILL and are started again, training with --resume. Three of four
+kills happen after the first output has appeared (a log line, a merged model), the others during startup.
 """
 
 import argparse
@@ -20,21 +20,22 @@ from typing import Any
 
 from side_by_side import report
 
-SMALLER = [
+OVERRIDES = [
     "training.max_steps=60", "training.save_steps=1", "training.batch_size=6", "data.train.limit=120",
     "data.eval.limit=60",
 ]  # fmt: skip
-RUN = "run"  # a folder's name stands in its GGUF: both runs have the same
-_LONGEST_S = 600
+# The GGUF file contains the name of the run folder, so the killed run and the reference run use the same name.
+RUN = "run"
+_START_TIMEOUT_S = 600
 
 
 class Killer:
-    """Starts commands and kills them.
+    """A process that starts commands and kills them at random moments.
 
     Args:
-        seed: of the moments.
-        folder: the run whose files tell how far a command is.
-        log: where the commands' output goes.
+        seed: The seed of the random moments.
+        folder: The run folder, whose files show the progress of a command.
+        log: The file to which the commands' output is appended.
     """
 
     def __init__(self, seed: int, folder: Path, log: Path) -> None:
@@ -44,15 +45,17 @@ class Killer:
         self._folder = folder
         self._log = log
 
-    def strike(self, command: Sequence[object], began: Callable[[], bool], startup_s: float, window_s: float) -> bool:
-        """Start a command and kill it; whether it ended well before it could be killed."""
+    def start_and_kill(
+        self, command: Sequence[object], has_started: Callable[[], bool], startup_s: float, window_s: float
+    ) -> bool:
+        """Start a command and kill it. Return whether it finished successfully before it could be killed."""
         with self._log.open("ab") as log:
             process = subprocess.Popen([sys.executable, *map(str, command)], stdout=log, stderr=log)
         if self._random.random() < 0.25:
             delay = self._random.uniform(0, startup_s)
         else:
-            deadline = time.monotonic() + _LONGEST_S
-            while not began() and process.poll() is None and time.monotonic() < deadline:
+            deadline = time.monotonic() + _START_TIMEOUT_S
+            while not has_started() and process.poll() is None and time.monotonic() < deadline:
                 time.sleep(0.002)
             delay = self._random.uniform(0, window_s)
         try:
@@ -62,136 +65,165 @@ class Killer:
             process.kill()
             process.wait()
             self.kills += 1
-            self.moments[self._moment(began())] += 1
+            self.moments[self._describe_activity(has_started())] += 1
             return False
         return True
 
-    def _moment(self, began: bool) -> str:
-        """What the killed process was at, told by what it left half written."""
-        for left in self._folder.rglob(".*.partial"):
-            return f"writing {left.name.split('.')[1].split('-')[0]}"
-        return "at work" if began else "starting"
+    def _describe_activity(self, has_started: bool) -> str:
+        """Describe the activity of the killed process, based on the temporary files that it left."""
+        # Every file is written under a hidden name that ends in .partial and renamed when it is complete.
+        for partial in self._folder.rglob(".*.partial"):
+            return f"writing {partial.name.split('.')[1].split('-')[0]}"
+        return "at work" if has_started else "starting"
 
 
-def train(recipe: str, folder: Path) -> list[object]:
-    """The command that trains into a folder; it goes on with what is there."""
-    overrides = [argument for one in SMALLER for argument in ("--set", one)]
-    again = ["--resume"] if (folder / "recipe.yaml").is_file() else []
-    return ["scripts/sft.py", recipe, *overrides, "--output-dir", folder, *again]
+def training_command(recipe: str, folder: Path) -> list[object]:
+    """Return the command that trains into a folder, or resumes if the folder holds a run."""
+    overrides = [argument for override in OVERRIDES for argument in ("--set", override)]
+    resume = ["--resume"] if (folder / "recipe.yaml").is_file() else []
+    return ["scripts/sft.py", recipe, *overrides, "--output-dir", folder, *resume]
 
 
-def export(folder: Path) -> list[object]:
-    """The command that exports a run; of so short a training, some answers are near ties."""
+def export_command(folder: Path) -> list[object]:
+    """Return the command that exports a run."""
+    # After so few training steps some rows are near ties, so the parity gate has to accept a low agreement.
     return ["scripts/export_gguf.py", folder, "--verify", "60", "--min-agreement", "0.5"]
 
 
-def undisturbed(command: Sequence[object]) -> float:
-    """Run a command to its end; its seconds."""
+def run_to_completion(command: Sequence[object]) -> float:
+    """Run a command without interruption and return the seconds it took."""
     start = time.monotonic()
-    done = subprocess.run([sys.executable, *map(str, command)], capture_output=True, text=True)
-    if done.returncode:
-        sys.exit(f"{command} failed:\n{done.stderr[-3000:]}")
+    finished = subprocess.run([sys.executable, *map(str, command)], capture_output=True, text=True)
+    if finished.returncode:
+        sys.exit(f"{command} failed:\n{finished.stderr[-3000:]}")
     return time.monotonic() - start
 
 
-def newer_than(moment: float, folder: Path, *patterns: str) -> Callable[[], bool]:
-    """Whether one of these was written to since."""
+def written_since(moment: float, folder: Path, *patterns: str) -> Callable[[], bool]:
+    """Return a function that reports whether a matching file has been written since `moment`."""
 
-    def written(path: Path) -> float:
+    def modified_at(path: Path) -> float:
         try:
             return path.stat().st_mtime
-        except FileNotFoundError:  # renamed in between
+        except FileNotFoundError:  # renamed between glob and stat
             return 0.0
 
-    return lambda: any(written(path) > moment for pattern in patterns for path in folder.glob(pattern))
+    return lambda: any(modified_at(path) > moment for pattern in patterns for path in folder.glob(pattern))
 
 
-def kill_training(recipe: str, place: Path, kills: int, seed: int, log: Path) -> tuple[Counter[str], list[Path]]:
-    """Kill runs until there were `kills`; each run is a chain of starts, of which the last one is let be."""
+def kill_training(recipe: str, folder: Path, kills: int, seed: int, log: Path) -> tuple[Counter[str], list[Path]]:
+    """Start training runs and kill them `kills` times in total.
+
+    Each run is resumed after every kill. It ends when a start finishes before its kill, or when all kills are used up.
+
+    Returns:
+        The number of kills per activity, and the folders of the finished runs.
+    """
     moments: Counter[str] = Counter()
     folders: list[Path] = []
     while moments.total() < kills:
-        folders.append(place / f"killed-{len(folders) + 1}" / RUN)
+        folders.append(folder / f"killed-{len(folders) + 1}" / RUN)
         killer = Killer(seed + len(folders), folders[-1], log)
         while moments.total() + killer.kills < kills:
-            began = newer_than(time.time(), folders[-1], "train_log.jsonl")
-            if killer.strike(train(recipe, folders[-1]), began, startup_s=10, window_s=4):
+            has_started = written_since(time.time(), folders[-1], "train_log.jsonl")
+            if killer.start_and_kill(training_command(recipe, folders[-1]), has_started, startup_s=10, window_s=4):
                 break
             print(f"run {len(folders)}, kill {killer.kills}: {dict(killer.moments)}", file=sys.stderr, flush=True)
-        undisturbed(train(recipe, folders[-1]))
+        run_to_completion(training_command(recipe, folders[-1]))
         moments += killer.moments
     return moments, folders
 
 
-def kill_export(folder: Path, whole: Path, kills: int, seed: int, log: Path) -> tuple[Counter[str], int]:
-    """Kill exports of a trained run; how many files were found half written under their own name."""
-    killer, torn = Killer(seed, folder, log), 0
+def kill_export(folder: Path, reference: Path, kills: int, seed: int, log: Path) -> tuple[Counter[str], int]:
+    """Kill exports of a trained run `kills` times, then let one finish.
+
+    Returns:
+        The number of kills per activity, and the number of half-written files that had a final name.
+    """
+    killer, half_written = Killer(seed, folder, log), 0
     while killer.kills < kills:
-        began = newer_than(time.time(), folder, ".merged.*.partial", "merged")
-        killer.strike(export(folder), began, startup_s=10, window_s=5)
-        found = exported(folder)
-        json.loads(found.pop("parity.json", b"{}"))  # an export in progress forgets what an earlier one found
-        torn += len(different(found, exported(whole), missing_is_different=False))
-        print(f"export, kill {killer.kills}: {dict(killer.moments)}, torn: {torn}", file=sys.stderr, flush=True)
-    undisturbed(export(folder))
-    return killer.moments, torn
+        has_started = written_since(time.time(), folder, ".merged.*.partial", "merged")
+        killer.start_and_kill(export_command(folder), has_started, startup_s=10, window_s=5)
+        contents = read_exported_files(folder)
+        # An export in progress removes the results of an earlier one from parity.json, so it only has to be valid.
+        json.loads(contents.pop("parity.json", b"{}"))
+        half_written += len(differing_files(contents, read_exported_files(reference), missing_counts=False))
+        print(
+            f"export, kill {killer.kills}: {dict(killer.moments)}, half-written: {half_written}",
+            file=sys.stderr,
+            flush=True,
+        )
+    run_to_completion(export_command(folder))
+    return killer.moments, half_written
 
 
-def trained(folder: Path) -> dict[str, bytes]:
-    """The adapter's files, and the log without its timings."""
+def read_trained_files(folder: Path) -> dict[str, bytes]:
+    """Return the contents of the adapter's files, and the training log without its timings."""
     rows = [json.loads(line) for line in (folder / "train_log.jsonl").read_text(encoding="utf-8").splitlines()]
     log = "".join(json.dumps({**row, "seconds": None}) for row in rows)
     return {path.name: path.read_bytes() for path in (folder / "adapter").iterdir()} | {"log": log.encode()}
 
 
-def exported(folder: Path) -> dict[str, bytes]:
-    """The merged model's files and those beside the GGUF."""
-    files = [path for part in ("merged", "gguf") for path in (folder / part).glob("[!.]*")]
+def read_exported_files(folder: Path) -> dict[str, bytes]:
+    """Return the contents of the merged model's files and of the gguf folder."""
+    files = [path for subfolder in ("merged", "gguf") for path in (folder / subfolder).glob("[!.]*")]
     return {path.name: path.read_bytes() for path in files}
 
 
-def different(found: dict[str, bytes], expected: dict[str, bytes], *, missing_is_different: bool = True) -> list[str]:
-    """The files that differ."""
-    names = found.keys() | expected.keys() if missing_is_different else found.keys()
-    return sorted(name for name in names if found.get(name) != expected.get(name))
+def differing_files(
+    contents: dict[str, bytes], expected: dict[str, bytes], *, missing_counts: bool = True
+) -> list[str]:
+    """Return the names of the files that differ."""
+    names = contents.keys() | expected.keys() if missing_counts else contents.keys()
+    return sorted(name for name in names if contents.get(name) != expected.get(name))
 
 
 def main() -> None:
-    """Parse, run, report."""
-    flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    flags.add_argument("--recipe", default="recipes/quickstart.yaml")
-    flags.add_argument("--kills", type=int, default=35, help="of training")
-    flags.add_argument("--export-kills", type=int, default=20)
-    flags.add_argument("--seed", type=int, default=1)
-    flags.add_argument("--out", type=Path, required=True, help="where OUT.md, OUT.json and OUT.log are written")
-    arguments = flags.parse_args()
+    """Run the benchmark and report the results."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--recipe", default="recipes/quickstart.yaml")
+    parser.add_argument("--kills", type=int, default=35, help="number of times to kill training")
+    parser.add_argument("--export-kills", type=int, default=20, help="number of times to kill the export")
+    parser.add_argument("--seed", type=int, default=1, help="seed of the random moments")
+    parser.add_argument("--out", type=Path, required=True, help="write OUT.md, OUT.json and OUT.log")
+    arguments = parser.parse_args()
     log = arguments.out.with_suffix(".log")
-    with TemporaryDirectory() as place:
-        whole = Path(place) / "whole" / RUN
-        seconds = {"training": undisturbed(train(arguments.recipe, whole)), "export": undisturbed(export(whole))}
-        moments, killed = kill_training(arguments.recipe, Path(place), arguments.kills, arguments.seed, log)
-        wrong = [different(trained(folder), trained(whole)) for folder in killed]
-        export_moments, torn = kill_export(killed[0], whole, arguments.export_kills, arguments.seed, log)
-        export_wrong = different(exported(killed[0]), exported(whole))
+    with TemporaryDirectory() as scratch:
+        reference = Path(scratch) / "reference" / RUN
+        seconds = {
+            "training": run_to_completion(training_command(arguments.recipe, reference)),
+            "export": run_to_completion(export_command(reference)),
+        }
+        moments, killed = kill_training(arguments.recipe, Path(scratch), arguments.kills, arguments.seed, log)
+        differing = [differing_files(read_trained_files(folder), read_trained_files(reference)) for folder in killed]
+        export_moments, half_written = kill_export(killed[0], reference, arguments.export_kills, arguments.seed, log)
+        export_differing = differing_files(read_exported_files(killed[0]), read_exported_files(reference))
         results: dict[str, Any] = {
-            "training": {"moments": moments, "runs": len(killed), "different_files": wrong,
-                         "files": sorted(trained(whole))},
-            "export": {"moments": export_moments, "different_files": export_wrong, "torn_files": torn,
-                       "files": sorted(exported(whole))},
+            "training": {"moments": moments, "runs": len(killed), "different_files": differing,
+                         "files": sorted(read_trained_files(reference))},
+            "export": {"moments": export_moments, "different_files": export_differing, "torn_files": half_written,
+                       "files": sorted(read_exported_files(reference))},
         }  # fmt: skip
     rows = [
-        row("training", moments, sum(map(len, wrong)), "not looked for", seconds["training"]),
-        row("export", export_moments, len(export_wrong), str(torn), seconds["export"]),
+        table_row("training", moments, sum(map(len, differing)), "not checked", seconds["training"]),
+        table_row("export", export_moments, len(export_differing), str(half_written), seconds["export"]),
     ]
-    header = ["command", "kills", "moments", "files that differ at the end", "half-written files seen", "s undisturbed"]
-    facts = {"recipe": arguments.recipe, "set": SMALLER, "seed": arguments.seed, "seconds": seconds}
+    header = [
+        "command",
+        "kills",
+        "activity when killed",
+        "files that differ at the end",
+        "half-written files",
+        "seconds without kills",
+    ]
+    facts = {"recipe": arguments.recipe, "set": OVERRIDES, "seed": arguments.seed, "seconds": seconds}
     report("Kills at random moments", header, rows, {**facts, "results": results}, arguments.out)
 
 
-def row(name: str, moments: Counter[str], differ: int, torn: str, seconds: float) -> list[str]:
-    """A line of the table."""
-    told = ", ".join(f"{count} {moment}" for moment, count in moments.most_common())
-    return [name, str(moments.total()), told, str(differ), torn, f"{seconds:.0f}"]
+def table_row(name: str, moments: Counter[str], difference_count: int, half_written: str, seconds: float) -> list[str]:
+    """Return a row of the table."""
+    description = ", ".join(f"{count} {moment}" for moment, count in moments.most_common())
+    return [name, str(moments.total()), description, str(difference_count), half_written, f"{seconds:.0f}"]
 
 
 if __name__ == "__main__":

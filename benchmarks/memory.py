@@ -1,9 +1,9 @@
-"""Peak memory that the pre-flight predicts beside what two training steps and an evaluation hold, each in a process of
-its own.
+"""Peak memory as preflight predicts it, compared with that of two training steps and of an evaluation.
 
     python benchmarks/memory.py [FOLDER ...] --out /tmp/memory
 
-Random weights of the shapes below are made on the spot; a FOLDER with another model is measured in each of its cases.
+Each measurement is a separate process. The benchmark creates models with random weights in the shapes below. For each
+model FOLDER it also measures the cases in FOLDER_CASES.
 """
 
 import argparse
@@ -18,6 +18,7 @@ from typing import Any
 
 from side_by_side import report
 
+# Two steps, because the optimizer allocates its state only at the end of the first one.
 DATA = [
     "data.train={path: embedded:nli-fr, split: train, limit: 512}", "data.eval={path: embedded:nli-fr, split: dev}",
     "evaluation.slice_by=[]", "training.max_steps=2", "model.load_in_4bit=false",
@@ -62,7 +63,7 @@ FOLDER_CASES = [
 
 
 def write_model(shape: tuple[int, ...], folder: Path) -> Path:
-    """A Llama of this shape with random weights and the embedded tokenizer."""
+    """Create a model folder: a Llama of this shape with random weights and the embedded tokenizer."""
     layers, hidden, intermediate, heads, kv_heads, head_dim, vocabulary = shape
     from toolkit.embedded import MODEL_FOLDER
     from toolkit.models.backend import AutoConfig, AutoModelForCausalLM
@@ -81,41 +82,44 @@ def write_model(shape: tuple[int, ...], folder: Path) -> Path:
     return folder
 
 
-def run(*command: str) -> int:
-    """Run a command of the toolkit; the most memory it held, in bytes."""
-    with TemporaryFile() as said:
-        process = subprocess.Popen([sys.executable, *command], stdout=said, stderr=subprocess.STDOUT)
+def run_command(*command: str) -> int:
+    """Run a command of the toolkit and return its peak resident memory in bytes."""
+    with TemporaryFile() as output:
+        process = subprocess.Popen([sys.executable, *command], stdout=output, stderr=subprocess.STDOUT)
         _, status, usage = os.wait4(process.pid, 0)
         if status:
-            said.seek(0)
-            sys.exit(said.read().decode(errors="replace")[-2000:])
+            output.seek(0)
+            sys.exit(output.read().decode(errors="replace")[-2000:])
     return usage.ru_maxrss * 1024  # Linux counts in KiB, getrusage(2)
 
 
 def measure(model: Path, overrides: list[str], folder: Path) -> dict[str, dict[str, float]]:
-    """Train two steps, evaluate, and read what was predicted and what was seen, in bytes."""
-    settings = [f"model.name={model}", *DATA, *overrides]
-    flags = [argument for one in settings for argument in ("--set", one)]
-    seen = {
-        "training": run("scripts/sft.py", "recipes/nli_fr.yaml", *flags, "--output-dir", str(folder)),
-        "scoring": run("scripts/eval_generate.py", str(folder), "--set", "evaluation.baselines=false"),
+    """Train for two steps, evaluate, and return the predicted and the measured peak of both, in bytes."""
+    assignments = [f"model.name={model}", *DATA, *overrides]
+    flags = [argument for assignment in assignments for argument in ("--set", assignment)]
+    measured = {
+        "training": run_command("scripts/sft.py", "recipes/nli_fr.yaml", *flags, "--output-dir", str(folder)),
+        "scoring": run_command("scripts/eval_generate.py", str(folder), "--set", "evaluation.baselines=false"),
     }
     estimate = json.loads((folder / "run.json").read_text(encoding="utf-8"))["outlook"]
     return {
-        what: {
-            "predicted": estimate[what]["peak"],
-            "measured": bytes_seen,
-            "ratio": estimate[what]["peak"] / bytes_seen,
+        phase: {
+            "predicted": estimate[phase]["peak"],
+            "measured": peak_bytes,
+            "ratio": estimate[phase]["peak"] / peak_bytes,
         }
-        for what, bytes_seen in seen.items()
+        for phase, peak_bytes in measured.items()
     }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folders", metavar="FOLDER", type=Path, nargs="*")
-    parser.add_argument("--shapes", nargs="*", choices=SHAPES, default=list(SHAPES))
-    parser.add_argument("--out", type=Path, required=True, help="writes OUT.json and OUT.md")
+    """Run the benchmark and report the results."""
+    parser = argparse.ArgumentParser(case=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folders", metavar="FOLDER", type=Path, nargs="*", help="folders of other models to measure")
+    parser.add_argument(
+        "--shapes", nargs="*", choices=SHAPES, default=list(SHAPES), help="shapes to measure (default: all)"
+    )
+    parser.add_argument("--out", type=Path, required=True, help="write OUT.md and OUT.json")
     arguments = parser.parse_args()
     results: dict[str, Any] = {}
     with TemporaryDirectory() as scratch:
@@ -124,16 +128,16 @@ def main() -> None:
         number = itertools.count()
         for name, model, variations in cases:
             for overrides in variations:
-                shown = ", ".join("long instruction" if one == LONG[0] else one for one in overrides)
-                shown = shown.replace(ALL_LINEAR, "all linear layers").replace("training.", "").replace("model.", "")
-                found = results[f"{name}: {shown}"] = measure(model, overrides, Path(scratch, f"run-{next(number)}"))
-                ratios = ", ".join(f"{what} {one['ratio']:.2f}" for what, one in found.items())
-                print(f"{ratios}  {name}: {shown}", file=sys.stderr, flush=True)
-    header = ["case", "of", "predicted GB", "measured GB", "ratio"]
+                case = ", ".join("long instruction" if item == LONG[0] else item for item in overrides)
+                case = case.replace(ALL_LINEAR, "all linear layers").replace("training.", "").replace("model.", "")
+                peaks = results[f"{name}: {case}"] = measure(model, overrides, Path(scratch, f"run-{next(number)}"))
+                ratios = ", ".join(f"{phase} {peak['ratio']:.2f}" for phase, peak in peaks.items())
+                print(f"{ratios}  {name}: {case}", file=sys.stderr, flush=True)
+    header = ["case", "phase", "predicted GB", "measured GB", "ratio"]
     rows = [
-        [name, what, f"{one['predicted'] / 1e9:.2f}", f"{one['measured'] / 1e9:.2f}", f"{one['ratio']:.2f}"]
-        for name, found in results.items()
-        for what, one in found.items()
+        [name, phase, f"{peak['predicted'] / 1e9:.2f}", f"{peak['measured'] / 1e9:.2f}", f"{peak['ratio']:.2f}"]
+        for name, peaks in results.items()
+        for phase, peak in peaks.items()
     ]
     report("Peak memory, predicted and measured", header, rows, {"results": results}, arguments.out)
 

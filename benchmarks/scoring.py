@@ -1,8 +1,9 @@
-"""Rows per second of constrained classification: this toolkit beside generate, lm-evaluation-harness and outlines.
+"""Rows per second of constrained classification: this toolkit, generate, lm-evaluation-harness and outlines.
 
 python benchmarks/scoring.py models/llama-1b --eval test.jsonl --out outputs/bench/scoring-1b
 
-All get the same model in float32 and the same prompts. Slow systems score the first rows alone; rates are compared.
+All systems get the same model in float32 and the same prompts. Slow systems score only the first rows, so the
+benchmark compares rates.
 """
 
 import json
@@ -13,90 +14,96 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from side_by_side import finish, parser, peak_gb, prepared, report, take_turns
+from side_by_side import create_parser, peak_gb, prepare_job, report, take_turns, write_result
 
 BATCH = 16
 OURS = "ours"
 HARNESS = "lm-evaluation-harness"
-STUDY = "generate, one row, free"
+FREE = "generate, one row, free"
 Predict = Callable[[], list[str]]
 
 
 def prepare(job: dict[str, Any], file: Path) -> None:
-    """Prompts and labels as token ids, and the prompts' text for a system that takes no ids."""
+    """Write prompts and labels as token ids, and the prompts as text for systems that do not accept ids."""
     import toolkit.models.backend  # noqa: F401 - Unsloth comes before transformers
     from toolkit.data.examples import load_examples
-    from toolkit.prompts.encoder import PromptEncoder
+    from toolkit.prompts.prompt_tokenizer import PromptTokenizer
     from toolkit.prompts.tokenizer import load_tokenizer
     from toolkit.recipe.loading import load_recipe
 
     overrides = [f"model.name={job['model']}"] + ([f"data.eval.path={job['eval']}"] if job["eval"] else [])
     recipe = load_recipe(Path(job["recipe"]), [*overrides, f"data.eval.limit={max(job['rows'], job['our_rows'])}"])
-    encoder = PromptEncoder(load_tokenizer(Path(job["model_folder"])), recipe.task, recipe.model.max_seq_length)
-    rows = encoder.encode(load_examples(recipe, recipe.data.eval))
-    texts = [encoder.decode(row.prompt) for row in rows]
-    finish(
+    prompt_tokenizer = PromptTokenizer(
+        load_tokenizer(Path(job["model_folder"])), recipe.task, recipe.model.max_seq_length
+    )
+    rows = prompt_tokenizer.encode(load_examples(recipe, recipe.data.eval))
+    texts = [prompt_tokenizer.decode(row.prompt) for row in rows]
+    write_result(
         file,
         seconds=[],
         prompts=[row.prompt for row in rows],
-        labels=encoder.label_ids,
-        words=encoder.task.verbalizers,
+        labels=prompt_tokenizer.label_ids,
+        words=prompt_tokenizer.task.verbalizers,
         texts=texts,
     )
 
 
 def load_plain(job: dict[str, Any]) -> tuple[Any, Any]:
-    """The model and its tokenizer as transformers has them."""
+    """Load the model and its tokenizer with transformers."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    # Padding on the left, so that generation continues directly after each prompt of a batch.
     tokenizer = AutoTokenizer.from_pretrained(job["model_folder"], padding_side="left")
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     return AutoModelForCausalLM.from_pretrained(job["model_folder"], dtype=torch.float32).eval(), tokenizer
 
 
-def generate(job: dict[str, Any], *, batch: int) -> Predict:
-    """`generate`, greedy, with `prefix_allowed_tokens_fn` on the labels' trie."""
+def open_generate(job: dict[str, Any], *, batch: int) -> Predict:
+    """Generate greedily with `prefix_allowed_tokens_fn`, which allows only label tokens."""
     import torch
 
     model, tokenizer = load_plain(job)
     sequences = {label: list(ids) for label, ids in job["labels"].items()}
-    longest = max(map(len, sequences.values()))
-    ends = sorted({ids[-1] for ids in sequences.values()})
+    max_length = max(map(len, sequences.values()))
+    end_tokens = sorted({ids[-1] for ids in sequences.values()})
 
     def predict() -> list[str]:
         return [
-            label for start in range(0, len(job["prompts"]), batch) for label in answers(job["prompts"][start:][:batch])
+            label
+            for start in range(0, len(job["prompts"]), batch)
+            for label in generate_labels(job["prompts"][start:][:batch])
         ]
 
-    def answers(prompts: list[list[int]]) -> Iterator[str]:
+    def generate_labels(prompts: list[list[int]]) -> Iterator[str]:
         inputs = tokenizer.pad({"input_ids": prompts}, return_tensors="pt")
-        read = inputs["input_ids"].shape[1]
+        prompt_length = inputs["input_ids"].shape[1]
 
         def allowed(_: int, ids: Any) -> list[int]:
-            said = ids[read:].tolist()
+            written = ids[prompt_length:].tolist()
+            count = len(written)
+            # A row that has finished its label only gets padding, but transformers requires at least one allowed token.
             return (
-                sorted({s[len(said)] for s in sequences.values() if s[: len(said)] == said and len(s) > len(said)})
-                or ends
+                sorted({s[count] for s in sequences.values() if s[:count] == written and len(s) > count}) or end_tokens
             )
 
         with torch.inference_mode():
             output = model.generate(
                 **inputs,
                 do_sample=False,
-                max_new_tokens=longest,
-                eos_token_id=ends,
+                max_new_tokens=max_length,
+                eos_token_id=end_tokens,
                 pad_token_id=tokenizer.pad_token_id,
                 prefix_allowed_tokens_fn=allowed,
             )
-        for row in output[:, read:].tolist():
+        for row in output[:, prompt_length:].tolist():
             yield next(label for label, ids in sequences.items() if row[: len(ids)] == ids)
 
     return predict
 
 
-def free(job: dict[str, Any]) -> Predict:
-    """One `generate` per row without a constraint, ten new tokens, as the reference study did: for its speed alone."""
+def open_free(job: dict[str, Any]) -> Predict:
+    """Generate ten tokens per row without a constraint, as the reference study did, to measure only the speed."""
     import torch
 
     model, tokenizer = load_plain(job)
@@ -113,8 +120,8 @@ def free(job: dict[str, Any]) -> Predict:
     return predict
 
 
-def harness(job: dict[str, Any]) -> Predict:
-    """lm-evaluation-harness: the log-likelihood of every label behind every prompt, on our token ids."""
+def open_harness(job: dict[str, Any]) -> Predict:
+    """Compute the log-likelihood of every label after every prompt with lm-evaluation-harness, on our token ids."""
     from lm_eval.models.huggingface import HFLM
 
     model, tokenizer = load_plain(job)
@@ -136,8 +143,8 @@ def harness(job: dict[str, Any]) -> Predict:
     return predict
 
 
-def outlines(job: dict[str, Any]) -> Predict:
-    """Outlines: generation held to a choice of the labels' words."""
+def open_outlines(job: dict[str, Any]) -> Predict:
+    """Generate with outlines, constrained to a choice of the verbalizers."""
     import outlines as library
     from outlines.types import Choice
 
@@ -145,21 +152,21 @@ def outlines(job: dict[str, Any]) -> Predict:
     label_of = {word: label for label, word in job["words"].items()}
     choice = library.Generator(library.from_transformers(model, tokenizer), Choice(list(label_of)))
     begin = tokenizer.bos_token or ""
-    prompts = [text.removeprefix(begin) for text in job["texts"]]  # it adds the first token itself
+    prompts = [text.removeprefix(begin) for text in job["texts"]]  # its tokenizer adds the token
 
     def predict() -> list[str]:
-        said: list[str] = []
+        words: list[str] = []
         for start in range(0, len(prompts), BATCH):
-            said += choice.batch(prompts[start : start + BATCH], max_new_tokens=8, do_sample=False)
-        return [label_of.get(word, word) for word in said]
+            words += choice.batch(prompts[start : start + BATCH], max_new_tokens=8, do_sample=False)
+        return [label_of.get(word, word) for word in words]
 
     return predict
 
 
-def ours(job: dict[str, Any]) -> Predict:
-    """What scripts/eval_generate.py runs."""
+def open_toolkit(job: dict[str, Any]) -> Predict:
+    """Score with the scorer that scripts/eval_generate.py uses."""
     from toolkit.inference.label_trie import LabelTrie
-    from toolkit.inference.loading import load_torch_model, torch_scorer
+    from toolkit.inference.loading import load_torch_model, make_torch_scorer
     from toolkit.recipe.loading import load_recipe
     from toolkit.runs.model_ref import ModelRef
     from toolkit.runs.run_folder import RunFolder
@@ -170,53 +177,55 @@ def ours(job: dict[str, Any]) -> Predict:
     trie = LabelTrie(job["labels"])
     recipe_text = Path(job["recipe"]).read_text(encoding="utf-8")
     run = TrainedRun(RunFolder(Path(job["folder"])), recipe_text, saved_recipe=recipe, recipe=recipe)
-    scorer = torch_scorer(load_torch_model(run, ModelRef("base")), recipe, trie)
+    scorer = make_torch_scorer(load_torch_model(run, ModelRef("base")), recipe, trie)
 
     def predict() -> list[str]:
         scores = scorer.score([tuple(prompt) for prompt in job["prompts"]])
-        likeliest = [trie.labels[i] for i in trie.label_log_probs(scores).argmax(axis=1)]
-        job["likeliest"] = likeliest  # what the harness's way of choosing gives
+        most_likely = [trie.labels[i] for i in trie.label_log_probs(scores).argmax(axis=1)]
+        job["likeliest"] = most_likely  # the most likely label sequence, which the harness chooses
         return trie.greedy(scores)
 
     return predict
 
 
 SYSTEMS: dict[str, tuple[Callable[[dict[str, Any]], Predict], str]] = {
-    STUDY: (free, "slow_rows"),
-    "generate, one row": (lambda job: generate(job, batch=1), "slow_rows"),
-    "generate, batched": (lambda job: generate(job, batch=BATCH), "rows"),
-    HARNESS: (harness, "slow_rows"),
-    "outlines": (outlines, "slow_rows"),
-    OURS: (ours, "our_rows"),
+    FREE: (open_free, "slow_rows"),
+    "generate, one row": (lambda job: open_generate(job, batch=1), "slow_rows"),
+    "generate, batched": (lambda job: open_generate(job, batch=BATCH), "rows"),
+    HARNESS: (open_harness, "slow_rows"),
+    "outlines": (open_outlines, "slow_rows"),
+    OURS: (open_toolkit, "our_rows"),
 }
-"""What opens each system, and which flag says how many rows it scores."""
+"""The function that opens each system, and the flag with its number of rows."""
 
 
-def work(file: Path) -> None:
-    """One system in one round."""
+def run_worker(file: Path) -> None:
+    """Run one system for one round."""
     job = json.loads(file.read_text(encoding="utf-8"))
     if job["system"] == "prepare":
         return prepare(job, file)
-    open_system, how_many = SYSTEMS[job["system"]]
-    count = min(job[how_many], len(job["prompts"]))
+    open_system, count_flag = SYSTEMS[job["system"]]
+    count = min(job[count_flag], len(job["prompts"]))
     job["prompts"], job["texts"] = job["prompts"][:count], job["texts"][:count]
     predict = open_system(job)
     started = time.perf_counter()
     predictions = predict()
     seconds = round((time.perf_counter() - started) / count, 5)
-    finish(file, seconds=[seconds], rows=count, predictions=predictions, likeliest=job.get("likeliest"))
+    write_result(file, seconds=[seconds], rows=count, predictions=predictions, likeliest=job.get("likeliest"))
 
 
 def main() -> None:
-    """Parse, run, report."""
-    flags = parser(__doc__ or "", list(SYSTEMS))
-    flags.add_argument("--eval", help="a file of rows; default: the recipe's data.eval")
-    flags.add_argument("--rows", type=int, default=48, help="rows that batched generate scores")
-    flags.add_argument("--slow-rows", type=int, default=12, help="rows that systems without batches score")
-    flags.add_argument("--our-rows", type=int, default=300, help="rows that ours scores; its start is paid once")
-    arguments = flags.parse_args()
-    job, found = prepared(__file__, arguments, ("eval", "rows", "slow_rows", "our_rows"))
-    inputs = {key: found[key] for key in ("prompts", "labels", "words", "texts")}
+    """Run the benchmark and report the results."""
+    parser = create_parser(__doc__ or "", list(SYSTEMS))
+    parser.add_argument("--eval", help="file with the rows (default: data.eval of the recipe)")
+    parser.add_argument("--rows", type=int, default=48, help="rows for batched generate")
+    parser.add_argument("--slow-rows", type=int, default=12, help="rows for systems that do not batch")
+    parser.add_argument(
+        "--our-rows", type=int, default=300, help="rows for this toolkit, enough to amortize its startup"
+    )
+    arguments = parser.parse_args()
+    job, prepared = prepare_job(__file__, arguments, ("eval", "rows", "slow_rows", "our_rows"))
+    inputs = {key: prepared[key] for key in ("prompts", "labels", "words", "texts")}
     results = take_turns(__file__, job | inputs, arguments.systems, arguments.rounds)
     header = ["system", "rows", "rows per second", "ours is", "peak GB", "predictions equal to ours"]
     title = f"Scoring, {Path(arguments.model).name}"
@@ -224,22 +233,24 @@ def main() -> None:
 
 
 def table(results: dict[str, list[dict[str, Any]]]) -> list[list[str]]:
-    """One line per system; a rate is that of the median round."""
-    seconds = {system: median(said["seconds"][0] for said in one) for system, one in results.items()}
+    """Return one table row per system, with the rate of its median round."""
+    seconds = {system: median(result["seconds"][0] for result in rounds) for system, rounds in results.items()}
     rows = []
-    for system, one in results.items():
+    for system, rounds in results.items():
         ratio = f"{seconds[system] / seconds[OURS]:.2f}x as fast" if OURS in results and system != OURS else ""
-        # The harness takes the likeliest sequence, the others decode greedily; ours gives both.
-        mine = results[OURS][0]["likeliest" if system == HARNESS else "predictions"] if OURS in results else []
-        theirs = one[0]["predictions"]
-        equal = f"{sum(a == b for a, b in zip(theirs, mine, strict=False))} of {len(theirs)}"
-        equal = equal if mine and theirs and system != OURS else ""
-        rows.append([system, f"{one[0]['rows']}", f"{1 / seconds[system]:.3g}", ratio, f"{peak_gb(one):.2f}", equal])
+        # The harness chooses the most likely label sequence and the others decode greedily. Our scorer returns both.
+        expected = results[OURS][0]["likeliest" if system == HARNESS else "predictions"] if OURS in results else []
+        predictions = rounds[0]["predictions"]
+        equal = f"{sum(a == b for a, b in zip(predictions, expected, strict=False))} of {len(predictions)}"
+        equal = equal if expected and predictions and system != OURS else ""
+        rows.append(
+            [system, f"{rounds[0]['rows']}", f"{1 / seconds[system]:.3g}", ratio, f"{peak_gb(rounds):.2f}", equal]
+        )
     return rows
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--work"]:
-        work(Path(sys.argv[2]))
+        run_worker(Path(sys.argv[2]))
     else:
         main()

@@ -1,6 +1,7 @@
-"""What the benchmarks share: systems take turns in processes of their own, and their figures become one table.
+"""Shared code of the benchmarks: systems take turns in separate processes, and the results form one table.
 
-Single timings on a shared machine mislead, so every round runs each system once, and medians and ratios are reported.
+A single timing on a shared machine is misleading, so every round runs each system once, and the benchmarks report
+medians and ratios.
 """
 
 import argparse
@@ -32,25 +33,35 @@ PACKAGES = (
 )
 
 
-def parser(description: str, systems: Sequence[str]) -> argparse.ArgumentParser:
-    """The flags that every benchmark has."""
-    flags = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    flags.add_argument("model", help="a model folder, or embedded:tiny-llama-fr")
-    flags.add_argument("--recipe", default="recipes/nli_fr.yaml", help="task, columns and adapter")
-    flags.add_argument("--rounds", type=int, default=2, help="how often each system has its turn")
-    flags.add_argument("--systems", nargs="+", default=list(systems), choices=list(systems))
-    flags.add_argument("--out", type=Path, required=True, help="where OUT.md and OUT.json are written")
-    return flags
+def create_parser(description: str, systems: Sequence[str]) -> argparse.ArgumentParser:
+    """Return a parser with the flags that all benchmarks share."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", help="model folder, or embedded:tiny-llama-fr")
+    parser.add_argument(
+        "--recipe", default="recipes/nli_fr.yaml", help="recipe with the task, the columns and the adapter"
+    )
+    parser.add_argument("--rounds", type=int, default=2, help="number of times to run each system")
+    parser.add_argument("--systems", nargs="+", default=list(systems), choices=list(systems))
+    parser.add_argument("--out", type=Path, required=True, help="write OUT.md and OUT.json")
+    return parser
 
 
-def prepared(script: str, arguments: argparse.Namespace, keys: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The job of all workers, of the arguments named `keys`, and what the worker `prepare` found for it."""
+def prepare_job(
+    script: str, arguments: argparse.Namespace, keys: Sequence[str]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the job that all workers share and the result of the worker `prepare`.
+
+    Args:
+        script: The benchmark to run.
+        arguments: The parsed command line.
+        keys: The names of the arguments to copy into the job.
+    """
     from toolkit.embedded import MODEL_FOLDER
 
     job = {key: getattr(arguments, key) for key in ("model", "recipe", *keys)}
     job["model_folder"] = str(MODEL_FOLDER if arguments.model.startswith("embedded:") else arguments.model)
-    (found,) = take_turns(script, job, ["prepare"], 1)["prepare"]
-    return job, found
+    (prepared,) = take_turns(script, job, ["prepare"], 1)["prepare"]
+    return job, prepared
 
 
 def take_turns(
@@ -59,11 +70,12 @@ def take_turns(
     """Run `script --work FILE` for each system in turn, `rounds` times.
 
     Args:
-        script: a benchmark whose worker calls `finish`.
-        job: what every worker gets; `system`, `round` and `folder` (kept until all have run) are added.
+        script: A benchmark whose worker calls `write_result`.
+        job: The input of every worker. This function adds `system`, `round` and `folder`, a temporary folder that
+            exists until all workers have finished.
 
     Returns:
-        For each system what its worker said in each round.
+        The results of each system, one per round.
     """
     results: dict[str, list[dict[str, Any]]] = {system: [] for system in systems}
     with TemporaryDirectory() as folder:
@@ -76,45 +88,47 @@ def take_turns(
                 done = subprocess.run([sys.executable, script, "--work", file], capture_output=True, text=True)
                 if done.returncode:
                     sys.exit(f"{system} failed:\n{done.stderr[-3000:]}")
-                said = json.loads(file.with_suffix(".result").read_text(encoding="utf-8"))
-                print(f"{system}, round {number + 1}: {said['seconds']}", file=sys.stderr, flush=True)
-                results[system].append(said)
+                result = json.loads(file.with_suffix(".result").read_text(encoding="utf-8"))
+                print(f"{system}, round {number + 1}: {result['seconds']}", file=sys.stderr, flush=True)
+                results[system].append(result)
     return results
 
 
-def finish(job_file: Path, **result: Any) -> None:
-    """A worker's last words: its figures, with the most memory that it held."""
+def write_result(job_file: Path, **result: Any) -> None:
+    """Write the result of a worker, together with its peak resident memory, next to the job file."""
+    # On Linux ru_maxrss is in KiB, see getrusage(2).
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     job_file.with_suffix(".result").write_text(json.dumps({**result, "peak_bytes": peak}), encoding="utf-8")
 
 
-def median_seconds(said: Sequence[dict[str, Any]]) -> float:
-    """The median over all rounds."""
-    return statistics.median(seconds for one in said for seconds in one["seconds"])
+def median_seconds(rounds: Sequence[dict[str, Any]]) -> float:
+    """Return the median of all timings in all rounds."""
+    return statistics.median(seconds for result in rounds for seconds in result["seconds"])
 
 
-def peak_gb(said: Sequence[dict[str, Any]]) -> float:
-    """The most memory over all rounds, in GB."""
-    return max(one["peak_bytes"] for one in said) / 1e9
+def peak_gb(rounds: Sequence[dict[str, Any]]) -> float:
+    """Return the highest peak memory of all rounds, in GB."""
+    return max(result["peak_bytes"] for result in rounds) / 1e9
 
 
 def versions() -> dict[str, str]:
-    """Python, the machine and every package that is measured."""
-    found = {"python": platform.python_version(), "machine": f"{platform.machine()}, {_cores()} cores"}
+    """Return the versions of Python and of the installed packages, and the machine."""
+    installed = {"python": platform.python_version(), "machine": f"{platform.machine()}, {_cores()} cores"}
     for name in PACKAGES:
         try:
-            found[name] = version(name)
+            installed[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 def _cores() -> int:
+    # os.cpu_count() would include cores that this process is not allowed to use.
     return len(os.sched_getaffinity(0))
 
 
 def report(title: str, header: Sequence[str], rows: Sequence[Sequence[str]], facts: dict[str, Any], out: Path) -> None:
-    """Print a Markdown table, and write it beside a JSON file of all figures as OUT.md and OUT.json."""
+    """Print a Markdown table, and write it to OUT.md and all results to OUT.json."""
     lines = [f"### {title}", "", f"| {' | '.join(header)} |", f"|{' --- |' * len(header)}"]
     lines += [f"| {' | '.join(row)} |" for row in rows]
     text = "\n".join(lines) + "\n"

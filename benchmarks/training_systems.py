@@ -1,4 +1,4 @@
-"""The systems that training.py compares, each in a process of its own: this toolkit's trainer and its peers."""
+"""The systems that training.py compares, each in a separate process: the toolkit's trainer, transformers and TRL."""
 
 import json
 import time
@@ -6,14 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from side_by_side import finish
+from side_by_side import write_result
 
-OURS = {"ours, shuffled": False, "ours, premises together": True}
+OURS = {"ours, shuffled": False, "ours, grouped": True}
 PEERS = ("transformers", "trl on unsloth")
 
 
-def recipe_of(job: dict[str, Any], *, grouped: bool) -> Any:
-    """The recipe that all systems follow."""
+def load_benchmark_recipe(job: dict[str, Any], *, grouped: bool) -> Any:
+    """Load the recipe that all systems follow."""
     from toolkit.recipe.loading import load_recipe
 
     data = [f"data.train.path={job['train']}", f"data.eval.path={job['train']}"] if job["train"] else []
@@ -38,64 +38,71 @@ def recipe_of(job: dict[str, Any], *, grouped: bool) -> Any:
 
 
 def prepare(job: dict[str, Any], file: Path) -> None:
-    """The rows of every step in the shuffled order, as token ids, for the peers."""
+    """Write the shuffled rows of every step, as token ids, for the peers."""
     from toolkit.planning.plan import plan_job
     from toolkit.planning.preflight import run_preflight
 
-    preflight = run_preflight(recipe_of(job, grouped=False))
+    preflight = run_preflight(load_benchmark_recipe(job, grouped=False))
     rows = [row for batch in plan_job(preflight).first_batches(job["steps"]) for row in batch]
-    finish(file, seconds=[], rows=rows, lora=preflight.recipe.lora.model_dump())
+    write_result(file, seconds=[], rows=rows, lora=preflight.recipe.lora.model_dump())
 
 
-class Watch:
-    """Times steps from the end of one to the end of the next, collation included, and keeps the first gradient."""
+class StepRecorder:
+    """A callback and a collator that record the times, tokens and first gradient of a training.
+
+    A step is timed from the end of the previous step, so its collation is included.
+    """
 
     def __init__(self, job: dict[str, Any], callback_type: type, collate: Callable[[Any], Any]) -> None:
         self.seconds: list[float] = []
         self.tokens: list[int] = []
-        watch, gradient_file = self, Path(job["folder"]) / f"{job['system']}.safetensors"
+        recorder, gradient_file = self, Path(job["folder"]) / f"{job['system']}.safetensors"
 
         class Callback(callback_type):  # type: ignore[misc, valid-type]
             def on_epoch_begin(self, *_: Any, **__: Any) -> None:
-                watch.started = time.perf_counter()
+                recorder.started = time.perf_counter()
 
             def on_pre_optimizer_step(self, *_: Any, model: Any, **__: Any) -> None:
-                if not watch.seconds and job["round"] == 0:
+                if not recorder.seconds and job["round"] == 0:
                     save_gradient(model, gradient_file)
 
             def on_step_end(self, *_: Any, **__: Any) -> None:
                 now = time.perf_counter()
-                watch.seconds.append(round(now - watch.started, 4))
-                watch.started = now
+                recorder.seconds.append(round(now - recorder.started, 4))
+                recorder.started = now
 
         self.callback = Callback()
         self._collate = collate
 
     def collate(self, rows: Any) -> Any:
-        """Collate, and count the tokens that the model will read."""
+        """Collate the rows and count the tokens that the model will read."""
         batch = self._collate(rows)
-        parts = batch.get("parts", [batch])
-        self.tokens.append(sum(part["input_ids"].numel() for part in parts))
+        # The toolkit's collators return the micro-batches of a whole step, those of the peers a single micro-batch.
+        micro_batches = batch.get("parts", [batch])
+        self.tokens.append(sum(micro_batch["input_ids"].numel() for micro_batch in micro_batches))
         return batch
 
 
 def save_gradient(model: Any, file: Path) -> None:
+    """Save the gradient of every trained parameter."""
     from safetensors.torch import save_file
 
-    save_file({n: p.grad.contiguous() for n, p in model.named_parameters() if p.grad is not None}, file)
+    save_file({name: p.grad.contiguous() for name, p in model.named_parameters() if p.grad is not None}, file)
 
 
 def seed_adapter(model: Any) -> None:
-    """The same adapter in every system, with no zeros that would hide a part of the gradient."""
+    """Give every system the same random adapter weights."""
     import torch
 
+    # LoRA's B matrices start at zero, which makes the gradient of A zero. Random values in both compare all of it.
+
     generator = torch.Generator().manual_seed(0)
-    for _, parameter in sorted((n, p) for n, p in model.named_parameters() if p.requires_grad):
+    for _, parameter in sorted((name, p) for name, p in model.named_parameters() if p.requires_grad):
         parameter.data.normal_(0, 0.01, generator=generator)
 
 
-def run_ours(job: dict[str, Any]) -> Watch:
-    """The trainer that scripts/sft.py runs."""
+def run_ours(job: dict[str, Any]) -> StepRecorder:
+    """Train with the trainer that scripts/sft.py uses."""
     from toolkit.models.attention import accept_trees
     from toolkit.models.backend import TrainerCallback
     from toolkit.models.loading import attach_lora, load_base
@@ -103,24 +110,25 @@ def run_ours(job: dict[str, Any]) -> Watch:
     from toolkit.planning.preflight import run_preflight
     from toolkit.training.trainer import make_trainer
 
-    recipe = recipe_of(job, grouped=OURS[job["system"]])
+    recipe = load_benchmark_recipe(job, grouped=OURS[job["system"]])
     preflight = run_preflight(recipe)
-    planned = plan_job(preflight)
+    training_job = plan_job(preflight)
     model = attach_lora(
         load_base(preflight.folder, recipe, preflight.precision), recipe.lora, seed=1, gradient_checkpointing=False
     )
     seed_adapter(model)
     accept_trees(model)
-    trainer = make_trainer(planned, model, Path(job["folder"]) / "checkpoints")
-    trainer.args.max_grad_norm = 0.0  # gradients are compared as they are, not clipped to one length
-    watch = Watch(job, TrainerCallback, trainer.data_collator)
-    trainer.data_collator = watch.collate
-    trainer.add_callback(watch.callback)
+    trainer = make_trainer(training_job, model, Path(job["folder"]) / "checkpoints")
+    trainer.args.max_grad_norm = 0.0  # no clipping, which would hide differences in the norm
+    recorder = StepRecorder(job, TrainerCallback, trainer.data_collator)
+    trainer.data_collator = recorder.collate
+    trainer.add_callback(recorder.callback)
     trainer.train()
-    return watch
+    return recorder
 
 
 def peer_arguments(job: dict[str, Any]) -> dict[str, Any]:
+    """Return the training arguments that both peers use."""
     micro = job["micro"] or job["batch"]
     return {
         "output_dir": f"{job['folder']}/{job['system']}",
@@ -141,6 +149,7 @@ def peer_arguments(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def peer_rows(job: dict[str, Any]) -> Any:
+    """Return the prepared rows as a dataset with labels."""
     from datasets import Dataset
 
     return Dataset.from_list(
@@ -157,8 +166,8 @@ def peer_rows(job: dict[str, Any]) -> Any:
     )
 
 
-def run_transformers(job: dict[str, Any]) -> Watch:
-    """transformers' Trainer and PEFT, as their documentation has it: logits for every token."""
+def run_transformers(job: dict[str, Any]) -> StepRecorder:
+    """Train with transformers' Trainer and PEFT as documented, which computes logits for every token."""
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import (
@@ -178,20 +187,20 @@ def run_transformers(job: dict[str, Any]) -> Watch:
     model = get_peft_model(model, config)
     seed_adapter(model)
     tokenizer = padding_tokenizer(AutoTokenizer, job)
-    watch = Watch(job, TrainerCallback, DataCollatorForSeq2Seq(tokenizer))
+    recorder = StepRecorder(job, TrainerCallback, DataCollatorForSeq2Seq(tokenizer))
     Trainer(
         model=model,
         args=TrainingArguments(**peer_arguments(job)),
         train_dataset=peer_rows(job),
-        data_collator=watch.collate,
-        callbacks=[watch.callback],
+        data_collator=recorder.collate,
+        callbacks=[recorder.callback],
     ).train()
-    return watch
+    return recorder
 
 
-def run_unsloth(job: dict[str, Any]) -> Watch:
-    """TRL's SFTTrainer on Unsloth, as Unsloth's notebooks have it, with labels on the answers alone."""
-    from unsloth import FastLanguageModel  # first: it patches the others
+def run_unsloth(job: dict[str, Any]) -> StepRecorder:
+    """Train with TRL's SFTTrainer on Unsloth as in Unsloth's notebooks."""
+    from unsloth import FastLanguageModel  # must come first because it patches the others
     from transformers import AutoTokenizer, DataCollatorForSeq2Seq, TrainerCallback
     from trl import SFTConfig, SFTTrainer
     import torch
@@ -216,7 +225,7 @@ def run_unsloth(job: dict[str, Any]) -> Watch:
     )
     seed_adapter(model)
     tokenizer = padding_tokenizer(AutoTokenizer, job)
-    watch = Watch(job, TrainerCallback, DataCollatorForSeq2Seq(tokenizer))
+    recorder = StepRecorder(job, TrainerCallback, DataCollatorForSeq2Seq(tokenizer))
     SFTTrainer(
         model=model,
         args=SFTConfig(
@@ -226,45 +235,46 @@ def run_unsloth(job: dict[str, Any]) -> Watch:
             dataset_kwargs={"skip_prepare_dataset": True},
         ),
         train_dataset=peer_rows(job),
-        data_collator=watch.collate,
+        data_collator=recorder.collate,
         processing_class=tokenizer,
-        callbacks=[watch.callback],
+        callbacks=[recorder.callback],
     ).train()
-    return watch
+    return recorder
 
 
-def padding_tokenizer(auto: Any, job: dict[str, Any]) -> Any:
-    tokenizer = auto.from_pretrained(job["model_folder"])
-    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token  # only stands in masked places
+def padding_tokenizer(tokenizer_class: Any, job: dict[str, Any]) -> Any:
+    """Load a tokenizer that has a padding token."""
+    tokenizer = tokenizer_class.from_pretrained(job["model_folder"])
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token  # occurs only at masked positions
     return tokenizer
 
 
-def work(file: Path) -> None:
-    """One system in one round."""
+def run_worker(file: Path) -> None:
+    """Run one system for one round."""
     job = json.loads(file.read_text(encoding="utf-8"))
     if job["system"] == "prepare":
         return prepare(job, file)
     run = {"transformers": run_transformers, "trl on unsloth": run_unsloth}.get(job["system"], run_ours)
-    watch = run(job)
-    # Accelerate collates a batch ahead, so there may be more counts than those of the steps that were made.
-    collated = 1 if job["system"] in OURS or not job["micro"] else job["batch"] // job["micro"]
-    tokens = [sum(watch.tokens[step * collated :][:collated]) for step in range(job["steps"])]
+    recorder = run(job)
+    # Accelerate collates a batch in advance, so there can be more token counts than training steps.
+    collated_per_step = 1 if job["system"] in OURS or not job["micro"] else job["batch"] // job["micro"]
+    tokens = [sum(recorder.tokens[step * collated_per_step :][:collated_per_step]) for step in range(job["steps"])]
     gradient = Path(job["folder"]) / f"{job['system']}.safetensors"
-    keep = gradient_difference(gradient, Path(job["folder"])) if job["round"] == 0 else {}
-    finish(file, seconds=watch.seconds, tokens=tokens, gradient_difference=keep)
+    differences = gradient_difference(gradient, Path(job["folder"])) if job["round"] == 0 else {}
+    write_result(file, seconds=recorder.seconds, tokens=tokens, gradient_difference=differences)
 
 
 def gradient_difference(gradient: Path, folder: Path) -> dict[str, float]:
-    """Relative to each peer that has run before, on the first step's rows."""
+    """Return the relative difference from the gradient of each peer that has already run, on the first step's rows."""
     import torch
     from safetensors.torch import load_file
 
-    found, differences = load_file(gradient), {}
+    actual, differences = load_file(gradient), {}
     for peer in PEERS:
         file = folder / f"{peer}.safetensors"
         if file.is_file() and file != gradient:
             expected = load_file(file)
-            difference = torch.cat([(found[n] - expected[n]).flatten() for n in expected])
-            whole = torch.cat([expected[n].flatten() for n in expected])
-            differences[peer] = float(difference.norm() / whole.norm())
+            difference = torch.cat([(actual[name] - expected[name]).flatten() for name in expected])
+            flat = torch.cat([expected[name].flatten() for name in expected])
+            differences[peer] = float(difference.norm() / flat.norm())
     return differences

@@ -1,4 +1,4 @@
-"""Compare evaluations of the same rows: McNemar's exact test, paired bootstrap, agreement, and the rows that differ.
+"""Compare evaluations of the same rows: McNemar's exact test, paired bootstrap, agreement, and differing rows.
 
 python scripts/compare.py outputs/nli_fr/eval/adapter outputs/nli_fr/eval/base
 python scripts/compare.py outputs/nli_fr/eval/adapter outputs/nli_fr/eval/merged outputs/nli_fr/eval/gguf-q8_0
@@ -16,12 +16,12 @@ from toolkit.cli.command_line import parser, run_command
 def parse() -> Namespace:
     flags = parser(__doc__ or "")
     flags.add_argument("first", metavar="EVAL", type=Path, help="an evaluation, e.g. outputs/nli_fr/eval/adapter")
-    flags.add_argument("others", metavar="EVAL", type=Path, nargs="+", help="others of the same rows")
+    flags.add_argument("others", metavar="EVAL", type=Path, nargs="+", help="other evaluations of the same rows")
     flags.add_argument(
         "--output",
         type=Path,
         metavar="DIR",
-        help="the folder of compare.json and differences.jsonl; default: <run of the first>/compare/<names>",
+        help="folder for compare.json and differences.jsonl (default: <run of the first EVAL>/compare/<names>)",
     )
     return flags.parse_args()
 

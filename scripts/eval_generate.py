@@ -1,5 +1,7 @@
-"""Measure a run's model on labelled rows: it decodes under constraint, so every answer is one of the labels.
-With --mode free it says what it likes, and what is no label is wrong.
+"""Evaluate a model of a run on labeled rows.
+
+By default decoding is constrained, so every answer is one of the labels. With --mode free the model answers freely, and
+an answer that is not a label counts as wrong.
 
 python scripts/eval_generate.py outputs/nli_fr
 python scripts/eval_generate.py outputs/nli_fr --model base
@@ -17,12 +19,12 @@ from toolkit.cli.command_line import add_overrides, add_run, parser, positive, r
 def parse() -> Namespace:
     flags = parser(__doc__ or "")
     add_run(flags)
-    flags.add_argument("--model", default="adapter", help="adapter (default), base, merged, or a GGUF file")
-    flags.add_argument("--data", help="a data file or embedded:nli-fr:SPLIT; default: the recipe's data.eval")
-    flags.add_argument("--mode", choices=["constrained", "free"], default="constrained", help="how answers are decoded")
-    shots = "K training rows, balanced by label, stand solved before each question; for --model base"
+    flags.add_argument("--model", default="adapter", help="adapter (default), base, merged or a GGUF file")
+    flags.add_argument("--data", help="a data file or embedded:nli-fr:SPLIT (default: data.eval of the recipe)")
+    flags.add_argument("--mode", choices=["constrained", "free"], default="constrained", help="how to decode answers")
+    shots = "show K training rows, balanced by label, as solved examples in each prompt; only with --model base"
     flags.add_argument("--shots", type=positive, default=0, metavar="K", help=shots)
-    flags.add_argument("--limit", type=positive, metavar="N", help="the first N rows only")
+    flags.add_argument("--limit", type=positive, metavar="N", help="score only the first N rows")
     add_overrides(flags)
     return flags.parse_args()
 

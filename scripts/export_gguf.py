@@ -1,4 +1,4 @@
-"""Merge a run's adapter, write it as GGUF files for llama.cpp, and prove that they answer as the adapter did.
+"""Merge the adapter of a run, write GGUF files for llama.cpp, and check that their predictions match the adapter's.
 
 python scripts/export_gguf.py outputs/nli_fr
 python scripts/export_gguf.py outputs/nli_fr --quant f16 q4_k_m --verify all --remove-merged
@@ -16,21 +16,27 @@ from toolkit.recipe.schema import GgufType
 def parse() -> Namespace:
     flags = parser(__doc__ or "")
     add_run(flags)
-    flags.add_argument("--quant", nargs="+", choices=get_args(GgufType), help="file types; default: the recipe's")
+    flags.add_argument(
+        "--quant",
+        nargs="+",
+        choices=get_args(GgufType),
+        metavar="TYPE",
+        help=f"file types, among {', '.join(get_args(GgufType))} (default: export.gguf of the recipe)",
+    )
     flags.add_argument(
         "--verify",
         type=positive_or_all,
         default=200,
         metavar="N|all",
-        help="evaluation rows to compare on; default: 200",
+        help="number of evaluation rows to compare on (default: 200)",
     )
     flags.add_argument(
         "--min-agreement",
         type=share,
         metavar="SHARE",
-        help="least share of predictions equal to the adapter's; default: 0.99 from 8 bits on, 0.95 below",
+        help="smallest share of predictions equal to the adapter's (default: 0.99 for 8 bits and more, else 0.95)",
     )
-    flags.add_argument("--remove-merged", action="store_true", help="delete the merged weights at the end")
+    flags.add_argument("--remove-merged", action="store_true", help="delete the merged weights afterwards")
     return flags.parse_args()
 
 

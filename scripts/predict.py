@@ -1,9 +1,9 @@
-"""Label new pairs: one, or a file of any size (.jsonl, .csv, .tsv, .parquet), which comes out in the same format.
+"""Label new pairs: a single one, or a file of any size (.jsonl, .csv, .tsv or .parquet; the output has its format).
 
 python scripts/predict.py outputs/nli_fr --premise "Un chat dort." --hypothesis "Un animal dort."
-python scripts/predict.py outputs/nli_fr --input pairs.csv --output labelled.csv --calibrated
+python scripts/predict.py outputs/nli_fr --input pairs.csv --output labeled.csv --calibrated
 
-An interrupted file goes on from OUTPUT.partial when the same command is given again.
+If it is interrupted, run the same command again: it resumes from OUTPUT.partial.
 """
 
 import sys
@@ -18,17 +18,17 @@ from toolkit.utils.terminal import escape_control_characters
 def parse() -> Namespace:
     flags = parser(__doc__ or "")
     add_run(flags)
-    flags.add_argument("--model", default="adapter", help="adapter (default), base, merged, or a GGUF file")
-    flags.add_argument("--premise", metavar="TEXT", help="of the one pair to label")
-    flags.add_argument("--hypothesis", metavar="TEXT", help="of the one pair to label")
-    flags.add_argument("--input", type=Path, metavar="FILE", help="the rows to label; the recipe names their columns")
-    flags.add_argument("--output", type=Path, metavar="FILE", help="the same rows with prediction and probabilities")
-    flags.add_argument("--calibrated", action="store_true", help="with the temperature that eval_generate.py found")
+    flags.add_argument("--model", default="adapter", help="adapter (default), base, merged or a GGUF file")
+    flags.add_argument("--premise", metavar="TEXT", help="premise of a single pair to label")
+    flags.add_argument("--hypothesis", metavar="TEXT", help="hypothesis of a single pair to label")
+    flags.add_argument("--input", type=Path, metavar="FILE", help="rows to label; the recipe names their columns")
+    flags.add_argument("--output", type=Path, metavar="FILE", help="the same rows with predictions and probabilities")
+    flags.add_argument("--calibrated", action="store_true", help="apply the temperature fitted by eval_generate.py")
     add_overrides(flags)
     arguments = flags.parse_args()
-    pair = [arguments.premise is not None, arguments.hypothesis is not None]
-    file = [arguments.input is not None, arguments.output is not None]
-    if not (all(pair) and not any(file)) and not (all(file) and not any(pair)):
+    pair_flags = [arguments.premise is not None, arguments.hypothesis is not None]
+    file_flags = [arguments.input is not None, arguments.output is not None]
+    if not (all(pair_flags) and not any(file_flags)) and not (all(file_flags) and not any(pair_flags)):
         flags.error("give either --premise and --hypothesis, or --input and --output")
     return arguments
 
@@ -37,8 +37,8 @@ def main(arguments: Namespace) -> None:
     run, calibrated = open_run(arguments.run, arguments.overrides), arguments.calibrated
     if arguments.input:
         files = (arguments.input, arguments.output)
-        shortened = run.predict_file(*files, arguments.model, calibrated=calibrated, progress=True)
-        print(f"labelled    {arguments.output}" + (f"; {shortened:,} premises lost their end" if shortened else ""))
+        truncated = run.predict_file(*files, arguments.model, calibrated=calibrated, progress=True)
+        print(f"labeled     {arguments.output}" + (f"; {truncated:,} premises were truncated" if truncated else ""))
         return
     with run.load(arguments.model, calibrated=calibrated) as classifier:
         from toolkit.inference.prediction import predict_pair

@@ -1,4 +1,4 @@
-"""Look at a recipe's data, tokens, parameters, memory and disk without loading any weights; exit code 3: does not fit.
+"""Check data, tokens, parameters, memory and disk of a recipe without loading weights; exit code 3: does not fit.
 
 python scripts/preflight.py recipes/nli_fr.yaml
 python scripts/preflight.py recipes/nli_fr.yaml --set model.load_in_4bit=true --memory 16GB
@@ -20,21 +20,21 @@ def parse() -> Namespace:
     flags.add_argument("recipe", metavar="RECIPE", type=Path, help="a recipe, e.g. recipes/nli_fr.yaml")
     add_overrides(flags)
     flags.add_argument(
-        "--memory", type=byte_size, metavar="SIZE", help="ask of a GPU of this memory instead, e.g. 16GB"
+        "--memory", type=byte_size, metavar="SIZE", help="plan for a GPU with this much memory instead, e.g. 16GB"
     )
-    flags.add_argument("--probe", action="store_true", help="load the model, make a few steps and time them")
+    flags.add_argument("--probe", action="store_true", help="load the model and time a few steps")
     return flags.parse_args()
 
 
 def main(arguments: Namespace) -> None:
-    findings = preflight(arguments.recipe, arguments.overrides, memory=arguments.memory, weights=arguments.probe)
-    print(findings.report(color=use_color()))
-    if findings.fits is False:
-        raise GateError(f"On {findings.verdict}.")
+    report = preflight(arguments.recipe, arguments.overrides, memory=arguments.memory, weights=arguments.probe)
+    print(report.report(color=use_color()))
+    if report.fits is False:
+        raise GateError(f"On {report.verdict}.")
     if arguments.probe:
         from toolkit.planning.device import peak_memory_bytes
 
-        print(f"probe       {measure_steps(findings)}; peak memory {peak_memory_bytes() / 1e9:.2f} GB")
+        print(f"probe       {measure_steps(report)}; peak memory {peak_memory_bytes() / 1e9:.2f} GB")
 
 
 if __name__ == "__main__":

@@ -17,11 +17,11 @@ def parse() -> Namespace:
     flags = parser(__doc__ or "", recipe_keys())
     flags.add_argument("recipe", metavar="RECIPE", type=Path, help="a recipe, e.g. recipes/nli_fr.yaml")
     add_overrides(flags)
-    flags.add_argument("--output-dir", type=Path, help="the run folder; default: outputs/<recipe's file name>")
-    again = flags.add_mutually_exclusive_group()
-    again.add_argument("--resume", action="store_true", help="go on from the run's newest checkpoint")
-    again.add_argument("--overwrite", action="store_true", help="replace a run that is there")
-    flags.add_argument("--dry-run", action="store_true", help="do everything but the steps; write nothing")
+    flags.add_argument("--output-dir", type=Path, help="run folder (default: outputs/<file name of the recipe>)")
+    existing_run = flags.add_mutually_exclusive_group()
+    existing_run.add_argument("--resume", action="store_true", help="resume from the latest intact checkpoint")
+    existing_run.add_argument("--overwrite", action="store_true", help="replace an existing run")
+    flags.add_argument("--dry-run", action="store_true", help="do everything except the steps, and write nothing")
     return flags.parse_args()
 
 

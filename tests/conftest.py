@@ -1,4 +1,4 @@
-"""Shared fixtures: a tiny random model, a recipe on embedded rows, a trained run, and a way to call a script."""
+"""Shared fixtures: tiny random models, recipes on embedded rows, trained runs, and a function that calls a script."""
 
 import importlib.util
 import json
@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 import yaml
 
-# A shell that starts the suite in the background ignores Ctrl-C for it, which tests send themselves.
+# A shell that starts the suite in the background sets SIGINT to be ignored, but some tests send it to themselves.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# Test processes share the cores: threads of one that wait for threads of another cost more than they give.
+# Test processes share the cores. More threads than cores would slow down all of them.
 if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(workers))))
 
@@ -50,21 +50,24 @@ RECIPE: dict[str, Any] = {
 
 @pytest.fixture(scope="session", autouse=True)
 def unsloth_first() -> None:
-    """Import Unsloth before transformers, which a tokenizer alone imports too: the API refuses the other order."""
+    """Import Unsloth before transformers, because the API rejects the reverse order.
+
+    Loading a tokenizer already imports transformers.
+    """
     import toolkit.models.backend  # noqa: F401
 
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of real data and the real tokenizer, where there is one."""
+    """The folder with real data and the real tokenizer. Without it the test is skipped."""
     if not SHARED.is_dir():
-        pytest.skip("needs ../shared, which users do not have")
+        pytest.skip("needs ../shared, which is not part of the repository")
     return SHARED
 
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a random Llama of 2 layers and the embedded model's tokenizer."""
+    """A model folder with a random Llama of 2 layers and the embedded model's tokenizer."""
     from toolkit.embedded import MODEL_FOLDER
     from toolkit.models import backend
     from toolkit.prompts.tokenizer import load_tokenizer
@@ -77,7 +80,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     torch.manual_seed(0)
     model = backend.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    for parameter in model.parameters():  # far enough from zero for the labels' scores to differ
+    for parameter in model.parameters():  # large enough that the scores of the labels differ
         if parameter.dim() > 1:
             torch.nn.init.normal_(parameter, std=0.2)
     model.to(torch.bfloat16).save_pretrained(folder)
@@ -87,7 +90,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def nano(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A stand-in of Llama 3.2's shape with its real tokenizer and random weights."""
+    """A small model with the architecture and the real tokenizer of Llama 3.2 and random weights."""
     folder = tmp_path_factory.mktemp("nano") / "nano"
     subprocess.run([sys.executable, shared / "llama-3.2" / "make_standin.py", "nano", folder], check=True)
     return folder
@@ -95,7 +98,7 @@ def nano(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def make_recipe(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Recipe]:
-    """Build a small recipe; arguments are overrides such as `"lora.r=2"`."""
+    """A function that builds a small recipe. Its arguments are overrides such as `"lora.r=2"`."""
     path = tmp_path_factory.mktemp("recipe") / "small.yaml"
     path.write_text(yaml.safe_dump(RECIPE, allow_unicode=True), encoding="utf-8")
     return lambda *overrides: load_recipe(path, overrides)
@@ -103,7 +106,7 @@ def make_recipe(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Recip
 
 @pytest.fixture
 def recipe_file(tmp_path: Path, tiny_model: Path) -> Path:
-    """A small recipe of the tiny model, alone in its folder."""
+    """A small recipe for the tiny model, the only file in its folder."""
     values = {**RECIPE, "model": {**RECIPE["model"], "name": str(tiny_model)}}
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump(values, allow_unicode=True), encoding="utf-8")
@@ -114,11 +117,11 @@ def recipe_file(tmp_path: Path, tiny_model: Path) -> Path:
 def trained(
     tmp_path_factory: pytest.TempPathFactory, make_recipe: Callable[..., Recipe], tiny_model: Path
 ) -> RunFolder:
-    """A run of a few steps on the tiny random model; tests must not change it."""
+    """A run of a few steps on the tiny random model. Tests must not change it."""
     from toolkit.training.training_run import TrainingOptions, train_run
 
     run = RunFolder(tmp_path_factory.mktemp("outputs") / "small")
-    # A high rate, so that adapter and base clearly differ.
+    # A high learning rate, so that the adapter clearly differs from the base model.
     recipe = make_recipe(f"model.name={tiny_model}", "training.learning_rate=0.02", "lora.dropout=0.0")
     train_run(recipe, run, TrainingOptions())
     return run
@@ -136,8 +139,8 @@ ENCODER_RECIPE: dict[str, Any] = {
 
 @pytest.fixture(scope="session")
 def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a random CamemBERT of 2 layers, without a head, and a tokenizer trained on embedded sentences."""
-    import toolkit.models.backend  # noqa: F401 - Unsloth comes before transformers
+    """A model folder with a random CamemBERT of 2 layers without a classification head, and a small tokenizer."""
+    import toolkit.models.backend  # noqa: F401 - Unsloth must be imported before transformers
 
     folder = tmp_path_factory.mktemp("tiny") / "tiny-camembert"
     import tokenizers
@@ -161,7 +164,7 @@ def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = CamembertConfig(
         vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64,
         max_position_embeddings=130, type_vocab_size=1,
-        initializer_range=0.2,  # far enough from zero for rows to differ
+        initializer_range=0.2,  # large enough that the scores of the rows differ
         pad_token_id=tokenizer.pad_token_id,
     )  # fmt: skip
     torch.manual_seed(0)
@@ -172,7 +175,7 @@ def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def make_encoder_recipe(tmp_path_factory: pytest.TempPathFactory, tiny_encoder: Path) -> Callable[..., Recipe]:
-    """Build a small recipe of kind encoder on the tiny one; arguments are overrides."""
+    """A function that builds a small recipe for the tiny encoder. Its arguments are overrides."""
     path = tmp_path_factory.mktemp("recipe") / "encoder.yaml"
     path.write_text(yaml.safe_dump(ENCODER_RECIPE, allow_unicode=True), encoding="utf-8")
     return lambda *overrides: load_recipe(path, [f"model.name={tiny_encoder}", *overrides])
@@ -180,7 +183,7 @@ def make_encoder_recipe(tmp_path_factory: pytest.TempPathFactory, tiny_encoder: 
 
 @pytest.fixture(scope="session")
 def trained_encoder(tmp_path_factory: pytest.TempPathFactory, make_encoder_recipe: Callable[..., Recipe]) -> RunFolder:
-    """A run of a few steps on the tiny encoder; tests must not change it."""
+    """A run of a few steps on the tiny encoder. Tests must not change it."""
     from toolkit.training.training_run import TrainingOptions, train_run
 
     run = RunFolder(tmp_path_factory.mktemp("outputs") / "encoder")
@@ -199,14 +202,14 @@ def load_script(name: str) -> ModuleType:
 
 @pytest.fixture
 def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    """Call a script in this process: (exit code, standard output, standard error)."""
+    """A function that calls a script in this process and returns exit code, standard output and standard error."""
 
     def run(name: str, *arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
         script = load_script(name)
         try:
             parsed = script.parse()
-        except SystemExit as exit_:  # argparse
+        except SystemExit as exit_:  # argparse exits after --help and wrong flags
             captured = capsys.readouterr()
             return int(exit_.code or 0), captured.out, captured.err
         code = run_command(lambda: script.main(parsed))

@@ -1,4 +1,4 @@
-"""The rules of the architecture, read from the source: dependencies point one way, and some doors are the only ones."""
+"""The rules of docs/architecture.md, checked on the source code."""
 
 import ast
 import re
@@ -10,15 +10,16 @@ import pytest
 
 from tests.conftest import ROOT
 
-# Lowest first: a package imports from itself and from packages before it. docs/architecture.md draws the same order.
+# Lowest first: a package imports only from itself and from earlier packages. docs/architecture.md has the same order.
 ORDER = [
     "errors", "utils", "recipe", "embedded", "runs", "data", "prompts", "batching", "models", "inference", "evaluation",
     "planning", "training", "reporting", "export", "api", "cli",
 ]  # fmt: skip
-PUBLIC_FACE = {"__init__.py", "__main__.py", "errors.py"}
+PUBLIC_FILES = {"__init__.py", "__main__.py", "errors.py"}
 
 
 def imports(path: Path) -> Iterator[str]:
+    """Yield the modules that a file imports, and each imported name, which can be a module too."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -29,69 +30,74 @@ def imports(path: Path) -> Iterator[str]:
 
 
 def modules(*folders: str) -> list[Path]:
-    found = [path for folder in folders or ("toolkit",) for path in (ROOT / folder).rglob("*.py")]
-    return sorted(path for path in found if path.name not in ("__init__.py", "__main__.py"))
+    """Return the modules in some folders, by default those of the package."""
+    paths = [path for folder in folders or ("toolkit",) for path in (ROOT / folder).rglob("*.py")]
+    return sorted(path for path in paths if path.name not in ("__init__.py", "__main__.py"))
 
 
 def package(path: Path) -> str:
+    """Return the package below `toolkit` that a module belongs to."""
     return path.relative_to(ROOT / "toolkit").parts[0].removesuffix(".py")
 
 
-def test_every_folder_has_its_place_in_the_order() -> None:
+def test_order_lists_every_folder() -> None:
     folders = {path.name for path in (ROOT / "toolkit").iterdir() if path.is_dir() and path.name != "__pycache__"}
     assert folders | {"errors"} == set(ORDER)
-    assert {path.name for path in (ROOT / "toolkit").iterdir() if path.is_file()} == PUBLIC_FACE
+    assert {path.name for path in (ROOT / "toolkit").iterdir() if path.is_file()} == PUBLIC_FILES
     for folder in folders:
         assert modules(f"toolkit/{folder}"), f"{folder} is empty"
 
 
-def test_tests_mirror_the_packages() -> None:
+def test_every_package_has_tests() -> None:
     for folder in ORDER[1:]:
         assert list((ROOT / "tests" / folder).glob("test_*.py")), f"tests/{folder} is missing"
 
 
 @pytest.mark.parametrize("path", modules(), ids=lambda path: f"{package(path)}.{path.stem}")
 def test_dependencies_never_point_upward(path: Path) -> None:
-    here = package(path)
+    importer = package(path)
     for name in imports(path):
         assert name.split(".")[0] not in ("tools", "scripts", "tests", "benchmarks"), f"{path.name} imports {name}"
-        if name.startswith("toolkit.") and (there := name.split(".")[1]) in ORDER:
-            assert ORDER.index(there) <= ORDER.index(here), f"{path.name} imports {name}"
+        if name.startswith("toolkit.") and (imported := name.split(".")[1]) in ORDER:
+            assert ORDER.index(imported) <= ORDER.index(importer), f"{path.name} imports {name}"
 
 
-def test_modules_import_each_other_without_cycles() -> None:
-    """Imports inside functions count: a cycle is a cycle however late it is closed."""
+def test_imports_have_no_cycles() -> None:
+    """No module imports itself through others, imports inside functions included."""
     names = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in modules()}
     graph = {
-        name: {other for other in imports(path) if other in names and other != name} for name, path in names.items()
+        name: {imported for imported in imports(path) if imported in names and imported != name}
+        for name, path in names.items()
     }
     assert sum(map(len, graph.values())) > 200
     list(TopologicalSorter(graph).static_order())  # raises CycleError
 
 
-def test_unsloth_trl_and_peft_have_one_door() -> None:
+def test_only_backend_imports_unsloth_trl_peft() -> None:
     users = {
         path.name for path in modules() for name in imports(path) if name.split(".")[0] in ("unsloth", "trl", "peft")
     }
     assert users == {"backend.py"}
 
 
-def test_text_becomes_ids_in_one_package() -> None:
-    telling = re.compile(
-        r"\.apply_chat_template\b|add_special_tokens=|\btokenizer\(|batch_encode|tokenizer\.encode\(|\.tokenize\("
+def test_only_prompts_tokenizes_text() -> None:
+    # A RowTokenizer (row_tokenizer, prompt_tokenizer) belongs to prompts/, so every package can call its `encode`.
+    tokenizing = re.compile(
+        r"\.apply_chat_template\b|add_special_tokens=|\btokenizer\(|batch_encode|\.tokenize\("
+        r"|(?<!row_)(?<!prompt_)(?<!pair_)tokenizer\.encode\("
     )
-    found = [path for path in modules("toolkit", "tools") if telling.search(path.read_text(encoding="utf-8"))]
-    users = {path.relative_to(ROOT).as_posix() for path in found}
-    # The first asks which token merging gives a word, to compare it with llama.cpp's rule; no model reads it.
+    matches = [path for path in modules("toolkit", "tools") if tokenizing.search(path.read_text(encoding="utf-8"))]
+    users = {path.relative_to(ROOT).as_posix() for path in matches}
+    # gguf_tokenizer.py tokenizes words only to compare the result with llama.cpp's merging rule. No model reads them.
     assert users - {"toolkit/export/gguf_tokenizer.py"} == {
         "toolkit/prompts/chat_template.py",
-        "toolkit/prompts/encoder.py",
+        "toolkit/prompts/prompt_tokenizer.py",
         "toolkit/prompts/tokenizer.py",
     }
 
 
 def test_library_neither_prints_nor_exits() -> None:
-    """Only `cli/` and scripts print, read sys.argv and exit; a block under `__main__` is a program of its own."""
+    """Only `cli/`, scripts and `if __name__ == "__main__"` blocks print, read sys.argv or exit."""
     for path in modules():
         if package(path) == "cli":
             continue
@@ -105,12 +111,12 @@ def test_library_neither_prints_nor_exits() -> None:
                 )
 
 
-def test_library_names_no_flags() -> None:
-    """Messages name arguments of the API; `cli/flags.py` turns them into flags."""
+def test_library_messages_name_no_flags() -> None:
+    """Messages name arguments of the API, which `cli/flags.py` translates into flags."""
     flag = re.compile(
         r"(?<![\w-])--(?:resume|overwrite|output-dir|set|model|mode|shots|limit|data|calibrated|probe|memory)\b"
     )
-    # Commands as they are typed: those of "how to reproduce", and the one that resumes a run that a command started.
+    # These modules show complete commands: those that reproduce a report, and the one that resumes a run.
     allowed = {"report_data.py", "training_run.py"}
     for path in modules():
         if package(path) != "cli" and path.name not in allowed:

@@ -1,4 +1,4 @@
-"""The benchmarks run, and what they compare is the same work: gradients and predictions equal those of the peers."""
+"""The benchmarks run, and all systems do the same work: their gradients and predictions agree."""
 
 import json
 import subprocess
@@ -11,30 +11,31 @@ from tests.conftest import ROOT
 EMBEDDED = ["embedded:tiny-llama-fr", "--recipe", "recipes/quickstart.yaml", "--rounds", "1"]
 
 
-def run(name: str, out: Path, *arguments: str) -> dict[str, Any]:
+def run_benchmark(name: str, out: Path, *arguments: str) -> dict[str, Any]:
     command = [sys.executable, f"benchmarks/{name}.py", *EMBEDDED, "--out", out, *arguments]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert out.with_suffix(".md").read_text(encoding="utf-8") == done.stdout.removesuffix("\n")
+    finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stderr[-2000:]
+    # print() adds a line break that the file does not have.
+    assert out.with_suffix(".md").read_text(encoding="utf-8") == finished.stdout.removesuffix("\n")
     return json.loads(out.with_suffix(".json").read_text(encoding="utf-8"))["results"]
 
 
-def test_a_tree_has_the_gradient_that_trl_on_unsloth_computes(tmp_path: Path) -> None:
+def test_tree_gradient_matches_trl_on_unsloth(tmp_path: Path) -> None:
     systems = ["--systems", "trl on unsloth", "ours, shuffled"]
-    results = run("training", tmp_path / "t", "--steps", "1", "--batch", "8", *systems)
+    results = run_benchmark("training", tmp_path / "t", "--steps", "1", "--batch", "8", *systems)
     (peer,), (ours,) = results["trl on unsloth"], results["ours, shuffled"]
     assert ours["gradient_difference"]["trl on unsloth"] < 1e-5
     assert ours["tokens"][0] < peer["tokens"][0] and ours["peak_bytes"] > 0
 
 
-def test_scoring_a_tree_predicts_what_constrained_generation_decodes(tmp_path: Path) -> None:
-    results = run(
+def test_tree_scoring_matches_constrained_generation(tmp_path: Path) -> None:
+    results = run_benchmark(
         "scoring", tmp_path / "s", "--rows", "8", "--our-rows", "12", "--systems", "generate, batched", "ours"
     )
     assert results["ours"][0]["predictions"][:8] == results["generate, batched"][0]["predictions"]
 
 
-def test_scoring_a_gguf_gives_the_torch_scorers_predictions(tmp_path: Path) -> None:
-    results = run("scoring_gguf", tmp_path / "g", "--our-rows", "12", "--slow-rows", "3", "--type", "f32")
+def test_gguf_scoring_matches_the_torch_scorer(tmp_path: Path) -> None:
+    results = run_benchmark("scoring_gguf", tmp_path / "g", "--our-rows", "12", "--slow-rows", "3", "--type", "f32")
     assert results["ours"][0]["predictions"] == results["torch scorer, float32"][0]["predictions"]
     assert results["one request per row"][0]["rows"] == 3

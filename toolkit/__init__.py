@@ -1,11 +1,11 @@
-"""Fine-tune a small language model into a classifier, measure it, and ship it as a GGUF.
+"""A toolkit that fine-tunes a small language model into a classifier, evaluates it and exports it to a GGUF file.
 
     import toolkit
 
     run = toolkit.train("recipes/quickstart.yaml", output_dir="outputs/try")
     print(run.evaluate().accuracy)
 
-Names are imported when they are first used: `import toolkit` alone takes no time that one would notice.
+Names are imported on first use, so that `import toolkit` returns immediately.
 """
 
 import os
@@ -37,13 +37,14 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# Read when torch or llama.cpp first load OpenMP. Its threads wait for each other many times a step: spinning long, they
-# starve whatever else runs (and a step beside it takes twice as long), sleeping at once, they cost a third of a step.
+# OpenMP reads this when torch or llama.cpp first load it. Its threads wait for each other many times per step. If they
+# spin for long, they take the cores from other processes, and a step next to them takes twice as long. If they sleep at
+# once, waking them up makes a step a third slower. A short spin avoids both.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
-# Where llama.cpp aborts, it would start a debugger that fills the terminal.
+# When llama.cpp aborts, it starts a debugger for a backtrace, which fills the terminal.
 os.environ.setdefault("GGML_NO_BACKTRACE", "1")
 
-_HOMES = {
+_MODULES = {
     "Classifier": "toolkit.inference.classifier",
     "Comparison": "toolkit.evaluation.comparison",
     "DataError": "toolkit.errors",
@@ -66,7 +67,7 @@ _HOMES = {
     "preflight": "toolkit.api.preflight",
     "train": "toolkit.api.training",
 }
-"""Where each public name is defined."""
+"""The module that defines each public name."""
 
 __all__ = [
     "Classifier",
@@ -94,10 +95,10 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module 'toolkit' has no attribute {name!r}")
-    value = getattr(import_module(_HOMES[name]), name)
-    globals()[name] = value
+    value = getattr(import_module(_MODULES[name]), name)
+    globals()[name] = value  # later accesses find the name in the module and do not call this function
     return value
 
 

@@ -1,4 +1,4 @@
-"""`python -m toolkit`: what this machine and its packages can do, see `doctor`."""
+"""The command `python -m toolkit`: a check of this machine and its packages, see `toolkit.cli.doctor`."""
 
 import sys
 

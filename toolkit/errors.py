@@ -1,24 +1,28 @@
-"""Every error a user can cause, each with one sentence, a hint and the exit code it ends the process with."""
+"""Errors that a user can cause or fix; each carries a message, a hint and the exit code of the process."""
 
 EXIT_FAILURE = 1
 EXIT_BAD_INPUT = 2
 EXIT_GATE_REFUSED = 3
-EXIT_INTERRUPTED = 130
+EXIT_INTERRUPTED = 130  # 128 + SIGINT (2), as shells report a process that Ctrl-C ended
 
 
 def first_line(error: BaseException) -> str:
-    """What another package's exception says, in one line; its type where it says nothing."""
-    said = next(iter(str(error).strip().splitlines()), type(error).__name__)
-    return f"there is no {said}" if isinstance(error, KeyError) else said  # which says the key alone
+    """Return the first line of an exception's message, or the name of its type if the message is empty."""
+    message = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    # The message of a KeyError is only the quoted key, which explains nothing.
+    return f"there is no {message}" if isinstance(error, KeyError) else message
 
 
 class ToolkitError(Exception):
-    """Base of the tree.
+    """Base class of the toolkit's errors.
+
+    Each subclass also derives from a fitting built-in exception, so that code which does not know the toolkit can catch
+    it, for example as a ValueError.
 
     Args:
-        message: what was given and why it cannot work; one sentence, or one line per mistake.
-        hint: what to write instead, shown on a line of its own. Both name arguments of the API (`overwrite=True`);
-            commands turn them into flags, see `cli.flags`.
+        message: What was given and why it cannot work: one sentence, or one line per mistake.
+        hint: What to do instead, shown on a separate line. Message and hint name arguments of the API
+            (`overwrite=True`). Commands translate these into their flags, see `cli.flags`.
     """
 
     exit_code = EXIT_BAD_INPUT
@@ -29,52 +33,52 @@ class ToolkitError(Exception):
 
 
 class RecipeError(ToolkitError, ValueError):
-    """The recipe, or an override of it, cannot be used."""
+    """Raised when the recipe, or an override of one of its values, is invalid."""
 
 
 class DataError(ToolkitError, ValueError):
-    """The rows cannot be read, or cannot be trained on or scored."""
+    """Raised when rows cannot be read, or cannot be used for training or scoring."""
 
 
 class RunError(ToolkitError, ValueError):
-    """The run folder is missing, taken, or does not hold what the command needs."""
+    """Raised when a run folder is missing, already in use, or lacks what an operation needs."""
 
 
 class ModelError(ToolkitError, RuntimeError):
-    """The model, tokenizer or adapter cannot be loaded as asked."""
+    """Raised when a model, tokenizer or adapter cannot be loaded as requested."""
 
 
 class DeviceMemoryError(ToolkitError, MemoryError):
-    """The device has too little memory for the model or for a step."""
+    """Raised when the device does not have enough memory for the model or for a step."""
 
     exit_code = EXIT_FAILURE
 
 
 class StorageError(ToolkitError, OSError):
-    """There is no room for a file; what was there before is as it was."""
+    """Raised when there is no space for a file; the file's previous version is unchanged."""
 
     exit_code = EXIT_FAILURE
 
 
 class TrainingError(ToolkitError, RuntimeError):
-    """Training had to stop: its numbers are no longer those of the recipe."""
+    """Raised when training stops because continuing would give a wrong or useless adapter."""
 
     exit_code = EXIT_FAILURE
 
 
 class GateError(ToolkitError, RuntimeError):
-    """Everything was done, and what came out does not pass the check that it has to."""
+    """Raised when the work is done but its result fails a required check."""
 
     exit_code = EXIT_GATE_REFUSED
 
 
 class ParityError(GateError):
-    """Raised when exported files do not answer as the adapter did; `result` holds the files and their parity.
+    """Raised when exported files do not reproduce the adapter's answers.
 
     Args:
-        message: which files, of which run.
-        hint: where the reasons are.
-        result: an `export.exporter.ExportResult`.
+        message: The files that failed, and their run.
+        hint: Where to find the reasons.
+        result: The `export.exporter.ExportResult` with the files and their agreement with the adapter.
     """
 
     def __init__(self, message: str, *, hint: str | None = None, result: object = None) -> None:
@@ -83,10 +87,10 @@ class ParityError(GateError):
 
 
 class ExportError(ToolkitError, RuntimeError):
-    """The model cannot be exported as asked."""
+    """Raised when the model cannot be exported as requested."""
 
 
 class QuantizerError(ExportError):
-    """llama.cpp's quantiser began and failed."""
+    """Raised when llama.cpp's quantizer starts but fails."""
 
     exit_code = EXIT_FAILURE

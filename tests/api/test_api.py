@@ -1,4 +1,4 @@
-"""The public API: one path from a recipe to a GGUF in Python, quiet, with results as objects."""
+"""The public API: from a recipe to a GGUF file in Python, without printing, with results as objects."""
 
 import json
 import logging
@@ -24,7 +24,7 @@ PAIRS = [("Un chat dort.", "Un animal dort."), ("Aucun chien ne court.", "Un chi
 
 @pytest.fixture(scope="module")
 def run(trained: RunFolder, tmp_path_factory: pytest.TempPathFactory) -> toolkit.Run:
-    """A copy of the trained run, which these tests may write into."""
+    """A copy of the trained run that these tests can write to."""
     path = tmp_path_factory.mktemp("api") / "small"
     shutil.copytree(trained.path, path)
     return toolkit.open_run(path)
@@ -48,7 +48,7 @@ def test_every_public_name_resolves() -> None:
         toolkit.nothing  # noqa: B018
 
 
-def test_preflight_says_whether_a_recipe_fits(recipe_file: Path) -> None:
+def test_preflight_has_a_verdict(recipe_file: Path) -> None:
     report = toolkit.preflight(recipe_file, {"training.max_steps": 2})
     assert report.fits is True and report.verdict is not None and "fits: training" in report.verdict
     assert report.tokens.rows == 48 and 0 < report.trainable_parameters < report.total_parameters
@@ -60,20 +60,22 @@ def test_preflight_says_whether_a_recipe_fits(recipe_file: Path) -> None:
 def test_preflight_times_steps_when_asked(recipe_file: Path) -> None:
     report = toolkit.preflight(recipe_file, probe=True)
     assert report.probe.step_seconds > 0 and "probe       " in report.report()
-    assert toolkit.preflight(recipe_file, memory=300_000_000, probe=True).probe is None, "it does not fit"
+    assert toolkit.preflight(recipe_file, memory=300_000_000, probe=True).probe is None, (
+        "a recipe that does not fit is not probed"
+    )
 
 
 def test_preflight_of_an_encoder_predicts_no_memory(make_encoder_recipe: Callable[..., Recipe]) -> None:
     report = toolkit.preflight(make_encoder_recipe())
     assert report.fits is None and report.verdict is None and "memory " not in report.report()
-    with pytest.raises(RecipeError, match="memory is predicted for decoders alone"):
+    with pytest.raises(RecipeError, match="memory is predicted only for decoders"):
         toolkit.preflight(make_encoder_recipe(), memory=10**9)
 
 
 def test_train_returns_a_quiet_run(
     recipe_file: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing is printed, sys.argv is not recorded, and the report shows the Python call instead."""
+    """Training prints nothing and does not record sys.argv, and the report shows the Python call instead."""
     monkeypatch.setattr(sys, "argv", ["secret.py", "--token", "abc"])
     run = toolkit.train(recipe_file, overrides={"training.max_steps": 2}, output_dir=tmp_path / "run")
     evaluation = run.evaluate(limit=6)
@@ -86,7 +88,7 @@ def test_train_returns_a_quiet_run(
 
 
 def test_train_refuses_a_taken_folder(recipe_file: Path, run: toolkit.Run) -> None:
-    with pytest.raises(RunError, match="exists already") as error:
+    with pytest.raises(RunError, match="already exists") as error:
         toolkit.train(recipe_file, output_dir=run.path)
     assert (
         error.value.hint
@@ -96,15 +98,15 @@ def test_train_refuses_a_taken_folder(recipe_file: Path, run: toolkit.Run) -> No
 
 def test_train_resumes_and_replaces(recipe_file: Path, tmp_path: Path) -> None:
     first = toolkit.train(recipe_file, {"training.max_steps": 1}, tmp_path / "run")
-    again = toolkit.train(recipe_file, {"training.max_steps": 1}, tmp_path / "run", resume=True)
-    assert again.record == first.record, "it was finished"
+    resumed = toolkit.train(recipe_file, {"training.max_steps": 1}, tmp_path / "run", resume=True)
+    assert resumed.record == first.record, "a finished run is not trained again"
     replaced = toolkit.train(recipe_file, {"training.max_steps": 2}, tmp_path / "run", overwrite=True)
     assert replaced.record["steps"] == 2 and replaced.recipe.training.max_steps == 2
 
 
 def test_train_takes_a_recipe_object(make_recipe: Callable[..., Recipe], tiny_model: Path, tmp_path: Path) -> None:
     recipe = make_recipe(f"model.name={tiny_model}")
-    with pytest.raises(RunError, match="no name for its run folder"):
+    with pytest.raises(RunError, match="no file name to derive the run folder from"):
         toolkit.train(recipe)
     run = toolkit.train(recipe, {"training.max_steps": 1}, tmp_path / "run")
     assert run.recipe.training.max_steps == 1 and recipe.training.max_steps == 3
@@ -127,7 +129,7 @@ def test_evaluation_has_its_figures_as_attributes(run: toolkit.Run) -> None:
 
 
 def test_classifier_agrees_with_the_evaluation(run: toolkit.Run) -> None:
-    """Tuples, dictionaries and a DataFrame give the labels and probabilities that predictions.jsonl holds."""
+    """Tuples, dictionaries and a DataFrame give the labels and probabilities recorded in predictions.jsonl."""
     run.evaluate()
     lines = (run.path / "eval" / "adapter" / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
     rows = [json.loads(line) for line in lines]
@@ -143,16 +145,16 @@ def test_classifier_agrees_with_the_evaluation(run: toolkit.Run) -> None:
     np.testing.assert_allclose(probabilities, expected, atol=1e-6)
 
 
-def test_classifier_refuses_rows_by_number(run: toolkit.Run) -> None:
+def test_classifier_names_the_invalid_row(run: toolkit.Run) -> None:
     with run.load() as classifier:
-        with pytest.raises(DataError, match="row 2: column 'hypothesis' holds '', not a text"):
+        with pytest.raises(DataError, match="row 2: column 'hypothesis' must contain text, not ''"):
             classifier.predict([PAIRS[0], ("a", "")])
-        with pytest.raises(DataError, match="A single str was given"):
+        with pytest.raises(DataError, match="Expected a list of rows, not a single str"):
             classifier.predict("Un chat dort.")
         assert classifier.predict([]) == [] and classifier.predict_proba([]).shape == (0, 3)
 
 
-def test_overrides_hold_for_one_call_alone(run: toolkit.Run) -> None:
+def test_overrides_apply_to_one_call_only(run: toolkit.Run) -> None:
     evaluation = run.evaluate(overrides={"evaluation.baselines": False}, limit=4)
     assert evaluation.baselines == {} and run.recipe.evaluation.baselines is True
     with pytest.raises(RecipeError, match="not a known key"):
@@ -168,7 +170,7 @@ def test_overrides_hold_for_one_call_alone(run: toolkit.Run) -> None:
         (lambda run: run.evaluate(overrides="seed=1"), "overrides is 'seed=1'"),
         (lambda run: run.evaluate(limit=True), "limit is True"),
         (lambda run: run.evaluate(limit="12"), "limit is '12'"),
-        (lambda run: run.evaluate(3), "model='3' is none of"),
+        (lambda run: run.evaluate(3), "model='3' is not adapter"),
         (lambda run: run.evaluate(overrides=5), "overrides is 5"),
         (lambda run: run.predict_file(None, "x.csv"), "source is None"),
         (lambda _: toolkit.open_run(5), "path is 5"),
@@ -181,7 +183,7 @@ def test_overrides_hold_for_one_call_alone(run: toolkit.Run) -> None:
         (lambda run: run.export(["f16"]), "is not a GGUF file type"),
         (lambda run: run.export(verify=0), "verify is 0"),
         (lambda run: run.export(min_agreement=0.0), "min_agreement is 0.0"),
-        (lambda run: run.load("adaptor"), "none of adapter, base, merged"),
+        (lambda run: run.load("adaptor"), "is not adapter, base, merged or FILE.gguf"),
         (lambda run: run.load("nothing.gguf"), "There is no GGUF file nothing.gguf"),
     ],
 )
@@ -195,11 +197,11 @@ def test_wrong_arguments_are_one_sentence(
 def test_predict_file_keeps_all_columns(run: toolkit.Run, tmp_path: Path) -> None:
     frame = pd.DataFrame([{"premise": a, "hypothesis": b, "note": "x"} for a, b in PAIRS])
     frame.to_csv(tmp_path / "pairs.csv", index=False)
-    assert run.predict_file(tmp_path / "pairs.csv", str(tmp_path / "labelled.csv")) == 0
-    labelled = pd.read_csv(tmp_path / "labelled.csv")
+    assert run.predict_file(tmp_path / "pairs.csv", str(tmp_path / "labeled.csv")) == 0
+    labeled = pd.read_csv(tmp_path / "labeled.csv")
     with run.load() as classifier:
-        assert list(labelled["prediction"]) == classifier.predict(frame)
-    assert list(labelled["note"]) == ["x", "x"]
+        assert list(labeled["prediction"]) == classifier.predict(frame)
+    assert list(labeled["note"]) == ["x", "x"]
 
 
 def test_compare_takes_results_and_folders(run: toolkit.Run) -> None:
@@ -222,16 +224,16 @@ def test_export_returns_parity_or_raises(run: toolkit.Run, monkeypatch: pytest.M
     with run.load(result.files[0]) as gguf, run.load() as adapter:
         assert gguf.predict(PAIRS) == adapter.predict(PAIRS)
     monkeypatch.setattr("toolkit.export.llama_folder.LlamaFolder._row_order", lambda *_: None)  # breaks every file
-    with pytest.raises(ParityError, match="does not answer as the adapter did") as error:
+    with pytest.raises(ParityError, match="does not answer like the adapter") as error:
         run.export("f16", verify=24, min_agreement=1.0)
     assert isinstance(error.value, GateError) and error.value.exit_code == 3
     assert isinstance(error.value.result, toolkit.ExportResult) and not error.value.result.passed
 
 
 def test_progress_goes_to_a_callback(run: toolkit.Run) -> None:
-    seen: list[tuple[str, int, int | None]] = []
-    run.evaluate(limit=5, progress=lambda *state: seen.append(state))
-    assert ("scoring", 5, 5) in seen
+    calls: list[tuple[str, int, int | None]] = []
+    run.evaluate(limit=5, progress=lambda *state: calls.append(state))
+    assert ("scoring", 5, 5) in calls
 
 
 def test_messages_are_logged(run: toolkit.Run, caplog: pytest.LogCaptureFixture) -> None:

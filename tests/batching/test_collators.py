@@ -1,4 +1,4 @@
-"""Collation: what is trained, what is masked, what is padding, and that a tree trains what padded rows train."""
+"""Collators: trained tokens, masks and padding, and trees that train exactly the predictions of padded rows."""
 
 from collections import Counter
 from typing import Any
@@ -8,82 +8,85 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from toolkit.batching.collators import LossOn, PaddedCollator, TreeCollator, training_row
-from toolkit.prompts.encoder import EncodedRow
+from toolkit.batching.collators import LossOn, PaddedCollator, TreeCollator, to_training_row
+from toolkit.prompts.prompt_tokenizer import EncodedRow
 
 END = 9
-ROWS = [training_row(EncodedRow((1, 2, 3), (7, END))), training_row(EncodedRow((1,), (END,)))]
+ROWS = [to_training_row(EncodedRow((1, 2, 3), (7, END))), to_training_row(EncodedRow((1,), (END,)))]
 
 
-def predictions(part: dict[str, torch.Tensor]) -> list[tuple[int, int]]:
-    return list(zip(part["nodes"].tolist(), part["targets"].tolist(), strict=True))
+def predictions(micro_batch: dict[str, torch.Tensor]) -> list[tuple[int, int]]:
+    return list(zip(micro_batch["nodes"].tolist(), micro_batch["targets"].tolist(), strict=True))
 
 
-def test_only_the_answer_and_its_end_of_turn_are_trained() -> None:
-    (part,) = PaddedCollator(2, "completion")(ROWS)["parts"]
-    assert part["input_ids"].tolist() == [[1, 2, 3, 7], [1, 0, 0, 0]]
-    assert part["attention_mask"].tolist() == [[1, 1, 1, 1], [1, 0, 0, 0]]
-    assert predictions(part) == [(2, 7), (3, END), (4, END)]
+def test_only_the_completion_is_trained() -> None:
+    """The completion includes the end-of-turn token."""
+    (micro_batch,) = PaddedCollator(2, "completion")(ROWS)["parts"]
+    assert micro_batch["input_ids"].tolist() == [[1, 2, 3, 7], [1, 0, 0, 0]]
+    assert micro_batch["attention_mask"].tolist() == [[1, 1, 1, 1], [1, 0, 0, 0]]
+    assert predictions(micro_batch) == [(2, 7), (3, END), (4, END)]
 
 
-def test_full_text_trains_every_token_but_the_first() -> None:
-    (part,) = PaddedCollator(2, "full_text")(ROWS)["parts"]
-    assert predictions(part) == [(0, 2), (1, 3), (2, 7), (3, END), (4, END)]
+def test_full_text_trains_all_but_first_token() -> None:
+    (micro_batch,) = PaddedCollator(2, "full_text")(ROWS)["parts"]
+    assert predictions(micro_batch) == [(0, 2), (1, 3), (2, 7), (3, END), (4, END)]
 
 
-def test_a_step_counts_tokens_and_predictions_over_its_parts() -> None:
+def test_step_totals_cover_all_micro_batches() -> None:
     for collator in (PaddedCollator(1, "completion"), TreeCollator(1, "completion")):
         step = collator(ROWS)
         assert len(step["parts"]) == 2
         assert step["tokens"].tolist() == [7] and step["trained"].tolist() == [3.0]
 
 
-def test_a_node_that_rows_share_is_trained_once_for_each_and_to_several_tokens() -> None:
-    rows = [training_row(EncodedRow(prompt, (END,))) for prompt in [(1, 2, 3), (1, 2, 3), (1, 4, 3)]]
-    (part,) = TreeCollator(100, "full_text")(rows)["parts"]
-    assert part["input_ids"].tolist() == [[1, 2, 3, 3, 4, 3]]
-    assert predictions(part) == [(0, 2), (0, 4), (1, 3), (2, END), (3, END), (4, 3), (5, END)]
-    assert part["weights"].tolist() == [2, 1, 2, 1, 1, 1, 1]
+def test_shared_node_trains_for_every_row() -> None:
+    """A shared node predicts each row's next token: equal ones once with a weight, different ones separately."""
+    rows = [to_training_row(EncodedRow(prompt, (END,))) for prompt in [(1, 2, 3), (1, 2, 3), (1, 4, 3)]]
+    (micro_batch,) = TreeCollator(100, "full_text")(rows)["parts"]
+    assert micro_batch["input_ids"].tolist() == [[1, 2, 3, 3, 4, 3]]
+    assert predictions(micro_batch) == [(0, 2), (0, 4), (1, 3), (2, END), (3, END), (4, 3), (5, END)]
+    assert micro_batch["weights"].tolist() == [2, 1, 2, 1, 1, 1, 1]
 
 
 ROW = st.builds(
-    lambda prompt, answer: training_row(EncodedRow(tuple(prompt), tuple(answer))),
+    lambda prompt, answer: to_training_row(EncodedRow(tuple(prompt), tuple(answer))),
     st.lists(st.integers(0, 2), min_size=1, max_size=6),
     st.lists(st.integers(0, 2), min_size=1, max_size=3),
 )
 
 
-def trained(step: dict[str, Any]) -> Counter[tuple[tuple[int, ...], int]]:
-    """How often each token is trained behind each context, read back through the masks."""
-    found: Counter[tuple[tuple[int, ...], int]] = Counter()
-    for part in step["parts"]:
-        ids, mask = part["input_ids"].flatten(), part["attention_mask"]
-        for node, target, weight in zip(part["nodes"], part["targets"], part["weights"], strict=True):
+def count_predictions(step: dict[str, Any]) -> Counter[tuple[tuple[int, ...], int]]:
+    """Count how often each token is trained after each context, reading the contexts through the masks."""
+    counts: Counter[tuple[tuple[int, ...], int]] = Counter()
+    for micro_batch in step["parts"]:
+        ids, mask = micro_batch["input_ids"].flatten(), micro_batch["attention_mask"]
+        for node, target, weight in zip(
+            micro_batch["nodes"], micro_batch["targets"], micro_batch["weights"], strict=True
+        ):
             if mask.dim() == 4:
                 context = ids[mask[0, 0, node]]
-                assert part["position_ids"][0, node] == len(context) - 1
+                assert micro_batch["position_ids"][0, node] == len(context) - 1
             else:
-                row, place = divmod(int(node), mask.shape[1])
-                assert mask[row, place] == 1
-                context = part["input_ids"][row, : place + 1]
-            found[tuple(context.tolist()), int(target)] += int(weight)
-    return found
+                row, position = divmod(int(node), mask.shape[1])
+                assert mask[row, position] == 1
+                context = micro_batch["input_ids"][row, : position + 1]
+            counts[tuple(context.tolist()), int(target)] += int(weight)
+    return counts
 
 
 @pytest.mark.parametrize("loss_on", ["completion", "full_text"])
-@given(rows=st.lists(ROW, min_size=1, max_size=8), micro=st.integers(1, 8), budget=st.integers(1, 30))
-def test_a_tree_trains_what_padded_rows_train_however_the_step_is_parted(
-    loss_on: LossOn, rows: list[Any], micro: int, budget: int
-) -> None:
-    padded, tree = PaddedCollator(micro, loss_on)(rows), TreeCollator(budget, loss_on)(rows)
-    assert trained(padded) == trained(tree)
-    assert padded["trained"] == tree["trained"] == sum(trained(tree).values())
-    assert all(part["input_ids"].numel() <= budget for part in tree["parts"]) or any(
-        len(row["prompt"]) - 1 + len(row["answer"]) > budget for row in rows
+@given(rows=st.lists(ROW, min_size=1, max_size=8), micro_batch_size=st.integers(1, 8), batch_tokens=st.integers(1, 30))
+def test_trees_train_as_padded_rows(loss_on: LossOn, rows: list[Any], micro_batch_size: int, batch_tokens: int) -> None:
+    """Trees and padded rows train the same predictions, however the step is split into micro-batches."""
+    padded, tree = PaddedCollator(micro_batch_size, loss_on)(rows), TreeCollator(batch_tokens, loss_on)(rows)
+    assert count_predictions(padded) == count_predictions(tree)
+    assert padded["trained"] == tree["trained"] == sum(count_predictions(tree).values())
+    assert all(micro_batch["input_ids"].numel() <= batch_tokens for micro_batch in tree["parts"]) or any(
+        len(row["prompt"]) - 1 + len(row["answer"]) > batch_tokens for row in rows
     )
 
 
 @pytest.mark.parametrize("row", [EncodedRow((1, 2), ()), EncodedRow((), (END,))])
-def test_an_empty_answer_and_an_empty_prompt_are_refused(row: EncodedRow) -> None:
-    with pytest.raises(ValueError, match="needs a prompt and an answer"):
-        training_row(row)
+def test_empty_prompt_or_completion_is_refused(row: EncodedRow) -> None:
+    with pytest.raises(ValueError, match="needs a prompt and a completion"):
+        to_training_row(row)

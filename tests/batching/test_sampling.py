@@ -1,18 +1,14 @@
-"""Batch sizes: they divide, they fit, and nothing is left out."""
+"""Row order and batch sizes: batches divide evenly, fit into memory and leave no row out."""
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from toolkit.batching.sampling import (
-    RowOrder,
-    choose_batch_tokens,
-    choose_micro_batch,
-    length_batches,
-)
+from toolkit.batching.sampling import RowOrder, batch_by_length, choose_batch_tokens, choose_micro_batch
 
 
 @given(st.lists(st.sampled_from("abcdefgh"), min_size=1, max_size=60), st.integers(0, 9), st.booleans())
-def test_an_epoch_holds_every_row_once_in_an_order_of_its_own(groups: list[str], seed: int, grouping: bool) -> None:
+def test_epoch_has_every_row_once(groups: list[str], seed: int, grouping: bool) -> None:
+    """The order is reproducible, and with grouping the rows of a group are adjacent."""
     order = RowOrder(groups, seed=seed, grouping=grouping)
     first = list(order)
     assert sorted(first) == list(range(len(groups))) and first == list(RowOrder(groups, seed=seed, grouping=grouping))
@@ -20,7 +16,7 @@ def test_an_epoch_holds_every_row_once_in_an_order_of_its_own(groups: list[str],
     assert not grouping or len(runs) == len(set(groups))
 
 
-def test_epochs_and_seeds_differ() -> None:
+def test_epochs_and_seeds_give_different_orders() -> None:
     orders = []
     for seed in (1, 2):
         order = RowOrder(range(50), seed=seed, grouping=False)
@@ -31,24 +27,24 @@ def test_epochs_and_seeds_differ() -> None:
 
 
 @given(st.integers(1, 128), st.integers(1, 4), st.integers(1, 10**6))
-def test_a_micro_batch_divides_its_share_of_the_batch(batch: int, processes: int, affordable: int) -> None:
+def test_micro_batches_divide_the_batch_evenly(batch: int, processes: int, affordable: int) -> None:
     rows = choose_micro_batch(batch, processes, longest=200, affordable_tokens=affordable)
     assert max(1, batch // processes) % rows == 0
     assert rows == 1 or rows * 200 <= affordable
 
 
-def test_more_memory_gives_larger_micro_batches() -> None:
+def test_more_memory_gives_larger_batches() -> None:
     assert [choose_micro_batch(16, 1, 230, tokens) for tokens in (125, 1_000, 10**5)] == [1, 4, 16]
     assert [choose_batch_tokens(230, tokens) for tokens in (125, 1_000, 10**5)] == [230, 1_000, 1_536]
 
 
-def test_a_huge_batch_is_divided_at_once() -> None:
+def test_huge_batch_is_divided_quickly() -> None:
     assert choose_micro_batch(10**99, 1, longest=200, affordable_tokens=200 * 16) == 16
 
 
-def test_batches_hold_every_row_once_and_keep_to_their_budget() -> None:
+def test_batches_by_length_respect_their_budget() -> None:
     lengths = [5, 30, 7, 7, 2, 90, 5]
-    batches = list(length_batches(lengths, 40))
+    batches = list(batch_by_length(lengths, 40))
     assert sorted(i for batch in batches for i in batch) == list(range(7))
-    assert batches[0] == [5], "a row above the budget goes alone"
+    assert batches[0] == [5], "a row above the budget has its own batch"
     assert all(max(lengths[i] for i in batch) * len(batch) <= 40 for batch in batches[1:])

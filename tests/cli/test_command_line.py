@@ -1,4 +1,4 @@
-"""What the commands share: printed messages, progress, interrupts, and the types of their flags."""
+"""The common behavior of the commands: printed messages, progress, interrupts, and types of flags."""
 
 import argparse
 import logging
@@ -13,7 +13,7 @@ from toolkit.cli.command_line import byte_size, positive, positive_or_all, run_c
 from toolkit.utils.progress import progress_bar
 
 
-def test_messages_of_the_library_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
+def test_library_messages_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
     logger = logging.getLogger("toolkit")
     before = (logger.level, logger.propagate, list(logger.handlers))
 
@@ -41,12 +41,10 @@ def test_commands_show_progress(capsys: pytest.CaptureFixture[str]) -> None:
     ("interrupt", "printed"),
     [
         (KeyboardInterrupt(), "interrupted\n"),
-        (KeyboardInterrupt("2 of 3 rows are kept"), "interrupted 2 of 3 rows are kept\n"),
+        (KeyboardInterrupt("after 2 of 3 rows"), "interrupted after 2 of 3 rows\n"),
     ],
 )
-def test_an_interrupt_is_one_line(
-    interrupt: KeyboardInterrupt, printed: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_interrupt_is_one_line(interrupt: KeyboardInterrupt, printed: str, capsys: pytest.CaptureFixture[str]) -> None:
     def command() -> None:
         raise interrupt
 
@@ -54,25 +52,25 @@ def test_an_interrupt_is_one_line(
     assert capsys.readouterr() == ("", printed)
 
 
-def test_a_sigterm_ends_a_command_as_ctrl_c_does(capsys: pytest.CaptureFixture[str]) -> None:
+def test_sigterm_acts_like_ctrl_c(capsys: pytest.CaptureFixture[str]) -> None:
     def command() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(10)
 
-    def own(*_: object) -> None:
-        raise AssertionError("the caller's own")
+    def callers_handler(*_: object) -> None:
+        raise AssertionError("the handler of the caller was called")
 
-    before = signal.signal(signal.SIGTERM, own)
+    before = signal.signal(signal.SIGTERM, callers_handler)
     try:
         assert run_command(command) == 130
         assert capsys.readouterr().err == "interrupted\n"
-        assert signal.getsignal(signal.SIGTERM) is own
+        assert signal.getsignal(signal.SIGTERM) is callers_handler
     finally:
         signal.signal(signal.SIGTERM, before)
 
 
 @pytest.mark.parametrize(
-    ("kind", "text", "value"),
+    ("parse", "text", "value"),
     [
         (byte_size, "16GB", 16_000_000_000), (byte_size, "15.8 gb", 15_800_000_000), (byte_size, "24GiB", 24 * 2**30),
         (byte_size, "512MB", 512_000_000), (byte_size, "2MiB", 2**21), (byte_size, "8", 8_000_000_000),
@@ -80,18 +78,18 @@ def test_a_sigterm_ends_a_command_as_ctrl_c_does(capsys: pytest.CaptureFixture[s
         (share, "1", 1.0),
     ],
 )  # fmt: skip
-def test_a_flags_value_is_read(kind: Callable[[str], object], text: str, value: object) -> None:
-    assert kind(text) == value
+def test_flag_values_are_parsed(parse: Callable[[str], object], text: str, value: object) -> None:
+    assert parse(text) == value
 
 
 @pytest.mark.parametrize(
-    ("kind", "text"),
+    ("parse", "text"),
     [
         (byte_size, "0GB"), (byte_size, "16TB"), (byte_size, "much"), (byte_size, "-1GB"), (positive, "0"),
         (positive, "x"), (positive_or_all, "none"), (positive_or_all, "0"), (share, "0"), (share, "1.01"),
         (share, "nan"),
     ],
 )  # fmt: skip
-def test_a_bad_value_of_a_flag_is_refused(kind: Callable[[str], object], text: str) -> None:
+def test_bad_flag_values_are_rejected(parse: Callable[[str], object], text: str) -> None:
     with pytest.raises((ValueError, argparse.ArgumentTypeError)):
-        kind(text)
+        parse(text)

@@ -1,4 +1,4 @@
-"""Messages of the library as a command prints them: arguments become flags, calls become commands, data stay."""
+"""Library messages as the commands print them: arguments become flags, calls become commands, data is kept."""
 
 import ast
 import re
@@ -16,35 +16,38 @@ CASES = [
     ("described by: toolkit.Recipe.model_json_schema()", "described by: python scripts/sft.py --help"),
     ("Train first: toolkit.train(RECIPE)", "Train first: python scripts/sft.py RECIPE"),
     ("with `toolkit.train(RECIPE, resume=True)`, or", "with `python scripts/sft.py RECIPE --resume`, or"),
-    ("Make it: toolkit.open_run('outputs/a').export()", "Make it: python scripts/export_gguf.py outputs/a"),
+    (
+        "Create it with: toolkit.open_run('outputs/a').export()",
+        "Create it with: python scripts/export_gguf.py outputs/a",
+    ),
     ("toolkit.open_run('my runs/a').export()", "python scripts/export_gguf.py 'my runs/a'"),
     (
         "toolkit.open_run('outputs/a').evaluate('x y.gguf')",
         "python scripts/eval_generate.py outputs/a --model 'x y.gguf'",
     ),
-    ("Make one: run.evaluate()", "Make one: python scripts/eval_generate.py RUN"),
+    ("Create one with: run.evaluate()", "Create one with: python scripts/eval_generate.py RUN"),
     ("Export it with run.export().", "Export it with python scripts/export_gguf.py RUN."),
     ('e.g. overrides={"data.columns.premise": "sentence1"}.', "e.g. --set data.columns.premise=sentence1."),
     ('or overrides={"model.max_seq_length": 300} where', "or --set model.max_seq_length=300 where"),
     ("overrides: seed.x: 'seed' is not a section.", "--set seed.x: 'seed' is not a section."),
-    ("Leave out calibrated=True, or the overrides.", "Leave out --calibrated, or the --set."),
+    ("Leave out calibrated=True, or the overrides.", "Leave out --calibrated, or the --set flags."),
     ("Add resume=True to finish it, overwrite=True to", "Add --resume to finish it, --overwrite to"),
-    ("leave out memory, and give probe=True.", "leave out --memory, and give --probe."),
+    ("leave out memory and add probe=True.", "leave out --memory and add --probe."),
     ("with the same data=FILE and limit=N.", "with the same --data FILE and --limit N."),
     ("or output_dir for another folder.", "or --output-dir for another folder."),
-    ("Give output_dir.", "Give --output-dir."),
+    ("Pass output_dir.", "Pass --output-dir."),
     ('Add model="base", or leave out shots.', "Add --model base, or leave out --shots."),
     ('mode="free" needs a model', "--mode free needs a model"),
-    ("model='best' is none of", "--model 'best' is none of"),
-    ('model="l\'été.gguf" is none of', '--model "l\'été.gguf" is none of'),
+    ("model='best' is not adapter", "--model 'best' is not adapter"),
+    ('model="l\'été.gguf" is not adapter', '--model "l\'été.gguf" is not adapter'),
     ("shots=3 is for", "--shots 3 is for"),
-    ("memory=16000000000 cannot be answered", "--memory 16000000000 cannot be answered"),
+    ("memory=16000000000 does not work", "--memory 16000000000 does not work"),
     ("another folder with output=DIR.", "another folder with --output DIR."),
 ]
 
 
 @pytest.mark.parametrize(("message", "printed"), CASES)
-def test_a_message_becomes_flags(message: str, printed: str) -> None:
+def test_messages_are_translated(message: str, printed: str) -> None:
     assert with_flags(message) == printed
 
 
@@ -53,10 +56,10 @@ def test_every_rule_has_a_case() -> None:
         assert any(re.search(pattern, message) for message, _ in CASES), pattern
 
 
-def test_a_path_with_an_apostrophe_stays_one_word() -> None:
+def test_path_with_apostrophe_stays_one_word() -> None:
     path = "outputs/été d'hiver"
-    hint = f"Make it: toolkit.open_run({path!r}).export()"
-    assert with_flags(hint) == """Make it: python scripts/export_gguf.py 'outputs/été d'"'"'hiver'"""
+    hint = f"Create it with: toolkit.open_run({path!r}).export()"
+    assert with_flags(hint) == """Create it with: python scripts/export_gguf.py 'outputs/été d'"'"'hiver'"""
 
 
 @pytest.mark.parametrize(
@@ -65,14 +68,14 @@ def test_a_path_with_an_apostrophe_stays_one_word() -> None:
         "recipe.yaml: training.output_dir: not a key of section training.",
         "recipe.yaml: output_dir: not a key of a recipe.",
         "recipe.yaml: overrides: not a key of a recipe.",
-        "There is no data file /data/output_dir/rows.jsonl.",
+        "Data file not found: /data/output_dir/rows.jsonl.",
         "There is no run folder outputs/lr=1e-4,shots=3.",
         "There is no run folder outputs/memory=16/a.",
-        "row 3: its label is 'output_dir', which is not one of a, b.",
+        "row 3: label 'output_dir' is not one of a, b.",
         "model.max_seq_length 16 is too short for the answer in 48 rows.",
     ],
 )
-def test_keys_and_paths_are_left_alone(message: str) -> None:
+def test_keys_and_paths_are_kept(message: str) -> None:
     assert with_flags(message) == message
 
 
@@ -84,15 +87,15 @@ def test_commands_print_flags(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err == "error: --shots 3 is for --model base.\nhint: Leave out --calibrated.\n"
 
 
-def _shown(part: ast.expr) -> str:
-    """A part of an f-string; a value of it is 7, or '7' where its repr is taken."""
+def _render(part: ast.expr) -> str:
+    """Render a part of an f-string with 7 as every value, or '7' for a repr."""
     if isinstance(part, ast.Constant):
         return str(part.value)
     return "'7'" if isinstance(part, ast.FormattedValue) and part.conversion == ord("r") else "7"
 
 
 def messages(path: Path) -> Iterator[str]:
-    """The texts of a module that an error may hold: in raise statements, hints, and private constants."""
+    """Yield the texts of a module that can end up in an error: from raise statements, hints and constants."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     sources: list[ast.AST] = [node for node in ast.walk(tree) if isinstance(node, ast.Raise)]
     sources += [node.value for node in ast.walk(tree) if isinstance(node, ast.keyword) and node.arg == "hint"]
@@ -101,12 +104,12 @@ def messages(path: Path) -> Iterator[str]:
     for source in sources:
         for node in {*ast.walk(source)} - parts:
             if isinstance(node, ast.JoinedStr):
-                yield "".join(_shown(part) for part in node.values)
+                yield "".join(_render(part) for part in node.values)
             elif isinstance(node, ast.Constant) and isinstance(node.value, str):
                 yield node.value
 
 
-def test_no_message_keeps_words_of_the_api() -> None:
+def test_no_message_keeps_api_spelling() -> None:
     api = re.compile(
         r"toolkit\.\w+\(|\brun\.\w+\(|\boutput_dir\b|\boverrides=|"
         r"\b(resume|overwrite|calibrated|probe|weights|progress|model|mode|shots|limit|verify|memory|output)="

@@ -1,4 +1,4 @@
-"""The commands as a user meets them: help at once, bad input in one sentence, exit codes, and nothing half-written."""
+"""The commands as a user sees them: quick help, bad input as one sentence, exit codes, and no partial output."""
 
 import json
 import resource
@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from tests.conftest import RECIPE, ROOT
-from toolkit.recipe.loading import fields
+from toolkit.recipe.loading import describe_keys
 from toolkit.runs.run_folder import RunFolder
 
 Call = Callable[..., tuple[int, str, str]]
@@ -38,9 +38,9 @@ def python_seconds() -> float:
     + [["compare", "nowhere", "nothing"]],
     ids=" ".join,
 )
-def test_help_and_refusals_that_need_no_model_take_under_half_a_second(arguments: list[str]) -> None:
+def test_help_and_refusals_are_fast(arguments: list[str]) -> None:
     name, *rest = arguments
-    # What else runs on the machine adds to a process's seconds too, so the fastest of some tries tells.
+    # Other processes on the machine add to the CPU time as well, so the fastest of several runs counts.
     tries = [cpu_seconds(sys.executable, f"scripts/{name}.py", *rest) - python_seconds() for _ in range(2)]
     while min(tries) >= 0.5 and len(tries) < 15:
         tries.append(cpu_seconds(sys.executable, f"scripts/{name}.py", *rest) - python_seconds())
@@ -50,7 +50,7 @@ def test_help_and_refusals_that_need_no_model_take_under_half_a_second(arguments
 def test_help_describes_every_key(call: Call) -> None:
     code, out, _ = call("sft", "--help")
     assert code == 0
-    for key, default, description in fields():
+    for key, default, description in describe_keys():
         assert f"  {key} = {default}\n      {description}" in out
 
 
@@ -80,11 +80,14 @@ GOOD = [{"id": str(i), "premise": f"p{i}", "hypothesis": f"h{i}", "label": label
     ("changes", "sentence"),
     [
         ({"model": {"name": "/nowhere/model"}}, "There is no model folder /nowhere/model."),
-        ({"model": {"name": "nobody/nothing"}}, "neither a local folder nor reachable on the hub"),
+        ({"model": {"name": "nobody/nothing"}}, "neither a local folder nor reachable on the Hub"),
         ({"model": {"max_seq_length": 16}}, "model.max_seq_length 16 is too short for the answer in 48 rows"),
         ({"data": {"columns": {"premise": "texte"}}}, "has no column 'texte'; its columns are 'id', 'premise'"),
-        ({"task": {"verbalizers": {"entailment": "oui", "neutral": "oui ", "contradiction": "non"}}}, "begins that of"),
-        ({"data": {"train": {"path": "rows.csv"}}}, "There is no data file"),
+        (
+            {"task": {"verbalizers": {"entailment": "oui", "neutral": "oui ", "contradiction": "non"}}},
+            "is a prefix of that of label 'neutral'",
+        ),
+        ({"data": {"train": {"path": "rows.csv"}}}, "Data file not found"),
     ],
 )
 def test_bad_input_is_one_sentence_and_writes_nothing(
@@ -102,9 +105,9 @@ def test_bad_input_is_one_sentence_and_writes_nothing(
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        (b"", "holds no rows"),
+        (b"", "contains no rows"),
         ("é".encode("latin-1"), "is not UTF-8 text"),
-        (json.dumps({**GOOD[0], "label": "peut-être"}).encode(), "row 1: its label is 'peut-être'"),
+        (json.dumps({**GOOD[0], "label": "peut-être"}).encode(), "row 1: label 'peut-être' is not one of"),
     ],
 )
 def test_bad_rows_are_one_sentence(
@@ -117,53 +120,53 @@ def test_bad_rows_are_one_sentence(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_run_is_never_overwritten_silently_and_resume_needs_a_run(
+def test_existing_run_is_never_overwritten_silently(
     call: Call, recipe_file: Callable[..., Path], trained: RunFolder, tmp_path: Path
 ) -> None:
     before = sorted((path, path.stat().st_mtime_ns) for path in trained.path.rglob("*"))
     code, _, err = call("sft", recipe_file(), "--output-dir", trained.path)
-    assert code == 2 and "exists already" in err
+    assert code == 2 and "already exists" in err
     assert before == sorted((path, path.stat().st_mtime_ns) for path in trained.path.rglob("*"))
     code, _, err = call("sft", recipe_file(), "--output-dir", tmp_path / "none", "--resume")
-    assert code == 2 and "holds no run that could be resumed" in err
+    assert code == 2 and "contains no run to resume" in err
     code, _, err = call("sft", recipe_file(), "--resume", "--overwrite")
     assert code == 2 and "not allowed with" in err
 
 
-def test_overwriting_loses_nothing_before_all_is_checked_and_never_what_is_no_run(
+def test_overwrite_only_replaces_runs_after_checks(
     call: Call, recipe_file: Callable[..., Path], tmp_path: Path
 ) -> None:
-    run, other = tmp_path / "run", tmp_path / "photos"
-    for folder in (run, other):
+    run, photos = tmp_path / "run", tmp_path / "photos"
+    for folder in (run, photos):
         folder.mkdir()
         (folder / "precious.txt").write_text("kept", encoding="utf-8")
     (run / "run.json").write_text("{}", encoding="utf-8")
     path = recipe_file(model={"name": "/nowhere/model"})
     assert call("sft", path, "--output-dir", run, "--overwrite")[0] == 2
-    code, _, err = call("sft", path, "--output-dir", other, "--overwrite")
+    code, _, err = call("sft", path, "--output-dir", photos, "--overwrite")
     assert code == 2 and "is not a run folder" in err
     assert (
         (run / "precious.txt").read_text(encoding="utf-8")
-        == (other / "precious.txt").read_text(encoding="utf-8")
+        == (photos / "precious.txt").read_text(encoding="utf-8")
         == "kept"
     )
 
 
-def test_what_cannot_be_evaluated_is_refused(call: Call, trained: RunFolder, tmp_path: Path) -> None:
+def test_bad_evaluations_are_refused(call: Call, trained: RunFolder, tmp_path: Path) -> None:
     (tmp_path / "empty.jsonl").write_bytes(b"")
     for arguments, sentence in [
         ((tmp_path / "none",), "There is no run folder"),
-        ((tmp_path,), "holds no finished run"),
-        ((trained.path, "--model", "best"), "none of adapter, base, merged and FILE.gguf"),
+        ((tmp_path,), "is not a finished run"),
+        ((trained.path, "--model", "best"), "is not adapter, base, merged or FILE.gguf"),
         ((trained.path, "--model", "x.gguf"), "There is no GGUF file x.gguf"),
         ((trained.path, "--data", "embedded:nli-fr:nothing"), "nothing"),
-        ((trained.path, "--data", tmp_path / "empty.jsonl"), "holds no rows"),
+        ((trained.path, "--data", tmp_path / "empty.jsonl"), "contains no rows"),
         ((trained.path, "--limit", "0"), "invalid positive value"),
         ((trained.path, "--mode", "beam"), "invalid choice: 'beam'"),
         ((trained.path, "--shots", "3"), "--shots 3 is for --model base, not for 'adapter'"),
         ((trained.path, "--shots", "0", "--model", "base"), "invalid positive value"),
         ((trained.path, "--shots", "30", "--model", "base"), "is too short for 30 shots in 24 rows"),
-        ((trained.path, "--shots", "50", "--model", "base"), "needs more than the 16 training rows of label"),
+        ((trained.path, "--shots", "50", "--model", "base"), "needs more than the 16 training rows with label"),
         ((trained.path, "--set", "model.name=embedded:tiny-llama-fr"), "was not trained on this base model"),
     ]:
         code, _, err = call("eval_generate", *arguments)
@@ -171,7 +174,7 @@ def test_what_cannot_be_evaluated_is_refused(call: Call, trained: RunFolder, tmp
     assert not (trained.path / "eval").exists()
 
 
-def test_what_cannot_be_predicted_is_refused_and_leaves_no_file(call: Call, trained: RunFolder, tmp_path: Path) -> None:
+def test_bad_predictions_leave_no_file(call: Call, trained: RunFolder, tmp_path: Path) -> None:
     rows = tmp_path / "rows.csv"
     rows.write_text("premise,hypothesis\na,b\n", encoding="utf-8")
     pair, files = ("--premise", "a", "--hypothesis"), ("--input", rows, "--output")
@@ -179,14 +182,17 @@ def test_what_cannot_be_predicted_is_refused_and_leaves_no_file(call: Call, trai
         ((), "give either --premise and --hypothesis, or --input and --output"),
         (("--premise", "a"), "give either"),
         ((*pair, "b", *files, tmp_path / "out.csv"), "give either"),
-        ((*pair, " "), "The pair cannot be scored: column 'hypothesis' holds ' ', not a text."),
+        ((*pair, " "), "The pair cannot be scored: column 'hypothesis' must contain text, not ' '."),
         ((*pair, "mot " * 300), "without its premise, but"),
-        ((*pair, "b", "--model", "best"), "none of adapter, base, merged and FILE.gguf"),
+        ((*pair, "b", "--model", "best"), "is not adapter, base, merged or FILE.gguf"),
         ((*pair, "b", "--calibrated"), "--calibrated needs the temperature of adapter"),
-        ((*files, tmp_path / "out.jsonl"), "would have another format than the input"),
+        ((*files, tmp_path / "out.jsonl"), "must have the same format as the input"),
         ((*files, rows), "is both input and output"),
-        (("--input", tmp_path / "no.csv", "--output", tmp_path / "out.csv"), "There is no data file"),
-        (("--input", trained.run_json, "--output", tmp_path / "out.json"), "is not one of .jsonl .csv .tsv .parquet"),
+        (("--input", tmp_path / "no.csv", "--output", tmp_path / "out.csv"), "Data file not found"),
+        (
+            ("--input", trained.run_json, "--output", tmp_path / "out.json"),
+            "does not end in one of .jsonl .csv .tsv .parquet",
+        ),
         ((*files, tmp_path / "out.csv", "--set", "data.columns.premise=x"), "has no column 'x'; its columns are 'prem"),
     ]:
         code, out, err = call("predict", trained.path, *arguments)

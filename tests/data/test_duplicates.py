@@ -1,4 +1,4 @@
-"""Near-duplicates: what differs in case, punctuation and spaces alone is the same, what differs in a word is not."""
+"""Near-duplicates: texts that differ only in case, punctuation and spaces are the same, other texts are not."""
 
 import pytest
 
@@ -11,14 +11,14 @@ def row(premise: str, label: str = "neutral", hypothesis: str = "Il dort.") -> E
 
 
 @pytest.mark.parametrize(
-    ("text", "same"),
+    ("text", "duplicate"),
     [("Il dort.", " il  DORT !"), ("l'été", "L\u2019ÉTÉ"), ("e\u0301te\u0301", "été"), ("ﬁn", "fin")],
 )
-def test_case_punctuation_and_spaces_do_not_tell_texts_apart(text: str, same: str) -> None:
-    assert normalize(text) == normalize(same)
+def test_case_punctuation_and_spaces_are_ignored(text: str, duplicate: str) -> None:
+    assert normalize(text) == normalize(duplicate)
 
 
-def test_accents_words_and_their_order_do() -> None:
+def test_accents_words_and_order_matter() -> None:
     assert len({normalize(text) for text in ("il a mange", "il a mangé", "mangé il a", "il a mangé 2")}) == 4
 
 

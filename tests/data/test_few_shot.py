@@ -1,4 +1,4 @@
-"""Shots: balanced, the same for the same seed, nested, and never what is evaluated."""
+"""Few-shot examples: balanced by label, reproducible, nested, and never from the evaluation rows."""
 
 from collections import Counter
 
@@ -17,34 +17,34 @@ def ids(count: int, seed: int = 1, evaluation: list[Example] | None = None) -> l
 
 
 @pytest.mark.parametrize("count", [1, 3, 6, 7, 8, 60])
-def test_labels_are_balanced_as_far_as_the_number_allows(count: int) -> None:
+def test_labels_are_balanced(count: int) -> None:
     shots = draw_shots(TRAIN, [], LABELS, count, 1)
     counts = Counter(shot.label for shot in shots)
     assert len({shot.id for shot in shots}) == count
     assert max(counts.values()) - min(counts[label] for label in LABELS) <= 1
 
 
-def test_a_seed_draws_the_same_shots_and_fewer_are_the_beginning_of_more() -> None:
+def test_shots_are_reproducible_and_nested() -> None:
     assert ids(9) == ids(9) != ids(9, seed=2)
     assert ids(9)[:4] == ids(4)
 
 
-def test_no_label_is_always_the_last_one_seen() -> None:
+def test_last_label_varies() -> None:
     assert len({draw_shots(TRAIN, [], LABELS, 3, seed)[-1].label for seed in range(20)}) == 3
 
 
-def test_a_pair_that_is_evaluated_is_never_shown() -> None:
+def test_evaluated_pairs_are_never_shown() -> None:
     shown = TRAIN[:30]
     renamed = [Example(f"eval-{row.id}", row.premise, row.hypothesis, "neutral") for row in shown]
     assert not {row.id for row in shown} & set(ids(30, evaluation=renamed))
 
 
-def test_a_label_with_too_few_rows_is_named() -> None:
-    with pytest.raises(DataError, match="needs more than the 20 training rows of label"):
+def test_label_with_too_few_rows_is_named() -> None:
+    with pytest.raises(DataError, match="needs more than the 20 training rows with label"):
         ids(61)
 
 
-def test_only_the_base_model_gets_shots() -> None:
+def test_only_the_base_model_takes_shots() -> None:
     check_shots("base", 3)
     check_shots("adapter", 0)
     for model in ("adapter", "merged", "x.gguf"):

@@ -1,4 +1,4 @@
-"""Rows as the API accepts them: pairs, dictionaries and tables become texts, or are refused by their numbers."""
+"""Rows passed to the API: pairs, dictionaries and DataFrames are read, and invalid rows are rejected by number."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ PAIRS = [("Il pleut.", "Il neige."), ("Il dort.", "Il court.")]
 
 
 def dictionaries(premise: str, hypothesis: str) -> list[dict[str, str]]:
-    """The pairs under these names, between other fields."""
+    """Return the pairs as dictionaries with these keys and other fields around them."""
     return [{"id": "7", hypothesis: b, premise: a, "label": "neutral"} for a, b in PAIRS]
 
 
@@ -37,60 +37,62 @@ def dictionaries(premise: str, hypothesis: str) -> list[dict[str, str]]:
         "DataFrame with an index",
     ],
 )  # fmt: skip
-def test_rows_of_every_form_are_read(rows: Any) -> None:
+def test_all_row_types_are_read(rows: Any) -> None:
     assert read_pairs(rows, COLUMNS) == PAIRS
 
 
-def test_the_recipes_column_comes_before_the_inputs_name() -> None:
+def test_recipe_column_takes_precedence() -> None:
     row = {"premise": "no", "hypothesis": "no", "texte": "a", "suite": "b"}
     assert read_pairs([row], COLUMNS) == [("a", "b")]
     assert read_pairs([row], Columns()) == [("no", "no")]
 
 
 @pytest.mark.parametrize("rows", [[], (), pandas.DataFrame({"premise": [], "hypothesis": []})])
-def test_no_rows_are_no_pairs(rows: Any) -> None:
+def test_empty_input_gives_no_pairs(rows: Any) -> None:
     assert read_pairs(rows, COLUMNS) == []
 
 
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
-        (("a",), r"it is \('a',\), not a premise and a hypothesis"),
-        (("a", "b", "c"), r"it is \('a', 'b', 'c'\), not a premise and a hypothesis"),
-        ("ab", "it is 'ab', not a premise and a hypothesis"),
-        (b"ab", "it is b'ab', not a premise and a hypothesis"),
-        (None, "it is None, not a premise and a hypothesis"),
-        ({"premise": "a"}, "it has no 'suite'; its keys are 'premise'"),
-        ({"texte": "a", "texte2": "b"}, "it has no 'suite'; its keys are 'texte', 'texte2'"),
-        (("a", "  "), "column 'hypothesis' holds '  ', not a text"),
-        ((3, "b"), "column 'premise' holds 3, not a text"),
-        ({"texte": None, "hypothesis": "b"}, "column 'texte' holds None, not a text"),
-        (("a", "\ud800"), r"column 'hypothesis' holds half of a character"),
+        (("a",), r"\('a',\) is not a premise and a hypothesis"),
+        (("a", "b", "c"), r"\('a', 'b', 'c'\) is not a premise and a hypothesis"),
+        ("ab", "'ab' is not a premise and a hypothesis"),
+        (b"ab", "b'ab' is not a premise and a hypothesis"),
+        (None, "None is not a premise and a hypothesis"),
+        ({"premise": "a"}, "it has no key 'suite', only 'premise'"),
+        ({"texte": "a", "texte2": "b"}, "it has no key 'suite', only 'texte', 'texte2'"),
+        (("a", "  "), "column 'hypothesis' must contain text, not '  '"),
+        ((3, "b"), "column 'premise' must contain text, not 3"),
+        ({"texte": None, "hypothesis": "b"}, "column 'texte' must contain text, not None"),
+        (("a", "\ud800"), r"column 'hypothesis' contains half of a character"),
     ],
 )
-def test_a_bad_row_is_refused_by_its_number(row: Any, reason: str) -> None:
-    with pytest.raises(DataError, match=rf"^row 2: {reason}[^;]*\.$") as refused:
+def test_invalid_row_is_rejected_by_number(row: Any, reason: str) -> None:
+    with pytest.raises(DataError, match=rf"^row 2: {reason}[^;]*\.$") as raised:
         read_pairs([PAIRS[0], row, PAIRS[1]], COLUMNS)
-    assert refused.value.hint == "Give each row as (premise, hypothesis), or as a dictionary."
+    assert raised.value.hint == "Give each row as (premise, hypothesis) or as a dictionary."
 
 
-def test_a_missing_value_of_a_table_is_refused() -> None:
+def test_missing_dataframe_value_is_rejected() -> None:
     table = pandas.DataFrame({"premise": ["a", None, float("nan")], "hypothesis": ["b", "c", "d"]}, index=[9, 8, 7])
-    with pytest.raises(DataError, match=r"^row 2: column 'premise' holds .*; row 3: .* \(2 rows cannot be used\)\.$"):
+    with pytest.raises(
+        DataError, match=r"^row 2: column 'premise' must contain text, not .*; row 3: .* \(2 rows are invalid\)\.$"
+    ):
         read_pairs(table, COLUMNS)
 
 
-def test_the_first_of_many_bad_rows_are_named() -> None:
-    with pytest.raises(DataError) as refused:
+def test_only_first_three_errors_are_listed() -> None:
+    with pytest.raises(DataError) as raised:
         read_pairs([("a", "")] * 9, COLUMNS)
-    message = str(refused.value)
-    assert message.endswith("(9 rows cannot be used).") and "row 3: " in message and "row 4" not in message
+    message = str(raised.value)
+    assert message.endswith("(9 rows are invalid).") and "row 3: " in message and "row 4" not in message
 
 
 @pytest.mark.parametrize(
     "rows", ["Il pleut.", b"Il pleut.", {"premise": "a", "hypothesis": "b"}], ids=["str", "bytes", "dict"]
 )
-def test_a_single_row_is_refused(rows: Any) -> None:
-    with pytest.raises(DataError, match=f"A single {type(rows).__name__} was given, not a list of rows") as refused:
+def test_single_row_is_rejected(rows: Any) -> None:
+    with pytest.raises(DataError, match=f"Expected a list of rows, not a single {type(rows).__name__}") as raised:
         read_pairs(rows, COLUMNS)
-    assert '[("premise", "hypothesis")]' in (refused.value.hint or "")
+    assert '[("premise", "hypothesis")]' in (raised.value.hint or "")

@@ -1,4 +1,4 @@
-"""Reading rows: every format gives the same rows, and a broken file is named, never read in part."""
+"""Sources: all formats give the same rows, and a damaged file is rejected by name instead of being read in part."""
 
 import csv
 import json
@@ -34,67 +34,67 @@ def write(path: Path, rows: list[Row]) -> Path:
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".json", ".csv", ".parquet"])
-def test_every_format_gives_the_same_rows(tmp_path: Path, suffix: str) -> None:
+def test_all_formats_give_the_same_rows(tmp_path: Path, suffix: str) -> None:
     rows, columns = read_rows(Source(path=str(write(tmp_path / f"rows{suffix}", ROWS))))
     assert rows == ROWS
     assert columns == ["premise", "hypothesis", "label"]
 
 
-def test_a_tsv_gives_its_rows_and_the_limit_cuts_them(tmp_path: Path) -> None:
+def test_limit_cuts_the_rows_of_a_tsv(tmp_path: Path) -> None:
     path = write(tmp_path / "rows.tsv", [{**row, "hypothesis": "x"} for row in ROWS])
     rows, _ = read_rows(Source(path=str(path), limit=1))
     assert rows == [{**ROWS[0], "hypothesis": "x"}]
 
 
-def test_a_byte_order_mark_is_no_part_of_a_column(tmp_path: Path) -> None:
+def test_byte_order_mark_is_ignored(tmp_path: Path) -> None:
     path = tmp_path / "excel.csv"
     path.write_text("premise,hypothesis,label\na,b,neutral\n", encoding="utf-8-sig")
     assert read_rows(Source(path=str(path)))[1] == ["premise", "hypothesis", "label"]
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "sentence"),
+    ("name", "content", "message"),
     [
-        ("rows.jsonl", b"", "holds no rows"),
-        ("rows.csv", b"premise,hypothesis,label\n", "holds no rows"),
-        ("rows.json", b"[]", "holds no rows"),
+        ("rows.jsonl", b"", "contains no rows"),
+        ("rows.csv", b"premise,hypothesis,label\n", "contains no rows"),
+        ("rows.json", b"[]", "contains no rows"),
         ("rows.jsonl", b'{"premise": "a"}\n{"premise": \n', "line 2 is not JSON"),
         ("rows.jsonl", b'["a"]\n', "line 1 is a list"),
         ("rows.json", b'{"a": 1}', "is not a list of objects"),
         ("rows.json", b'{"a": 1}\n{"a": 2}\n', "is not JSON"),
-        ("rows.csv", b"premise,hypothesis,label\na,b\n", "row 1 (line 2) has 2 fields where the header has 3"),
+        ("rows.csv", b"premise,hypothesis,label\na,b\n", "row 1 (line 2) has 2 fields for 3 columns"),
         ("rows.tsv", b'premise\thypothesis\tlabel\n"a\tb\tneutral\nc\td\tneutral\n', "cannot be read"),
-        ("rows.tsv", b'p\th\tl\n"a\tb\tneutral\nc"\td\tneutral\n', "one of them runs over several lines"),
+        ("rows.tsv", b'p\th\tl\n"a\tb\tneutral\nc"\td\tneutral\n', "one of them contains a tab or a line break"),
         ("rows.csv", "prémisse,b\nx,é\n".encode("latin-1"), "is not UTF-8 text"),
-        ("rows.parquet", b"PAR1 not really", "is not a Parquet file"),
+        ("rows.parquet", b"PAR1 not really", "is not a readable Parquet file"),
     ],
 )
-def test_a_broken_file_is_refused_by_name(tmp_path: Path, name: str, content: bytes, sentence: str) -> None:
+def test_damaged_file_is_rejected_by_name(tmp_path: Path, name: str, content: bytes, message: str) -> None:
     path = tmp_path / name
     path.write_bytes(content)
-    with pytest.raises(DataError, match=name) as refused:
+    with pytest.raises(DataError, match=name) as raised:
         read_rows(Source(path=str(path)))
-    assert sentence in str(refused.value)
+    assert message in str(raised.value)
 
 
 @pytest.mark.parametrize(
-    ("source", "sentence"),
+    ("source", "message"),
     [
-        (Source(path="/nowhere/rows.csv"), "There is no data file"),
+        (Source(path="/nowhere/rows.csv"), "Data file not found"),
         (Source(path="embedded:nli-de", split="train"), "There is no embedded dataset 'embedded:nli-de'"),
         (Source(path="facebook/xnli", name="fr"), "needs a split"),
         (Source(path="nobody/nothing", split="train"), "neither a local file nor a dataset"),
     ],
 )
-def test_a_source_that_is_not_there_is_refused(
-    source: Source, sentence: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+def test_missing_source_is_rejected(
+    source: Source, message: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(DataError, match=sentence):
+    with pytest.raises(DataError, match=message):
         read_rows(source)
 
 
-def test_a_hub_dataset_has_its_class_labels_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hub_class_labels_become_names(monkeypatch: pytest.MonkeyPatch) -> None:
     import datasets
 
     features = datasets.Features({"premise": datasets.Value("string"), "label": datasets.ClassLabel(names=["a", "b"])})
@@ -105,11 +105,11 @@ def test_a_hub_dataset_has_its_class_labels_by_name(monkeypatch: pytest.MonkeyPa
     assert [row["label"] for row in rows] == ["b", -1]
 
 
-def test_a_dataset_that_cannot_be_reached_is_told_within_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreachable_hub_fails_within_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     import socket
     import time
 
-    import datasets  # noqa: F401 - takes seconds of its own
+    import datasets  # noqa: F401 - its import takes seconds, which must not count
 
     def unreachable(*_: object, **__: object) -> None:
         raise socket.gaierror(-2, "Name or service not known")
@@ -121,7 +121,7 @@ def test_a_dataset_that_cannot_be_reached_is_told_within_seconds(monkeypatch: py
     assert time.monotonic() - start < 5
 
 
-def test_files_of_one_name_in_two_folders_have_two_slugs() -> None:
+def test_slug_includes_the_parent_folder() -> None:
     assert slug(Source(path="/d/xnli_fr/test.jsonl")) == "xnli_fr-test"
     assert slug(Source(path="embedded:nli-fr", split="test_lexical")) == "nli-fr-test_lexical"
     assert slug(Source(path="facebook/xnli", name="fr", split="test")) == "facebook-xnli-fr-test"

@@ -1,4 +1,4 @@
-"""The parts of the data: what evaluation shares with training is counted, and equal pairs are refused."""
+"""Splits: overlap between training and evaluation is counted, and shared pairs are rejected."""
 
 from collections.abc import Callable
 from dataclasses import asdict
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.data.test_examples import rows_file
+from tests.data.test_examples import write_rows
 from toolkit.data.example import Example
 from toolkit.data.examples import fingerprint
 from toolkit.data.splits import find_overlap, load_splits
@@ -16,20 +16,20 @@ from toolkit.recipe.schema import Recipe
 MakeRecipe = Callable[..., Recipe]
 
 
-def test_a_pair_in_both_parts_is_refused_unless_allowed(make_recipe: MakeRecipe, tmp_path: Path) -> None:
-    path = rows_file(tmp_path / "rows.jsonl")
-    both = [
+def test_shared_pairs_are_rejected_unless_allowed(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "rows.jsonl")
+    overrides = [
         f"data.train={{path: {path}}}",
         f"data.eval={{path: {path}}}",
         "data.columns.id=null",
         "evaluation.slice_by=[]",
     ]
-    with pytest.raises(DataError, match=r"20 pairs of data\.eval stand in data\.train too"):
-        load_splits(make_recipe(*both))
-    assert load_splits(make_recipe(*both, "data.allow_overlap=true")).overlap.pairs == 20
+    with pytest.raises(DataError, match=r"20 pairs occur in both data\.train and data\.eval"):
+        load_splits(make_recipe(*overrides))
+    assert load_splits(make_recipe(*overrides, "data.allow_overlap=true")).overlap.pairs == 20
 
 
-def test_overlap_counts_distinct_premises_hypotheses_and_pairs() -> None:
+def test_overlap_counts_distinct_texts() -> None:
     def rows(*pairs: str) -> list[Example]:
         return [Example(str(i), pair[0], pair[1], "neutral") for i, pair in enumerate(pairs)]
 
@@ -37,8 +37,8 @@ def test_overlap_counts_distinct_premises_hypotheses_and_pairs() -> None:
     assert (overlap.premises, overlap.hypotheses, overlap.pairs) == (2, 2, 1)
 
 
-def test_training_rows_keep_the_runs_column_names(make_recipe: MakeRecipe, tmp_path: Path) -> None:
-    """Other evaluation rows may have other columns; the training rows are read as they were when the run trained."""
+def test_training_rows_keep_their_columns(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    """If the evaluation rows have other columns, the training rows are still read with the columns of the run."""
     (tmp_path / "other.tsv").write_text("texte\tsuite\tclasse\na\tb\t0\n", encoding="utf-8")
     trained = make_recipe()
     other = make_recipe(
@@ -53,7 +53,7 @@ def test_training_rows_keep_the_runs_column_names(make_recipe: MakeRecipe, tmp_p
         load_splits(other, is_external=True)
 
 
-def test_the_record_counts_and_fingerprints_each_part(make_recipe: MakeRecipe) -> None:
+def test_record_has_counts_and_fingerprints(make_recipe: MakeRecipe) -> None:
     recipe = make_recipe()
     splits = load_splits(recipe)
     record = splits.record(recipe)

@@ -1,19 +1,17 @@
-"""The bad inputs of `test_bad_input.py`."""
+"""The bad inputs that `test_bad_input.py` tests."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 from tests.end_to_end.bad_inputs import (
     ADAPTER,
-    GOOD,
     METRICS,
     PAIR,
     PREDICTIONS,
-    Bad,
-    Place,
-    at,
+    VALID,
+    Case,
+    Workspace,
     config,
-    cut,
     gguf,
     jsonl,
     merge,
@@ -23,104 +21,116 @@ from tests.end_to_end.bad_inputs import (
     row,
     rows,
     run,
+    set_number,
+    set_u32,
     sft,
     text,
-    u32,
+    truncate,
     write,
 )
 
 _YAML, _KEYS = "Compare with a file in recipes/", "python scripts/sft.py --help"
 _CSV = "premise,hypothesis,label\n"
-_AGAIN, _COPY, _MERGE = "Evaluate again", "Copy the file again", "copy both again"
+_AGAIN, _COPY, _MERGE = "Evaluate again", "Copy the file again", "Copy both again"
 
 
-def _loop(place: Place) -> Path:
-    link = place.folder / "loop.yaml"
+def _recipe_loop(workspace: Workspace) -> Path:
+    link = workspace.folder / "loop.yaml"
     link.symlink_to(link)
     return link
 
 
-def _folder(place: Place) -> Path:
-    (place.folder / "recipes.yaml").mkdir()
-    return place.folder / "recipes.yaml"
+def _recipe_folder(workspace: Workspace) -> Path:
+    (workspace.folder / "recipes.yaml").mkdir()
+    return workspace.folder / "recipes.yaml"
 
 
 RECIPE_CASES = [
-    Bad("an anchor bomb", text("a: &a [x, x]\nb: &b [*a, *a]\nc: [*b, *b]\n"), "aliases are not used", "in each place"),
-    Bad("deep nesting", text("a: " + "[" * 20_000), "it is nested too deeply", "Close each bracket"),
-    Bad("a huge integer", text(GOOD + "seed: " + "9" * 5000), "a number has 5,000 digits", _YAML),
-    Bad("a large integer", overrides("seed=" + "9" * 90), "it should be less than 4294967296", _KEYS),
-    Bad("infinity", overrides("training.learning_rate=1e999"), "it should be a finite number", _KEYS),
-    Bad("NaN", overrides("training.epochs=.nan"), "it should be a finite number", _KEYS),
-    Bad("a key twice", text(GOOD + "seed: 1\nseed: 2\n"), "the key 'seed' stands twice", "Keep one of the two"),
-    Bad("a tab", text("task:\n\tlabels: [a]\n"), "a tab is used for indentation", "Indent with spaces"),
-    Bad("NUL bytes", text(GOOD + "# \0\n"), "holds NUL characters", "Is it UTF-16"),
-    Bad("a control character", text(GOOD + "# \x07\n"), "unacceptable character #x0007", _YAML),
-    Bad("UTF-16", text(GOOD.encode("utf-16")), "is not UTF-8 text (byte 0)", "Save it as UTF-8"),
-    Bad("Latin-1", text(GOOD.encode() + b"# \xe9\n"), "is not UTF-8 text", "Save it as UTF-8"),
-    Bad("an empty recipe", text(""), "holds nothing, not sections", _KEYS),
-    Bad("a list as recipe", text("- a\n"), "holds a list, not sections", _KEYS),
-    Bad("a Python tag", text(GOOD + "x: !!python/object/apply:os.system [true]\n"), "are not used in recipes", "plain"),
-    Bad("a YAML 1.1 tag", text(GOOD + "seed: !!timestamp x\n"), "tags such as", "Write the plain value"),
-    Bad("a million characters", text("# " + "x" * 1_000_000), "which no recipe has", "Rows belong into a data file"),
-    Bad("a NUL in a value", overrides('task.system="a\\0b"'), "holds a NUL or half of a character", "whole characters"),
-    Bad("half a character", overrides('task.system="\\ud800"'), "holds a NUL or half of a", "whole characters"),
-    Bad("an unknown key", overrides("lora.rank=3"), "you meant lora.r", _KEYS),
-    Bad("a wrong type", overrides("lora.r=[1]"), "it should be a valid integer", _KEYS),
-    Bad("a long wrong value", overrides(f"lora.r=[{'a, ' * 9999}]"), "... cannot be used", _KEYS),
-    Bad("a folder as recipe", sft(_folder), "is a folder", "Give the name of a .yaml file"),
-    Bad("no recipe", sft(lambda place: place.folder / "no.yaml"), "There is no recipe file", "Give the name"),
-    Bad("a link in a circle", sft(_loop), "There is no recipe file", "Give the name"),
-    Bad("--set without =", overrides("seed"), "--set 'seed' has no '='", "section.key=value"),
-    Bad("--set of nothing", overrides("=1"), "has no '='", "section.key=value"),
-    Bad("an unfinished template", overrides("task.chat_template='{% for'"), "cannot be rendered", "Mend task.chat"),
-    Bad(
-        "a template that digs",
+    Case(
+        "exponential aliases",
+        text("a: &a [x, x]\nb: &b [*a, *a]\nc: [*b, *b]\n"),
+        "aliases are not used",
+        "in each place",
+    ),
+    Case("deep nesting", text("a: " + "[" * 20_000), "it is nested too deeply", "Close each bracket"),
+    Case("a huge integer", text(VALID + "seed: " + "9" * 5000), "a number has 5,000 digits", _YAML),
+    Case("a large integer", overrides("seed=" + "9" * 90), "it should be less than 4294967296", _KEYS),
+    Case("infinity", overrides("training.learning_rate=1e999"), "it should be a finite number", _KEYS),
+    Case("NaN", overrides("training.epochs=.nan"), "it should be a finite number", _KEYS),
+    Case("a duplicate key", text(VALID + "seed: 1\nseed: 2\n"), "the key 'seed' occurs twice", "Keep one of the two"),
+    Case("a tab as indentation", text("task:\n\tlabels: [a]\n"), "a tab is used for indentation", "Indent with spaces"),
+    Case("NUL bytes", text(VALID + "# \0\n"), "contains NUL characters", "If it is UTF-16"),
+    Case("a control character", text(VALID + "# \x07\n"), "unacceptable character #x0007", _YAML),
+    Case("UTF-16", text(VALID.encode("utf-16")), "is not UTF-8 text (byte 0)", "Save it as UTF-8"),
+    Case("Latin-1", text(VALID.encode() + b"# \xe9\n"), "is not UTF-8 text", "Save it as UTF-8"),
+    Case("an empty recipe", text(""), "is empty instead of sections", _KEYS),
+    Case("a list as recipe", text("- a\n"), "contains a list instead of sections", _KEYS),
+    Case(
+        "a Python tag", text(VALID + "x: !!python/object/apply:os.system [true]\n"), "are not used in recipes", "plain"
+    ),
+    Case("a YAML 1.1 tag", text(VALID + "seed: !!timestamp x\n"), "tags such as", "Write the plain value"),
+    Case("a million characters", text("# " + "x" * 1_000_000), "too long for a recipe", "Put rows into a data file"),
+    Case("a NUL in a value", overrides('task.system="a\\0b"'), "contains a NUL or a lone surrogate", "Remove it"),
+    Case("a lone surrogate", overrides('task.system="\\ud800"'), "contains a NUL or a lone", "Remove it"),
+    Case("an unknown key", overrides("lora.rank=3"), "you meant lora.r", _KEYS),
+    Case("a wrong type", overrides("lora.r=[1]"), "it should be a valid integer", _KEYS),
+    Case("a long invalid value", overrides(f"lora.r=[{'a, ' * 9999}]"), "... cannot be used", _KEYS),
+    Case("a folder as recipe", sft(_recipe_folder), "is a folder", "Give the path of a .yaml file"),
+    Case("a missing recipe", sft(lambda w: w.folder / "no.yaml"), "does not exist", "Give the path"),
+    Case("a link loop", sft(_recipe_loop), "does not exist", "Give the path"),
+    Case("--set without =", overrides("seed"), "--set 'seed' has no '='", "section.key=value"),
+    Case("--set without a key", overrides("=1"), "has no '='", "section.key=value"),
+    Case("an unclosed template tag", overrides("task.chat_template='{% for'"), "cannot be rendered", "Fix task.chat"),
+    Case(
+        "an unsafe template",
         overrides("task.chat_template=\"{{ ''.__class__.x() }}\""),
         "is unsafe",
-        "Mend task.chat",
+        "Fix task.chat",
     ),
 ]
 
 DATA_CASES = [
-    Bad("no premise column", rows("a.csv", "p,hypothesis,label\na,b,neutral\n"), "no column 'premise'", "data.columns"),
-    Bad("an empty file", rows("a.jsonl", ""), "holds no rows", "rows below its header"),
-    Bad("an empty text", rows("a.jsonl", jsonl(row(premise=" "))), "row 25: column 'premise' holds ' '", "Mend"),
-    Bad("an unknown label", rows("a.jsonl", jsonl(row(label="x"))), "its label is 'x'", "data.label_map"),
-    Bad("no label", rows("a.jsonl", jsonl(row(label=None))), "its label is None", "data.label_map"),
-    Bad("a ragged csv", rows("a.csv", _CSV + "a,b\n"), "row 1 (line 2) has 2 fields where the header has 3", "lone"),
-    Bad("an open quote", rows("a.csv", _CSV + '"a,b,neutral\n'), "cannot be read: unexpected end", "quotation mark"),
-    Bad("two columns of a name", rows("a.csv", "premise," + _CSV + "a,b,c,neutral\n"), "two columns", "Rename"),
-    Bad("broken JSON", rows("a.jsonl", jsonl("{")), "line 25 is not JSON", "one JSON object per line"),
-    Bad("a name twice", rows("a.jsonl", jsonl('{"premise": "a", "premise": "b"}')), "stands there twice", "per line"),
-    Bad("a number as text", rows("a.jsonl", jsonl(row(premise=3))), "holds 3, not a text", "Mend the rows"),
-    Bad("a list as row", rows("a.jsonl", "[1]\n"), "line 1 is a list", 'Write {"premise"'),
-    Bad("deep JSON", rows("a.jsonl", "[" * 99_999), "is nested too deeply", "one object with texts"),
-    Bad("a huge number", rows("a.jsonl", '{"label": ' + "9" * 5000 + "}"), "is not JSON", "one JSON object per line"),
-    Bad("half a character in a text", rows("a.jsonl", jsonl(row(premise="\ud800"))), "a lone surrogate", "Mend"),
-    Bad("half a character in an id", rows("a.jsonl", jsonl(row(id="\ud800")), id="id"), "a lone surrogate", "Mend"),
-    Bad("NUL bytes in JSON", rows("a.jsonl", jsonl('{"premise": "\0"}')), "Invalid control character", "per line"),
-    Bad("UTF-16 rows", rows("a.csv", _CSV.encode("utf-16")), "is not UTF-8 text (byte 0)", "Convert it to UTF-8"),
-    Bad("no Parquet", rows("a.parquet", b"PAR1"), "is not a Parquet file that can be read", "Write it again"),
-    Bad("too long a hypothesis", rows("a.jsonl", jsonl(row(hypothesis="mot " * 250_000))), "too short", "Raise model"),
-    Bad("a folder as rows", sft(lambda place: _rows_folder(place)), "is no file", "Give"),
-    Bad("too long a name", overrides("data.train.path=" + "a" * 300 + ".csv"), "is too long for the name of a", ""),
+    Case("a missing column", rows("a.csv", "p,hypothesis,label\na,b,neutral\n"), "no column 'premise'", "data.columns"),
+    Case("an empty file", rows("a.jsonl", ""), "contains no rows", "row below its header"),
+    Case("an empty text", rows("a.jsonl", jsonl(row(premise=" "))),
+        "row 25: column 'premise' must contain text, not ' '", "Fix"),
+    Case("an unknown label", rows("a.jsonl", jsonl(row(label="x"))), "label 'x' is not one of", "data.label_map"),
+    Case("a missing label", rows("a.jsonl", jsonl(row(label=None))), "label None is not one of", "data.label_map"),
+    Case("a ragged csv", rows("a.csv", _CSV + "a,b\n"), "row 1 (line 2) has 2 fields for 3 columns", "stray"),
+    Case("an unclosed quote", rows("a.csv", _CSV + '"a,b,neutral\n'), "cannot be read: unexpected end",
+        "quotation mark"),
+    Case("duplicate columns", rows("a.csv", "premise," + _CSV + "a,b,c,neutral\n"), "two columns", "Rename"),
+    Case("invalid JSON", rows("a.jsonl", jsonl("{")), "line 25 is not JSON", "one JSON object per line"),
+    Case("a duplicate JSON key", rows("a.jsonl", jsonl('{"premise": "a", "premise": "b"}')), "occurs twice",
+        "per line"),
+    Case("a number as text", rows("a.jsonl", jsonl(row(premise=3))), "must contain text, not 3", "Fix the rows"),
+    Case("a list as a row", rows("a.jsonl", "[1]\n"), "line 1 is a list", 'Write {"premise"'),
+    Case("deeply nested JSON", rows("a.jsonl", "[" * 99_999), "is nested too deeply", "one object whose values"),
+    Case("a huge number", rows("a.jsonl", '{"label": ' + "9" * 5000 + "}"), "is not JSON", "one JSON object per line"),
+    Case("a surrogate in a text", rows("a.jsonl", jsonl(row(premise="\ud800"))), "a lone surrogate", "Fix"),
+    Case("a surrogate in an id", rows("a.jsonl", jsonl(row(id="\ud800")), id="id"), "a lone surrogate", "Fix"),
+    Case("NUL bytes in JSON", rows("a.jsonl", jsonl('{"premise": "\0"}')), "Invalid control character", "per line"),
+    Case("UTF-16 rows", rows("a.csv", _CSV.encode("utf-16")), "is not UTF-8 text (byte 0)", "Convert it to UTF-8"),
+    Case("not a Parquet file", rows("a.parquet", b"PAR1"), "is not a readable Parquet file", "Create the file again"),
+    Case("a long hypothesis", rows("a.jsonl", jsonl(row(hypothesis="mot " * 250_000))), "too short", "Raise model"),
+    Case("a folder as rows", sft(lambda w: _rows_folder(w)), "is not a file", "Check the path"),
+    Case("a long file name", overrides("data.train.path=" + "a" * 300 + ".csv"), "a... is too long.", ""),
 ]  # fmt: skip
 
 
-def _rows_folder(place: Place) -> Path:
-    (place.folder / "rows.csv").mkdir()
-    return place.recipe(data={"train": {"path": str(place.folder / "rows.csv")}})
+def _rows_folder(workspace: Workspace) -> Path:
+    (workspace.folder / "rows.csv").mkdir()
+    return workspace.recipe(data={"train": {"path": str(workspace.folder / "rows.csv")}})
 
 
-def _index(name: str) -> str:
+def _index_json(name: str) -> str:
     return f'{{"weight_map": {{"model.norm.weight": "{name}"}}}}'
 
 
-def _indexed(name: str):  # type: ignore[no-untyped-def]
+def _with_index(name: str):  # type: ignore[no-untyped-def]
     def edit(folder: Path) -> None:
         (folder / "model.safetensors").unlink()
-        (folder / "model.safetensors.index.json").write_text(_index(name), encoding="utf-8")
+        (folder / "model.safetensors.index.json").write_text(_index_json(name), encoding="utf-8")
 
     return edit
 
@@ -136,92 +146,105 @@ def _without_norm(folder: Path) -> None:
 _CODE = {"AutoConfig": "own.Config", "AutoModelForCausalLM": "own.Model"}
 
 MODEL_CASES = [
-    Bad("pickled weights", model(rename("model.safetensors", "pytorch_model.bin")), "pickled .bin files", "save"),
-    Bad("weights of another name", model(rename("model.safetensors", "x.safetensors")), "no safetensors", "Convert it"),
-    Bad("an index to a pickle", model(_indexed("pytorch_model.bin")), "names the file 'pytorch_model.bin'", "Convert"),
-    Bad("an index that leaves", model(_indexed("../x.safetensors")), "names the file '../x.safetens", "Convert"),
-    Bad("a missing shard", model(_indexed("x.safetensors")), "lacks x.safetensors", "Copy every shard"),
-    Bad("no config", model(rename("config.json", "x.json")), "it has no config.json", "save_pretrained"),
-    Bad("a broken config", model(write("config.json", "{")), "config.json cannot be read", _COPY),
-    Bad("a list as config", model(write("config.json", "[]")), "config.json holds a list", _COPY),
-    Bad("code of its own", model(config(auto_map=_CODE)), "names code of its own (auto_map)", "Use a model"),
-    Bad("trust_remote_code", model(config(trust_remote_code=True)), "its own (trust_remote_code)", "Use a model"),
-    Bad("a tokenizer's code", model(merge("tokenizer_config.json", auto_map=_CODE)), "tokenizer_config.json names code",
-        "Use a model"),
-    Bad("a billion layers", model(config(num_hidden_layers=10**9)), "num_hidden_layers as 1000000000", "damaged"),
-    Bad("a negative size", model(config(hidden_size=-4)), "hidden_size as -4, which no model has", "damaged"),
-    Bad("no heads", model(config(num_attention_heads=0)), "num_attention_heads as 0", "damaged"),
-    Bad("layers without weights", model(config(num_hidden_layers=5)), "as 5, but the weights have 2", _MERGE),
-    Bad("weights without a layer", model(config(num_hidden_layers=1)), "as 1, but the weights have 2", _MERGE),
-    Bad("a missing tensor", model(_without_norm), "lacks 1 of the model's weights (first: model.norm.weight)", _MERGE),
-    Bad("an unknown activation", model(config(hidden_act="x")), "cannot carry the recipe's adapter", ""),
-    Bad("cut weights", model(cut("model.safetensors", 5000)), "model.safetensors cannot be loaded", _COPY),
-    Bad("a zip as weights", model(write("model.safetensors", b"PK\3\4" * 99)), "cannot be loaded", _COPY),
-    Bad("an adapter as model", model(write("adapter_config.json", "{}")), "holds an adapter", "as model.name"),
-    Bad("no chat template", model(rename("chat_template.jinja", "x")), "has no chat template", "task.chat_template"),
-    Bad("a broken tokenizer", model(write("tokenizer.json", "{}")), "has no tokenizer that can be", "tokenizer.json"),
-    Bad("half a tokenizer", model(cut("tokenizer.json", 5000)), "has no tokenizer that can be", "tokenizer.json"),
+    Case("pickled weights", model(rename("model.safetensors", "pytorch_model.bin")), "pickled .bin files", "save"),
+    Case("weights with another name", model(rename("model.safetensors", "x.safetensors")), "no safetensors",
+        "Convert the model"),
+    Case("an index of a pickle", model(_with_index("pytorch_model.bin")), "refers to 'pytorch_model.bin'",
+        "Convert"),
+    Case("an index outside the folder", model(_with_index("../x.safetensors")), "refers to '../x.safetens",
+        "Convert"),
+    Case("a missing shard", model(_with_index("x.safetensors")), "lacks x.safetensors", "Copy all shards"),
+    Case("a missing config", model(rename("config.json", "x.json")), "it has no config.json", "save_pretrained"),
+    Case("an invalid config", model(write("config.json", "{")), "config.json cannot be read", _COPY),
+    Case("a list as config", model(write("config.json", "[]")), "config.json contains a list", _COPY),
+    Case("custom code", model(config(auto_map=_CODE)), "refers to custom code (auto_map)", "Use a model"),
+    Case("trust_remote_code", model(config(trust_remote_code=True)), "custom code (trust_remote_code)", "Use a model"),
+    Case("custom tokenizer code", model(merge("tokenizer_config.json", auto_map=_CODE)),
+        "tokenizer_config.json refers to custom code", "Use a model"),
+    Case("a billion layers", model(config(num_hidden_layers=10**9)), "num_hidden_layers: 1000000000", "damaged"),
+    Case("a negative size", model(config(hidden_size=-4)), "an impossible value for hidden_size: -4", "damaged"),
+    Case("no heads", model(config(num_attention_heads=0)), "num_attention_heads: 0", "damaged"),
+    Case("more layers than weights", model(config(num_hidden_layers=5)), "5, but the weights have 2", _MERGE),
+    Case("more weights than layers", model(config(num_hidden_layers=1)), "1, but the weights have 2", _MERGE),
+    Case("a missing tensor", model(_without_norm), "lacks 1 of the model's weights (first: model.norm.weight)", _MERGE),
+    Case("an unknown activation", model(config(hidden_act="x")), "The recipe's adapter does not fit", ""),
+    Case("truncated weights", model(truncate("model.safetensors", 5000)), "model.safetensors cannot be loaded", _COPY),
+    Case("a zip as weights", model(write("model.safetensors", b"PK\3\4" * 99)), "cannot be loaded", _COPY),
+    Case("an adapter as model", model(write("adapter_config.json", "{}")), "contains an adapter", "Set model.name"),
+    Case("a missing chat template", model(rename("chat_template.jinja", "x")), "has no chat template",
+        "task.chat_template"),
+    Case("an invalid tokenizer", model(write("tokenizer.json", "{}")), "has no tokenizer that can be",
+        "tokenizer.json"),
+    Case("a truncated tokenizer", model(truncate("tokenizer.json", 5000)), "has no tokenizer that can be",
+        "tokenizer.json"),
 ]  # fmt: skip
 
 
-def _new(name: str, *flags: str):  # type: ignore[no-untyped-def]
-    return lambda place: ["sft", place.recipe(), "--output-dir", place.folder / name, *flags]
+def _train_into(name: str, *flags: str):  # type: ignore[no-untyped-def]
+    return lambda w: ["sft", w.recipe(), "--output-dir", w.folder / name, *flags]
 
 
-def _link(place: Place) -> Sequence[object]:
-    (place.folder / "elsewhere").mkdir()
-    (place.folder / "link").symlink_to(place.folder / "elsewhere")
-    return ["sft", place.recipe(), "--output-dir", place.folder / "link"]
+def _link(workspace: Workspace) -> Sequence[object]:
+    (workspace.folder / "elsewhere").mkdir()
+    (workspace.folder / "link").symlink_to(workspace.folder / "elsewhere")
+    return ["sft", workspace.recipe(), "--output-dir", workspace.folder / "link"]
 
 
-def _below_a_file(place: Place) -> Sequence[object]:
-    return ["sft", place.recipe(), "--output-dir", place.put("file", "x") / "new"]
+def _below_a_file(workspace: Workspace) -> Sequence[object]:
+    return ["sft", workspace.recipe(), "--output-dir", workspace.put("file", "x") / "new"]
 
 
-def _inside_a_run(place: Place) -> Sequence[object]:
-    inner = place.copy(place.run.path, lambda folder: None) / "eval" / ".." / "new"
-    return ["sft", place.recipe(), "--output-dir", inner]
+def _inside_a_run(workspace: Workspace) -> Sequence[object]:
+    inner = workspace.copy(workspace.run.path, lambda folder: None) / "eval" / ".." / "new"
+    return ["sft", workspace.recipe(), "--output-dir", inner]
 
 
-PLACE_CASES = [
-    Bad("a link as run folder", _link, "is a symbolic link to", "Give the folder itself"),
-    Bad("a run below a file", _below_a_file, "is a file", "--output-dir"),
-    Bad("a file as run", lambda p: ["sft", p.recipe(), "--output-dir", p.put("run", "x")], "is a file", "--output-dir"),
-    Bad("a run in a run", _inside_a_run, "would stand inside the run", "--output-dir"),
-    Bad("a line break in its name", _new("a\nb"), "'a\\nb' has characters that cannot be printed", "--output-dir"),
-    Bad("bytes that are no text in its name", _new("a\udcff"), "cannot be printed", "--output-dir"),
-    Bad("a run that leaves", _new("x/../.."), "leads through a folder that does not exist", "--output-dir"),
+PATH_CASES = [
+    Case("a link as run folder", _link, "is a symbolic link to", "Give the folder itself"),
+    Case("a run below a file", _below_a_file, "is a file", "--output-dir"),
+    Case(
+        "a file as run", lambda w: ["sft", w.recipe(), "--output-dir", w.put("run", "x")], "is a file", "--output-dir"
+    ),
+    Case("a run inside a run", _inside_a_run, "is inside the run", "--output-dir"),
+    Case("a line break in a name", _train_into("a\nb"), "'a\\nb' contains unprintable characters", "--output-dir"),
+    Case("undecodable bytes in a name", _train_into("a\udcff"), "unprintable characters", "--output-dir"),
+    Case("a path through ..", _train_into("x/../.."), "through a folder that does not exist", "--output-dir"),
 ]
 
 RUN_CASES = [
-    Bad("a pickled adapter", run("predict", rename(ADAPTER, "adapter/adapter_model.bin"), *PAIR),
+    Case("a pickled adapter", run("predict", rename(ADAPTER, "adapter/adapter_model.bin"), *PAIR),
         "no adapter_model.safetensors", "again"),
-    Bad("half an adapter", run("predict", cut(ADAPTER, 500), *PAIR), "deserializing header",
+    Case("a truncated adapter", run("predict", truncate(ADAPTER, 500), *PAIR), "deserializing header",
         "the run's recipe.yaml"),
-    Bad("no adapter config", run("predict", write("adapter/adapter_config.json", "{"), *PAIR), "cannot be read", _COPY),
-    Bad("an absurd rank", run("predict", merge("adapter/adapter_config.json", r=10**9), *PAIR), "gives r as", "Copy"),
-    Bad("pickled merged weights",
+    Case("an invalid adapter config", run("predict", write("adapter/adapter_config.json", "{"), *PAIR),
+        "cannot be read", _COPY),
+    Case("an absurd rank", run("predict", merge("adapter/adapter_config.json", r=10**9), *PAIR), "its rank r", "Copy"),
+    Case("pickled merged weights",
         run("predict", rename("merged/model.safetensors", "merged/pytorch_model.bin"), "--model", "merged", *PAIR),
-        "pickled .bin files are not read", "Convert it"),
-    Bad("a broken run.json", run("eval_generate", write("run.json", "{")), "run.json is not JSON",
-        "Put it back from a copy, or train again with --overwrite or another --output-dir"),
-    Bad("an odd run.json", run("eval_generate", merge("run.json", data=3)), "no object under 'data'", _COPY),
-    Bad("broken metrics", run("eval_generate", write("eval/base/metrics.json", "[]")), "holds a list", "Make it again"),
-    Bad("odd metrics", run("eval_generate", merge("eval/base/metrics.json", n="x")), "has a str as 'n'", _AGAIN),
-    Bad("a broken parity.json", run("eval_generate", write("gguf/parity.json", "{")), "is not JSON", "Make"),
-    Bad("no temperature", run("predict", merge(METRICS, calibration={"temperature": 0}), "--calibrated", *PAIR),
-        "holds no temperature above 0", _AGAIN),
-    Bad("rows of unknown labels", lambda p: ["eval_generate", p.run.path, "--data", p.put("r.jsonl", row(label="x"))],
-        "its label is 'x'", "data.label_map"),
-    Bad("a column twice to predict",
-        lambda p: ["predict", p.run.path, "--input", p.put("r.csv", "premise," + _CSV + "a,b,c,d\n"), "--output",
-                   p.folder / "o.csv"], "two columns 'premise'", "Rename one"),
+        "pickled .bin files are not read", "Convert the model"),
+    Case("an invalid run.json", run("eval_generate", write("run.json", "{")), "run.json is not JSON",
+        "Restore it from a copy, or train again with --overwrite or another --output-dir"),
+    Case("a wrong type in run.json", run("eval_generate", merge("run.json", data=3)), "'data' is not an object",
+        "Restore it from a copy"),
+    Case("invalid metrics", run("eval_generate", write("eval/base/metrics.json", "[]")), "contains a list",
+        "Recreate it"),
+    Case("a wrong type in metrics", run("eval_generate", merge("eval/base/metrics.json", n="x")), "field 'n' is a str",
+        _AGAIN),
+    Case("an invalid parity.json", run("eval_generate", write("gguf/parity.json", "{")), "is not JSON", "Recreate"),
+    Case("a zero temperature", run("predict", merge(METRICS, calibration={"temperature": 0}), "--calibrated", *PAIR),
+        "its temperature is not a number above 0", _AGAIN),
+    Case("rows with unknown labels",
+        lambda w: ["eval_generate", w.run.path, "--data", w.put("r.jsonl", row(label="x"))],
+        "label 'x' is not one of", "data.label_map"),
+    Case("duplicate columns to predict",
+        lambda w: ["predict", w.run.path, "--input", w.put("r.csv", "premise," + _CSV + "a,b,c,d\n"), "--output",
+                   w.folder / "o.csv"], "two columns named 'premise'", "Rename one"),
 ]  # fmt: skip
 
 
 def _compare(edit) -> object:  # type: ignore[no-untyped-def]
-    def arguments(place: Place) -> Sequence[object]:
-        folder = place.copy(place.run.path, edit) / "eval"
+    def arguments(workspace: Workspace) -> Sequence[object]:
+        folder = workspace.copy(workspace.run.path, edit) / "eval"
         return ["compare", folder / "adapter", folder / "base"]
 
     return arguments
@@ -233,47 +256,54 @@ def _reversed(folder: Path) -> None:
 
 
 COMPARE_CASES = [
-    Bad("other rows", _compare(_reversed), "are not about the same rows", "with the same --data FILE and --limit N"),
-    Bad("half a row", _compare(cut(PREDICTIONS, 300)), "is not JSON", _AGAIN),
-    Bad("no rows", _compare(write(PREDICTIONS, "")), "holds no rows", _AGAIN),
-    Bad("rows that are lists", _compare(write(PREDICTIONS, "[1]\n")), "line 1 is no prediction on the labels", _AGAIN),
-    Bad("deep predictions", _compare(write(PREDICTIONS, "[" * 99_999)), "line 1 is not JSON", _AGAIN),
-    Bad("deep metrics", _compare(write(METRICS, "[" * 99_999)), "is nested too deeply", "Make it again"),
-    Bad("no labels", _compare(write(METRICS, '{"labels": "abc"}')), "names no labels", _AGAIN),
+    Case("other rows", _compare(_reversed), "do not have the same rows", "with the same --data FILE and --limit N"),
+    Case("a truncated row", _compare(truncate(PREDICTIONS, 300)), "is not JSON", _AGAIN),
+    Case("missing rows", _compare(write(PREDICTIONS, "")), "has no rows", _AGAIN),
+    Case("lists as rows", _compare(write(PREDICTIONS, "[1]\n")), "line 1 is not a prediction for the labels", _AGAIN),
+    Case("deeply nested predictions", _compare(write(PREDICTIONS, "[" * 99_999)), "line 1 is not JSON", _AGAIN),
+    Case("deeply nested metrics", _compare(write(METRICS, "[" * 99_999)), "is nested too deeply", "Recreate it"),
+    Case("missing labels", _compare(write(METRICS, '{"labels": "abc"}')), "has no list of labels", _AGAIN),
 ]
 
-_DAMAGED = "is cut short or damaged"
+_DAMAGED = "is truncated or damaged"
 
 
-def _other_words(content: bytearray) -> bytes:
-    """Every a an A and the other way round, in tokens and merges alike: llama.cpp finds nothing amiss."""
+def _swap_letters(content: bytearray) -> bytes:
+    """Swap a and A in tokens and merges. The file stays consistent, so llama.cpp loads it without an error."""
     start, end = content.index(b"tokenizer.ggml.tokens"), content.index(b"tokenizer.ggml.bos_token_id")
     return bytes(content[:start] + content[start:end].translate(bytes.maketrans(b"aA", b"Aa")) + content[end:])
 
 
 GGUF_CASES = [
-    Bad("another file", gguf(lambda content: b"PK\3\4" + content), "is not a GGUF file", "export_gguf.py"),
-    Bad("four bytes", gguf(lambda content: content[:4]), f"{_DAMAGED}: it ends within", "Export it again"),
-    Bad("half a file", gguf(lambda content: content[: len(content) // 2]), "does not lie within the file", "Export it"),
-    Bad("another version", gguf(at(4, "I", 9)), "its version is 9", "Export it again"),
-    Bad("giant tensor count", gguf(at(8, "Q", 2**62)), "tensors, more than it has room for", "Export it again"),
-    Bad("giant field count", gguf(at(16, "Q", 2**62)), "fields, more than it has room for", "Export it again"),
-    Bad("a million layers", gguf(u32(b"llama.block_count", 10**6)), "its llama.block_count is 1000000", "Export it"),
-    Bad("no context", gguf(u32(b"llama.context_length", 0)), "its llama.context_length is 0", "Export it again"),
-    Bad("a negative epsilon", gguf(u32(b"layer_norm_rms_epsilon", 0xBF800000)), "epsilon is -1.0", "Export it again"),
-    Bad("an id beyond the vocabulary", gguf(u32(b"ggml.bos_token_id", 10**6)), "bos_token_id is 1000000", "Export it"),
-    Bad("another architecture", gguf(lambda content: content.replace(b"llama", b"zzzzz")), "llama.cpp cannot load",
+    Case("a zip as GGUF", gguf(lambda content: b"PK\3\4" + content), "is not a GGUF file", "export_gguf.py"),
+    Case("four bytes", gguf(lambda content: content[:4]), f"{_DAMAGED}: it ends within", "Export it again"),
+    Case("a truncated GGUF", gguf(lambda content: content[: len(content) // 2]), "is not within the file",
+        "Export it"),
+    Case("an unknown version", gguf(set_number(4, "I", 9)), "its version is 9", "Export it again"),
+    Case("a huge tensor count", gguf(set_number(8, "Q", 2**62)), "tensors, more than fit into the file",
         "Export it again"),
-    Bad("another vocabulary", gguf(_other_words), "has another vocabulary than the run", "Give a"),
-    Bad("a link in a circle as GGUF", lambda place: ["predict", place.run.path, "--model", _gguf_loop(place), *PAIR],
+    Case("a huge field count", gguf(set_number(16, "Q", 2**62)), "fields, more than fit into the file",
+        "Export it again"),
+    Case("a million layers", gguf(set_u32(b"llama.block_count", 10**6)), "llama.block_count is 1000000",
+        "Export it"),
+    Case("a zero context", gguf(set_u32(b"llama.context_length", 0)), "llama.context_length is 0",
+        "Export it again"),
+    Case("a negative epsilon", gguf(set_u32(b"layer_norm_rms_epsilon", 0xBF800000)), "epsilon is -1.0",
+        "Export it again"),
+    Case("an id outside the vocabulary", gguf(set_u32(b"ggml.bos_token_id", 10**6)), "bos_token_id is 1000000",
+        "Export it"),
+    Case("an unknown architecture", gguf(lambda content: content.replace(b"llama", b"zzzzz")), "llama.cpp cannot load",
+        "Export it again"),
+    Case("another vocabulary", gguf(_swap_letters), "does not have the vocabulary of the run", "Use a"),
+    Case("a link loop as GGUF", lambda w: ["predict", w.run.path, "--model", _gguf_loop(w), *PAIR],
         "There is no GGUF file", "export_gguf.py"),
 ]  # fmt: skip
 
 
-def _gguf_loop(place: Place) -> Path:
-    link = place.folder / "loop.gguf"
+def _gguf_loop(workspace: Workspace) -> Path:
+    link = workspace.folder / "loop.gguf"
     link.symlink_to(link)
     return link
 
 
-CASES = [*RECIPE_CASES, *DATA_CASES, *MODEL_CASES, *PLACE_CASES, *RUN_CASES, *COMPARE_CASES, *GGUF_CASES]
+CASES = [*RECIPE_CASES, *DATA_CASES, *MODEL_CASES, *PATH_CASES, *RUN_CASES, *COMPARE_CASES, *GGUF_CASES]

@@ -1,4 +1,4 @@
-"""Bad inputs, each with the command that meets it, the words of its sentence and of its hint."""
+"""Building blocks of the bad inputs: a workspace, commands, and edits that damage files."""
 
 import json
 import shutil
@@ -15,13 +15,13 @@ from toolkit.runs.run_folder import RunFolder
 
 LABELS = ["entailment", "neutral", "contradiction"]
 ROWS = [{"premise": f"p{i}", "hypothesis": f"h{i}", "label": LABELS[i % 3]} for i in range(24)]
-GOOD = yaml.safe_dump(RECIPE, allow_unicode=True)
+VALID = yaml.safe_dump(RECIPE, allow_unicode=True)
 Edit = Callable[[Path], Any]
 
 
 @dataclass(frozen=True)
-class Place:
-    """An empty folder in which a case puts its files; `run` and `gguf` are good ones to copy from."""
+class Workspace:
+    """An empty folder for the files of a test case, with an intact model, run and GGUF file to copy from."""
 
     folder: Path
     model: Path
@@ -47,12 +47,12 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Bad:
-    """One bad input."""
+class Case:
+    """A bad input: the command that reads it, and text that the error message and the hint must contain."""
 
     name: str
-    arguments: Callable[[Place], Sequence[object]]
-    sentence: str
+    arguments: Callable[[Workspace], Sequence[object]]
+    message: str
     hint: str
     code: int = 2
 
@@ -60,55 +60,59 @@ class Bad:
         return self.name
 
 
-def sft(recipe: Callable[[Place], object], *flags: str) -> Callable[[Place], Sequence[object]]:
-    """A training that is to be refused."""
-    return lambda place: ["sft", recipe(place), "--output-dir", place.folder / "new", *flags]
+def sft(recipe: Callable[[Workspace], object], *flags: str) -> Callable[[Workspace], Sequence[object]]:
+    """A training that must be refused."""
+    return lambda workspace: ["sft", recipe(workspace), "--output-dir", workspace.folder / "new", *flags]
 
 
-def text(content: str | bytes) -> Callable[[Place], Sequence[object]]:
-    """A recipe file of this content."""
-    return sft(lambda place: place.put("recipe.yaml", content))
+def text(content: str | bytes) -> Callable[[Workspace], Sequence[object]]:
+    """A training with a recipe file of this content."""
+    return sft(lambda workspace: workspace.put("recipe.yaml", content))
 
 
-def overrides(*assignments: str) -> Callable[[Place], Sequence[object]]:
-    """A good recipe with --set."""
-    return sft(lambda place: place.recipe(), *[word for one in assignments for word in ("--set", one)])
+def overrides(*assignments: str) -> Callable[[Workspace], Sequence[object]]:
+    """A training with a valid recipe and --set."""
+    return sft(
+        lambda workspace: workspace.recipe(),
+        *[argument for assignment in assignments for argument in ("--set", assignment)],
+    )
 
 
-def rows(name: str, content: str | bytes, **columns: str) -> Callable[[Place], Sequence[object]]:
-    """A good recipe that trains on a file of this content."""
+def rows(name: str, content: str | bytes, **columns: str) -> Callable[[Workspace], Sequence[object]]:
+    """A training with a valid recipe on a data file of this content."""
 
-    def recipe(place: Place) -> Path:
-        data = {"train": {"path": str(place.put(name, content))}, "columns": {"id": None, **columns}}
-        return place.recipe(data=data, evaluation={"slice_by": []})
+    def recipe(workspace: Workspace) -> Path:
+        data = {"train": {"path": str(workspace.put(name, content))}, "columns": {"id": None, **columns}}
+        return workspace.recipe(data=data, evaluation={"slice_by": []})
 
     return sft(recipe)
 
 
-def model(edit: Edit) -> Callable[[Place], Sequence[object]]:
-    """A good recipe on a model folder that was changed."""
-    return sft(lambda place: place.recipe(model={"name": str(place.copy(place.model, edit))}))
+def model(edit: Edit) -> Callable[[Workspace], Sequence[object]]:
+    """A training with a valid recipe on a modified model folder."""
+    return sft(lambda workspace: workspace.recipe(model={"name": str(workspace.copy(workspace.model, edit))}))
 
 
-def run(script: str, edit: Edit, *flags: object) -> Callable[[Place], Sequence[object]]:
-    """A command on a run that was changed."""
-    return lambda place: [script, place.copy(place.run.path, edit), *flags]
+def run(script: str, edit: Edit, *flags: object) -> Callable[[Workspace], Sequence[object]]:
+    """A command on a modified run."""
+    return lambda workspace: [script, workspace.copy(workspace.run.path, edit), *flags]
 
 
-def gguf(edit: Callable[[bytearray], Any]) -> Callable[[Place], Sequence[object]]:
-    """A prediction with a GGUF file that was changed."""
+def gguf(edit: Callable[[bytearray], Any]) -> Callable[[Workspace], Sequence[object]]:
+    """A prediction with a modified GGUF file."""
 
-    def arguments(place: Place) -> Sequence[object]:
-        content = bytearray(place.gguf.read_bytes())
+    def arguments(workspace: Workspace) -> Sequence[object]:
+        content = bytearray(workspace.gguf.read_bytes())
+        # An edit either changes the content in place and returns None, or returns new content.
         changed = edit(content)
-        file = place.put("other.gguf", bytes(content if changed is None else changed))
-        return ["predict", place.run.path, "--model", file, *PAIR]
+        file = workspace.put("other.gguf", bytes(content if changed is None else changed))
+        return ["predict", workspace.run.path, "--model", file, *PAIR]
 
     return arguments
 
 
 def write(name: str, content: str | bytes) -> Edit:
-    """Replace a file of a folder."""
+    """Overwrite a file in the folder."""
     return lambda folder: (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
 
 
@@ -128,37 +132,38 @@ def merge(name: str, **changes: object) -> Edit:
 
 
 def rename(old: str, new: str) -> Edit:
-    """Give a file of a folder another name."""
+    """Rename a file in the folder."""
     return lambda folder: (folder / old).rename(folder / new)
 
 
-def cut(name: str, kept: int) -> Edit:
-    """Keep the first bytes of a file."""
+def truncate(name: str, kept: int) -> Edit:
+    """Truncate a file to its first bytes."""
     return lambda folder: (folder / name).write_bytes((folder / name).read_bytes()[:kept])
 
 
-def u32(key: bytes, value: int) -> Callable[[bytearray], None]:
+def set_u32(key: bytes, value: int) -> Callable[[bytearray], None]:
     """Set a 32-bit field of a GGUF file."""
 
     def edit(content: bytearray) -> None:
-        at = content.index(key) + len(key) + 4
-        content[at : at + 4] = struct.pack("<I", value)
+        # A field is stored as its key, its type (4 bytes) and its value.
+        offset = content.index(key) + len(key) + 4
+        content[offset : offset + 4] = struct.pack("<I", value)
 
     return edit
 
 
-def at(offset: int, code: str, value: int) -> Callable[[bytearray], None]:
-    """Set a number of a GGUF file by its place."""
+def set_number(offset: int, code: str, value: int) -> Callable[[bytearray], None]:
+    """Overwrite a number of a GGUF file at a byte offset."""
     return lambda content: struct.pack_into(f"<{code}", content, offset, value)
 
 
 def jsonl(*lines: str) -> str:
-    """Good rows, then these lines."""
+    """Valid rows followed by these lines."""
     return "".join(json.dumps(row) + "\n" for row in ROWS) + "".join(line + "\n" for line in lines)
 
 
 def row(**changes: object) -> str:
-    """A good row with changes, as JSON."""
+    """A valid row with changes, as JSON."""
     return json.dumps({**ROWS[0], **changes})
 
 

@@ -1,4 +1,4 @@
-"""An encoder's run from recipe to measurements, through the commands that users type, beside a decoder's."""
+"""An encoder run from recipe to evaluation through the user's commands, compared with a decoder run."""
 
 import json
 import shutil
@@ -11,7 +11,7 @@ import yaml
 
 from tests.conftest import ENCODER_RECIPE
 from tests.end_to_end.test_main_job import read
-from toolkit.inference.prediction import stored_temperature
+from toolkit.inference.prediction import load_temperature
 from toolkit.runs.model_ref import ModelRef
 from toolkit.runs.run_folder import RunFolder
 from toolkit.runs.trained_run import TrainedRun
@@ -47,35 +47,36 @@ def recipe_file(tmp_path: Path, tiny_encoder: Path) -> Callable[..., Path]:
     return write
 
 
-def test_an_encoders_evaluation_has_the_files_fields_and_rows_of_a_decoders(
-    call: Call, run: RunFolder, decoder: RunFolder
-) -> None:
+def test_encoder_evaluation_matches_decoder_format(call: Call, run: RunFolder, decoder: RunFolder) -> None:
+    """An encoder's evaluation has the same files, fields and rows as a decoder's."""
     for folder in (run, decoder):
         code, out, err = call("eval_generate", folder.path)
         assert code == 0, err
         assert "macro avg" in out and "phenomenon" in out
-    (metrics, rows), (others, other_rows) = read(run, "adapter"), read(decoder, "adapter")
-    assert metrics.keys() == others.keys()
-    assert metrics["data"] == others["data"], "the same rows, by their fingerprint"
+    (metrics, rows), (decoder_metrics, decoder_rows) = read(run, "adapter"), read(decoder, "adapter")
+    assert metrics.keys() == decoder_metrics.keys()
+    assert metrics["data"] == decoder_metrics["data"], "the fingerprints of the rows differ"
     assert (metrics["n"], metrics["mode"], metrics["model"]) == (24, "constrained", "adapter")
     assert metrics["invalid"] == metrics["greedy_vs_likelihood_disagreements"] == 0
-    same = ("id", "premise", "hypothesis", "label")
-    assert [[row[key] for key in same] for row in rows] == [[row[key] for key in same] for row in other_rows]
+    shared_fields = ("id", "premise", "hypothesis", "label")
+    assert [[row[key] for key in shared_fields] for row in rows] == [
+        [row[key] for key in shared_fields] for row in decoder_rows
+    ]
     for row in rows:
-        assert row.keys() == other_rows[0].keys()
+        assert row.keys() == decoder_rows[0].keys()
         assert row["prediction"] == max(row["probabilities"], key=row["probabilities"].get)
         assert sum(row["probabilities"].values()) == pytest.approx(1)
 
 
-def test_an_encoder_is_compared_with_a_decoder_on_the_same_rows(call: Call, run: RunFolder, decoder: RunFolder) -> None:
+def test_encoder_is_compared_with_decoder(call: Call, run: RunFolder, decoder: RunFolder) -> None:
     for folder in (run, decoder):
         assert call("eval_generate", folder.path)[0] == 0
     code, out, err = call("compare", run.eval / "adapter", decoder.eval / "adapter")
     assert code == 0, err
-    assert "24 rows of" in out and "encoder/adapter less decoder/adapter" in out
+    assert "24 rows of" in out and "encoder/adapter minus decoder/adapter" in out
 
 
-def test_an_encoder_predicts_what_its_evaluation_found(call: Call, run: RunFolder, tmp_path: Path) -> None:
+def test_encoder_predictions_match_its_evaluation(call: Call, run: RunFolder, tmp_path: Path) -> None:
     assert call("eval_generate", run.path)[0] == 0
     _, rows = read(run, "adapter")
     source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
@@ -83,53 +84,59 @@ def test_an_encoder_predicts_what_its_evaluation_found(call: Call, run: RunFolde
     source.write_text("".join(json.dumps(row) + "\n" for row in texts), encoding="utf-8")
     code, _, err = call("predict", run.path, "--input", source, "--output", target)
     assert code == 0, err
-    found = [json.loads(line) for line in target.read_text(encoding="utf-8").splitlines()]
-    for row, expected in zip(found, rows, strict=True):
+    predicted = [json.loads(line) for line in target.read_text(encoding="utf-8").splitlines()]
+    for row, expected in zip(predicted, rows, strict=True):
         assert row["prediction"] == expected["prediction"]
         assert row["probabilities"] == pytest.approx(expected["probabilities"], abs=1e-5)
 
 
-def test_an_encoders_probabilities_are_calibrated(call: Call, recipe_file: Callable[..., Path], tmp_path: Path) -> None:
+def test_encoder_probabilities_are_calibrated(call: Call, recipe_file: Callable[..., Path], tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "held")
     recipe = recipe_file(data={"calibration_share": 0.25}, training={"max_steps": 1})
     assert call("sft", recipe, "--output-dir", run.path)[0] == 0
     assert call("eval_generate", run.path)[0] == 0
     temperature = read(run, "adapter")[0]["calibration"]["temperature"]
-    assert stored_temperature(TrainedRun.open(run.path), ModelRef("adapter")) == temperature
+    assert load_temperature(TrainedRun.open(run.path), ModelRef("adapter")) == temperature
     code, out, err = call("predict", run.path, "--calibrated", "--premise", "Il pleut.", "--hypothesis", "Il neige.")
     assert code == 0 and len(out.splitlines()) == 4, err
 
 
-def test_shortened_premises_are_counted(call: Call, run: RunFolder) -> None:
+def test_truncated_premises_are_counted(call: Call, run: RunFolder) -> None:
     code, _, err = call("eval_generate", run.path, "--set", "model.max_seq_length=32", "--limit", "12")
     assert code == 0, err
     (folder,) = run.eval.glob("adapter@nli-fr-dev-set*-limit12")
     assert read(run, folder.name)[0]["shortened_rows"] > 0
 
 
-def test_what_an_encoders_run_has_not_is_refused_in_one_sentence(call: Call, run: RunFolder, tmp_path: Path) -> None:
+def test_unsupported_encoder_commands_are_rejected(call: Call, run: RunFolder, tmp_path: Path) -> None:
+    """Each is rejected with one error message, and the run stays unchanged."""
     before = sorted(run.path.iterdir())
     (tmp_path / "x.gguf").write_bytes(b"")
-    for name, arguments, sentence in [
-        ("eval_generate", ["--model", "base"], "--model 'base' is not available for encoder runs, whose base has"),
+    for name, arguments, message in [
+        (
+            "eval_generate",
+            ["--model", "base"],
+            "--model 'base' is not available for encoder runs: their base model has",
+        ),
         ("eval_generate", ["--model", "merged"], "--model 'merged' is not available for encoder runs"),
         ("eval_generate", ["--model", tmp_path / "x.gguf"], "is not available for encoder runs"),
         ("eval_generate", ["--set", "task.labels=[neutral, entailment, contradiction]"], "has the outputs"),
         ("eval_generate", ["--set", "task.system=Compare."], "task.system: has no effect with model.kind encoder"),
-        ("export_gguf", [], "A GGUF export needs a model that writes text, but this run's model.kind is encoder."),
+        ("export_gguf", [], "A GGUF export needs a model that generates text, but this run's model.kind is encoder."),
     ]:
         code, _, err = call(name, run.path, *arguments)
-        assert code == 2 and sentence in err and err.count("error: ") == 1, (arguments, err)
+        assert code == 2 and message in err and err.count("error: ") == 1, (arguments, err)
         assert "Traceback" not in err
     assert sorted(run.path.iterdir()) == before
 
 
-def test_preflight_does_not_pass_over_a_question_of_memory(call: Call, recipe_file: Callable[..., Path]) -> None:
+def test_preflight_rejects_memory_for_encoders(call: Call, recipe_file: Callable[..., Path]) -> None:
     code, _, err = call("preflight", recipe_file(), "--memory", "16GB")
-    assert code == 2 and "memory is predicted for decoders alone" in err and "hint: " in err
+    assert code == 2 and "memory is predicted only for decoders" in err and "hint: " in err
 
 
-def test_preflight_counts_tokens_and_parameters_without_weights(call: Call, recipe_file: Callable[..., Path]) -> None:
+def test_preflight_of_an_encoder_prints_counts(call: Call, recipe_file: Callable[..., Path]) -> None:
+    """Tokens and parameters are counted without loading weights."""
     code, out, err = call("preflight", recipe_file())
     assert code == 0, err
     for word in (
@@ -143,27 +150,27 @@ def test_preflight_counts_tokens_and_parameters_without_weights(call: Call, reci
 
 
 @pytest.mark.parametrize(
-    ("changes", "sentence"),
+    ("changes", "message"),
     [
-        ({"model": {"max_seq_length": 129}}, "model.max_seq_length 129 is more than the 128 tokens that"),
+        ({"model": {"max_seq_length": 129}}, "model.max_seq_length is 129, but"),
         ({"model": {"max_seq_length": 8}}, "model.max_seq_length 8 is too short for the hypothesis in"),
-        ({"lora": {"target_modules": ["query_proj"]}}, "is no layer of"),
-        ({"model": {"name": "embedded:tiny-llama-fr"}}, "'query' is no layer of embedded:tiny-llama-fr; its linear"),
-        ({"data": {"train": {"path": "embedded:nli-fr", "split": "dev", "limit": 30}}}, "stand in data.train too"),
+        ({"lora": {"target_modules": ["query_proj"]}}, "is not a layer of"),
+        ({"model": {"name": "embedded:tiny-llama-fr"}}, "'query' is not a layer of embedded:tiny-llama-fr. Its linear"),
+        ({"data": {"train": {"path": "embedded:nli-fr", "split": "dev", "limit": 30}}}, "occur in both data.train and"),
         ({"model": {"load_in_4bit": True}}, "model.load_in_4bit: has no effect with model.kind encoder"),
     ],
 )
-def test_a_bad_encoder_recipe_is_one_sentence_and_writes_nothing(
-    call: Call, recipe_file: Callable[..., Path], tmp_path: Path, changes: dict[str, dict[str, Any]], sentence: str
+def test_bad_encoder_recipe_is_one_error(
+    call: Call, recipe_file: Callable[..., Path], tmp_path: Path, changes: dict[str, dict[str, Any]], message: str
 ) -> None:
     path = recipe_file(**changes)
     code, _, err = call("sft", path, "--output-dir", tmp_path / "run")
     assert (code, err.count("error: ")) == (2, 1), err
-    assert sentence in err and "Traceback" not in err
+    assert message in err and "Traceback" not in err
     assert [entry.name for entry in tmp_path.iterdir()] == ["recipe.yaml"]
 
 
-def test_an_encoder_without_all_its_weights_is_refused(
+def test_encoder_with_missing_weights_is_rejected(
     call: Call, recipe_file: Callable[..., Path], tiny_encoder: Path, tmp_path: Path
 ) -> None:
     from safetensors.torch import load_file, save_file
@@ -178,6 +185,6 @@ def test_an_encoder_without_all_its_weights_is_refused(
     assert not (tmp_path / "run").exists()
 
 
-def test_the_adapter_says_what_it_is(run: RunFolder) -> None:
+def test_adapter_config_names_its_task(run: RunFolder) -> None:
     config = json.loads((run.adapter / "adapter_config.json").read_text(encoding="utf-8"))
     assert config["task_type"] == "SEQ_CLS" and "classifier" in config["modules_to_save"]

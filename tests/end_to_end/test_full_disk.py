@@ -1,4 +1,4 @@
-"""A full disk: one sentence, exit code 1, nothing half-written under a final name, and older files as they were."""
+"""A full disk ends in one error message and exit code 1, leaves no partial file and keeps older files unchanged."""
 
 import errno
 import json
@@ -21,8 +21,9 @@ Call = Callable[..., tuple[int, str, str]]
 
 
 @contextmanager
-def no_file_larger_than(size: int) -> Iterator[None]:
-    """Writing beyond `size` bytes fails, as on a full disk; what is there already stays readable."""
+def file_size_limit(size: int) -> Iterator[None]:
+    """Let every write beyond `size` bytes of a file fail, as on a full disk. Existing files stay readable."""
+    # Python ignores SIGXFSZ, so a write beyond the limit raises an OSError (EFBIG) instead of killing the process.
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
@@ -33,7 +34,7 @@ def no_file_larger_than(size: int) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def run(trained: RunFolder, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
-    """A run that was evaluated twice."""
+    """A run with two evaluations."""
     from toolkit.evaluation.evaluator import evaluate
     from toolkit.evaluation.request import EvaluationRequest
 
@@ -50,34 +51,35 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("size", [10, 1_000, 4_000, 10_000])
 @pytest.mark.parametrize("is_new", [True, False])
-def test_an_evaluation_is_whole_or_not_there(call: Call, run: RunFolder, size: int, is_new: bool) -> None:
+def test_evaluation_is_complete_or_absent(call: Call, run: RunFolder, size: int, is_new: bool) -> None:
     before = contents(run.path)
-    with no_file_larger_than(size):
+    with file_size_limit(size):
         code, _, err = call("eval_generate", run.path, *(["--set", "task.system=Juge."] if is_new else []))
-    assert code == 1 and "a file may not become this large here (see `ulimit -f`)" in err and "Traceback" not in err
+    assert code == 1 and "the file exceeds the size limit (see `ulimit -f`)" in err and "Traceback" not in err
     assert f"error: {run.eval}" in err
     assert contents(run.path) == before and not list(run.path.rglob("*.partial"))
 
 
 @pytest.mark.parametrize("size", [10, 900])
-def test_a_comparison_is_whole_or_not_there(call: Call, run: RunFolder, size: int, tmp_path: Path) -> None:
+def test_comparison_is_complete_or_absent(call: Call, run: RunFolder, size: int, tmp_path: Path) -> None:
     arguments = ("compare", run.eval / "adapter", run.eval / "base", "--output", tmp_path / "new")
-    with no_file_larger_than(size):
+    with file_size_limit(size):
         code, _, err = call(*arguments)
     assert code == 1 and f"{tmp_path / 'new'}" in err and "ulimit" in err
     assert list(tmp_path.iterdir()) == []
     assert call(*arguments)[0] == 0
     before = contents(tmp_path)
-    with no_file_larger_than(size):
+    with file_size_limit(size):
         assert call(*arguments)[0] == 1
     assert contents(tmp_path) == before
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".parquet"])
 @pytest.mark.parametrize("size", [100, 1_500, 3_800])
-def test_a_prediction_is_whole_or_goes_on_from_what_was_scored(
+def test_prediction_is_complete_or_resumable(
     call: Call, run: RunFolder, size: int, suffix: str, tmp_path: Path
 ) -> None:
+    """A prediction that fails leaves the older output file, and running it again completes it."""
     rows = [{"premise": f"Le chat {i} dort.", "hypothesis": "Il dort."} for i in range(48)]
     source, target = tmp_path / f"in{suffix}", tmp_path / f"out{suffix}"
     if suffix == ".jsonl":
@@ -90,9 +92,9 @@ def test_a_prediction_is_whole_or_goes_on_from_what_was_scored(
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), source)
     target.write_text("older", encoding="utf-8")
     arguments = ("predict", run.path, "--input", source, "--output", target)
-    with no_file_larger_than(size):
+    with file_size_limit(size):
         code, _, err = call(*arguments)
-    if code == 0:  # the smallest of the formats fits
+    if code == 0:  # a small Parquet file fits within the limit
         assert suffix == ".parquet"
         return
     assert code == 1 and "ulimit" in err and "Traceback" not in err, err
@@ -102,7 +104,7 @@ def test_a_prediction_is_whole_or_goes_on_from_what_was_scored(
     assert {path.name for path in tmp_path.iterdir()} == {source.name, target.name}
 
 
-def test_a_device_that_is_full_is_named_with_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_full_device_error_names_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def write() -> None:
         with Path("/dev/full").open("wb", buffering=0) as file:
             file.write(b"x")
@@ -114,30 +116,30 @@ def test_a_device_that_is_full_is_named_with_the_file(tmp_path: Path, capsys: py
             write()
 
     assert run_command(write_atomically) == 1
-    said = f"error: {tmp_path / 'metrics.json'} could not be written: the disk is full."
-    assert said in capsys.readouterr().err and list(tmp_path.iterdir()) == []
+    message = f"error: {tmp_path / 'metrics.json'} could not be written: the disk is full."
+    assert message in capsys.readouterr().err and list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
     ("number", "code", "words"),
     [
         (errno.ENOSPC, 1, "/a/b: No space left on device"),
-        (errno.EROFS, 1, "/a/b cannot be written: its disk is read-only"),
-        (errno.EACCES, 1, "/a/b cannot be opened: this user may not"),
+        (errno.EROFS, 1, "Cannot write /a/b: the file system is read-only"),
+        (errno.EACCES, 1, "Cannot open /a/b: permission denied"),
         (errno.EIO, 1, "/a/b: Input/output error"),
         (errno.ENAMETOOLONG, 2, "/a/b is too long"),
-        (errno.ELOOP, 2, "/a/b is a symbolic link that leads in a circle"),
-        (errno.ENOTDIR, 2, "/a/b stands below a file"),
+        (errno.ELOOP, 2, "Cannot open /a/b: too many levels of symbolic links"),
+        (errno.ENOTDIR, 2, "Cannot open /a/b: a part of this path is a file"),
     ],
 )
-def test_what_the_system_refuses_is_a_sentence_with_the_path(number: int, code: int, words: str) -> None:
-    sentence, found = explain_os_error(OSError(number, os.strerror(number), "/a/b"))
-    assert found == code and words in sentence and sentence.endswith(".") and "Errno" not in sentence
+def test_os_errors_become_messages_with_the_path(number: int, code: int, words: str) -> None:
+    message, exit_code = explain_os_error(OSError(number, os.strerror(number), "/a/b"))
+    assert exit_code == code and words in message and message.endswith(".") and "Errno" not in message
 
 
-def test_an_older_file_survives_a_write_that_fails(tmp_path: Path) -> None:
+def test_failed_write_keeps_the_older_file(tmp_path: Path) -> None:
     path = tmp_path / "run.json"
     write_text(path, "older")
-    with no_file_larger_than(100), pytest.raises(OSError, match=r"run\.json"):
+    with file_size_limit(100), pytest.raises(OSError, match=r"run\.json"):
         write_text(path, "x" * 1000)
     assert path.read_text(encoding="utf-8") == "older" and [entry.name for entry in tmp_path.iterdir()] == ["run.json"]

@@ -1,4 +1,4 @@
-"""Anything at all as a recipe, as rows, as a GGUF file, as a run's results: a result or a sentence, within a moment."""
+"""Arbitrary recipes, rows, GGUF files and results of a run are read or rejected with an error message, quickly."""
 
 import json
 import random
@@ -31,7 +31,7 @@ from toolkit.runs.trained_run import TrainedRun
 
 
 def fuzz(examples: int) -> settings:
-    """So many examples, each within five seconds, and the same ones each time."""
+    """Return settings for reproducible examples that take at most five seconds each."""
     return settings(
         max_examples=examples,
         deadline=timedelta(seconds=5),
@@ -48,7 +48,7 @@ VALUES = st.recursive(
 KEYS = [(section, key) for section, keys in RECIPE.items() for key in keys] + [("lora", "x"), ("export", "gguf")]
 
 
-def is_recipe_or_refused(path: Path) -> None:
+def assert_recipe_or_rejected(path: Path) -> None:
     try:
         recipe = load_recipe(path)
     except RecipeError as error:
@@ -60,21 +60,22 @@ def is_recipe_or_refused(path: Path) -> None:
 
 @fuzz(150)
 @given(content=st.text(max_size=200).map(str.encode) | st.binary(max_size=200))
-def test_any_text_is_a_recipe_or_refused(content: bytes, tmp_path: Path) -> None:
+def test_any_text_is_a_recipe_or_rejected(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "recipe.yaml"
     path.write_bytes(content)
-    is_recipe_or_refused(path)
+    assert_recipe_or_rejected(path)
 
 
 @fuzz(250)
 @given(changes=st.lists(st.tuples(st.sampled_from(KEYS), VALUES), min_size=1, max_size=3))
-def test_any_value_in_a_recipe_is_taken_or_refused(changes: list[tuple[tuple[str, str], Any]], tmp_path: Path) -> None:
+def test_any_value_is_accepted_or_rejected(changes: list[tuple[tuple[str, str], Any]], tmp_path: Path) -> None:
     values: dict[str, Any] = {section: dict(keys) for section, keys in RECIPE.items()}
     for (section, key), value in changes:
         values.setdefault(section, {})[key] = value
     path = tmp_path / "recipe.yaml"
-    path.write_text(json.dumps(values), encoding="utf-8")  # JSON is YAML, but for NaN and infinity: words to it
-    is_recipe_or_refused(path)
+    # JSON is a subset of YAML, except that YAML reads NaN and Infinity as strings.
+    path.write_text(json.dumps(values), encoding="utf-8")
+    assert_recipe_or_rejected(path)
 
 
 YAML_PIECES = [
@@ -102,20 +103,20 @@ YAML_PIECES = [
 
 @fuzz(200)
 @given(pieces=st.lists(st.sampled_from(YAML_PIECES), max_size=25))
-def test_any_yaml_is_a_recipe_or_refused(pieces: list[str], tmp_path: Path) -> None:
+def test_any_yaml_is_a_recipe_or_rejected(pieces: list[str], tmp_path: Path) -> None:
     path = tmp_path / "recipe.yaml"
     path.write_text("".join(pieces), encoding="utf-8")
-    is_recipe_or_refused(path)
+    assert_recipe_or_rejected(path)
 
 
-def good_file(path: Path) -> bytes:
+def valid_file(path: Path) -> bytes:
     rows = [{"premise": f"p{i}", "hypothesis": 'h,\n"é"', "label": "neutral", "n": i} for i in range(5)]
     if path.suffix == ".parquet":
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
         return path.read_bytes()
     if path.suffix in (".csv", ".tsv"):
-        between = "," if path.suffix == ".csv" else "\t"
-        return between.join(rows[0]).encode() + b"\n" + f'"a"{between}b{between}neutral{between}1\n'.encode() * 5
+        sep = "," if path.suffix == ".csv" else "\t"
+        return sep.join(rows[0]).encode() + b"\n" + f'"a"{sep}b{sep}neutral{sep}1\n'.encode() * 5
     text = json.dumps(rows) if path.suffix == ".json" else "".join(json.dumps(row) + "\n" for row in rows)
     return text.encode()
 
@@ -123,14 +124,14 @@ def good_file(path: Path) -> bytes:
 @pytest.mark.parametrize("suffix", [".jsonl", ".json", ".csv", ".tsv", ".parquet"])
 @fuzz(80)
 @given(data=st.data())
-def test_any_bytes_are_rows_or_refused(suffix: str, data: st.DataObject, make_recipe: Any, tmp_path: Path) -> None:
+def test_any_bytes_are_rows_or_rejected(suffix: str, data: st.DataObject, make_recipe: Any, tmp_path: Path) -> None:
     path = tmp_path / f"rows{suffix}"
-    content = bytearray(good_file(path))
+    content = bytearray(valid_file(path))
     if data.draw(st.booleans()):
         content = bytearray(data.draw(st.binary(max_size=100)))
     for _ in range(data.draw(st.integers(0, 3)) if content else 0):
-        place, new = data.draw(st.integers(0, len(content) - 1)), data.draw(st.binary(min_size=1, max_size=8))
-        content[place : place + len(new)] = new
+        offset, new = data.draw(st.integers(0, len(content) - 1)), data.draw(st.binary(min_size=1, max_size=8))
+        content[offset : offset + len(new)] = new
     path.write_bytes(content)
     try:
         rows, columns = read_rows(Source(path=str(path)))
@@ -138,10 +139,10 @@ def test_any_bytes_are_rows_or_refused(suffix: str, data: st.DataObject, make_re
         assert str(path) in str(error)
         return
     assert rows and set(columns) == {column for row in rows for column in row}
-    are_examples_or_refused(make_recipe("data.columns.id=null", "evaluation.slice_by=[]"), path)
+    assert_examples_or_rejected(make_recipe("data.columns.id=null", "evaluation.slice_by=[]"), path)
 
 
-def are_examples_or_refused(recipe: Recipe, path: Path) -> None:
+def assert_examples_or_rejected(recipe: Recipe, path: Path) -> None:
     try:
         examples = load_examples(recipe, Source(path=str(path)))
     except DataError:
@@ -153,11 +154,11 @@ def are_examples_or_refused(recipe: Recipe, path: Path) -> None:
 @given(
     rows=st.lists(st.dictionaries(st.sampled_from(["premise", "hypothesis", "label", "id", "n"]), VALUES), max_size=4)
 )
-def test_any_row_is_an_example_or_refused(rows: list[dict[str, Any]], make_recipe: Any, tmp_path: Path) -> None:
+def test_any_row_is_an_example_or_rejected(rows: list[dict[str, Any]], make_recipe: Any, tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     good = {"premise": "p", "hypothesis": "h", "label": "neutral", "id": "1", "n": 1}
     path.write_text("".join(json.dumps(good | row) + "\n" for row in rows), encoding="utf-8")
-    are_examples_or_refused(make_recipe("evaluation.slice_by=[n]"), path)
+    assert_examples_or_rejected(make_recipe("evaluation.slice_by=[n]"), path)
 
 
 @pytest.fixture(scope="module")
@@ -172,22 +173,22 @@ FIELDS = ["block_count", "context_length", "embedding_length", "feed_forward_len
           "freq_base", "rms_epsilon", "key_length", "value_length", "dimension_count", "bos_token_id"]  # fmt: skip
 
 
-def mutate(content: bytes, choose: random.Random) -> bytearray:
-    """A GGUF file with a few bytes, numbers or fields of its header changed, or its end cut off."""
+def mutate(content: bytes, rng: random.Random) -> bytearray:
+    """Return a GGUF file with changed bytes, numbers or fields in its header, or with its end removed."""
     changed, header = bytearray(content), content.rindex(b"output_norm.weight") + 48
-    for _ in range(choose.randint(1, 3)):
-        kind, at = choose.choice(["byte", "u32", "u64", "field", "field", "cut"]), choose.randrange(4, header)
+    for _ in range(rng.randint(1, 3)):
+        kind, at = rng.choice(["byte", "u32", "u64", "field", "field", "cut"]), rng.randrange(4, header)
         if kind == "byte":
-            changed[at] = choose.randrange(256)
+            changed[at] = rng.randrange(256)
         elif kind == "u32":
-            changed[at : at + 4] = struct.pack("<I", choose.choice(NUMBERS))
+            changed[at : at + 4] = struct.pack("<I", rng.choice(NUMBERS))
         elif kind == "u64":
-            changed[at : at + 8] = struct.pack("<Q", choose.choice([0, 1, 2**33, 2**63, 2**64 - 1]))
+            changed[at : at + 8] = struct.pack("<Q", rng.choice([0, 1, 2**33, 2**63, 2**64 - 1]))
         elif kind == "field":
-            name = choose.choice(FIELDS).encode()
+            name = rng.choice(FIELDS).encode()
             at = content.index(name) + len(name) + 4
-            changed[at : at + 4] = struct.pack("<I", choose.choice(NUMBERS))
-        elif choose.random() < 0.2:
+            changed[at : at + 4] = struct.pack("<I", rng.choice(NUMBERS))
+        elif rng.random() < 0.2:
             del changed[at:]
             break
     return changed
@@ -195,7 +196,7 @@ def mutate(content: bytes, choose: random.Random) -> bytearray:
 
 @fuzz(300)
 @given(seed=st.integers(0, 2**32))
-def test_any_gguf_header_is_read_or_refused(seed: int, gguf: Path, tmp_path: Path) -> None:
+def test_any_gguf_header_is_read_or_rejected(seed: int, gguf: Path, tmp_path: Path) -> None:
     path = tmp_path / "other.gguf"
     path.write_bytes(mutate(gguf.read_bytes(), random.Random(seed)))
     try:
@@ -222,23 +223,24 @@ print("alive")
 """
 
 
-def test_llama_cpp_survives_what_the_header_check_lets_through(gguf: Path, tmp_path: Path) -> None:
+def test_llama_cpp_survives_accepted_headers(gguf: Path, tmp_path: Path) -> None:
+    """llama.cpp loads or rejects every file that the header check accepts, but it never crashes."""
     content = gguf.read_bytes()
-    passed = 0
+    accepted = 0
     for seed in range(400):
         path = tmp_path / f"{seed:03}.gguf"
         path.write_bytes(mutate(content, random.Random(seed)))
         try:
             read_gguf_header(path)
-            passed += 1
+            accepted += 1
         except ModelError:
             path.unlink()
-        if passed == 60:
+        if accepted == 60:
             break
-    assert passed == 60
+    assert accepted == 60
     command = [sys.executable, "-c", LOAD, str(tmp_path)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0 and done.stdout.endswith("alive\n"), done.stdout[-200:] + done.stderr[-500:]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0 and result.stdout.endswith("alive\n"), result.stdout[-200:] + result.stderr[-500:]
 
 
 @pytest.fixture(scope="module")
@@ -251,12 +253,12 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
 
 @fuzz(120)
 @given(data=st.data())
-def test_any_evaluation_is_read_or_refused(data: st.DataObject, run: RunFolder, tmp_path: Path) -> None:
+def test_any_evaluation_is_read_or_rejected(data: st.DataObject, run: RunFolder, tmp_path: Path) -> None:
     for name in ("metrics.json", "predictions.jsonl"):
         content = bytearray((run.eval / "adapter" / name).read_bytes())
         for _ in range(data.draw(st.integers(0, 2))):
-            place, new = data.draw(st.integers(0, len(content) - 1)), data.draw(st.binary(min_size=1, max_size=4))
-            content[place : place + len(new)] = new
+            offset, new = data.draw(st.integers(0, len(content) - 1)), data.draw(st.binary(min_size=1, max_size=4))
+            content[offset : offset + len(new)] = new
         (tmp_path / name).write_bytes(content)
     try:
         assert len(read_evaluation(tmp_path).row_hashes) > 0
@@ -270,7 +272,7 @@ def test_any_evaluation_is_read_or_refused(data: st.DataObject, run: RunFolder, 
     value=VALUES,
     data=st.data(),
 )
-def test_a_report_shows_any_files_of_a_run_or_refuses_them(
+def test_any_run_file_is_reported_or_rejected(
     name: str, value: Any, data: st.DataObject, tmp_path_factory: pytest.TempPathFactory, run: RunFolder
 ) -> None:
     path = run.path / name

@@ -1,4 +1,4 @@
-"""No pickle and no foreign code: not asked for in the source, not run where a model, an adapter or a dataset has it."""
+"""The source never unpickles or runs remote code, even if a model, an adapter or a dataset contains it."""
 
 import json
 import pickle
@@ -19,7 +19,7 @@ SOURCES = sorted(path for folder in ("toolkit", "tools", "scripts") for path in 
 
 
 class Trap:
-    """Makes a file when it is unpickled."""
+    """An object that creates a file when it is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -28,21 +28,21 @@ class Trap:
         return Path.touch, (self.path,)  # type: ignore[return-value]
 
 
-def lay(folder: Path) -> Path:
-    """Code and pickles in a folder, each of which would make the file that is returned."""
-    sprung = folder / "sprung"
-    code = f"from pathlib import Path\nPath({str(sprung)!r}).touch()\nclass Own: pass\n"
+def set_traps(folder: Path) -> Path:
+    """Put code and pickles into a folder, each of which creates the returned file when it runs."""
+    marker = folder / "sprung"
+    code = f"from pathlib import Path\nPath({str(marker)!r}).touch()\nclass Own: pass\n"
     for name in ("own.py", "modeling_own.py", "tokenization_own.py", "setup.py", "__init__.py"):
         (folder / name).write_text(code, encoding="utf-8")
     for name in ("pytorch_model.bin", "adapter_model.bin", "training_args.bin", "optimizer.pt", "model.pkl"):
-        (folder / name).write_bytes(pickle.dumps(Trap(sprung)))
-    return sprung
+        (folder / name).write_bytes(pickle.dumps(Trap(marker)))
+    return marker
 
 
-def test_the_trap_works(tmp_path: Path) -> None:
-    sprung = lay(tmp_path)
+def test_traps_work(tmp_path: Path) -> None:
+    marker = set_traps(tmp_path)
     pickle.loads((tmp_path / "pytorch_model.bin").read_bytes())  # noqa: S301
-    assert sprung.exists()
+    assert marker.exists()
 
 
 def test_no_source_unpickles_or_trusts_code() -> None:
@@ -54,16 +54,17 @@ def test_no_source_unpickles_or_trusts_code() -> None:
     assert len(SOURCES) > 90
     for path in SOURCES:
         text = re.sub(r"\.eval\(\)", "", path.read_text(encoding="utf-8"))
-        assert (found := forbidden.search(text)) is None, f"{path}: {found.group() if found else ''}"
+        assert (match := forbidden.search(text)) is None, f"{path}: {match.group() if match else ''}"
 
 
-def test_every_load_of_a_model_or_tokenizer_forbids_code_and_network() -> None:
+def test_model_loading_forbids_remote_code() -> None:
     calls = 0
     for path in SOURCES:
         for call in re.findall(
             r"(?<!ModelShape)\.from_(?:pretrained|config)\(((?:[^()]|\([^()]*\))*)\)", path.read_text(encoding="utf-8")
         ):
-            if "adapter" in call or "save_pretrained" in call or not call.strip(". "):  # PEFT's, and words of a hint
+            # PEFT loads adapters, and a hint in a message contains `.from_pretrained(...)`.
+            if "adapter" in call or "save_pretrained" in call or not call.strip(". "):
                 continue
             calls += 1
             assert "trust_remote_code=False" in call, f"{path}: {call}"
@@ -72,23 +73,23 @@ def test_every_load_of_a_model_or_tokenizer_forbids_code_and_network() -> None:
 
 @pytest.mark.parametrize("kind", ["config.json", "tokenizer_config.json"])
 @pytest.mark.parametrize("model_type", ["llama", "own"])
-def test_a_models_own_code_never_runs(
+def test_custom_model_code_never_runs(
     kind: str, model_type: str, tiny_model: Path, call: Call, make_recipe: Callable[..., Recipe], tmp_path: Path
 ) -> None:
-    from tests.end_to_end.bad_inputs import GOOD
+    from tests.end_to_end.bad_inputs import VALID
 
     folder = tmp_path / "model"
     shutil.copytree(tiny_model, folder)
-    sprung = lay(folder)
+    marker = set_traps(folder)
     own = {"AutoConfig": "own.Own", "AutoModelForCausalLM": "own.Own", "AutoTokenizer": ["own.Own", "own.Own"]}
     config = json.loads((folder / kind).read_text(encoding="utf-8")) | {"auto_map": own}
     config |= {"model_type": model_type} if kind == "config.json" else {"tokenizer_class": "Own"}
     (folder / kind).write_text(json.dumps(config), encoding="utf-8")
     recipe = tmp_path / "recipe.yaml"
-    recipe.write_text(GOOD, encoding="utf-8")
+    recipe.write_text(VALID, encoding="utf-8")
     code, _, err = call("sft", recipe, "--set", f"model.name={folder}", "--output-dir", tmp_path / "run")
-    assert code == 2 and f"{kind} names code of its own (auto_map), which is never run" in err
-    assert not sprung.exists()
+    assert code == 2 and f"{kind} refers to custom code (auto_map), which is never run" in err
+    assert not marker.exists()
 
 
 Trapped = tuple[Path, Path, list[Path]]
@@ -96,25 +97,23 @@ Trapped = tuple[Path, Path, list[Path]]
 
 @pytest.fixture
 def trapped(tiny_model: Path, trained: RunFolder, tmp_path: Path) -> Trapped:
-    """A model's and an adapter's folder with traps beside their weights, and what springs where one is stepped on."""
+    """A model folder and an adapter folder with traps next to the weights, and the files that the traps create."""
     model, adapter = tmp_path / "model", tmp_path / "adapter"
     shutil.copytree(tiny_model, model)
     shutil.copytree(trained.adapter, adapter)
-    return model, adapter, [lay(model), lay(adapter)]
+    return model, adapter, [set_traps(model), set_traps(adapter)]
 
 
-def test_pickles_and_code_beside_safetensors_are_left_alone(
-    trapped: Trapped, make_recipe: Callable[..., Recipe]
-) -> None:
+def test_traps_next_to_safetensors_are_ignored(trapped: Trapped, make_recipe: Callable[..., Recipe]) -> None:
     from toolkit.models.loading import load_for_scoring
     from toolkit.models.precision import Precision
 
     model, adapter, traps = trapped
     load_for_scoring(model, make_recipe(), Precision("float32", "test"), adapter)
-    assert not any(sprung.exists() for sprung in traps)
+    assert not any(marker.exists() for marker in traps)
 
 
-def test_what_is_pickled_alone_is_refused_unread(trapped: Trapped) -> None:
+def test_pickled_weights_are_rejected_unread(trapped: Trapped) -> None:
     from toolkit.models.loading import load_adapter
     from toolkit.models.model_folder import find_model
 
@@ -125,21 +124,21 @@ def test_what_is_pickled_alone_is_refused_unread(trapped: Trapped) -> None:
         find_model(str(model))
     with pytest.raises(ModelError, match=r"pickled \.bin files are not read"):
         load_adapter(None, adapter)
-    assert not any(sprung.exists() for sprung in traps)
+    assert not any(marker.exists() for marker in traps)
 
 
-def test_a_datasets_loading_script_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dataset_loading_script_never_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from toolkit.data.hub import load_hub_rows
     from toolkit.data.sources import read_rows
 
     folder = tmp_path / "data"
     folder.mkdir()
-    sprung = lay(folder)
+    marker = set_traps(folder)
     shutil.copy(folder / "own.py", folder / "data.py")
-    with pytest.raises(DataError, match="is a file or folder, but not one of"):
+    with pytest.raises(DataError, match="is a local file or folder, but its name does not end in one of"):
         read_rows(Source(path=str(folder), split="train"))
     monkeypatch.setattr("toolkit.data.hub._is_reachable", lambda _: True)
-    for path in (folder, folder / "data.py"):  # and what a hub id of such a dataset would come to
+    for path in (folder, folder / "data.py"):  # the folder or script that a Hub id of such a dataset resolves to
         with pytest.raises(DataError, match="neither a local file nor a dataset"):
             load_hub_rows(str(path), None, "train")
-    assert not sprung.exists()
+    assert not marker.exists()

@@ -1,4 +1,4 @@
-"""With every socket closed, what uses local or embedded models and data works, and nothing tries the network."""
+"""Local and embedded models and data work without a network, and nothing attempts to connect."""
 
 import os
 import subprocess
@@ -9,9 +9,9 @@ import yaml
 
 from tests.conftest import RECIPE, ROOT
 
-# Run first in each process. llama.cpp's server listens on 127.0.0.1 and is asked there; all else is an attempt.
-# A hook of the interpreter itself: no import, patch or thread gets around it.
-CLOSED = """
+# Runs first in each process and ends it at the first connection attempt. Requests to 127.0.0.1 are allowed because
+# llama.cpp's server listens there. An audit hook belongs to the interpreter: no import, patch or thread can avoid it.
+BLOCK_NETWORK = """
 import os, socket, sys
 
 def audit(event, arguments):
@@ -29,29 +29,29 @@ sys.addaudithook(audit)
 """
 
 
-def closed(tmp_path: Path, code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    """Run code in a process of its own without network, proxies and caches."""
+def run_offline(tmp_path: Path, code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run code in a separate process without a network, with an unreachable proxy and an empty cache."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "TRANSFORMERS_"))}
     environment |= {"PYTHONPATH": str(ROOT), "HF_HOME": str(tmp_path / "hf"), "https_proxy": "http://192.0.2.1:9"}
-    command = [sys.executable, "-c", CLOSED + code, *map(str, arguments)]
+    command = [sys.executable, "-c", BLOCK_NETWORK + code, *map(str, arguments)]
     return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
 
 
-def test_an_attempt_is_noticed(tmp_path: Path) -> None:
+def test_connection_attempts_are_detected(tmp_path: Path) -> None:
     for code in (
         "import urllib.request; urllib.request.urlopen('http://huggingface.co')",
         "socket.create_connection(('192.0.2.1', 80))",
         "from huggingface_hub import snapshot_download; snapshot_download('nobody/nothing')",
     ):
-        done = closed(tmp_path, code)
-        assert done.returncode == 99 and "NETWORK" in done.stderr
+        result = run_offline(tmp_path, code)
+        assert result.returncode == 99 and "NETWORK" in result.stderr
 
 
-def test_train_evaluate_export_and_predict_need_no_network(tmp_path: Path) -> None:
+def test_main_commands_need_no_network(tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(yaml.safe_dump(RECIPE), encoding="utf-8")
     limits = ["--set", "training.max_steps=2", "--set", "data.eval.limit=6", "--set", "data.calibration_share=0.2"]
-    # One process for all: importing the training packages takes most of the time.
+    # All commands share one process because importing the training packages takes most of the time.
     code = """
 from tests.conftest import load_script
 from toolkit.cli.command_line import run_command
@@ -76,13 +76,13 @@ for name, *arguments in [
     if (code := run_command(lambda: script.main(parsed))) != 0:
         sys.exit(f"{name} {arguments}: {code}")
 """
-    done = closed(tmp_path, code, tmp_path / "run", recipe, *limits)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert "NETWORK" not in done.stderr
+    result = run_offline(tmp_path, code, tmp_path / "run", recipe, *limits)
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert "NETWORK" not in result.stderr
     for name in ("adapter/README.md", "report.html", "gguf/run-q8_0.gguf", "gguf/parity.json", "compare"):
         assert (tmp_path / "run" / name).exists()
 
 
 def test_importing_needs_no_network(tmp_path: Path) -> None:
-    done = closed(tmp_path, "import toolkit.data.hub, toolkit.cli.doctor; toolkit.cli.doctor.main()")
-    assert done.returncode == 0, done.stderr[-2000:]
+    result = run_offline(tmp_path, "import toolkit.data.hub, toolkit.cli.doctor; toolkit.cli.doctor.main()")
+    assert result.returncode == 0, result.stderr[-2000:]

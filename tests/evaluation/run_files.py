@@ -1,4 +1,4 @@
-"""A run's folder made by hand, for what reads one: recipe.yaml, run.json, evaluations whose numbers are computed."""
+"""Run folders made without training, for tests of code that reads them: recipe.yaml, run.json and evaluations."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,7 @@ HOSTILE = "<script>alert('é')</script> & \"<|eot_id|>\" {{ 7 * 7 }} </td> | \ue
 
 
 def make_run(folder: Path, **changes: dict[str, Any]) -> RunFolder:
-    """A trained run without weights; `changes` are merged into the sections of its recipe."""
+    """Make a trained run without weights; `changes` are merged into the sections of its recipe."""
     values = {section: {**RECIPE[section], **changes.get(section, {})} for section in {**RECIPE, **changes}}
     folder.mkdir(parents=True)
     run = RunFolder(folder)
@@ -47,13 +47,13 @@ def make_run(folder: Path, **changes: dict[str, Any]) -> RunFolder:
 
 
 def write_log(run: RunFolder, losses: list[float | None]) -> None:
-    """train_log.jsonl with these losses."""
+    """Write a train_log.jsonl with these losses."""
     lines = [json.dumps({"step": step, "loss": loss}) for step, loss in enumerate(losses, 1)]
     run.train_log.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def make_predictions(n: int, seed: int = 0) -> tuple[list[Example], Predictions]:
-    """Rows whose scores lean to the gold label, about two thirds right."""
+    """Make rows with random scores that favor the gold label, about two thirds of them correct."""
     random = np.random.default_rng(seed)
     gold = random.integers(3, size=n)
     scores = random.normal(size=(n, 3))
@@ -66,7 +66,7 @@ def make_predictions(n: int, seed: int = 0) -> tuple[list[Example], Predictions]
 
 
 def write_evaluation(run: RunFolder, name: str, n: int = 90, seed: int = 0, **fields: Any) -> dict[str, Any]:
-    """eval/<name>/ as evaluate() leaves it; `fields` replace those of metrics.json, which is returned."""
+    """Write eval/<name>/ as `evaluate` does; `fields` replace those of metrics.json, which is returned."""
     examples, predictions = make_predictions(n, seed)
     metrics: dict[str, Any] = {
         "n": n,
@@ -85,7 +85,7 @@ def write_evaluation(run: RunFolder, name: str, n: int = 90, seed: int = 0, **fi
 
 
 def write_predictions(path: Path, examples: list[Example], predictions: Predictions) -> None:
-    """predictions.jsonl as the evaluation writes it."""
+    """Write a predictions.jsonl as `evaluate` does."""
     probabilities = np.exp(predictions.log_probabilities).tolist()
     with path.open("w", encoding="utf-8") as file:
         for example, predicted, row in zip(examples, predictions.predicted, probabilities, strict=True):

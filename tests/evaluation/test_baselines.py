@@ -1,4 +1,4 @@
-"""Baselines: they know the training rows alone, and see a hypothesis that gives its label away."""
+"""Baselines: they are fitted on training rows only, and detect hypotheses that reveal their label."""
 
 import json
 from pathlib import Path
@@ -12,16 +12,16 @@ from toolkit.evaluation.baselines import answer_warnings, baseline_accuracies, d
 LABELS = ("entailment", "neutral", "contradiction")
 
 
-def test_a_word_that_gives_the_label_away_is_found_without_the_premise() -> None:
-    tell = {"entailment": "oui", "neutral": "peut-être", "contradiction": "jamais"}
-    train = [Example(str(i), "p", f"mot{i} {tell[LABELS[i % 3]]}", LABELS[i % 3]) for i in range(60)]
-    evaluation = [Example(str(i), "p", f"autre{i} {tell[LABELS[i % 3]]}", LABELS[i % 3]) for i in range(30)]
+def test_hypothesis_only_finds_revealing_words() -> None:
+    clue_of = {"entailment": "oui", "neutral": "peut-être", "contradiction": "jamais"}
+    train = [Example(str(i), "p", f"mot{i} {clue_of[LABELS[i % 3]]}", LABELS[i % 3]) for i in range(60)]
+    evaluation = [Example(str(i), "p", f"autre{i} {clue_of[LABELS[i % 3]]}", LABELS[i % 3]) for i in range(30)]
     accuracies = baseline_accuracies(train, evaluation, LABELS)
     assert accuracies["hypothesis_only"] == 1.0
     assert accuracies["random"] == 1 / 3
 
 
-def test_majority_is_the_training_rows_majority() -> None:
+def test_majority_comes_from_training_rows() -> None:
     train = [
         Example("1", "p", "a b", "neutral"),
         Example("2", "p", "c d", "neutral"),
@@ -31,38 +31,40 @@ def test_majority_is_the_training_rows_majority() -> None:
     assert baseline_accuracies(train, evaluation, LABELS)["majority"] == 0.25
 
 
-def test_a_word_of_the_premise_is_seen_only_with_the_premise() -> None:
-    tell = {"entailment": "oui", "neutral": "peut-être", "contradiction": "jamais"}
-    rows = [Example(str(i), f"mot{i} {tell[LABELS[i % 3]]}", "même texte", LABELS[i % 3]) for i in range(90)]
+def test_premise_words_need_the_premise() -> None:
+    """A label that only the premise reveals is found by `premise_hypothesis` and not by `hypothesis_only`."""
+    clue_of = {"entailment": "oui", "neutral": "peut-être", "contradiction": "jamais"}
+    rows = [Example(str(i), f"mot{i} {clue_of[LABELS[i % 3]]}", "même texte", LABELS[i % 3]) for i in range(90)]
     accuracies = baseline_accuracies(rows[:60], rows[60:], LABELS)
     assert accuracies["premise_hypothesis"] == 1.0
     assert accuracies["hypothesis_only"] == pytest.approx(1 / 3)
 
 
-def test_a_word_says_something_else_in_the_premise_than_in_the_hypothesis() -> None:
+def test_premise_and_hypothesis_have_separate_features() -> None:
     words = ["oui", "non"]
-    # Both words stand in every row: only who says which tells the label.
+    # Every row contains both words. The label depends only on which of them is in the premise.
     rows = [Example(str(i), words[i % 2], words[1 - i % 2], LABELS[i % 2]) for i in range(40)]
     assert baseline_accuracies(rows[:20], rows[20:], LABELS)["premise_hypothesis"] == 1.0
 
 
 def evaluation_rows(count: int, majority: float = 1 / 3) -> list[Example]:
-    common = round(majority * count)
-    return [Example(str(i), "p", "h", LABELS[0] if i < common else LABELS[1 + i % 2]) for i in range(count)]
+    majority_count = round(majority * count)
+    return [Example(str(i), "p", "h", LABELS[0] if i < majority_count else LABELS[1 + i % 2]) for i in range(count)]
 
 
-def test_a_hypothesis_only_score_that_chance_explains_is_no_warning() -> None:
+def test_chance_level_scores_give_no_warning() -> None:
     rows = evaluation_rows(600)
     for score in (0.25, 1 / 3, 0.36):
         assert data_warnings({"hypothesis_only": score}, rows) == []
     assert data_warnings({}, rows) == []
-    # The commonest label explains it.
+    # The share of the majority class explains the score.
     assert data_warnings({"hypothesis_only": 0.6}, evaluation_rows(600, majority=0.58)) == []
-    # Few rows may do so by luck.
+    # On few rows, luck explains the score.
     assert data_warnings({"hypothesis_only": 0.5}, evaluation_rows(24)) == []
 
 
-def test_a_hypothesis_only_score_warns_where_luck_reaches_it_less_than_once_in_a_thousand() -> None:
+def test_warning_starts_at_significance_level() -> None:
+    """The warning starts at the smallest score that luck reaches in less than one of a thousand samples."""
     rows = evaluation_rows(2490)
     smallest = next(n for n in range(830, 2490) if binom.sf(n - 1, 2490, 1 / 3) < 0.001)
     assert round(smallest / 2490, 3) == 0.363
@@ -71,7 +73,7 @@ def test_a_hypothesis_only_score_warns_where_luck_reaches_it_less_than_once_in_a
     assert "36.3% [34.4%, 38.2%] of 2,490 rows" in warning and "33.3%" in warning
 
 
-def test_hypotheses_of_xnli_in_french_give_their_label_away(shared: Path) -> None:
+def test_xnli_hypotheses_reveal_labels(shared: Path) -> None:
     def load(name: str) -> list[Example]:
         lines = (shared / "data" / "xnli_fr" / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
         return [Example(**json.loads(line)) for line in lines]
@@ -83,14 +85,17 @@ def test_hypotheses_of_xnli_in_french_give_their_label_away(shared: Path) -> Non
     assert len(data_warnings(accuracies, evaluation)) == 1
 
 
-def test_answers_that_tell_nothing_apart_or_less_than_words_do_are_told() -> None:
+def test_poor_answers_give_warnings() -> None:
+    """Warnings appear if all answers are the same or a bag-of-words classifier is clearly better."""
     rows = evaluation_rows(9)
     gold = [row.label for row in rows]
     assert answer_warnings(gold, rows, {"hypothesis_only": 0.9}) == []
-    (alike,) = answer_warnings(["neutral"] * 9, rows, {})
-    assert alike.startswith("Every row is answered alike (neutral)")
+    (same_answer,) = answer_warnings(["neutral"] * 9, rows, {})
+    assert same_answer.startswith("Every row gets the same answer (neutral)")
     assert answer_warnings(["neutral"] * 3, [row for row in rows if row.label == "neutral"], {}) == []
     worse = [LABELS[0] if label == LABELS[1] else label for label in gold]
-    assert answer_warnings(worse, rows, {"premise_hypothesis": 0.8}) == [], "so few rows do not tell"
-    (words,) = answer_warnings(worse, rows, {"random": 1 / 3, "premise_hypothesis": 0.95})
-    assert words.startswith("A linear classifier of words alone is right in 95.0% of the rows, this model in 66.7% [")
+    assert answer_warnings(worse, rows, {"premise_hypothesis": 0.8}) == [], "nine rows are too few"
+    (bag_of_words,) = answer_warnings(worse, rows, {"random": 1 / 3, "premise_hypothesis": 0.95})
+    assert bag_of_words.startswith(
+        "A linear bag-of-words classifier is right on 95.0% of the rows, this model on only 66.7% ["
+    )

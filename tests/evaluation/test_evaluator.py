@@ -1,4 +1,4 @@
-"""An evaluation as a whole: rows that training held back calibrate it, and others do not."""
+"""Complete evaluations: only rows that were held out during training are used for calibration."""
 
 import json
 import shlex
@@ -12,7 +12,7 @@ import pytest
 from scipy.special import softmax
 
 from toolkit.data.splits import load_splits
-from toolkit.inference.prediction import stored_temperature
+from toolkit.inference.prediction import load_temperature
 from toolkit.recipe.loading import load_recipe
 from toolkit.recipe.schema import Recipe
 from toolkit.reporting.report_data import gather_report
@@ -25,10 +25,10 @@ Call = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory, make_recipe: Callable[..., Recipe], tiny_model: Path) -> RunFolder:
-    """A run of which a quarter of the 48 rows was held back."""
+    """A run that held out a quarter of its 48 rows for calibration."""
     from toolkit.training.training_run import TrainingOptions, train_run
 
-    run = RunFolder(tmp_path_factory.mktemp("held") / "small")
+    run = RunFolder(tmp_path_factory.mktemp("calibrated") / "small")
     recipe = make_recipe(f"model.name={tiny_model}", "data.calibration_share=0.25")
     train_run(recipe, run, TrainingOptions())
     return run
@@ -38,34 +38,36 @@ def metrics_of(run: RunFolder, name: str) -> dict[str, Any]:
     return json.loads((run.eval / name / "metrics.json").read_text(encoding="utf-8"))
 
 
-def test_held_back_rows_are_not_trained_on(run: RunFolder) -> None:
+def test_held_out_rows_are_not_trained_on(run: RunFolder) -> None:
     data, tokens = run.record["data"], run.record["tokens"]
     assert (data["train"]["rows"], data["calibration"]["rows"]) == (36, 12)
     assert tokens["rows"] == 36
 
 
-def test_a_temperature_is_fitted_on_them_and_measured_on_the_evaluation_rows(call: Call, run: RunFolder) -> None:
+def test_temperature_is_fitted_on_held_out_rows(call: Call, run: RunFolder) -> None:
+    """The temperature is fitted on the held-out rows, and its effect is measured on the evaluation rows."""
     for model in ("base", "adapter"):
         code, out, err = call("eval_generate", run.path, "--model", model)
         assert code == 0, err
-        assert "fitted on 12 rows held back from training" in out
+        assert "fitted on 12 held-out training rows" in out
     metrics = metrics_of(run, "adapter")
-    found = metrics["calibration"]
+    calibration = metrics["calibration"]
     assert (
-        found["rows"] == 12
-        and found["temperature"] == stored_temperature(TrainedRun.open(run.path), ModelRef("adapter")) != 1.0
+        calibration["rows"] == 12
+        and calibration["temperature"] == load_temperature(TrainedRun.open(run.path), ModelRef("adapter")) != 1.0
     )
-    assert found["before"] == {key: metrics[key] for key in ("nll", "ece", "brier")}
-    assert found["after"] != found["before"]
+    assert calibration["before"] == {key: metrics[key] for key in ("nll", "ece", "brier")}
+    assert calibration["after"] != calibration["before"]
     assert (run.eval / "adapter" / "reliability.png").read_bytes().startswith(b"\x89PNG")
-    assert stored_temperature(TrainedRun.open(run.path), ModelRef("base")) != found["temperature"]
+    assert load_temperature(TrainedRun.open(run.path), ModelRef("base")) != calibration["temperature"]
     assert metrics["baselines"]["base_zero_shot"] == metrics_of(run, "base")["accuracy"]
     assert "base_zero_shot" not in metrics_of(run, "base")["baselines"]
     assert metrics["premise_groups"] == 8 and metrics["warnings"] == []
 
 
 @pytest.mark.parametrize("override", ["seed=1", "data.calibration_share=0.5", "data.train.limit=45"])
-def test_rows_that_were_not_held_back_by_the_run_calibrate_nothing(call: Call, run: RunFolder, override: str) -> None:
+def test_other_held_out_rows_are_not_used(call: Call, run: RunFolder, override: str) -> None:
+    """No temperature is fitted if an override selects other rows than those that the run held out."""
     before = {path.name for path in run.eval.glob("*")}
     code, out, err = call("eval_generate", run.path, "--set", override)
     assert code == 0, err
@@ -75,7 +77,7 @@ def test_rows_that_were_not_held_back_by_the_run_calibrate_nothing(call: Call, r
     assert metrics["calibration"] is None and "may have been trained on" in metrics["warnings"][0]
 
 
-def test_a_look_at_few_rows_fits_no_temperature(call: Call, run: RunFolder) -> None:
+def test_limited_evaluations_fit_no_temperature(call: Call, run: RunFolder) -> None:
     assert call("eval_generate", run.path, "--limit", "3")[0] == 0
     metrics = metrics_of(run, "adapter@nli-fr-dev-limit3")
     assert metrics["calibration"] is None and metrics["warnings"] == []
@@ -88,16 +90,16 @@ def test_calibration_needs_no_baselines(call: Call, run: RunFolder) -> None:
     assert metrics["baselines"] == {} and metrics["calibration"]["rows"] == 12
 
 
-def test_the_held_back_rows_are_those_of_the_saved_recipe(run: RunFolder) -> None:
+def test_held_out_premises_occur_nowhere_else(run: RunFolder) -> None:
     splits = load_splits(load_recipe(run.recipe_file))
     premises = {row.premise for row in splits.unseen_calibration_set}
     assert premises and not premises & {row.premise for row in [*splits.train, *splits.eval]}
 
 
-def test_evaluations_of_one_run_are_compared(call: Call, run: RunFolder) -> None:
+def test_evaluations_of_a_run_are_compared(call: Call, run: RunFolder) -> None:
     code, out, err = call("compare", run.eval / "adapter", run.eval / "base")
     assert code == 0, err
-    assert str(run.path / "compare" / "adapter--base") in out and "small/adapter less small/base" in out
+    assert str(run.path / "compare" / "adapter--base") in out and "small/adapter minus small/base" in out
     assert (
         metrics_of(run, "adapter")["accuracy"]
         == json.loads((run.path / "compare" / "adapter--base" / "compare.json").read_text(encoding="utf-8"))[
@@ -106,7 +108,8 @@ def test_evaluations_of_one_run_are_compared(call: Call, run: RunFolder) -> None
     )
 
 
-def test_a_gguf_has_a_temperature_of_its_own_that_predict_uses(call: Call, run: RunFolder) -> None:
+def test_predict_uses_the_gguf_temperature(call: Call, run: RunFolder) -> None:
+    """A GGUF file has its own temperature, which prediction requires and applies."""
     assert call("export_gguf", run.path, "--quant", "f16")[0] == 0
     gguf = run.gguf("f16")
     pair = ["--premise", "Il pleut.", "--hypothesis", "Il neige."]
@@ -126,21 +129,20 @@ def test_a_gguf_has_a_temperature_of_its_own_that_predict_uses(call: Call, run: 
     np.testing.assert_allclose(np.array(calibrated) / sum(calibrated), softened, atol=0.02)
 
 
-def test_free_answers_are_compared_with_constrained_ones(call: Call, run: RunFolder) -> None:
+def test_free_and_constrained_answers_are_compared(call: Call, run: RunFolder) -> None:
     assert call("eval_generate", run.path, "--mode", "free")[0] == 0
     code, out, err = call("compare", run.eval / "adapter", run.eval / "adapter@nli-fr-dev-free")
     assert code == 0, err
-    assert "small/adapter less small/adapter@nli-fr-dev-free" in out
+    assert "small/adapter minus small/adapter@nli-fr-dev-free" in out
     folder = run.path / "compare" / "adapter--adapter@nli-fr-dev-free"
-    modes = [one["mode"] for one in json.loads((folder / "compare.json").read_text(encoding="utf-8"))["evaluations"]]
-    assert modes == ["constrained", "free"]
+    record = json.loads((folder / "compare.json").read_text(encoding="utf-8"))
+    assert [evaluation["mode"] for evaluation in record["evaluations"]] == ["constrained", "free"]
     differing = [json.loads(line) for line in (folder / "differences.jsonl").read_text(encoding="utf-8").splitlines()]
     assert len(differing) >= metrics_of(run, "adapter@nli-fr-dev-free")["invalid"]
 
 
-def test_other_rows_may_have_other_columns_and_the_report_says_how_to_read_them_again(
-    call: Call, run: RunFolder, tmp_path: Path
-) -> None:
+def test_report_command_repeats_an_evaluation(call: Call, run: RunFolder, tmp_path: Path) -> None:
+    """Rows with other columns and labels are evaluated, and the command in the report gives the same metrics."""
     path = tmp_path / "autres.tsv"
     rows = [(f"Le chat {i} dort.", f"Le chien {i} dort.", i % 3) for i in range(9)]
     lines = ["-e prémisse\thypo\tclasse", *("\t".join(map(str, row)) for row in rows)]
@@ -152,7 +154,7 @@ def test_other_rows_may_have_other_columns_and_the_report_says_how_to_read_them_
     (folder,) = run.eval.glob("adapter@*autres-set*")
     first = metrics_of(run, folder.name)
     assert first["n"] == 9 and first["baselines"]["majority"] == pytest.approx(1 / 3)
-    assert first["calibration"], "the rows held back from training are read by the run's own names"
+    assert first["calibration"], "the held-out rows are read with the run's own column names"
 
     command = next(line for line in gather_report(TrainedRun.open(run.path)).commands if str(path) in line)
     copy = RunFolder(run.path.with_name("small-again"))

@@ -1,4 +1,4 @@
-"""Free answers that are no label: wrong, counted by gold label, shown with the ten most frequent."""
+"""Invalid answers: they count as wrong, are counted by gold label, and the ten most frequent are shown."""
 
 from toolkit.data.example import Example
 from toolkit.evaluation.invalid_answers import invalid_answer_metrics, invalid_lines
@@ -9,7 +9,8 @@ def example(label: str) -> Example:
     return Example("1", "p", "h", label)
 
 
-def test_invalid_answers_are_wrong_and_in_no_labels_column() -> None:
+def test_invalid_answers_are_wrong() -> None:
+    """An invalid answer counts as wrong and is in no label's column of the confusion matrix."""
     examples = [example(label) for label in "aabbb"]
     predictions = Predictions(("a", "b"), ["a", None, None, "a", None], None, ["a", "c'est a", "non ", "a", " non"])
     metrics = compute_metrics(examples, predictions) | invalid_answer_metrics(examples, predictions)
@@ -18,17 +19,17 @@ def test_invalid_answers_are_wrong_and_in_no_labels_column() -> None:
     assert metrics["invalid_answers"] == [["non", 2], ["c'est a", 1]]
     assert metrics["nll"] is metrics["ece"] is metrics["greedy_vs_likelihood_disagreements"] is None
     lines = invalid_lines({**metrics, "n": 5})
-    assert "60.0% of the answers are no label" in lines[0] and "'non'" in lines[1]
+    assert "60.0% of the answers are not a label" in lines[0] and "'non'" in lines[1]
 
 
-def test_only_the_ten_most_frequent_are_kept() -> None:
+def test_ten_most_frequent_answers_are_kept() -> None:
     answers = [f"answer {i}" for i in range(30) for _ in range(i)]
     examples = [example("a")] * len(answers)
-    figures = invalid_answer_metrics(examples, Predictions(("a",), [None] * len(answers), None, answers))
-    assert figures["invalid_answers"] == [[f"answer {i}", i] for i in range(29, 19, -1)]
+    metrics = invalid_answer_metrics(examples, Predictions(("a",), [None] * len(answers), None, answers))
+    assert metrics["invalid_answers"] == [[f"answer {i}", i] for i in range(29, 19, -1)]
 
 
-def test_where_all_answers_are_labels_nothing_is_shown() -> None:
-    figures = invalid_answer_metrics([example("a")], Predictions(("a",), ["a"], None, ["a"]))
-    assert figures == {"invalid_answers": [], "invalid_by_label": {"a": 0}}
-    assert invalid_lines({"invalid": 0, **figures}) == []
+def test_valid_answers_show_nothing() -> None:
+    metrics = invalid_answer_metrics([example("a")], Predictions(("a",), ["a"], None, ["a"]))
+    assert metrics == {"invalid_answers": [], "invalid_by_label": {"a": 0}}
+    assert invalid_lines({"invalid": 0, **metrics}) == []

@@ -1,4 +1,4 @@
-"""A run's results, read back."""
+"""Evaluations that are loaded from a run's folder."""
 
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,8 @@ def evaluation(name: str, **metrics: Any) -> Evaluation:
     return Evaluation(name, Path(name), BASE | metrics)
 
 
-def test_the_base_models_zero_shot_is_its_plain_evaluation_of_the_same_rows() -> None:
+def test_zero_shot_baseline_needs_a_plain_evaluation() -> None:
+    """Only an evaluation of the base on the same rows, constrained and without shots, gives the baseline."""
     others = [
         evaluation("base-free", mode="free"),
         evaluation("base-shots4", shots=4),
@@ -32,30 +33,36 @@ def test_the_base_models_zero_shot_is_its_plain_evaluation_of_the_same_rows() ->
     assert base_zero_shot([*others, plain], "g") == base_zero_shot([*others, plain], None) == {}
 
 
-def test_a_base_that_was_measured_after_the_adapter_stands_beside_it_all_the_same() -> None:
+def test_zero_shot_baseline_is_added_later() -> None:
+    """The base's accuracy becomes a baseline of the adapter even if the base was evaluated after it."""
     adapter = evaluation("adapter", model="adapter", baselines={"random": 1 / 3, "base_zero_shot": 0.2})
     without = evaluation("merged", model="merged", baselines={})
-    found = with_base_zero_shot([adapter, without, evaluation("base", baselines={"random": 1 / 3})])
-    assert found[0].metrics["baselines"] == {"random": 1 / 3, "base_zero_shot": 0.4}
-    assert found[1] is without, "baselines that were not asked for are not made up"
-    assert found[2].metrics["baselines"] == {"random": 1 / 3}, "the base is no baseline of itself"
+    evaluations = with_base_zero_shot([adapter, without, evaluation("base", baselines={"random": 1 / 3})])
+    assert evaluations[0].metrics["baselines"] == {"random": 1 / 3, "base_zero_shot": 0.4}
+    assert evaluations[1] is without, "baselines are not added if they were turned off"
+    assert evaluations[2].metrics["baselines"] == {"random": 1 / 3}, "the base is not a baseline for itself"
 
 
-def test_figures_are_those_of_metrics_json(tmp_path: Path) -> None:
+def test_attributes_match_metrics_json(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
     metrics = write_evaluation(run, "adapter", warnings=["Beware."])
-    one = load_evaluation(run.eval / "adapter")
-    assert (one.name, one.folder, one.metrics) == ("adapter", run.eval / "adapter", metrics)
-    assert (one.accuracy, list(one.accuracy_interval)) == (metrics["accuracy"], metrics["accuracy_ci95"])
-    assert (one.macro_f1, list(one.macro_f1_interval)) == (metrics["macro"]["f1"], metrics["macro_f1_ci95"])
-    assert (one.nll, one.ece, one.brier) == (metrics["nll"], metrics["ece"], metrics["brier"])
-    assert (one.n, one.labels, one.chance) == (90, list(LABELS), 1 / 3)
-    assert (one.baselines, one.warnings) == (metrics["baselines"], ["Beware."])
-    assert (one.mode, one.shots, one.source, one.fingerprint) == ("constrained", 0, "embedded:nli-fr:dev", "f")
-    assert repr(one) == f"Evaluation(adapter: accuracy {metrics['accuracy']:.4f} of 90 rows)"
+    result = load_evaluation(run.eval / "adapter")
+    assert (result.name, result.folder, result.metrics) == ("adapter", run.eval / "adapter", metrics)
+    assert (result.accuracy, list(result.accuracy_interval)) == (metrics["accuracy"], metrics["accuracy_ci95"])
+    assert (result.macro_f1, list(result.macro_f1_interval)) == (metrics["macro"]["f1"], metrics["macro_f1_ci95"])
+    assert (result.nll, result.ece, result.brier) == (metrics["nll"], metrics["ece"], metrics["brier"])
+    assert (result.n, result.labels, result.chance) == (90, list(LABELS), 1 / 3)
+    assert (result.baselines, result.warnings) == (metrics["baselines"], ["Beware."])
+    assert (result.mode, result.shots, result.source, result.fingerprint) == (
+        "constrained",
+        0,
+        "embedded:nli-fr:dev",
+        "f",
+    )
+    assert repr(result) == f"Evaluation(adapter: accuracy {metrics['accuracy']:.4f} of 90 rows)"
 
 
-def test_an_evaluation_reports_its_predictions(tmp_path: Path) -> None:
+def test_report_shows_metrics_and_warnings(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
     metrics = write_evaluation(run, "adapter", calibration=None, warnings=[HOSTILE + "\x1b[31m"])
     text = load_evaluation(run.eval / "adapter").report()
@@ -66,10 +73,10 @@ def test_an_evaluation_reports_its_predictions(tmp_path: Path) -> None:
     assert f"WARNING: {HOSTILE}" in text and "\x1b" not in text
 
 
-def test_evaluations_are_listed_without_one_and_without_unfinished_ones(tmp_path: Path) -> None:
+def test_unfinished_evaluations_are_not_loaded(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
     assert load_evaluations(run) == []
     for name in ("base", "adapter", ".adapter.1.partial"):
         write_evaluation(run, name, n=9)
-    assert [one.name for one in load_evaluations(run)] == ["adapter", "base"]
-    assert [one.name for one in load_evaluations(run, exclude=run.eval / "adapter")] == ["base"]
+    assert [evaluation.name for evaluation in load_evaluations(run)] == ["adapter", "base"]
+    assert [evaluation.name for evaluation in load_evaluations(run, exclude=run.eval / "adapter")] == ["base"]

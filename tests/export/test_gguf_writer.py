@@ -1,4 +1,4 @@
-"""The GGUF writer: llama.cpp must compute what torch computes, and cut text into the same tokens."""
+"""The GGUF writer: llama.cpp must compute the same scores as torch and produce the same tokens as transformers."""
 
 import json
 import urllib.request
@@ -51,7 +51,7 @@ def train_tokenizer(ignore_merges: bool = True) -> Tokenizer:
 
 
 def build_model(folder: Path, *, shard_size: str = "1GB", std: float = 0.2, **overrides: Any) -> Path:
-    """A random Llama of two layers, grouped keys, and a head dimension that is not hidden / heads."""
+    """Save a random Llama with two layers, grouped-query attention, and a head dimension other than hidden / heads."""
     tokenizer = train_tokenizer()
     sizes: dict[str, Any] = {
         "vocab_size": tokenizer.get_vocab_size(), "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2,
@@ -60,7 +60,7 @@ def build_model(folder: Path, *, shard_size: str = "1GB", std: float = 0.2, **ov
     }  # fmt: skip
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model("llama", **{**sizes, **overrides}))
-    for parameter in model.parameters():  # large enough for attention to matter, and norms that are not all 1
+    for parameter in model.parameters():  # large enough for attention to matter; norms vary around 1
         torch.nn.init.normal_(parameter, std=std, mean=1.0 if parameter.dim() == 1 else 0.0)
     model.to(torch.float16).save_pretrained(folder, max_shard_size=shard_size)
     tokenizer.save(str(folder / "tokenizer.json"))
@@ -124,67 +124,65 @@ def copy(model: Path, tmp_path: Path) -> Path:
 
 SHAPES: dict[str, dict[str, Any]] = {
     "tied head": {},
-    "own head": {"tie_word_embeddings": False},
+    "untied head": {"tie_word_embeddings": False},
     "biases": {"attention_bias": True, "mlp_bias": True},
     "no scaling": {"rope_parameters": ROPE | {"rope_type": "default"}},
 }
 
 
 @pytest.mark.parametrize("overrides", SHAPES.values(), ids=SHAPES.keys())
-def test_llama_cpp_computes_what_torch_computes(overrides: dict[str, Any], tmp_path: Path) -> None:
+def test_scores_match_torch(overrides: dict[str, Any], tmp_path: Path) -> None:
     folder = build_model(tmp_path / "model", **overrides)
-    found = gguf_scores(export(folder, tmp_path / "model.gguf", "f32"), TRIE, PROMPTS)
+    actual = gguf_scores(export(folder, tmp_path / "model.gguf", "f32"), TRIE, PROMPTS)
     expected = torch_scores(folder, TRIE, PROMPTS)
     assert np.ptp(expected) > 3
-    np.testing.assert_allclose(found, expected, atol=1e-4)
+    np.testing.assert_allclose(actual, expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("file_type, tolerance", [("f16", 1e-3), ("bf16", 0.01)])
-def test_16_bit_files_agree_as_far_as_llama_cpp_rounds_activations(
-    file_type: str, tolerance: float, tmp_path: Path
-) -> None:
+def test_16_bit_files_match_torch(file_type: str, tolerance: float, tmp_path: Path) -> None:
+    """The tolerance is what llama.cpp's rounding of activations explains."""
     folder = build_model(tmp_path / "model", std=0.06)
-    found = gguf_scores(export(folder, tmp_path / "model.gguf", file_type), TRIE, PROMPTS)
+    actual = gguf_scores(export(folder, tmp_path / "model.gguf", file_type), TRIE, PROMPTS)
     expected = torch_scores(folder, TRIE, PROMPTS)
     assert np.ptp(expected) > 1
-    np.testing.assert_allclose(found, expected, atol=tolerance)
+    np.testing.assert_allclose(actual, expected, atol=tolerance)
 
 
-def test_the_order_of_query_and_key_rows_matters(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_query_and_key_row_order_matters(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("toolkit.export.llama_folder.LlamaFolder._row_order", lambda *_: None)
-    found = gguf_scores(export(model, tmp_path / "wrong.gguf", "f32"), TRIE, PROMPTS)
-    assert np.abs(found - torch_scores(model, TRIE, PROMPTS)).max() > 0.1
+    actual = gguf_scores(export(model, tmp_path / "wrong.gguf", "f32"), TRIE, PROMPTS)
+    assert np.abs(actual - torch_scores(model, TRIE, PROMPTS)).max() > 0.1
 
 
-def test_the_rotary_scaling_matters(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gguf_module, "rope_factors", lambda _: None)
-    found = gguf_scores(export(model, tmp_path / "wrong.gguf", "f32"), TRIE, PROMPTS)
-    assert np.abs(found - torch_scores(model, TRIE, PROMPTS)).max() > 0.1
+def test_rotary_scaling_matters(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gguf_module, "compute_rope_factors", lambda _: None)
+    actual = gguf_scores(export(model, tmp_path / "wrong.gguf", "f32"), TRIE, PROMPTS)
+    assert np.abs(actual - torch_scores(model, TRIE, PROMPTS)).max() > 0.1
 
 
-def test_the_older_spelling_of_rotary_scaling_gives_the_same_file(model: Path, copy: Path, tmp_path: Path) -> None:
+def test_transformers_4_rotary_keys_are_read(model: Path, copy: Path, tmp_path: Path) -> None:
+    """`rope_theta` with `rope_scaling` (transformers 4) gives the same file as `rope_parameters` (transformers 5)."""
     scaling = {key: value for key, value in ROPE.items() if key != "rope_theta"}
     edit_json(copy / "config.json", rope_parameters=None, rope_theta=ROPE["rope_theta"], rope_scaling=scaling)
     older, newer = export(copy, tmp_path / "older.gguf"), export(model, tmp_path / "newer.gguf")
     assert older.read_bytes() == newer.read_bytes()
 
 
-def test_shards_give_the_same_file_as_one(model: Path, tmp_path: Path) -> None:
+def test_shards_give_the_same_bytes(model: Path, tmp_path: Path) -> None:
     sharded = build_model(tmp_path / "sharded", shard_size="40KB")
     assert len(list(sharded.glob("model-*.safetensors"))) > 2
-    one, many = export(model, tmp_path / "one.gguf"), export(sharded, tmp_path / "many.gguf")
-    assert one.read_bytes() == many.read_bytes()
+    from_file, from_shards = export(model, tmp_path / "file.gguf"), export(sharded, tmp_path / "shards.gguf")
+    assert from_file.read_bytes() == from_shards.read_bytes()
 
 
-def test_reading_in_blocks_of_rows_changes_nothing(
-    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_block_size_does_not_change_bytes(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = export(model, tmp_path / "whole.gguf", "q8_0").read_bytes()
     monkeypatch.setattr(gguf_module, "_CHUNK_VALUES", 7 * 64)
     assert export(model, tmp_path / "blocks.gguf", "q8_0").read_bytes() == whole
 
 
-def test_q8_0_is_close_to_f16_and_half_its_size(model: Path, tmp_path: Path) -> None:
+def test_q8_0_is_accurate_and_small(model: Path, tmp_path: Path) -> None:
     f16, q8_0 = export(model, tmp_path / "f16.gguf"), export(model, tmp_path / "q8_0.gguf", "q8_0")
     difference = np.abs(gguf_scores(f16, TRIE, PROMPTS) - gguf_scores(q8_0, TRIE, PROMPTS)).max()
     assert 0 < difference < 0.5
@@ -192,7 +190,8 @@ def test_q8_0_is_close_to_f16_and_half_its_size(model: Path, tmp_path: Path) -> 
     assert small < 0.6 * large
 
 
-def test_vectors_stay_in_32_bits_and_rows_that_are_no_blocks_in_16(tmp_path: Path) -> None:
+def test_types_of_vectors_and_odd_rows(tmp_path: Path) -> None:
+    """Vectors are float32. Matrices whose rows do not divide into quantization blocks are float16."""
     folder = build_model(tmp_path / "model", intermediate_size=80)
     types = {
         name: tensor.tensor_type.name for name, tensor in tensors(export(folder, tmp_path / "m.gguf", "q8_0")).items()
@@ -202,49 +201,49 @@ def test_vectors_stay_in_32_bits_and_rows_that_are_no_blocks_in_16(tmp_path: Pat
     assert types["blk.0.ffn_down.weight"] == "F16"
 
 
-def test_a_tied_head_is_written_once(model: Path, copy: Path, tmp_path: Path) -> None:
-    tensors_ = load_file(copy / "model.safetensors")
-    save_file(tensors_ | {"lm_head.weight": tensors_["model.embed_tokens.weight"].clone()}, copy / "model.safetensors")
+def test_tied_head_is_written_once(model: Path, copy: Path, tmp_path: Path) -> None:
+    state = load_file(copy / "model.safetensors")
+    save_file(state | {"lm_head.weight": state["model.embed_tokens.weight"].clone()}, copy / "model.safetensors")
     assert "output.weight" not in tensors(export(copy, tmp_path / "m.gguf"))
 
 
-def test_the_date_is_pinned_in_front_of_the_template(model: Path, tmp_path: Path) -> None:
+def test_date_is_pinned_in_the_template(model: Path, tmp_path: Path) -> None:
     template = metadata(export(model, tmp_path / "m.gguf", date_string='26 "Jul" 2024'))["tokenizer.chat_template"]
     assert template == '{%- set date_string = "26 \\"Jul\\" 2024" %}' + TEMPLATE
     unpinned = metadata(export(model, tmp_path / "n.gguf", date_string=None))["tokenizer.chat_template"]
     assert unpinned == TEMPLATE
 
 
-def test_the_metadata_is_that_of_the_model(model: Path, tmp_path: Path) -> None:
-    found = metadata(export(model, tmp_path / "m.gguf", "q8_0"))
-    assert found["general.architecture"] == "llama"
-    assert found["general.name"] == "tiny"
-    assert found["general.file_type"] == 7
-    assert found["llama.attention.key_length"] == found["llama.rope.dimension_count"] == 32
-    assert found["tokenizer.ggml.pre"] == "llama-bpe"
-    assert found["tokenizer.ggml.add_bos_token"] is True
-    assert (found["tokenizer.ggml.bos_token_id"], found["tokenizer.ggml.eos_token_id"]) == (0, 3)
-    assert found["tokenizer.ggml.padding_token_id"] == 4
-    assert found["tokenizer.ggml.token_type"][:6] == [3, 3, 3, 3, 3, 1]
+def test_metadata_describes_the_model(model: Path, tmp_path: Path) -> None:
+    fields = metadata(export(model, tmp_path / "m.gguf", "q8_0"))
+    assert fields["general.architecture"] == "llama"
+    assert fields["general.name"] == "tiny"
+    assert fields["general.file_type"] == 7
+    assert fields["llama.attention.key_length"] == fields["llama.rope.dimension_count"] == 32
+    assert fields["tokenizer.ggml.pre"] == "llama-bpe"
+    assert fields["tokenizer.ggml.add_bos_token"] is True
+    assert (fields["tokenizer.ggml.bos_token_id"], fields["tokenizer.ggml.eos_token_id"]) == (0, 3)
+    assert fields["tokenizer.ggml.padding_token_id"] == 4
+    assert fields["tokenizer.ggml.token_type"][:6] == [3, 3, 3, 3, 3, 1]
 
 
-def test_the_header_says_where_the_model_comes_from(model: Path, tmp_path: Path) -> None:
+def test_metadata_gives_the_origin(model: Path, tmp_path: Path) -> None:
     file = tmp_path / "m.gguf"
     origin = Origin("ab" * 32, "org/base", base_revision="c0ffee", license_="llama3.2")
     write_gguf(model, file, "f16", date_string=None, name="run", origin=origin)
-    found = metadata(file)
-    assert found["general.base_model.0.name"] == "org/base" and found["general.base_model.0.version"] == "c0ffee"
-    assert found["general.base_model.0.repo_url"] == "https://huggingface.co/org/base"
-    assert found["general.license"] == "llama3.2" and found["general.toolkit.recipe_sha256"] == "ab" * 32
-    ours = {key for key in found if key not in metadata(export(model, tmp_path / "n.gguf"))}
-    assert all(key.startswith("general.") for key in ours)
+    fields = metadata(file)
+    assert fields["general.base_model.0.name"] == "org/base" and fields["general.base_model.0.version"] == "c0ffee"
+    assert fields["general.base_model.0.repo_url"] == "https://huggingface.co/org/base"
+    assert fields["general.license"] == "llama3.2" and fields["general.toolkit.recipe_sha256"] == "ab" * 32
+    origin_keys = {key for key in fields if key not in metadata(export(model, tmp_path / "n.gguf"))}
+    assert all(key.startswith("general.") for key in origin_keys)
 
 
-def test_ids_beyond_the_tokenizer_are_unused_tokens(tmp_path: Path) -> None:
+def test_extra_embedding_rows_are_unused_tokens(tmp_path: Path) -> None:
     folder = build_model(tmp_path / "model", vocab_size=416)
-    found = metadata(export(folder, tmp_path / "m.gguf"))
-    assert found["tokenizer.ggml.tokens"][-1] == "[PAD415]"
-    assert found["tokenizer.ggml.token_type"][-1] == gguf.TokenType.UNUSED
+    fields = metadata(export(folder, tmp_path / "m.gguf"))
+    assert fields["tokenizer.ggml.tokens"][-1] == "[PAD415]"
+    assert fields["tokenizer.ggml.token_type"][-1] == gguf.TokenType.UNUSED
 
 
 def start_server(file: Path) -> xllamacpp.Server:
@@ -253,28 +252,28 @@ def start_server(file: Path) -> xllamacpp.Server:
     params.model.path = str(file)
     params.n_ctx, params.verbosity, params.warmup, params.fit_params = 256, -1, False, False
     server = xllamacpp.Server(params)
-    # A server that is freed before its loop has started waits for it forever: let it answer once.
+    # Freeing a server whose loop has not started yet waits forever, so let it answer one request first.
     server.handle_completions({"prompt": [0], "max_tokens": 1})
     return server
 
 
 @pytest.fixture(params=["tiny", "nano"])
 def server_and_tokenizer(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str, Tokenizer]]:
-    """The address of llama.cpp's server on an exported model, and the Hugging Face tokenizer of that model."""
+    """The address of a llama.cpp server with an exported model, and the model's Hugging Face tokenizer."""
     folder = request.getfixturevalue("model" if request.param == "tiny" else "nano")
     server = start_server(export(folder, tmp_path / "m.gguf", "q8_0"))
     yield server.listening_address, Tokenizer.from_file(str(folder / "tokenizer.json"))
     del server
 
 
-def ask(address: str, route: str, **body: Any) -> Any:
+def post(address: str, route: str, **body: Any) -> Any:
     data, headers = json.dumps(body).encode(), {"Content-Type": "application/json"}
     request = urllib.request.Request(address + route, data, headers)  # noqa: S310 - the server of this process
     with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310
         return json.load(answer)
 
 
-def test_llama_cpp_cuts_text_into_the_same_tokens(server_and_tokenizer: tuple[str, Tokenizer]) -> None:
+def test_llama_cpp_tokenizes_like_transformers(server_and_tokenizer: tuple[str, Tokenizer]) -> None:
     address, tokenizer = server_and_tokenizer
     markers = [token.content for token in tokenizer.get_added_tokens_decoder().values()][:10]
     for text in [
@@ -282,23 +281,23 @@ def test_llama_cpp_cuts_text_into_the_same_tokens(server_and_tokenizer: tuple[st
         "".join(FRENCH),
         "".join(f"{marker}{text}\n\n" for marker, text in zip(markers, FRENCH * 4, strict=False)),
     ]:
-        found = ask(address, "/tokenize", content=text, add_special=True, parse_special=True)["tokens"]
-        assert found == tokenizer.encode(text).ids
+        token_ids = post(address, "/tokenize", content=text, add_special=True, parse_special=True)["tokens"]
+        assert token_ids == tokenizer.encode(text).ids
 
 
 def test_llama_cpp_renders_the_pinned_date(model: Path, tmp_path: Path) -> None:
     server = start_server(export(model, tmp_path / "m.gguf", date_string="3 mars 2025"))
-    answer = ask(server.listening_address, "/apply-template", messages=[{"role": "user", "content": "Bonjour"}])
+    answer = post(server.listening_address, "/apply-template", messages=[{"role": "user", "content": "Bonjour"}])
     assert answer["prompt"].removeprefix("<|begin|>") == "3 mars 2025Bonjour"
 
 
-def test_the_real_shape_agrees_with_torch_through_the_real_tokenizer(nano: Path, tmp_path: Path) -> None:
+def test_real_tokenizer_and_shape_match_torch(nano: Path, tmp_path: Path) -> None:
     tokenizer = Tokenizer.from_file(str(nano / "tokenizer.json"))
     words = ["entailment", "neutral", "contradiction", "oui", "oui mais"]
     trie = LabelTrie({word: [*tokenizer.encode(word, add_special_tokens=False).ids, 128009] for word in words})
     prompts = [tokenizer.encode(text).ids for text in FRENCH]
-    found = gguf_scores(export(nano, tmp_path / "nano.gguf"), trie, prompts)
-    np.testing.assert_allclose(found, torch_scores(nano, trie, prompts), atol=1e-3)
+    actual = gguf_scores(export(nano, tmp_path / "nano.gguf"), trie, prompts)
+    np.testing.assert_allclose(actual, torch_scores(nano, trie, prompts), atol=1e-3)
 
 
 def break_split_rule(folder: Path) -> None:
@@ -341,6 +340,8 @@ def cut(folder: Path) -> None:
 
 EMBEDDING = "model.embed_tokens.weight"
 UP = "model.layers.1.mlp.up_proj.weight"
+QUERY, META_QUERY = "model.layers.1.self_attn.q_proj.weight", "layers.1.attention.wq.weight"
+NORM_BIAS = "model.layers.1.input_layernorm.bias"
 REFUSALS: dict[str, tuple[Callable[[Path], object], str]] = {
     "another architecture": (config(architectures=["Qwen3ForCausalLM"]), "Qwen3ForCausalLM"),
     "a 4-bit folder": (config(quantization_config={"quant_method": "bitsandbytes"}), "bitsandbytes"),
@@ -351,54 +352,55 @@ REFUSALS: dict[str, tuple[Callable[[Path], object], str]] = {
     "a config that is not JSON": (lambda f: (f / "config.json").write_text("{", encoding="utf-8"), "config.json"),
     "no tokenizer": (lambda f: (f / "tokenizer.json").unlink(), "tokenizer.json"),
     "another split rule": (break_split_rule, r"\\p\{N\}\|"),
-    "a normaliser": (lambda f: edit_json(f / "tokenizer.json", normalizer={"type": "NFC"}), "NFC"),
+    "a normalizer": (lambda f: edit_json(f / "tokenizer.json", normalizer={"type": "NFC"}), "NFC"),
     "tokens that merging never makes": (break_merges, "never produces its token .+ by merging"),
     "more tokens than rows": (fewer_rows, "100 rows"),
     "no weights": (lambda f: (f / "model.safetensors").unlink(), "model.safetensors"),
     "pickled weights": (only_bin, r"\.bin"),
     "damaged weights": (cut, "cannot be read"),
     "an unknown tensor": (weights(lambda w: w.update({"model.lora_A.weight": w.pop(UP)})), "lora_A"),
+    # gguf's name map knows these names, but Meta's layout orders query and key rows differently.
+    "a name of Meta's layout": (weights(lambda w: w.update({META_QUERY: w.pop(QUERY)})), "attention.wq"),
+    "a bias of a norm": (weights(lambda w: w.update({NORM_BIAS: w["model.norm.weight"].clone()})), "norm.bias"),
     "a layer too many": (weights(lambda w: w.update({UP.replace("1", "2"): w.pop(UP)})), "2 layers"),
-    "a missing tensor": (weights(lambda w: w.pop(UP)), "blk.1.ffn_up"),
+    "a missing tensor": (weights(lambda w: w.pop(UP)), UP),
     "a wrong shape": (weights(lambda w: w.update({UP: w[UP][:8].clone()})), r"\[8, 64\]"),
     "8-bit weights": (weights(lambda w: w.update({UP: w[UP].to(torch.uint8)})), "U8"),
-    "weights that are not numbers": (weights(lambda w: w[UP].fill_(float("nan"))), "not finite"),
+    "NaN weights": (weights(lambda w: w[UP].fill_(float("nan"))), "NaN or infinity"),
     "weights beyond float16": (weights(lambda w: w.update({UP: w[UP].float() + 1e6})), "65504"),
 }
 
 
-@pytest.mark.parametrize("damage, names", REFUSALS.values(), ids=REFUSALS.keys())
-def test_what_cannot_be_written_is_refused(
-    damage: Callable[[Path], object], names: str, copy: Path, tmp_path: Path
+@pytest.mark.parametrize("damage, message", REFUSALS.values(), ids=REFUSALS.keys())
+def test_unsupported_folders_are_refused(
+    damage: Callable[[Path], object], message: str, copy: Path, tmp_path: Path
 ) -> None:
     damage(copy)
-    with pytest.raises(ExportError, match=names):
+    with pytest.raises(ExportError, match=message):
         export(copy, tmp_path / "out" / "m.gguf")
     assert not list(tmp_path.rglob("*.gguf*"))
 
 
-def test_an_unknown_file_type_is_refused_with_the_known_ones(model: Path, tmp_path: Path) -> None:
+def test_unknown_file_type_is_refused(model: Path, tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="q3_x") as refusal:
         export(model, tmp_path / "m.gguf", "q3_x")
     assert "q8_0" in (refusal.value.hint or "")
 
 
-def test_a_missing_shard_is_refused_by_name(tmp_path: Path) -> None:
+def test_missing_shard_is_named(tmp_path: Path) -> None:
     folder = build_model(tmp_path / "sharded", shard_size="40KB")
-    lost = sorted(folder.glob("model-*.safetensors"))[1]
-    lost.unlink()
-    with pytest.raises(ExportError, match=lost.name):
+    missing = sorted(folder.glob("model-*.safetensors"))[1]
+    missing.unlink()
+    with pytest.raises(ExportError, match=missing.name):
         export(folder, tmp_path / "m.gguf")
 
 
-def test_merging_that_rebuilds_every_token_is_accepted(copy: Path, tmp_path: Path) -> None:
+def test_merges_that_build_every_token_are_accepted(copy: Path, tmp_path: Path) -> None:
     train_tokenizer(ignore_merges=False).save(str(copy / "tokenizer.json"))
     assert export(copy, tmp_path / "m.gguf").is_file()
 
 
-def test_an_interrupted_write_leaves_the_older_file(
-    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_interrupted_write_keeps_the_old_file(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     destination = tmp_path / "m.gguf"
     destination.write_text("older", encoding="utf-8")
     calls = iter(range(100))

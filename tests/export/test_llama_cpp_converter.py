@@ -1,7 +1,7 @@
-"""The GGUF writer beside llama.cpp's own converter, on the same folder: equal tensors, equal metadata.
+"""The GGUF writer compared with llama.cpp's own converter on the same folder: equal tensors, equal metadata.
 
-Runs where LLAMA_CPP_SOURCE names a folder with convert_hf_to_gguf.py (the source package of llama-cpp-python 0.3.36 has
-it in vendor/llama.cpp) and ../shared has Llama 3's tokenizer, by whose hash the converter knows it.
+Needs LLAMA_CPP_SOURCE, a folder with convert_hf_to_gguf.py (the source package of llama-cpp-python 0.3.36 has it in
+vendor/llama.cpp), and Llama 3's tokenizer in ../shared, which the converter recognizes by its hash.
 """
 
 import os
@@ -19,8 +19,8 @@ from toolkit.export.gguf_writer import write_gguf
 from toolkit.models.backend import AutoConfig, AutoModelForCausalLM
 from toolkit.prompts.tokenizer import load_tokenizer
 
-# The converter titles the folder's name; a classifier is to be sampled at temperature 0.
-OURS = {"general.name", "general.sampling.temp", "GGUF.kv_count"}
+# The converter capitalizes the folder's name and sets no temperature. We set 0, which suits a classifier.
+EXPECTED_DIFFERENCES = {"general.name", "general.sampling.temp", "GGUF.kv_count"}
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def converter(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     source = Path(os.environ.get("LLAMA_CPP_SOURCE", "nowhere")) / "convert_hf_to_gguf.py"
     if not source.is_file():
         pytest.skip("needs LLAMA_CPP_SOURCE, a folder with llama.cpp's convert_hf_to_gguf.py")
-    # The converter imports sentencepiece before it finds that the folder has no model of that kind.
+    # The converter imports sentencepiece before it notices that the folder has no SentencePiece model.
     stub = tmp_path_factory.mktemp("stub")
     (stub / "sentencepiece.py").write_text("SentencePieceProcessor = None\n", encoding="utf-8")
     return ["env", f"PYTHONPATH={stub}", sys.executable, str(source)]
@@ -53,7 +53,7 @@ OTHER_HEADS = {"num_key_value_heads": 8, "head_dim": 32}
         ("tq2_0", OTHER_HEADS, FLOAT16, "1GB"),
     ],
 )
-def test_tensors_and_metadata_are_those_of_llama_cpps_converter(
+def test_output_matches_llama_cpp_converter(
     file_type: Any,
     overrides: dict[str, Any],
     dtype: torch.dtype,
@@ -71,12 +71,14 @@ def test_tensors_and_metadata_are_those_of_llama_cpps_converter(
     theirs, ours = tmp_path / "theirs.gguf", tmp_path / "ours.gguf"
     subprocess.run([*converter, str(folder), "--outfile", str(theirs), "--outtype", file_type], check=True)
     write_gguf(folder, ours, file_type, date_string=None, name="nano")
-    expected, found = gguf.GGUFReader(theirs), gguf.GGUFReader(ours)
-    fields = [{key: (field.types, field.contents()) for key, field in r.fields.items()} for r in (expected, found)]
-    different = {key for key in fields[0].keys() | fields[1].keys() if fields[0].get(key) != fields[1].get(key)}
-    assert different == OURS
-    tensors = [{tensor.name: tensor for tensor in reader.tensors} for reader in (expected, found)]
-    assert tensors[0].keys() == tensors[1].keys() and len(tensors[0]) > 20
-    for name, tensor in tensors[0].items():
-        assert tensors[1][name].tensor_type == tensor.tensor_type, name
-        np.testing.assert_array_equal(tensors[1][name].data, tensor.data, err_msg=name)
+    readers = (gguf.GGUFReader(theirs), gguf.GGUFReader(ours))
+    expected_fields, fields = (
+        {key: (field.types, field.contents()) for key, field in reader.fields.items()} for reader in readers
+    )
+    different = {key for key in expected_fields.keys() | fields.keys() if expected_fields.get(key) != fields.get(key)}
+    assert different == EXPECTED_DIFFERENCES
+    expected_tensors, tensors = ({tensor.name: tensor for tensor in reader.tensors} for reader in readers)
+    assert expected_tensors.keys() == tensors.keys() and len(tensors) > 20
+    for name, expected in expected_tensors.items():
+        assert tensors[name].tensor_type == expected.tensor_type, name
+        np.testing.assert_array_equal(tensors[name].data, expected.data, err_msg=name)

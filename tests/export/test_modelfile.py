@@ -1,4 +1,4 @@
-"""What a user of the exported file sees: a plain chat call answers as the scorer does, so does the Modelfile."""
+"""The exported file as its users run it: chat calls and the Modelfile give the same prompts and answers as the run."""
 
 import json
 import shlex
@@ -11,14 +11,14 @@ import pytest
 from toolkit.data.examples import load_examples
 from toolkit.errors import ExportError
 from toolkit.export.gguf_writer import write_gguf
-from toolkit.export.modelfile import modelfile, ollama_template, usage
+from toolkit.export.modelfile import render_modelfile, render_ollama_template, render_readme
 from toolkit.inference.label_trie import LabelTrie
 from toolkit.inference.llama_cpp import LlamaCpp
 from toolkit.inference.llama_cpp_scorer import LlamaCppScorer
 from toolkit.models.merging import merge_adapter
 from toolkit.models.model_folder import find_base
-from toolkit.prompts.encoder import PromptEncoder
 from toolkit.prompts.messages import prompt_messages
+from toolkit.prompts.prompt_tokenizer import PromptTokenizer
 from toolkit.prompts.tokenizer import load_tokenizer
 from toolkit.recipe.schema import Recipe
 from toolkit.runs.run_folder import RunFolder
@@ -27,39 +27,37 @@ from toolkit.runs.trained_run import TrainedRun
 
 @pytest.fixture(scope="module")
 def recipe(make_recipe: Callable[..., Recipe]) -> Recipe:
-    """The embedded model, trained until it says nothing but labels."""
+    """A recipe that trains the embedded model until it answers with little else than labels."""
     training = ("training.batch_size=24", "training.max_steps=40", "training.warmup_ratio=0.1")
     system = "task.system=Compare les deux phrases."
     return make_recipe("data.train.limit=960", "lora.r=64", "lora.alpha=64", system, *training)
 
 
 @pytest.fixture(scope="module")
-def exported(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, PromptEncoder]:
+def exported(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, PromptTokenizer]:
     from toolkit.training.training_run import TrainingOptions, train_run
 
     run = RunFolder(tmp_path_factory.mktemp("chat") / "chat")
     train_run(recipe, run, TrainingOptions())
     merge_adapter(find_base(TrainedRun.open(run.path)), run.adapter, run.merged)
     write_gguf(run.merged, run.gguf("q8_0"), "q8_0", date_string=recipe.task.date_string, name="chat")
-    encoder = PromptEncoder(load_tokenizer(run.adapter), recipe.task, recipe.model.max_seq_length)
-    return run.gguf("q8_0"), encoder
+    prompt_tokenizer = PromptTokenizer(load_tokenizer(run.adapter), recipe.task, recipe.model.max_seq_length)
+    return run.gguf("q8_0"), prompt_tokenizer
 
 
-def test_a_plain_chat_call_reads_our_tokens_and_gives_the_scorers_answer(
-    exported: tuple[Path, PromptEncoder], recipe: Recipe
-) -> None:
-    file, encoder = exported
+def test_chat_call_answers_like_the_scorer(exported: tuple[Path, PromptTokenizer], recipe: Recipe) -> None:
+    file, prompt_tokenizer = exported
     examples = load_examples(recipe, recipe.data.eval)
-    rows = encoder.encode(examples)
-    trie = LabelTrie(encoder.label_ids)
+    rows = prompt_tokenizer.encode(examples)
+    trie = LabelTrie(prompt_tokenizer.label_ids)
     with LlamaCppScorer(file, trie, context_length=256) as scorer:
         expected = trie.greedy(scorer.score([row.prompt for row in rows]))
     valid = 0
     with LlamaCpp(file, context_length=256, sequences=1) as model:
         for example, row, label in zip(examples, rows, expected, strict=True):
             messages = prompt_messages(recipe.task, example.premise, example.hypothesis)
-            assert tuple(model.chat_prompt(messages)) == row.prompt
-            # No temperature: the file itself asks for 0.
+            assert tuple(model.tokenize_chat(messages)) == row.prompt
+            # No temperature is sent: the file's metadata set it to 0.
             answer = model.chat(messages, max_tokens=8).strip()
             if answer in recipe.task.labels:
                 valid += 1
@@ -67,19 +65,19 @@ def test_a_plain_chat_call_reads_our_tokens_and_gives_the_scorers_answer(
     assert valid > 20 and len(set(expected)) > 1
 
 
-def test_ollamas_template_renders_to_our_tokens(exported: tuple[Path, PromptEncoder], recipe: Recipe) -> None:
-    file, encoder = exported
+def test_ollama_template_gives_the_training_tokens(exported: tuple[Path, PromptTokenizer], recipe: Recipe) -> None:
+    file, prompt_tokenizer = exported
     example = load_examples(recipe, recipe.data.eval)[3]
     *system, question = prompt_messages(recipe.task, example.premise, example.hypothesis)
-    text = ollama_template(encoder).replace("{{ .System }}", system[0]["content"])
+    text = render_ollama_template(prompt_tokenizer).replace("{{ .System }}", system[0]["content"])
     text = text.replace("{{ .Prompt }}", question["content"])
     with LlamaCpp(file, context_length=256, sequences=1) as model:
-        tokens = model._ask("/tokenize", content=text, add_special=True, parse_special=True)["tokens"]
-    assert tuple(tokens) == encoder.prompt(example.premise, example.hypothesis)[0]
+        tokens = model._post("/tokenize", content=text, add_special=True, parse_special=True)["tokens"]
+    assert tuple(tokens) == prompt_tokenizer.encode_prompt(example.premise, example.hypothesis)[0]
 
 
-def test_the_modelfile_holds_what_ollama_needs(exported: tuple[Path, PromptEncoder]) -> None:
-    text = modelfile(exported[1], Path("x-q8_0.gguf"), 300)
+def test_modelfile_is_complete(exported: tuple[Path, PromptTokenizer]) -> None:
+    text = render_modelfile(exported[1], Path("x-q8_0.gguf"), 300)
     assert text.startswith('FROM ./x-q8_0.gguf\nTEMPLATE """<|start_header_id|>system')
     assert '{{ .Response }}<|eot_id|>"""\nSYSTEM """Compare les deux phrases."""\n' in text
     for line in ('PARAMETER stop "<|eot_id|>"', "PARAMETER temperature 0", "PARAMETER num_ctx 2048"):
@@ -91,21 +89,23 @@ BRACES = """{{- bos_token }}{{- '{{ a }}' }}
 {%- if add_generation_prompt %}{{- '<|start_header_id|>' }}{%- endif %}"""
 
 
-def test_braces_of_the_template_stay_text_and_three_quotes_are_refused(
-    exported: tuple[Path, PromptEncoder], make_recipe: Callable[..., Recipe]
+def test_template_braces_are_escaped_and_quotes_refused(
+    exported: tuple[Path, PromptTokenizer], make_recipe: Callable[..., Recipe]
 ) -> None:
-    def encoder(**task: Any) -> PromptEncoder:
+    def prompt_tokenizer(**task: Any) -> PromptTokenizer:
         tokenizer = load_tokenizer(exported[0].parent.parent / "adapter")
-        return PromptEncoder(tokenizer, make_recipe().task.model_copy(update=task), 256)
+        return PromptTokenizer(tokenizer, make_recipe().task.model_copy(update=task), 256)
 
-    template = ollama_template(encoder(chat_template=BRACES))
+    template = render_ollama_template(prompt_tokenizer(chat_template=BRACES))
     assert template.startswith('{{ "{{" }} a }}<|start_header_id|>{{ .System }}')
     with pytest.raises(ExportError, match="three quotation marks"):
-        modelfile(encoder(system='Dis """oui""".'), Path("x.gguf"), 300)
+        render_modelfile(prompt_tokenizer(system='Dis """oui""".'), Path("x.gguf"), 300)
 
 
-def test_the_command_lines_survive_a_shell_and_name_the_file(exported: tuple[Path, PromptEncoder]) -> None:
-    text = usage(exported[1], [Path("x-q8_0.gguf"), Path("x-f16.gguf")], ("L'été $(rm) `x`", 'Il dit "oui"', "neutral"))
+def test_readme_commands_are_quoted_for_a_shell(exported: tuple[Path, PromptTokenizer]) -> None:
+    text = render_readme(
+        exported[1], [Path("x-q8_0.gguf"), Path("x-f16.gguf")], ("L'été $(rm) `x`", 'Il dit "oui"', "neutral")
+    )
     blocks = [shlex.split(block) for block in text.split("```")[1::2]]
     [cli] = [block for block in blocks if block[0] == "llama-cli"]
     assert cli[cli.index("-p") + 1] == 'L\'été $(rm) `x`\nIl dit "oui"'

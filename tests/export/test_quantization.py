@@ -1,4 +1,4 @@
-"""llama.cpp's quantiser: found or asked for before any work, and never half a file."""
+"""llama.cpp's quantizer: located or asked for, and never a partial file."""
 
 import importlib.util
 from pathlib import Path
@@ -10,39 +10,39 @@ import pytest
 
 from tests.export.test_gguf_writer import PROMPTS, TRIE, build_model, export, gguf_scores, torch_scores
 from toolkit.errors import ExportError, QuantizerError
-from toolkit.export import quantization as module
+from toolkit.export import quantization
 from toolkit.export.gguf_writer import gguf_bytes, write_gguf
 from toolkit.export.quantization import find_quantizer, quantize_file
 from toolkit.models.gguf_types import FILE_TYPES
 from toolkit.recipe.schema import GgufType
 
-IN_PROCESS = [name for name, one in FILE_TYPES.items() if not one.needs_quantizer]
-MIXTURES = [name for name, one in FILE_TYPES.items() if one.needs_quantizer]
+IN_PROCESS = [name for name, spec in FILE_TYPES.items() if not spec.needs_quantizer]
+MIXTURES = [name for name, spec in FILE_TYPES.items() if spec.needs_quantizer]
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model whose rows divide into the blocks of 256 that most types need."""
+    """A model whose rows divide into blocks of 256, which the k-quants and ternary types need."""
     return build_model(tmp_path_factory.mktemp("model") / "m", hidden_size=256, intermediate_size=512, std=0.05)
 
 
-def test_the_recipe_knows_every_file_type() -> None:
+def test_recipe_accepts_every_file_type() -> None:
     assert set(get_args(GgufType)) == set(FILE_TYPES)
-    assert [name for name, one in FILE_TYPES.items() if one.is_wide] == ["f32", "f16", "bf16", "q8_0"]
+    assert [name for name, spec in FILE_TYPES.items() if spec.is_at_least_8_bit] == ["f32", "f16", "bf16", "q8_0"]
 
 
 @pytest.mark.parametrize("file_type", IN_PROCESS)
-def test_llama_cpp_computes_on_every_type_and_the_size_is_foretold(file_type: Any, model: Path, tmp_path: Path) -> None:
+def test_file_types_run_and_match_the_estimated_size(file_type: Any, model: Path, tmp_path: Path) -> None:
     file = export(model, tmp_path / "m.gguf", file_type)
     size = file.stat().st_size
     assert size <= gguf_bytes(model, file_type) < size + 20e6
-    found, expected = gguf_scores(file, TRIE, PROMPTS), torch_scores(model, TRIE, PROMPTS)
-    # Random weights are hard to quantise, and have no ternary form at all.
-    tolerance = 5 if file_type.startswith("tq") else 0.2 if FILE_TYPES[file_type].is_wide else 1.5
-    assert np.abs(found - expected).max() < tolerance < np.abs(expected).max()
+    actual, expected = gguf_scores(file, TRIE, PROMPTS), torch_scores(model, TRIE, PROMPTS)
+    # Random weights are hard to quantize, and ternary types cannot represent them at all.
+    tolerance = 5 if file_type.startswith("tq") else 0.2 if FILE_TYPES[file_type].is_at_least_8_bit else 1.5
+    assert np.abs(actual - expected).max() < tolerance < np.abs(expected).max()
 
 
-def fake(folder: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def install_fake_quantizer(folder: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> None:
     program = folder / "bin" / "llama-quantize"
     program.parent.mkdir()
     program.write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")
@@ -50,42 +50,45 @@ def fake(folder: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", f"{program.parent}:/usr/bin:/bin")
 
 
-def test_a_program_on_the_path_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fake(tmp_path, 'echo "[   1/  21] token_embd.weight"; cp "$1" "$2"; echo "$3" >> "$2"', monkeypatch)
+def test_program_on_the_path_is_preferred(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = 'echo "[   1/  21] token_embd.weight"; cp "$1" "$2"; echo "$3" >> "$2"'
+    install_fake_quantizer(tmp_path, script, monkeypatch)
     (tmp_path / "in.gguf").write_text("GGUF ", encoding="utf-8")
     quantize_file(tmp_path / "in.gguf", tmp_path / "out.gguf", "q4_k_m")
     assert (tmp_path / "out.gguf").read_text(encoding="utf-8") == "GGUF Q4_K_M\n"
 
 
-def test_a_quantiser_that_fails_is_quoted_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fake(tmp_path, 'head -c 3 "$1" > "$2"; echo; echo "bad magic" >&2; exit 1', monkeypatch)
+def test_failing_quantizer_is_quoted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error quotes its last message, and no file is left."""
+    install_fake_quantizer(tmp_path, 'head -c 3 "$1" > "$2"; echo; echo "bad magic" >&2; exit 1', monkeypatch)
     (tmp_path / "in.gguf").write_text("GGUF ", encoding="utf-8")
-    with pytest.raises(QuantizerError, match=r"could not make out\.gguf; it ended with: bad magic"):
+    with pytest.raises(QuantizerError, match=r"could not write out\.gguf\. Its last message: bad magic"):
         quantize_file(tmp_path / "in.gguf", tmp_path / "out.gguf", "q6_k")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bin", "in.gguf"]
 
 
-def test_without_a_quantiser_a_sentence_says_how_to_get_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module.shutil, "which", lambda _: None)
-    monkeypatch.setattr(module, "find_spec", lambda _: None)
-    with pytest.raises(ExportError, match="there is none here") as refusal:
+def test_missing_quantizer_hints_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quantization.shutil, "which", lambda _: None)
+    monkeypatch.setattr(quantization, "find_spec", lambda _: None)
+    with pytest.raises(ExportError, match="which is not installed") as refusal:
         find_quantizer()
     assert "pip install" in (refusal.value.hint or "") and "q8_0" in (refusal.value.hint or "")
 
 
 @pytest.mark.skipif(importlib.util.find_spec("llama_cpp") is None, reason="needs llama-cpp-python")
 @pytest.mark.parametrize("file_type", MIXTURES)
-def test_llama_cpps_mixtures_are_made_and_keep_the_header(
+def test_k_quants_keep_metadata_and_accuracy(
     file_type: Any, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module.shutil, "which", lambda _: None)
+    monkeypatch.setattr(quantization.shutil, "which", lambda _: None)
     source, file = tmp_path / "f16.gguf", tmp_path / "m.gguf"
     write_gguf(model, source, "f16", date_string="26 Jul 2024", name="nano")
     quantize_file(source, file, file_type)
-    fields = [{k: f.contents() for k, f in gguf.GGUFReader(path).fields.items()} for path in (source, file)]
-    different = {key for key in fields[0] if fields[0][key] != fields[1].get(key)}
-    assert different <= {"general.file_type", "GGUF.kv_count"} and fields[1]["general.file_type"] == (
-        FILE_TYPES[file_type].number
+    source_fields, fields = (
+        {key: field.contents() for key, field in gguf.GGUFReader(path).fields.items()} for path in (source, file)
     )
+    different = {key for key in source_fields if source_fields[key] != fields.get(key)}
+    assert different <= {"general.file_type", "GGUF.kv_count"}
+    assert fields["general.file_type"] == FILE_TYPES[file_type].number
     assert file.stat().st_size <= gguf_bytes(model, file_type)
     assert np.abs(gguf_scores(file, TRIE, PROMPTS) - torch_scores(model, TRIE, PROMPTS)).max() < 0.5

@@ -1,4 +1,4 @@
-"""The classifier: its verbs, the model that stays loaded between calls, and the rows that it refuses."""
+"""The classifier: its methods, the model that stays loaded between calls, and the rows that it refuses."""
 
 import gc
 import weakref
@@ -49,7 +49,7 @@ def gguf(run: TrainedRun, tmp_path_factory: pytest.TempPathFactory) -> ModelRef:
 
 @pytest.fixture
 def loaded(monkeypatch: pytest.MonkeyPatch) -> list[weakref.ref[Any]]:
-    """The torch models that were loaded since the test began."""
+    """Weak references to the torch models that were loaded since the test started."""
     models: list[weakref.ref[Any]] = []
 
     def load(*arguments: Any) -> Any:
@@ -63,22 +63,22 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> list[weakref.ref[Any]]:
 
 @pytest.fixture
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Which of llama.cpp's ways of asking were opened since the test began."""
+    """The names of the functions that opened llama.cpp since the test started."""
     from toolkit.inference import generation
 
     names: list[str] = []
     for owner, name in ((module, "open_scorer"), (generation, "open_gguf_generator")):
         open_engine = getattr(owner, name)
 
-        def counted(*arguments: Any, _name: str = name, _open: Callable[..., Any] = open_engine) -> Any:
+        def record_and_open(*arguments: Any, _name: str = name, _open: Callable[..., Any] = open_engine) -> Any:
             names.append(_name)
             return _open(*arguments)
 
-        monkeypatch.setattr(owner, name, counted)
+        monkeypatch.setattr(owner, name, record_and_open)
     return names
 
 
-def test_rows_are_accepted_in_every_form(run: TrainedRun, pairs: list[tuple[str, str]]) -> None:
+def test_all_row_formats_are_accepted(run: TrainedRun, pairs: list[tuple[str, str]]) -> None:
     with Classifier(run) as classifier:
         expected = classifier.predict(pairs)
         dictionaries = [{"premise": premise, "hypothesis": hypothesis, "n": 1} for premise, hypothesis in pairs]
@@ -89,33 +89,33 @@ def test_rows_are_accepted_in_every_form(run: TrainedRun, pairs: list[tuple[str,
     assert len(expected) == 24 and set(expected) <= set(LABELS) and len(set(expected)) > 1
 
 
-def test_columns_have_the_recipes_names(trained: RunFolder, run: TrainedRun, pairs: list[tuple[str, str]]) -> None:
+def test_recipe_names_the_columns(trained: RunFolder, run: TrainedRun, pairs: list[tuple[str, str]]) -> None:
     renamed = TrainedRun.open(trained.path, {"data.columns.premise": "a", "data.columns.hypothesis": "b"})
     with Classifier(renamed) as classifier:
-        found = classifier.predict([{"a": premise, "b": hypothesis} for premise, hypothesis in pairs])
-        assert found == classifier.predict(pairs) == Classifier(run).predict(pairs)
+        predicted = classifier.predict([{"a": premise, "b": hypothesis} for premise, hypothesis in pairs])
+        assert predicted == classifier.predict(pairs) == Classifier(run).predict(pairs)
 
 
 def test_probabilities_are_float64_and_sum_to_one(run: TrainedRun, pairs: list[tuple[str, str]]) -> None:
     with Classifier(run) as classifier:
         probabilities = classifier.predict_proba(pairs)
-        one = predict_pair(classifier, *pairs[0])
+        prediction = predict_pair(classifier, *pairs[0])
     assert probabilities.shape == (24, 3) and probabilities.dtype == np.float64
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-12)
-    assert np.ptp(probabilities, axis=0).min() > 0.1, "rows must differ for this test to mean anything"
-    np.testing.assert_allclose(one.probabilities, probabilities[0], atol=1e-5)
+    assert np.ptp(probabilities, axis=0).min() > 0.1, "rows with equal probabilities would prove nothing"
+    np.testing.assert_allclose(prediction.probabilities, probabilities[0], atol=1e-5)
 
 
-def test_columns_follow_classes(trained: RunFolder, run: TrainedRun, pairs: list[tuple[str, str]]) -> None:
-    """Each column is its label's whole sequence, answer and end of turn, scored by the model itself."""
-    other = TrainedRun.open(trained.path, {"task.labels": ["contradiction", "entailment", "neutral"]})
-    with Classifier(run) as classifier, Classifier(other) as reordered:
-        found = classifier.predict_proba(pairs[:3])
-        np.testing.assert_allclose(reordered.predict_proba(pairs[:3]), found[:, [2, 0, 1]], atol=1e-5)
+def test_probability_columns_follow_classes(trained: RunFolder, run: TrainedRun, pairs: list[tuple[str, str]]) -> None:
+    """Each column is the score of its label's complete sequence, including the end of turn, under the model itself."""
+    reordered_run = TrainedRun.open(trained.path, {"task.labels": ["contradiction", "entailment", "neutral"]})
+    with Classifier(run) as classifier, Classifier(reordered_run) as reordered:
+        actual = classifier.predict_proba(pairs[:3])
+        np.testing.assert_allclose(reordered.predict_proba(pairs[:3]), actual[:, [2, 0, 1]], atol=1e-5)
         assert classifier.classes_ == LABELS and reordered.classes_ == ("contradiction", "entailment", "neutral")
-        rows, label_ids = classifier.encode(pairs[:3]), classifier.encoder.label_ids  # type: ignore[union-attr]
+        rows, label_ids = classifier.encode(pairs[:3]), classifier.row_tokenizer.label_ids  # type: ignore[union-attr]
     model = load_torch_model(run, ADAPTER)
-    for row, probabilities in zip(rows, found, strict=True):
+    for row, probabilities in zip(rows, actual, strict=True):
         likelihoods = []
         for label in LABELS:
             ids = torch.tensor([[*row.prompt, *label_ids[label]]])
@@ -125,43 +125,44 @@ def test_columns_follow_classes(trained: RunFolder, run: TrainedRun, pairs: list
         np.testing.assert_allclose(probabilities, torch.stack(likelihoods).softmax(0).numpy(), atol=1e-4)
 
 
-def test_score_is_the_accuracy(run: TrainedRun, pairs: list[tuple[str, str]]) -> None:
+def test_score_is_accuracy(run: TrainedRun, pairs: list[tuple[str, str]]) -> None:
     with Classifier(run) as classifier:
         predicted = classifier.predict(pairs[:4])
         wrong = next(label for label in LABELS if label != predicted[0])
         assert classifier.score(pairs[:4], predicted) == 1
         assert classifier.score(pairs[:4], [wrong, *predicted[1:]]) == 0.75
-        with pytest.raises(DataError, match="There are 4 rows and 3 labels"):
+        with pytest.raises(DataError, match="There are 4 rows but 3 labels"):
             classifier.score(pairs[:4], predicted[:3])
 
 
-def test_no_rows_give_no_answers(run: TrainedRun, loaded: list[Any]) -> None:
+def test_no_rows_give_empty_results(run: TrainedRun, loaded: list[Any]) -> None:
     classifier = Classifier(run)
     assert classifier.predict([]) == [] and classifier.predict_proba([]).shape == (0, 3)
     assert np.isnan(classifier.score([], []))
     assert not loaded
 
 
-def test_generate_writes_the_likeliest_tokens(run: TrainedRun, pairs: list[tuple[str, str]]) -> None:
+def test_generate_is_greedy(run: TrainedRun, pairs: list[tuple[str, str]]) -> None:
     with Classifier(run) as classifier:
         answers = classifier.generate(pairs[:4])
-        rows, encoder = classifier.encode(pairs[:4]), classifier.encoder
-    longest = max(map(len, encoder.label_ids.values())) + 4  # type: ignore[union-attr]
+        rows, row_tokenizer = classifier.encode(pairs[:4]), classifier.row_tokenizer
+    longest = max(map(len, row_tokenizer.label_ids.values())) + 4  # type: ignore[union-attr]
     model = load_torch_model(run, ADAPTER)
     for row, answer in zip(rows, answers, strict=True):
-        said: list[int] = []
-        while len(said) < longest:
+        generated: list[int] = []
+        while len(generated) < longest:
             with torch.inference_mode():
-                said.append(int(model(input_ids=torch.tensor([[*row.prompt, *said]])).logits[0, -1].argmax()))
-            if said[-1] in encoder.stop_token_ids:  # type: ignore[union-attr]
-                said.pop()
+                logits = model(input_ids=torch.tensor([[*row.prompt, *generated]])).logits
+            generated.append(int(logits[0, -1].argmax()))
+            if generated[-1] in row_tokenizer.stop_token_ids:  # type: ignore[union-attr]
+                generated.pop()
                 break
-        assert answer == encoder.decode(said)  # type: ignore[union-attr]
+        assert answer == row_tokenizer.decode(generated)  # type: ignore[union-attr]
 
 
-def test_many_calls_load_the_model_once(run: TrainedRun, pairs: list[tuple[str, str]], loaded: list[Any]) -> None:
+def test_model_is_loaded_once(run: TrainedRun, pairs: list[tuple[str, str]], loaded: list[Any]) -> None:
     classifier = Classifier(run)
-    assert not loaded, "the weights wait for the first row"
+    assert not loaded, "weights are loaded with the first row"
     classifier.predict(pairs)
     classifier.predict_proba(pairs)
     classifier.generate(pairs[:2])
@@ -172,9 +173,8 @@ def test_many_calls_load_the_model_once(run: TrainedRun, pairs: list[tuple[str, 
     assert len(loaded) == 1
 
 
-def test_close_frees_and_the_next_call_loads(
-    run: TrainedRun, pairs: list[tuple[str, str]], loaded: list[weakref.ref[Any]]
-) -> None:
+def test_close_frees_the_model(run: TrainedRun, pairs: list[tuple[str, str]], loaded: list[weakref.ref[Any]]) -> None:
+    """The next call loads the model again."""
     with Classifier(run) as classifier:
         probabilities = classifier.predict_proba(pairs)
         classifier.generate(pairs[:2])
@@ -189,7 +189,7 @@ def test_close_frees_and_the_next_call_loads(
     assert loaded[1]() is None
 
 
-def test_load_opens_the_model_at_once(run: TrainedRun, loaded: list[Any]) -> None:
+def test_load_opens_the_model(run: TrainedRun, loaded: list[Any]) -> None:
     classifier = Classifier(run)
     classifier.load()
     assert len(loaded) == 1
@@ -199,17 +199,17 @@ def test_load_opens_the_model_at_once(run: TrainedRun, loaded: list[Any]) -> Non
 def test_generating_does_not_change_probabilities(
     kind: str, run: TrainedRun, gguf: ModelRef, pairs: list[tuple[str, str]]
 ) -> None:
-    """Scoring and generating share a torch model; llama.cpp is opened again for each."""
+    """Scoring and generation share a torch model. llama.cpp is opened again for each of them."""
     with Classifier(run, gguf if kind == "gguf" else ADAPTER) as classifier:
         before, answers = classifier.predict_proba(pairs), classifier.generate(pairs[:6])
         np.testing.assert_array_equal(classifier.predict_proba(pairs), before)
         assert classifier.generate(pairs[:6]) == answers
 
 
-def test_scoring_and_generating_set_attention(
+def test_scoring_and_generation_set_attention(
     run: TrainedRun, pairs: list[tuple[str, str]], loaded: list[weakref.ref[Any]]
 ) -> None:
-    """Unsloth's forward on CUDA reads these flags: scoring trees needs them, generating must not have them."""
+    """Unsloth's forward on CUDA reads these flags. Scoring trees needs them, and generation must not have them."""
 
     def flags() -> set[bool]:
         decoder = unwrap_peft(loaded[0]()).get_decoder()
@@ -223,18 +223,18 @@ def test_scoring_and_generating_set_attention(
             assert flags() == {False}
 
 
-def test_a_gguf_answers_as_its_adapter(run: TrainedRun, gguf: ModelRef, pairs: list[tuple[str, str]]) -> None:
+def test_gguf_predicts_as_its_adapter(run: TrainedRun, gguf: ModelRef, pairs: list[tuple[str, str]]) -> None:
     with Classifier(run) as adapter, Classifier(run, gguf) as exported:
         assert exported.predict(pairs) == adapter.predict(pairs)
-        # The merged weights are rounded to bfloat16.
+        # The tolerance covers the merged weights, which are rounded to bfloat16.
         np.testing.assert_allclose(exported.predict_proba(pairs), adapter.predict_proba(pairs), atol=0.05)
         assert exported.classes_ == adapter.classes_
 
 
-def test_a_gguf_is_opened_once(
+def test_gguf_is_opened_once(
     run: TrainedRun, gguf: ModelRef, pairs: list[tuple[str, str]], opened: list[str], loaded: list[Any]
 ) -> None:
-    """llama.cpp is opened again only where a call asks in the other way."""
+    """llama.cpp is opened again only to switch between scoring and generation."""
     with Classifier(run, gguf) as classifier:
         for _ in range(3):
             classifier.predict(pairs[:2])
@@ -250,7 +250,7 @@ def test_a_gguf_is_opened_once(
     assert not loaded
 
 
-def test_an_adapter_differs_from_its_base(run: TrainedRun, pairs: list[tuple[str, str]]) -> None:
+def test_adapter_differs_from_base(run: TrainedRun, pairs: list[tuple[str, str]]) -> None:
     with Classifier(run) as adapter, Classifier(run, ModelRef("base")) as base:
         assert np.abs(adapter.predict_proba(pairs) - base.predict_proba(pairs)).max() > 0.1
 
@@ -259,43 +259,44 @@ LONG = ("Il pleut.", "mot " * 300)
 
 
 @pytest.mark.parametrize(
-    ("rows", "sentence"),
+    ("rows", "message"),
     [
         ([("a", "b"), ("a", " ")], "row 2: column 'hypothesis'"),
-        ([("a", "b"), ("a", "b", "c")], r"row 2: it is \('a', 'b', 'c'\), not a premise and a hypothesis"),
-        (["ab", ("a", "b")], "row 1: it is 'ab', not a premise and a hypothesis"),
-        ([("a", "b"), ("a", "b"), {"premise": "a", "text": "b"}], "row 3: it has no 'hypothesis'; its keys are"),
+        ([("a", "b"), ("a", "b", "c")], r"row 2: \('a', 'b', 'c'\) is not a premise and a hypothesis"),
+        (["ab", ("a", "b")], "row 1: 'ab' is not a premise and a hypothesis"),
+        ([("a", "b"), ("a", "b"), {"premise": "a", "text": "b"}], "row 3: it has no key 'hypothesis', only"),
         ([("a", None)], "row 1: column 'hypothesis'"),
         ([("a", "b"), LONG], r"row 2 needs \d+ tokens without its premise"),
-        ([("a", "")] * 5, r"row 1: .*; row 2: .*; row 3: .* \(5 rows cannot be used\)"),
-        ("a text", "A single str was given, not a list of rows"),
-        ({"premise": "a", "hypothesis": "b"}, "A single dict was given, not a list of rows"),
+        ([("a", "")] * 5, r"row 1: .*; row 2: .*; row 3: .* \(5 rows are invalid\)"),
+        ("a text", "Expected a list of rows, not a single str"),
+        ({"premise": "a", "hypothesis": "b"}, "Expected a list of rows, not a single dict"),
     ],
 )
-def test_bad_rows_are_refused_by_number(run: TrainedRun, loaded: list[Any], rows: Any, sentence: str) -> None:
+def test_bad_rows_are_refused_by_number(run: TrainedRun, loaded: list[Any], rows: Any, message: str) -> None:
     classifier = Classifier(run)
-    for verb in (classifier.predict, classifier.predict_proba, classifier.generate):
-        with pytest.raises(DataError, match=sentence):
-            verb(rows)
-    with pytest.raises(DataError, match=sentence):
+    for method in (classifier.predict, classifier.predict_proba, classifier.generate):
+        with pytest.raises(DataError, match=message):
+            method(rows)
+    with pytest.raises(DataError, match=message):
         classifier.score(rows, ["neutral"] * len(rows))
     assert not loaded
 
 
-def test_an_encoder_has_the_same_verbs(trained_encoder: RunFolder, pairs: list[tuple[str, str]]) -> None:
+def test_encoder_has_the_same_methods(trained_encoder: RunFolder, pairs: list[tuple[str, str]]) -> None:
     with Classifier(TrainedRun.open(trained_encoder.path)) as classifier:
         probabilities, predicted = classifier.predict_proba(pairs), classifier.predict(pairs)
         assert probabilities.dtype == np.float64 and classifier.classes_ == LABELS
         np.testing.assert_allclose(probabilities.sum(axis=1), 1)
         assert predicted == [LABELS[i] for i in probabilities.argmax(axis=1)]
         assert classifier.score(pairs, predicted) == 1
-        with pytest.raises(RunError, match=r"Free mode needs a model that writes text.* model\.kind is encoder"):
+        with pytest.raises(RunError, match=r"Free mode needs a model that generates text.* model\.kind is encoder"):
             classifier.generate(pairs)
 
 
-def test_progress_is_silent_or_as_asked(
+def test_progress_is_silent_by_default(
     run: TrainedRun, pairs: list[tuple[str, str]], capfd: pytest.CaptureFixture[str]
 ) -> None:
+    """Progress appears as a bar or through a callback if the caller asks for it."""
     calls: list[tuple[str, int, int | None]] = []
     silent, shown = Classifier(run), Classifier(run, progress=True)
     reporting = Classifier(run, progress=lambda *call: calls.append(call))
@@ -313,10 +314,10 @@ def test_progress_is_silent_or_as_asked(
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_gguf_of_another_vocabulary_is_refused(run: TrainedRun, pairs: list[tuple[str, str]], tmp_path: Path) -> None:
+def test_gguf_with_other_vocabulary_is_refused(run: TrainedRun, pairs: list[tuple[str, str]], tmp_path: Path) -> None:
     from tests.export.test_gguf_writer import build_model, export
 
     file = export(build_model(tmp_path / "model"), tmp_path / "other.gguf")
-    for verb in ("predict", "generate"):
+    for method in ("predict", "generate"):
         with Classifier(run, ModelRef.parse(file)) as classifier, pytest.raises(ModelError):
-            getattr(classifier, verb)(pairs)
+            getattr(classifier, method)(pairs)

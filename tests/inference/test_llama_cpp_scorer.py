@@ -1,4 +1,4 @@
-"""The llama.cpp scorer against torch, against itself, and on files that it must refuse without dying."""
+"""The llama.cpp scorer compared with torch and with itself, and files that it must refuse without crashing."""
 
 from pathlib import Path
 from typing import Any
@@ -28,81 +28,83 @@ def scorer(file: Path, trie: LabelTrie = TRIE, **settings: Any) -> LlamaCppScore
     return LlamaCppScorer(file, trie, **{"context_length": 256, "threads": 1, **settings})
 
 
-def test_every_edge_has_torchs_log_probability(gguf: Path, tiny_model: Path) -> None:
+def test_scores_equal_torch(gguf: Path, tiny_model: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32).eval()
     with scorer(gguf) as engine:
-        found = engine.score(PROMPTS)
-    assert found.shape == (len(PROMPTS), len(TRIE.edges))
-    assert found.dtype == np.float64
+        actual = engine.score(PROMPTS)
+    assert actual.shape == (len(PROMPTS), len(TRIE.edges))
+    assert actual.dtype == np.float64
     for row, prompt in enumerate(PROMPTS):
         for column, edge in enumerate(TRIE.edges):
             with torch.inference_mode():
                 logits = model(torch.tensor([[*prompt, *edge.path]])).logits[0, -1].double()
-            assert found[row, column] == pytest.approx(logits.log_softmax(-1)[edge.token].item(), abs=1e-4)
+            assert actual[row, column] == pytest.approx(logits.log_softmax(-1)[edge.token].item(), abs=1e-4)
 
 
-def test_unlikely_children_are_exact_too(gguf: Path, tiny_model: Path) -> None:
+def test_unlikely_children_have_exact_scores(gguf: Path, tiny_model: Path) -> None:
+    """Most of them are not among the likely tokens that llama.cpp reports."""
     model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32).eval()
     with torch.inference_mode():
         expected = model(torch.tensor([PROMPTS[1]])).logits[0, -1].double().log_softmax(-1)
     order = expected.argsort(descending=True).tolist()
-    chosen = [order[200], order[-1], order[0], order[-2], order[150]]
-    assert expected[chosen[0]] - expected[chosen[1]] > 1
-    trie = LabelTrie({str(token): (token,) for token in chosen})
+    children = [order[200], order[-1], order[0], order[-2], order[150]]
+    assert expected[children[0]] - expected[children[1]] > 1
+    trie = LabelTrie({str(token): (token,) for token in children})
     with scorer(gguf, trie) as engine:
-        np.testing.assert_allclose(engine.score([PROMPTS[1]])[0], expected[chosen].numpy(), atol=1e-4)
+        np.testing.assert_allclose(engine.score([PROMPTS[1]])[0], expected[children].numpy(), atol=1e-4)
 
 
-def test_one_row_and_many_and_a_second_time_give_the_same_numbers(gguf: Path) -> None:
+def test_scores_are_reproducible(gguf: Path) -> None:
+    """A second scorer gives identical scores. Single rows and another order agree up to rounding."""
     with scorer(gguf) as engine:
-        together = engine.score(PROMPTS)
-        backwards = engine.score(PROMPTS[::-1])[::-1]
-    with scorer(gguf) as again:
-        np.testing.assert_array_equal(again.score(PROMPTS), together)
-    alone = []
+        batched = engine.score(PROMPTS)
+        reversed_scores = engine.score(PROMPTS[::-1])[::-1]
+    with scorer(gguf) as second_engine:
+        np.testing.assert_array_equal(second_engine.score(PROMPTS), batched)
+    separate = []
     for prompt in PROMPTS:
         with scorer(gguf) as engine:
-            alone.append(engine.score([prompt])[0])
-    np.testing.assert_allclose(np.array(alone), together, atol=1e-4)
-    np.testing.assert_allclose(backwards, together, atol=1e-4)
+            separate.append(engine.score([prompt])[0])
+    np.testing.assert_allclose(np.array(separate), batched, atol=1e-4)
+    np.testing.assert_allclose(reversed_scores, batched, atol=1e-4)
 
 
 @pytest.mark.parametrize("rows_at_once", [1, 3, 8])
-def test_rows_in_any_order_and_number_come_back_as_they_were_given(rows_at_once: int, gguf: Path) -> None:
+def test_scores_keep_the_order_of_rows(rows_at_once: int, gguf: Path) -> None:
     rows = [(1, 5, 9, row % 4, *range(40, 40 + row % 7), row) for row in range(29)]
     with scorer(gguf, rows_at_once=1) as engine:
-        alone = np.concatenate([engine.score([row]) for row in rows])
+        separate = np.concatenate([engine.score([row]) for row in rows])
     with scorer(gguf, rows_at_once=rows_at_once) as engine:
-        found = engine.score(rows)
-    np.testing.assert_allclose(found, alone, atol=1e-4)
-    assert np.ptp(found, axis=0).min() > 0.1
+        batched = engine.score(rows)
+    np.testing.assert_allclose(batched, separate, atol=1e-4)
+    assert np.ptp(batched, axis=0).min() > 0.1
 
 
-def test_what_rows_begin_with_is_read_once_for_each_sequence(gguf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    read: list[int] = []
+def test_common_prefix_is_computed_once_per_sequence(gguf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    computed_tokens: list[int] = []
     with scorer(gguf, rows_at_once=2) as engine:
-        complete = engine.model._open.handle_completions
+        complete = engine.model._running_server.handle_completions
 
-        class Counting:
+        class CountingServer:
             def handle_completions(self, request: dict[str, Any]) -> Any:
-                answers = [complete({**request, "prompt": prompt}) for prompt in request["prompt"]]
-                read.extend(a["usage"]["prompt_tokens"] - a["usage"]["prompt_tokens_details"]["cached_tokens"]
-                            for a in answers)  # fmt: skip
-                choices = [{**a["choices"][0], "index": i} for i, a in enumerate(answers)]
+                responses = [complete({**request, "prompt": prompt}) for prompt in request["prompt"]]
+                for usage in (response["usage"] for response in responses):
+                    computed_tokens.append(usage["prompt_tokens"] - usage["prompt_tokens_details"]["cached_tokens"])
+                choices = [{**response["choices"][0], "index": i} for i, response in enumerate(responses)]
                 return {"choices": choices}
 
-        monkeypatch.setattr(type(engine.model), "_open", Counting())
+        monkeypatch.setattr(type(engine.model), "_running_server", CountingServer())
         engine.score([(1, *range(40, 140), row) for row in range(20)])
-    # Two sequences read 101 tokens once; after that a row adds its own token and those of its labels' contexts.
-    assert sum(read) < 2 * 101 + 20 * 3 * len(TRIE.contexts) < 20 * 100
+    # Both sequences compute 101 tokens once. After that, a row adds its last token and the contexts of the labels.
+    assert sum(computed_tokens) < 2 * 101 + 20 * 3 * len(TRIE.contexts) < 20 * 100
 
 
-def test_the_number_of_threads_changes_nothing(gguf: Path) -> None:
-    with scorer(gguf, threads=1) as one, scorer(gguf, threads=2) as two:
-        np.testing.assert_array_equal(one.score(PROMPTS[:1]), two.score(PROMPTS[:1]))
+def test_threads_do_not_change_scores(gguf: Path) -> None:
+    with scorer(gguf, threads=1) as single, scorer(gguf, threads=2) as double:
+        np.testing.assert_array_equal(single.score(PROMPTS[:1]), double.score(PROMPTS[:1]))
 
 
-def test_two_scorers_live_side_by_side(gguf: Path) -> None:
+def test_two_scorers_are_independent(gguf: Path) -> None:
     first, second = scorer(gguf), scorer(gguf)
     expected = first.score(PROMPTS[:1])
     first.close()
@@ -110,7 +112,7 @@ def test_two_scorers_live_side_by_side(gguf: Path) -> None:
     second.close()
 
 
-def test_a_closed_scorer_says_so(gguf: Path) -> None:
+def test_closed_scorer_is_refused(gguf: Path) -> None:
     with scorer(gguf) as engine:
         pass
     with pytest.raises(ModelError, match="closed"):
@@ -118,21 +120,21 @@ def test_a_closed_scorer_says_so(gguf: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "prompt, names",
-    [((), "Row 1 has no tokens"), ((1,) * 300, "Row 1 needs 304 tokens"), ((1, 10**6), "invalid tokens")],
-    ids=["empty", "too long", "ids of another model"],
+    "prompt, message",
+    [((), "Row 2 has no tokens"), ((1,) * 300, "Row 2 needs 304 tokens"), ((1, 10**6), "invalid tokens")],
+    ids=["empty", "too long", "unknown ids"],
 )
-def test_a_prompt_that_cannot_be_scored_is_refused(prompt: tuple[int, ...], names: str, gguf: Path) -> None:
-    with scorer(gguf) as engine, pytest.raises(ModelError, match=names):
+def test_invalid_prompt_is_refused(prompt: tuple[int, ...], message: str, gguf: Path) -> None:
+    with scorer(gguf) as engine, pytest.raises(ModelError, match=message):
         engine.score([PROMPTS[0], prompt])
 
 
-def test_the_longest_prompt_that_fits_is_scored(gguf: Path) -> None:
+def test_longest_prompt_is_scored(gguf: Path) -> None:
     with scorer(gguf) as engine:
         assert np.isfinite(engine.score([(1, *range(20, 20 + 251))])).all()
 
 
-def test_label_tokens_of_another_model_are_refused(gguf: Path) -> None:
+def test_unknown_label_token_is_refused(gguf: Path) -> None:
     with (
         scorer(gguf, LabelTrie({"a": (10**6, 99), "b": (30, 99)})) as engine,
         pytest.raises(ModelError, match="1000000"),
@@ -141,31 +143,33 @@ def test_label_tokens_of_another_model_are_refused(gguf: Path) -> None:
 
 
 @pytest.mark.parametrize("kept", [4, 100, 0.5, 0.999])
-def test_a_file_that_is_cut_short_is_refused(kept: float, gguf: Path, tmp_path: Path) -> None:
-    whole = gguf.read_bytes()
-    file = tmp_path / "cut.gguf"
-    file.write_bytes(whole[: int(kept if kept >= 1 else kept * len(whole))])
-    with pytest.raises(ModelError, match="cut short or damaged"):
+def test_truncated_file_is_refused(kept: float, gguf: Path, tmp_path: Path) -> None:
+    content = gguf.read_bytes()
+    file = tmp_path / "truncated.gguf"
+    file.write_bytes(content[: int(kept if kept >= 1 else kept * len(content))])
+    with pytest.raises(ModelError, match="truncated or damaged"):
         scorer(file)
 
 
-def test_a_missing_file_a_folder_and_another_format_are_refused(tmp_path: Path) -> None:
-    other = tmp_path / "other.gguf"
-    other.write_text("not a model", encoding="utf-8")
-    for file, names in [(tmp_path / "none.gguf", "No such file"), (tmp_path, "cannot be read"), (other, "not a GGUF")]:
-        with pytest.raises(ModelError, match=names):
+def test_anything_but_a_gguf_file_is_refused(tmp_path: Path) -> None:
+    text = tmp_path / "text.gguf"
+    text.write_text("not a model", encoding="utf-8")
+    missing = tmp_path / "missing.gguf"
+    for file, message in [(missing, "No such file"), (tmp_path, "cannot be read"), (text, "not a GGUF")]:
+        with pytest.raises(ModelError, match=message):
             scorer(file)
 
 
-def test_llama_cpp_is_silent_unless_asked(
+def test_llama_cpp_is_silent_by_default(
     gguf: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cut = tmp_path / "cut.gguf"
-    cut.write_bytes(gguf.read_bytes()[:5000])
+    """TOOLKIT_LLAMA_LOG=1 shows its messages."""
+    truncated = tmp_path / "truncated.gguf"
+    truncated.write_bytes(gguf.read_bytes()[:5000])
     with scorer(gguf) as engine:
         engine.score(PROMPTS[:1])
     with pytest.raises(ModelError):
-        scorer(cut)
+        scorer(truncated)
     printed = capfd.readouterr()
     assert printed.out == ""
     assert "llama" not in printed.err

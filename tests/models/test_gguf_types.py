@@ -1,4 +1,4 @@
-"""File types: what a GGUF of each will take of the disk, from numbers of weights alone."""
+"""File types: the predicted size of a GGUF file of each type."""
 
 from collections.abc import Callable
 from typing import get_args
@@ -14,9 +14,7 @@ from toolkit.recipe.schema import GgufType, Recipe
 
 
 @pytest.mark.parametrize("file_type", get_args(GgufType))
-def test_an_export_of_every_type_is_predicted_as_large_as_it_will_be_written(
-    make_recipe: Callable[..., Recipe], file_type: GgufType
-) -> None:
+def test_file_size_is_predicted(make_recipe: Callable[..., Recipe], file_type: GgufType) -> None:
     preflight = run_preflight(make_recipe(f"export.gguf=[{file_type}]"))
     base, matrices = preflight.parameters.total - preflight.parameters.trainable, preflight.parameters.quantizable
     predicted = FILE_TYPES[file_type].file_bytes(matrices, base - matrices)

@@ -1,4 +1,4 @@
-"""Merging: the sum is made in float32 and rounded once, to the base's own type."""
+"""Merging: the sum is computed in float32 and rounded once to the base's data type."""
 
 import json
 from pathlib import Path
@@ -17,7 +17,7 @@ from toolkit.runs.run_folder import RunFolder
 @pytest.mark.parametrize(
     ("dtype", "name"), [(torch.bfloat16, "bf16"), (torch.float16, "f16"), (torch.float32, "f32")], ids=str
 )
-def test_each_weight_is_the_sum_in_float32_rounded_once(
+def test_merged_weights_are_rounded_once(
     dtype: torch.dtype, name: str, trained: RunFolder, tiny_model: Path, tmp_path: Path
 ) -> None:
     base, merged = tmp_path / "base", tmp_path / "merged"
@@ -40,7 +40,7 @@ def test_each_weight_is_the_sum_in_float32_rounded_once(
         update = adapter[f"{prefix}.lora_B.weight"].float() @ adapter[f"{prefix}.lora_A.weight"].float() * scale
         exact = weight.float() + update
         assert after[key].dtype == dtype and update.abs().max() > 0.01
-        # Half a unit in the last place of 8, 11 or 24 bits; float32 adds what the order of a sum changes.
+        # Half a unit in the last place of 8, 11 or 24 bits. The constant allows for float32 sums in another order.
         bound = exact.abs() * torch.finfo(dtype).eps / 2 + 1e-6
         assert ((after[key].float() - exact).abs() <= bound).all()
     assert changed == 8

@@ -1,4 +1,4 @@
-"""What a run needs is that of its largest step, and advice that is followed, through the recipe's own checks, helps."""
+"""Suggestions: the largest step decides what a run needs, and suggested changes are valid and make the recipe fit."""
 
 import json
 from collections.abc import Callable
@@ -20,22 +20,22 @@ MakeRecipe = Callable[..., Recipe]
 
 
 @pytest.mark.parametrize("batching", ["padded", "prefix_tree"])
-def test_the_longest_row_counts_however_late_it_is_read(make_recipe: MakeRecipe, batching: str) -> None:
+def test_longest_row_counts_in_any_step(make_recipe: MakeRecipe, batching: str) -> None:
     recipe = make_recipe(
         "data.train={path: embedded:nli-fr, split: train, limit: 200}",
         f"training={{batch_size: 2, epochs: 1.0, batching: {batching}}}",
     )
     job = plan_job(run_preflight(recipe))
     assert job.plan.steps == 100
-    longest = job.preflight.tokens.longest - 1  # the last token of a row is not read
+    longest = job.preflight.tokens.longest - 1  # the last token of a row is only predicted
     assert largest_micro_batch(job).tokens >= (2 * longest if batching == "padded" else longest)
 
 
-def _before(make_recipe: MakeRecipe, *overrides: str) -> Preflight[Any]:
+def _preflight(make_recipe: MakeRecipe, *overrides: str) -> Preflight[Any]:
     return run_preflight(make_recipe("training.batch_size=48", "training.loss_on=full_text", "lora.r=64", *overrides))
 
 
-@pytest.mark.parametrize("share", [0.05, 0.5], ids=["hardly enough", "half"])
+@pytest.mark.parametrize("share", [0.05, 0.5], ids=["barely enough", "half"])
 @pytest.mark.parametrize(
     "batching",
     [
@@ -45,22 +45,20 @@ def _before(make_recipe: MakeRecipe, *overrides: str) -> Preflight[Any]:
     ],
     ids=["padded", "tree", "auto"],
 )
-def test_what_is_advised_can_be_set_and_makes_it_fit(
-    make_recipe: MakeRecipe, batching: list[str], share: float
-) -> None:
-    preflight = _before(make_recipe, *batching)
-    use = estimate_resources(plan_job(preflight, _gpu(10**12))).training
-    movable = use.activations + use.logits + use.working
-    device = _gpu(use.total - movable + round(share * movable))
+def test_suggested_changes_make_the_recipe_fit(make_recipe: MakeRecipe, batching: list[str], share: float) -> None:
+    preflight = _preflight(make_recipe, *batching)
+    memory = estimate_resources(plan_job(preflight, _gpu(10**12))).training
+    reducible = memory.activations + memory.logits + memory.working
+    device = _gpu(memory.total - reducible + round(share * reducible))
     estimate = estimate_resources(plan_job(preflight, device))
     assert not estimate.fits and "does not fit" in verdict(preflight, estimate)
-    advised = suggest_changes(preflight, estimate)
-    assert advised is not None and advised.startswith("set ")
-    keys = dict(change.split("=") for change in advised.removeprefix("set ").split(", "))
-    kept = [one for one in batching if one.split("=")[0] not in keys]
+    suggestion = suggest_changes(preflight, estimate)
+    assert suggestion is not None and suggestion.startswith("set ")
+    changes = dict(change.split("=") for change in suggestion.removeprefix("set ").split(", "))
+    kept = [override for override in batching if override.split("=")[0] not in changes]
     changed = run_preflight(
         make_recipe("training.batch_size=48", "training.loss_on=full_text", "lora.r=64", *kept,
-                    *(f"{key}={value}" for key, value in keys.items()))
+                    *(f"{key}={value}" for key, value in changes.items()))
     )  # fmt: skip
     assert estimate_resources(plan_job(changed, device)).fits
 
@@ -69,19 +67,19 @@ def _gpu(memory: int) -> Device:
     return Device("a GPU", "cuda", memory)
 
 
-def test_no_part_is_advised_that_is_larger_than_the_one_that_is_set(make_recipe: MakeRecipe) -> None:
+def test_larger_micro_batch_is_never_suggested(make_recipe: MakeRecipe) -> None:
     small = ["training.batching=prefix_tree", "training.batch_tokens=20", "evaluation.batch_tokens=20"]
     preflight = run_preflight(make_recipe(*small))
     assert preflight.tokens.longest > 20
     estimate = estimate_resources(plan_job(preflight, _gpu(10**12)))
-    # Too little for both peaks; `auto` would take parts of the longest row.
-    none = replace(estimate, device=_gpu(estimate.scoring.weights))
-    keys = [key for key, _ in _changes(preflight, none)]
+    # Too little memory for either peak. `auto` would make micro-batches as large as the longest row.
+    too_small = replace(estimate, device=_gpu(estimate.scoring.weights))
+    keys = [key for key, _ in _changes(preflight, too_small)]
     assert "training.gradient_checkpointing" in keys
     assert "training.batch_tokens" not in keys and "evaluation.batch_tokens" not in keys
 
 
-def test_an_evaluation_row_longer_than_all_training_rows_counts(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+def test_longest_evaluation_row_counts(make_recipe: MakeRecipe, tmp_path: Path) -> None:
     rows = [*nli_fr.load_split("dev")][:6]
     short = run_preflight(make_recipe(f"data.eval={{path: {_write(tmp_path / 'short.jsonl', rows)}}}"))
     rows[3] = {**rows[3], "premise": " ".join([rows[3]["premise"]] * 12)}
@@ -90,8 +88,8 @@ def test_an_evaluation_row_longer_than_all_training_rows_counts(make_recipe: Mak
     device = _gpu(10**12)
     scoring = [estimate_resources(plan_job(preflight, device)).scoring for preflight in (short, long)]
     assert scoring[1].activations > scoring[0].activations
-    advised = dict(_changes(long, replace(estimate_resources(plan_job(long, device)), device=_gpu(1))))
-    assert advised["evaluation.batch_tokens"] == long.longest_row
+    changes = dict(_changes(long, replace(estimate_resources(plan_job(long, device)), device=_gpu(1))))
+    assert changes["evaluation.batch_tokens"] == long.longest_row
 
 
 def test_shortened_evaluation_rows_are_reported(make_recipe: MakeRecipe, tmp_path: Path) -> None:
@@ -107,8 +105,8 @@ def _write(path: Path, rows: list[dict[str, Any]]) -> Path:
     return path
 
 
-def test_no_advice_is_given_where_nothing_would_help(make_recipe: MakeRecipe) -> None:
-    preflight = _before(make_recipe)
+def test_no_suggestion_if_nothing_helps(make_recipe: MakeRecipe) -> None:
+    preflight = _preflight(make_recipe)
     estimate = estimate_resources(replace(plan_job(preflight), device=_gpu(1_000_000)))
     assert suggest_changes(preflight, estimate) is None
-    assert "no key of the recipe helps" in verdict(preflight, estimate)
+    assert "no recipe setting helps" in verdict(preflight, estimate)

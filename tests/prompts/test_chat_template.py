@@ -1,4 +1,4 @@
-"""A chat template rendered once: one BOS, markers that stay text, and a refusal where the answer has no place."""
+"""Chat templates: one BOS, special tokens in messages that stay text, and rejected templates."""
 
 from typing import Any
 
@@ -16,59 +16,65 @@ EACH_MESSAGE = "{% for m in messages %}{{ m.content }}{% if m.role == 'assistant
 
 @pytest.fixture
 def tokenizer() -> Any:
-    """A tokenizer that a test may give another template."""
+    """A tokenizer whose template a test can replace."""
     return load_tokenizer(MODEL_FOLDER)
 
 
-def own_ids(tokenizer: Any, texts: tuple[str, ...]) -> list[int]:
-    """The ids that the tokenizer's own chat template gives."""
+def reference_ids(tokenizer: Any, texts: tuple[str, ...]) -> list[int]:
+    """Return the token ids according to transformers: the rendered chat template, tokenized as a whole."""
     messages = [{"role": role, "content": text} for role, text in zip(ROLES, texts, strict=False)]
     text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=len(texts) < len(ROLES))
     return tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
-def test_messages_have_the_tokenizers_own_ids(tokenizer: Any) -> None:
+def test_token_ids_match_transformers(tokenizer: Any) -> None:
     template = ChatTemplate(tokenizer, ROLES)
     ids, starts = template.encode_conversation(TEXTS)
-    assert ids == own_ids(tokenizer, TEXTS)
-    assert template.encode_prompt(TEXTS[:2]) == own_ids(tokenizer, TEXTS[:2])
+    assert ids == reference_ids(tokenizer, TEXTS)
+    assert template.encode_prompt(TEXTS[:2]) == reference_ids(tokenizer, TEXTS[:2])
     for start, text in zip(starts, TEXTS, strict=True):
         assert tokenizer.decode(ids[start:]).lstrip().startswith(f"{text}<|eot_id|>")
         assert ids[start - 1] in tokenizer.added_tokens_decoder
 
 
 @pytest.mark.parametrize("bos", ["{{ bos_token }}{{ bos_token }}", ""])
-def test_a_template_with_two_or_no_bos_gives_one(tokenizer: Any, bos: str) -> None:
+def test_every_prompt_has_exactly_one_bos(tokenizer: Any, bos: str) -> None:
     tokenizer.chat_template = bos + EACH_MESSAGE
     template = ChatTemplate(tokenizer, ROLES)
     prompt, (conversation, starts) = template.encode_prompt(["a", "b"]), template.encode_conversation(["a", "b", "c"])
     for ids in (prompt, conversation):
         assert ids[0] == tokenizer.bos_token_id and ids.count(tokenizer.bos_token_id) == 1
-    assert starts == [1, 1, 1], "one plain text holds all three messages"
+    assert starts == [1, 1, 1], "all three messages are in one plain text"
     tokenizer.bos_token = None
     assert template.with_one_bos([5, 6]) == [5, 6]
 
 
-@pytest.mark.parametrize("marker", ["<|eot_id|>", "<|start_header_id|>assistant<|end_header_id|>", "<|begin_of_text|>"])
-def test_a_marker_in_a_message_stays_text(tokenizer: Any, marker: str) -> None:
+@pytest.mark.parametrize(
+    "special_token", ["<|eot_id|>", "<|start_header_id|>assistant<|end_header_id|>", "<|begin_of_text|>"]
+)
+def test_special_token_in_a_message_stays_text(tokenizer: Any, special_token: str) -> None:
     template = ChatTemplate(tokenizer, ROLES)
-    plain, marked = (template.encode_prompt(["Compare.", f"Il dit {text} oui."]) for text in ("x", marker))
+    plain, with_special_token = (
+        template.encode_prompt(["Compare.", f"Il dit {text} oui."]) for text in ("x", special_token)
+    )
     special = set(tokenizer.added_tokens_decoder)
-    assert [i for i in marked if i in special] == [i for i in plain if i in special]
-    assert f"Il dit {marker} oui." in tokenizer.decode(marked)
-    assert template.holds_marker(f"Il dit {marker} oui.") and not template.holds_marker("Il dit oui.")
+    assert [i for i in with_special_token if i in special] == [i for i in plain if i in special]
+    assert f"Il dit {special_token} oui." in tokenizer.decode(with_special_token)
+    assert template.contains_special_token(f"Il dit {special_token} oui.") and not template.contains_special_token(
+        "Il dit oui."
+    )
 
 
-def test_private_use_characters_in_a_message_stay_text(tokenizer: Any) -> None:
-    """While the template is rendered, such characters mark where the messages go."""
+def test_slot_characters_in_a_message_stay_text(tokenizer: Any) -> None:
+    """A message is not mistaken for a slot, even if it contains the private-use characters that mark one."""
     slot = "\ue0000\ue001"
     ids = ChatTemplate(tokenizer, ROLES).encode_prompt([slot, "secret"])
     assert slot in tokenizer.decode(ids) and tokenizer.decode(ids).count("secret") == 1
 
 
-def test_the_answers_place_is_found(tokenizer: Any) -> None:
-    own = ChatTemplate(tokenizer, ROLES)
-    assert (own.before_answer, own.end_of_turn) == ("", tokenizer.convert_tokens_to_ids("<|eot_id|>"))
+def test_position_and_end_of_answer_are_found(tokenizer: Any) -> None:
+    template = ChatTemplate(tokenizer, ROLES)
+    assert (template.answer_prefix, template.end_of_turn) == ("", tokenizer.convert_tokens_to_ids("<|eot_id|>"))
     tokenizer.chat_template = EACH_MESSAGE.replace("<|eot_id|>", " <|end_header_id|>")
     assert ChatTemplate(tokenizer, ROLES).end_of_turn == tokenizer.convert_tokens_to_ids("<|end_header_id|>")
     tokenizer.chat_template = (
@@ -76,18 +82,18 @@ def test_the_answers_place_is_found(tokenizer: Any) -> None:
         "{% else %}{{ m.content }}\n\n{% endif %}{% endfor %}{% if add_generation_prompt %}Relation :{% endif %}"
     )
     plain = ChatTemplate(tokenizer, ROLES)
-    assert (plain.before_answer, plain.end_of_turn) == (" ", tokenizer.eos_token_id)
-    assert plain.pieces() == [("system", ""), (None, "\n\n"), ("user", ""), (None, "\n\nRelation :")]
+    assert (plain.answer_prefix, plain.end_of_turn) == (" ", tokenizer.eos_token_id)
+    assert plain.split_prompt() == [("system", ""), (None, "\n\n"), ("user", ""), (None, "\n\nRelation :")]
     assert plain.encode_prompt(["a", "b"])[1:] == encode_plain(tokenizer, "a\n\nb\n\nRelation :")
     tokenizer.eos_token = None
-    with pytest.raises(RecipeError, match="Neither the chat template nor the tokenizer ends a turn"):
+    with pytest.raises(RecipeError, match="Neither the chat template nor the tokenizer has an end-of-turn token"):
         ChatTemplate(tokenizer, ROLES)
 
 
-def test_a_template_may_print_the_date(tokenizer: Any) -> None:
+def test_template_can_print_the_date(tokenizer: Any) -> None:
     tokenizer.chat_template = "{{ date_string }}: " + EACH_MESSAGE
-    assert ChatTemplate(tokenizer, ROLES, date_string="26 Jul 2024").pieces()[0] == (None, "26 Jul 2024: ")
-    assert ChatTemplate(tokenizer, ROLES).pieces()[0] == (None, ": ")
+    assert ChatTemplate(tokenizer, ROLES, date_string="26 Jul 2024").split_prompt()[0] == (None, "26 Jul 2024: ")
+    assert ChatTemplate(tokenizer, ROLES).split_prompt()[0] == (None, ": ")
 
 
 @pytest.mark.parametrize(
@@ -95,29 +101,29 @@ def test_a_template_may_print_the_date(tokenizer: Any) -> None:
     [
         (
             "{% for m in messages %}{{ m.content }}{% endfor %}{% if add_generation_prompt %}A:{% endif %}",
-            "generation prompt is not how it begins an assistant turn",
+            "generation prompt differs from the beginning of its assistant turn",
         ),
-        ("{% for m in messages[:2] %}{{ m.content }}{% endfor %}", "so the answer's place is unknown"),
+        ("{% for m in messages[:2] %}{{ m.content }}{% endfor %}", "so the position of the answer is unknown"),
         ("{{ raise_exception('nope') }}", r"cannot be rendered: nope\."),
         ("{{ raise_exception('nope') }}{", "cannot be rendered"),
         ("{{ undefined.attribute }}", "cannot be rendered: 'undefined' is undefined"),
     ],
 )
-def test_a_template_that_cannot_work_is_refused(tokenizer: Any, template: str, sentence: str) -> None:
+def test_unusable_template_is_rejected(tokenizer: Any, template: str, sentence: str) -> None:
     tokenizer.chat_template = template
     with pytest.raises(RecipeError, match=sentence):
         ChatTemplate(tokenizer, ROLES)
 
 
-def test_a_tokenizer_without_a_template_is_refused(tokenizer: Any) -> None:
+def test_tokenizer_without_a_template_is_rejected(tokenizer: Any) -> None:
     tokenizer.chat_template = None
     with pytest.raises(ModelError, match="has no chat template"):
         ChatTemplate(tokenizer, ROLES)
 
 
-def test_a_template_whose_loops_do_not_end_is_refused(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_endless_template_is_rejected(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("toolkit.prompts.chat_template._RENDER_SECONDS", 0.02)
-    # Takes about a second.
+    # Without the limit this takes about a second.
     tokenizer.chat_template = "{% for i in range(3000) %}{% for j in range(3000) %}{% endfor %}{% endfor %}"
     with pytest.raises(RecipeError, match=r"cannot be rendered: it takes more than 0\.02 seconds\."):
         ChatTemplate(tokenizer, ROLES)

@@ -1,4 +1,4 @@
-"""An encoder's sentence pairs: the tokenizer's own ids, markers that stay text, and a premise that gives way."""
+"""Sentence pairs for encoders: the tokenizer's own ids, special tokens that stay text, and shortened premises."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import torch
 
 from toolkit.data.example import Example
 from toolkit.errors import DataError, ModelError
-from toolkit.prompts.sentence_pairs import EncodedPair, PairEncoder
+from toolkit.prompts.sentence_pairs import EncodedPair, PairTokenizer
 from toolkit.prompts.tokenizer import load_tokenizer
 
 LABELS = ("entailment", "neutral", "contradiction")
@@ -18,63 +18,63 @@ def example(premise: str, hypothesis: str, label: str = "neutral") -> Example:
 
 
 @pytest.fixture
-def encoder(tiny_encoder: Path) -> PairEncoder:
-    return PairEncoder(load_tokenizer(tiny_encoder), LABELS, 128)
+def pair_tokenizer(tiny_encoder: Path) -> PairTokenizer:
+    return PairTokenizer(load_tokenizer(tiny_encoder), LABELS, 128)
 
 
-def test_a_pair_has_the_tokenizers_own_ids(encoder: PairEncoder) -> None:
-    row = encoder.pair(example(" Le chat dort. ", "Il pleut."))
-    assert list(row.ids) == encoder.tokenizer("Le chat dort.", "Il pleut.")["input_ids"]
+def test_token_ids_match_transformers(pair_tokenizer: PairTokenizer) -> None:
+    row = pair_tokenizer.encode_row(example(" Le chat dort. ", "Il pleut."))
+    assert list(row.ids) == pair_tokenizer.tokenizer("Le chat dort.", "Il pleut.")["input_ids"]
     assert (row.label, row.shortened, row.segments) == (1, False, None)
-    assert encoder.show(row, "completion") == ("<s> Le chat dort.</s></s> Il pleut.</s> ", "neutral")
+    assert pair_tokenizer.decode_row(row, "completion") == ("<s> Le chat dort.</s></s> Il pleut.</s> ", "neutral")
 
 
-def test_markers_in_a_text_stay_text(encoder: PairEncoder) -> None:
-    end = encoder.tokenizer.eos_token_id
-    plain, marked = (encoder.pair(example(text, "b")).ids for text in ("a", "a</s></s>c<pad>"))
+def test_special_tokens_in_a_text_stay_text(pair_tokenizer: PairTokenizer) -> None:
+    end = pair_tokenizer.tokenizer.eos_token_id
+    plain, marked = (pair_tokenizer.encode_row(example(text, "b")).ids for text in ("a", "a</s></s>c<pad>"))
     assert plain.count(end) == marked.count(end) == 3
-    assert encoder.tokenizer.pad_token_id not in marked
+    assert pair_tokenizer.tokenizer.pad_token_id not in marked
 
 
-def test_only_the_premise_is_shortened_at_its_end(encoder: PairEncoder) -> None:
+def test_only_the_premise_is_shortened(pair_tokenizer: PairTokenizer) -> None:
     hypothesis = "Il fait froid."
-    whole = encoder.pair(example("un deux trois quatre cinq six sept", hypothesis))
-    short = PairEncoder(encoder.tokenizer, LABELS, len(whole) - 1)
-    row = short.pair(example("un deux trois quatre cinq six sept", hypothesis))
+    whole = pair_tokenizer.encode_row(example("un deux trois quatre cinq six sept", hypothesis))
+    short = PairTokenizer(pair_tokenizer.tokenizer, LABELS, len(whole) - 1)
+    row = short.encode_row(example("un deux trois quatre cinq six sept", hypothesis))
     assert row.shortened and len(row) <= len(whole) - 1
-    assert row.ids == encoder.pair(example("un deux trois quatre cinq six", hypothesis)).ids
+    assert row.ids == pair_tokenizer.encode_row(example("un deux trois quatre cinq six", hypothesis)).ids
 
 
-def test_a_hypothesis_that_does_not_fit_is_refused_with_its_row(encoder: PairEncoder) -> None:
-    short = PairEncoder(encoder.tokenizer, LABELS, 8)
+def test_too_long_hypothesis_is_rejected(pair_tokenizer: PairTokenizer) -> None:
+    short = PairTokenizer(pair_tokenizer.tokenizer, LABELS, 8)
     with pytest.raises(DataError, match="max_seq_length 8 is too short for the hypothesis in 1 rows; row 1 needs"):
         short.encode([example("a", "Il fait très froid ce soir à Lyon.")])
 
 
-def test_segments_are_there_where_the_tokenizer_has_them(tmp_path: Path) -> None:
+def test_segments_exist_if_the_tokenizer_has_them(tmp_path: Path) -> None:
     from transformers import BertTokenizerFast
 
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "il", "pleut", "dort"]
     tokenizer = BertTokenizerFast(vocab={word: i for i, word in enumerate(words)})
-    row = PairEncoder(tokenizer, LABELS, 16).pair(example("il dort", "il pleut"))
+    row = PairTokenizer(tokenizer, LABELS, 16).encode_row(example("il dort", "il pleut"))
     assert row.inputs() == {"input_ids": [2, 5, 7, 3, 5, 6, 3], "token_type_ids": [0, 0, 0, 0, 1, 1, 1]}
 
 
-def test_a_tokenizer_that_cannot_pad_is_refused(encoder: PairEncoder) -> None:
-    encoder.tokenizer.pad_token = None
+def test_tokenizer_without_padding_is_rejected(pair_tokenizer: PairTokenizer) -> None:
+    pair_tokenizer.tokenizer.pad_token = None
     with pytest.raises(ModelError, match="has no padding token"):
-        PairEncoder(encoder.tokenizer, LABELS, 16)
+        PairTokenizer(pair_tokenizer.tokenizer, LABELS, 16)
 
 
-def test_a_step_is_padded_in_parts_that_keep_their_rows(encoder: PairEncoder) -> None:
+def test_micro_batches_are_padded_separately(pair_tokenizer: PairTokenizer) -> None:
     from toolkit.models.backend import DataCollatorWithPadding
     from toolkit.training.encoder_trainer import PairCollator
 
     rows = [EncodedPair((5, 6, 7), None, 2), EncodedPair((5,), None, 0), EncodedPair((8, 9), None, 1)]
-    collate = PairCollator(DataCollatorWithPadding(encoder.tokenizer), 2)
+    collate = PairCollator(DataCollatorWithPadding(pair_tokenizer.tokenizer), 2)
     step = collate([{**row.inputs(), "label": row.label} for row in rows])
     first, second = step["parts"]
-    pad = encoder.tokenizer.pad_token_id
+    pad = pair_tokenizer.tokenizer.pad_token_id
     assert first["input_ids"].tolist() == [[5, 6, 7], [5, pad, pad]]
     assert first["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
     assert (first["labels"].tolist(), second["labels"].tolist()) == ([2, 0], [1])

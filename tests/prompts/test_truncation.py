@@ -1,13 +1,13 @@
-"""A premise that is too long keeps its first words; where its first word alone is too long, that one's beginning."""
+"""Truncation: a premise that is too long keeps its first words, or the beginning of its first word."""
 
 import pytest
 
 from toolkit.errors import DataError
-from toolkit.prompts.truncation import fit_premise
+from toolkit.prompts.truncation import truncate_premise
 
 
 def encode(premise: str) -> list[str]:
-    """A row as characters, with two of them for whatever else it holds."""
+    """Return a row as characters: those of the premise, and one on each side for the rest of the row."""
     return ["<", *premise, ">"]
 
 
@@ -20,19 +20,19 @@ def encode(premise: str) -> list[str]:
         ("https://example.org", "https://"),
         ("漢字仮名交じり文の長い前提", "漢字仮名交じり文"),
         ("        court        ", "court"),
-        ("abcdefge\u0301\u0323 x", "abcdefg"),  # the eighth, e, goes with its two marks
+        ("abcdefge\u0301\u0323 x", "abcdefg"),  # the eighth character, e, is dropped with its two combining marks
     ],
 )
-def test_whole_words_are_kept_and_else_whole_characters(premise: str, kept: str) -> None:
-    tokens, shortened = fit_premise(premise, encode, 10)
+def test_premise_is_cut_between_words_or_characters(premise: str, kept: str) -> None:
+    tokens, shortened = truncate_premise(premise, encode, 10)
     assert ("".join(tokens), shortened) == (f"<{kept}>", True)
 
 
-def test_a_premise_that_fits_is_left_as_it_is() -> None:
-    assert fit_premise("  a  b ", encode, 10) == (list("<  a  b >"), False)
+def test_premise_that_fits_is_unchanged() -> None:
+    assert truncate_premise("  a  b ", encode, 10) == (list("<  a  b >"), False)
 
 
-@pytest.mark.parametrize(("premise", "room"), [("un deux", 2), ("漢字", 2), ("un deux", 1)])
-def test_a_row_that_holds_nothing_of_its_premise_is_refused(premise: str, room: int) -> None:
+@pytest.mark.parametrize(("premise", "max_tokens"), [("un deux", 2), ("漢字", 2), ("un deux", 1)])
+def test_row_without_room_for_its_premise_is_rejected(premise: str, max_tokens: int) -> None:
     with pytest.raises(DataError, match="needs 2 tokens without its premise"):
-        fit_premise(premise, encode, room)
+        truncate_premise(premise, encode, max_tokens)

@@ -1,4 +1,4 @@
-"""The two kinds of model in a recipe: a short encoder's recipe loads, and a key without effect is refused."""
+"""The two kinds of model in a recipe: a short recipe of an encoder loads, and a key without effect is rejected."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -23,19 +23,20 @@ def load(tmp_path: Path) -> Load:
     return lambda *overrides: load_recipe(path, overrides)
 
 
-def test_an_encoders_recipe_needs_no_prompt_and_reads_back_equal(load: Load, tmp_path: Path) -> None:
+def test_encoder_recipe_needs_no_prompt(load: Load, tmp_path: Path) -> None:
+    """A recipe of an encoder needs neither task.system nor task.user, and survives a round trip through YAML."""
     recipe = load()
     assert recipe.lora.target_modules == ("query", "value")
     (tmp_path / "again.yaml").write_text(dump_recipe(recipe), encoding="utf-8")
     assert load_recipe(tmp_path / "again.yaml") == recipe
 
 
-def test_a_decoders_recipe_still_needs_its_prompt(load: Load) -> None:
-    with pytest.raises(RecipeError) as refused:
+def test_decoder_recipe_needs_a_prompt(load: Load) -> None:
+    with pytest.raises(RecipeError) as error:
         load("model.kind=decoder", "lora.target_modules=[q_proj]")
-    assert str(refused.value).splitlines() == [
-        "encoder.yaml: task.system: missing; the recipe must give it.",
-        "encoder.yaml: task.user: missing; the recipe must give it.",
+    assert str(error.value).splitlines() == [
+        "encoder.yaml: task.system: missing; the recipe must set it.",
+        "encoder.yaml: task.user: missing; the recipe must set it.",
     ]
 
 
@@ -53,40 +54,43 @@ def test_a_decoders_recipe_still_needs_its_prompt(load: Load) -> None:
         "export.gguf=[f16]",
     ],
 )
-def test_a_key_without_effect_on_an_encoder_is_refused(load: Load, override: str) -> None:
-    with pytest.raises(RecipeError) as refused:
+def test_key_without_effect_on_an_encoder_is_rejected(load: Load, override: str) -> None:
+    with pytest.raises(RecipeError) as error:
         load(override)
     key = override.partition("=")[0]
-    assert str(refused.value).startswith(f"encoder.yaml: {key}: has no effect with model.kind encoder: ")
-    assert len(str(refused.value).splitlines()) == 1
+    assert str(error.value).startswith(f"encoder.yaml: {key}: has no effect with model.kind encoder: ")
+    assert len(str(error.value).splitlines()) == 1
 
 
 @pytest.mark.parametrize(
     ("override", "sentence"),
     [
         ("training.batching=prefix_tree", "training.batching: prefix_tree cannot be used with model.kind encoder"),
-        ("lora.target_modules=[q_proj, value]", "lora.target_modules: 'q_proj' is no layer of a model of kind encoder"),
+        (
+            "lora.target_modules=[q_proj, value]",
+            "lora.target_modules: 'q_proj' is not a layer of a model of kind encoder",
+        ),
         ("model.kind=other", "model.kind: 'other' cannot be used; it should be 'decoder' or 'encoder'."),
     ],
 )
-def test_what_an_encoder_cannot_use_is_refused(load: Load, override: str, sentence: str) -> None:
-    with pytest.raises(RecipeError) as refused:
+def test_value_unusable_by_an_encoder_is_rejected(load: Load, override: str, sentence: str) -> None:
+    with pytest.raises(RecipeError) as error:
         load(override)
-    assert sentence in str(refused.value) and len(str(refused.value).splitlines()) == 1
+    assert sentence in str(error.value) and len(str(error.value).splitlines()) == 1
 
 
-def test_an_encoders_layer_is_none_of_a_decoder() -> None:
-    with pytest.raises(RecipeError, match="'query' is no layer of a model of kind decoder; choose from q_proj"):
+def test_decoder_has_no_encoder_layers() -> None:
+    with pytest.raises(RecipeError, match="'query' is not a layer of a model of kind decoder; choose from q_proj"):
         load_recipe(ROOT / "recipes" / "nli_fr.yaml", ["lora.target_modules=[query]"])
 
 
-def test_mistakes_of_several_keys_are_reported_together(load: Load) -> None:
-    with pytest.raises(RecipeError) as refused:
+def test_mistakes_in_several_keys_are_reported_together(load: Load) -> None:
+    with pytest.raises(RecipeError) as error:
         load("task.system=x", "model.load_in_4bit=true", "data.label_map={0: nothing}")
-    assert len(str(refused.value).splitlines()) == 3
+    assert len(str(error.value).splitlines()) == 3
 
 
-def test_what_needs_a_decoder_says_so() -> None:
+def test_require_decoder_rejects_an_encoder() -> None:
     require_decoder("decoder", "--mode free")
-    with pytest.raises(RunError, match="--mode free needs a model that writes text, but this run"):
+    with pytest.raises(RunError, match="--mode free needs a model that generates text, but this run"):
         require_decoder("encoder", "--mode free")

@@ -1,4 +1,4 @@
-"""Recipes: what is accepted, what is refused with which sentence, and what the shipped ones hold."""
+"""Recipes: accepted values, rejected values with their messages, and the shipped recipes."""
 
 import json
 from collections.abc import Callable
@@ -10,11 +10,11 @@ import pytest
 from tests.conftest import ROOT
 from toolkit.errors import RecipeError
 from toolkit.recipe.loading import (
-    as_assignment,
     build_recipe,
-    differences,
+    describe_keys,
+    diff_recipes,
     dump_recipe,
-    fields,
+    format_override,
     json_schema,
     load_recipe,
 )
@@ -23,18 +23,18 @@ from toolkit.recipe.schema import Recipe
 MakeRecipe = Callable[..., Recipe]
 
 
-def test_every_shipped_recipe_loads_and_there_are_six() -> None:
+def test_all_six_shipped_recipes_load() -> None:
     recipes = sorted((ROOT / "recipes").rglob("*.yaml"))
-    others = ["nli_fr_3b", "nli_fr_camembert", "nli_fr_qlora", "nli_fr_reference"]
-    assert [path.stem for path in recipes] == ["nli_fr", *others, "quickstart"]
+    variants = ["nli_fr_3b", "nli_fr_camembert", "nli_fr_qlora", "nli_fr_reference"]
+    assert [path.stem for path in recipes] == ["nli_fr", *variants, "quickstart"]
     for path in recipes:
         load_recipe(path)
-        head = path.read_text(encoding="utf-8").splitlines()
-        assert head[0] == "# yaml-language-server: $schema=../schema/recipe.schema.json"
-        assert f"python scripts/sft.py recipes/{path.name}" in head[2]
+        lines = path.read_text(encoding="utf-8").splitlines()
+        assert lines[0] == "# yaml-language-server: $schema=../schema/recipe.schema.json"
+        assert f"python scripts/sft.py recipes/{path.name}" in lines[2]
 
 
-def test_the_reference_recipe_is_the_studys_protocol() -> None:
+def test_reference_recipe_follows_the_study() -> None:
     recipe = load_recipe(ROOT / "recipes" / "nli_fr_reference.yaml")
     lora, training = recipe.lora, recipe.training
     assert (lora.r, lora.alpha, lora.dropout) == (16, 32, 0.05)
@@ -45,33 +45,36 @@ def test_the_reference_recipe_is_the_studys_protocol() -> None:
     assert recipe.model.max_seq_length == 384 and not recipe.model.load_in_4bit
 
 
-def test_the_schema_file_is_that_of_the_code() -> None:
+def test_schema_file_is_up_to_date() -> None:
     assert (ROOT / "schema" / "recipe.schema.json").read_text(encoding="utf-8") == json_schema()
 
 
 def test_editors_accept_the_shipped_recipes() -> None:
+    """The JSON Schema requires no key that a shipped recipe leaves out."""
     import yaml
 
     schema = json.loads(json_schema())
 
-    def missing(values: dict[str, Any], where: dict[str, Any]) -> list[str]:
-        where = schema["$defs"][where["$ref"].rsplit("/", 1)[1]] if "$ref" in where else where
-        absent = [key for key in where.get("required", []) if key not in values]
-        inner = {key: kind for key, kind in where.get("properties", {}).items() if isinstance(values.get(key), dict)}
-        return absent + [name for key, kind in inner.items() for name in missing(values[key], kind)]
+    def missing_keys(values: dict[str, Any], node: dict[str, Any]) -> list[str]:
+        node = schema["$defs"][node["$ref"].rsplit("/", 1)[1]] if "$ref" in node else node
+        missing = [key for key in node.get("required", []) if key not in values]
+        children = {
+            key: child for key, child in node.get("properties", {}).items() if isinstance(values.get(key), dict)
+        }
+        return missing + [name for key, child in children.items() for name in missing_keys(values[key], child)]
 
     for path in (ROOT / "recipes").glob("*.yaml"):
-        assert missing(yaml.safe_load(path.read_text(encoding="utf-8")), schema) == []
-    assert missing({"task": {}}, schema) == ["data", "model", "labels"]
+        assert missing_keys(yaml.safe_load(path.read_text(encoding="utf-8")), schema) == []
+    assert missing_keys({"task": {}}, schema) == ["data", "model", "labels"]
 
 
 def test_every_key_has_a_description() -> None:
-    described = list(fields())
+    described = list(describe_keys())
     assert len(described) > 40
     assert [key for key, _, description in described if not description.endswith((".", ".)", ")"))] == []
 
 
-def test_a_resolved_recipe_reads_back_equal(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+def test_dumped_recipe_loads_back_equal(make_recipe: MakeRecipe, tmp_path: Path) -> None:
     odd = make_recipe(
         "task.labels=['1e4', 'no', 'null']",
         "task.verbalizers={'1e4': 'oui: non', 'no': '- x', 'null': '12'}",
@@ -91,18 +94,18 @@ def test_numbers_follow_yaml_1_2(make_recipe: MakeRecipe) -> None:
     assert (recipe.training.learning_rate, recipe.task.date_string, recipe.training.epochs) == (1e-4, "2024-07-26", 0.5)
 
 
-def test_overrides_may_be_plain_values() -> None:
-    path, limit = ROOT / "recipes" / "quickstart.yaml", [{"path": "rows.csv", "limit": 3}]
-    recipe = load_recipe(path, {"training.max_steps": 50, "data.train": limit[0], "task.labels": ["1e4", "no"]})
+def test_overrides_can_be_plain_values() -> None:
+    path, source = ROOT / "recipes" / "quickstart.yaml", {"path": "rows.csv", "limit": 3}
+    recipe = load_recipe(path, {"training.max_steps": 50, "data.train": source, "task.labels": ["1e4", "no"]})
     assert (recipe.training.max_steps, recipe.data.train.limit, recipe.task.labels) == (50, 3, ("1e4", "no"))
-    assert limit == [{"path": "rows.csv", "limit": 3}], "the caller's values stay as they are"
-    changed = {key: value for key, value in differences(load_recipe(path), recipe).items() if "verbalizers" not in key}
-    assert load_recipe(path, [as_assignment(*item) for item in changed.items()]) == recipe
+    assert source == {"path": "rows.csv", "limit": 3}, "the caller's values must not change"
+    changed = {key: value for key, value in diff_recipes(load_recipe(path), recipe).items() if "verbalizers" not in key}
+    assert load_recipe(path, [format_override(*item) for item in changed.items()]) == recipe
     with pytest.raises(RecipeError, match=r"^seed\.x: 'seed' is not a section\."):
         load_recipe(path, {"seed": 1, "seed.x": 1})
 
 
-def test_changing_a_recipes_values_leaves_them(make_recipe: MakeRecipe) -> None:
+def test_build_recipe_does_not_modify_its_values(make_recipe: MakeRecipe) -> None:
     values = make_recipe().model_dump(mode="json")
     assert build_recipe(values, "r", {"lora.r": 2}).lora.r == 2
     assert values == make_recipe().model_dump(mode="json")
@@ -120,10 +123,10 @@ def test_changing_a_recipes_values_leaves_them(make_recipe: MakeRecipe) -> None:
         ("modle={}", "modle: not a key of a recipe; you meant model."),
         ("zzz={}", "zzz: not a known key; a recipe has task, data, model, lora"),
         ("training.batching=prefix", "it should be 'auto', 'prefix_tree' or 'padded'."),
-        ("export.gguf=[]", "export.gguf: names 0, but at least 1 are needed."),
+        ("export.gguf=[]", "export.gguf: has 0 values, but needs at least 1."),
         ("export.gguf=[q2_k]", "export.gguf: 'q2_k' cannot be used; it should be 'f32', 'f16', 'bf16', 'q8_0',"),
-        ("task.labels=[a, a]", "task.labels: ['a', 'a'] names a label twice"),
-        ("task.verbalizers={entailment: x}", "task.verbalizers: has keys ['entailment']"),
+        ("task.labels=[a, a]", "task.labels: ['a', 'a'] lists a label twice"),
+        ("task.verbalizers={entailment: x}", "task.verbalizers: its keys are ['entailment']"),
         ("task.user=rien", "task.user: its placeholders are []; use {premise} and {hypothesis}."),
         ("task.user='{premise} {hypothesis} {0.x}'", "use {premise} and {hypothesis}."),
         ("task.user='{premise:d} {hypothesis!r}'", "task.user: its placeholders are ['premise:d', 'hypothesis!r']"),
@@ -139,16 +142,17 @@ def test_changing_a_recipes_values_leaves_them(make_recipe: MakeRecipe) -> None:
             "training.batch_tokens: has no effect with batching padded",
         ),
         ("task.chat_template=keine.jinja", "task.chat_template 'keine.jinja' is neither a file nor Jinja text."),
+        ("task=3", "task: 3 is not a section"),
         ("seed", "overrides: 'seed' has no '='."),
         ("seed.x=1", "overrides: seed.x: 'seed' is not a section."),
         ("data.train=[", "overrides: data.train, line 1, column 2 is not valid YAML"),
     ],
 )
-def test_a_bad_value_is_refused_in_one_line(make_recipe: MakeRecipe, override: str, sentence: str) -> None:
-    with pytest.raises(RecipeError) as refused:
+def test_invalid_value_is_rejected_in_one_line(make_recipe: MakeRecipe, override: str, sentence: str) -> None:
+    with pytest.raises(RecipeError) as error:
         make_recipe("seed=1", override)
-    assert sentence in str(refused.value)
-    assert "\n" not in str(refused.value)
+    assert sentence in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -159,40 +163,40 @@ def test_a_bad_value_is_refused_in_one_line(make_recipe: MakeRecipe, override: s
         "training.save_total_limit", "evaluation.batch_tokens",
     ],
 )  # fmt: skip
-def test_a_number_that_no_run_can_have_is_refused(make_recipe: MakeRecipe, key: str) -> None:
+def test_absurdly_large_number_is_rejected(make_recipe: MakeRecipe, key: str) -> None:
     with pytest.raises(RecipeError, match=rf"{key}: 9+ cannot be used; it should be .*less than or equal to"):
         make_recipe(f"{key}={'9' * 99}")
 
 
 def test_three_mistakes_are_reported_together(make_recipe: MakeRecipe) -> None:
-    with pytest.raises(RecipeError) as refused:
+    with pytest.raises(RecipeError) as error:
         make_recipe("lora.r=0", "training.learning_rate=abc", "model.nmae=x")
-    assert len(str(refused.value).splitlines()) == 3
+    assert len(str(error.value).splitlines()) == 3
 
 
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("", "holds nothing, not sections"),
-        ("- a\n- b\n", "holds a list, not sections"),
+        ("", "is empty instead of sections"),
+        ("- a\n- b\n", "contains a list instead of sections"),
         ("task:\n\tlabels: [a]\n", "a tab is used for indentation"),
         ("task: [a\n", "is not valid YAML"),
-        ("a: 1\na: 2\n", "the key 'a' stands twice"),
+        ("a: 1\na: 2\n", "the key 'a' occurs twice"),
         ("a: &x 1\nb: *x\n", "aliases are not used in recipes"),
         ("a: !!python/object/apply:os.system ['true']\n", "is not valid YAML"),
         ("a: " + "[" * 5000, "is not valid YAML"),
     ],
 )
-def test_what_is_no_recipe_is_refused(tmp_path: Path, text: str, sentence: str) -> None:
+def test_invalid_yaml_is_rejected(tmp_path: Path, text: str, sentence: str) -> None:
     path = tmp_path / "recipe.yaml"
     path.write_text(text, encoding="utf-8")
-    with pytest.raises(RecipeError, match=r"recipe\.yaml") as refused:
+    with pytest.raises(RecipeError, match=r"recipe\.yaml") as error:
         load_recipe(path)
-    assert sentence in str(refused.value)
+    assert sentence in str(error.value)
 
 
-def test_missing_and_undecodable_files_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="There is no recipe file"):
+def test_missing_and_undecodable_files_are_rejected(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"The recipe file .* does not exist"):
         load_recipe(tmp_path / "nothing.yaml")
     path = tmp_path / "latin.yaml"
     path.write_bytes("task: é".encode("latin-1"))
@@ -200,7 +204,7 @@ def test_missing_and_undecodable_files_are_refused(tmp_path: Path) -> None:
         load_recipe(path)
 
 
-def test_a_template_file_becomes_part_of_the_recipe(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+def test_template_file_becomes_part_of_the_recipe(make_recipe: MakeRecipe, tmp_path: Path) -> None:
     path = tmp_path / "template.jinja"
     path.write_text("{{ bos_token }}", encoding="utf-8")
     assert make_recipe(f"task.chat_template={path}").task.chat_template == "{{ bos_token }}"

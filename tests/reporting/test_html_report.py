@@ -1,4 +1,4 @@
-"""report.html without a browser: its numbers are those of the run's files, whatever is missing, whatever they hold."""
+"""report.html without a browser: its numbers match the run's files, even if files are missing or texts are hostile."""
 
 import json
 import re
@@ -34,7 +34,7 @@ PARITY = {
 
 
 class Page(HTMLParser):
-    """The page's tags, its text, and the numbers of its <data> elements."""
+    """Parses a page into tags, text, and the values of its <data> elements."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -65,35 +65,40 @@ def run(tmp_path: Path) -> RunFolder:
     return run
 
 
-def test_the_answer_is_one_sentence_with_interval_rows_and_baselines(run: RunFolder) -> None:
+def test_headline_has_interval_rows_and_baselines(run: RunFolder) -> None:
     fields = {"accuracy": 0.708, "accuracy_ci95": [0.69, 0.726], "n": 2490}
     write_evaluation(run, "adapter", **fields, baselines={"random": 1 / 3, "hypothesis_only": 0.48})
     text = " ".join(page_of(run).text.split())
-    assert "70.8 % [69.0, 72.6] on 2,490 rows; chance 33.3 %, hypothesis-only 48.0 %." in text
+    assert (
+        "70.8 % accuracy [69.0, 72.6] on 2,490 rows; chance is 33.3 %, the hypothesis-only baseline reaches 48.0 %."
+        in text
+    )
 
 
-def test_every_number_of_metrics_json_stands_in_the_tables(run: RunFolder) -> None:
-    other = write_evaluation(run, "base", seed=5)
-    metrics = json.loads((run.eval / "adapter" / "metrics.json").read_text(encoding="utf-8"))
+def test_tables_show_every_metric(run: RunFolder) -> None:
+    base_metrics = write_evaluation(run, "base", seed=5)
+    adapter_metrics = json.loads((run.eval / "adapter" / "metrics.json").read_text(encoding="utf-8"))
     page = page_of(run)
-    for one in (metrics, other):
-        wanted = {one["accuracy"], one["macro"]["f1"], one["weighted"]["f1"], one["nll"], one["ece"], float(one["n"])}
-        wanted |= {value for row in one["per_label"].values() for value in row.values()}
-        wanted |= {float(count) for row in one["confusion_matrix"] for count in row}
-        wanted |= {value for row in one["slices"]["kind"].values() for value in row.values()}
-        assert wanted <= page.values
+    for metrics in (adapter_metrics, base_metrics):
+        expected = {metrics["accuracy"], metrics["macro"]["f1"], metrics["weighted"]["f1"]}
+        expected |= {metrics["nll"], metrics["ece"], float(metrics["n"])}
+        expected |= {value for row in metrics["per_label"].values() for value in row.values()}
+        expected |= {float(count) for row in metrics["confusion_matrix"] for count in row}
+        expected |= {value for row in metrics["slices"]["kind"].values() for value in row.values()}
+        assert expected <= page.values
     assert 0.4821 in page.values
-    assert f"{100 * metrics['accuracy']:.1f} %" in page.text and f"{metrics['macro']['f1']:.4f}" in page.text
+    accuracy, macro_f1 = adapter_metrics["accuracy"], adapter_metrics["macro"]["f1"]
+    assert f"{100 * accuracy:.1f} %" in page.text and f"{macro_f1:.4f}" in page.text
 
 
-def test_evaluations_are_ordered_and_the_adapters_speaks_for_the_run(run: RunFolder) -> None:
+def test_evaluations_are_ordered_adapter_first(run: RunFolder) -> None:
     for name in ("merged", "gguf-q8_0", "base", "adapter@nli-fr-test"):
         write_evaluation(run, name, seed=3)
     rows = re.findall(r'<th scope="row">([^<]+)<small>', text_of(run))
     assert rows == ["adapter", "base", "merged", "gguf-q8_0", "adapter@nli-fr-test"]
 
 
-def test_texts_of_rows_and_recipe_are_escaped_and_nothing_of_them_runs(tmp_path: Path) -> None:
+def test_untrusted_text_is_escaped(tmp_path: Path) -> None:
     run = make_run(tmp_path / "hostile", task={"system": HOSTILE})
     write_evaluation(run, "adapter", warnings=[HOSTILE], data={"source": HOSTILE, "fingerprint": "f"})
     write_json(run.path / "gguf" / "parity.json", PARITY)
@@ -103,7 +108,7 @@ def test_texts_of_rows_and_recipe_are_escaped_and_nothing_of_them_runs(tmp_path:
     assert not any(name.startswith("on") for _, attributes in page.tags for name in attributes)
 
 
-def test_the_page_needs_nothing_but_itself(run: RunFolder) -> None:
+def test_page_is_self_contained(run: RunFolder) -> None:
     write_log(run, [3.0, 2.0, 1.0])
     text = text_of(run)
     for tag, attributes in Page(text).tags:
@@ -113,7 +118,7 @@ def test_the_page_needs_nothing_but_itself(run: RunFolder) -> None:
     assert not re.search(r"https?:|url\(|@import", text)
 
 
-def test_tables_have_captions_and_headers_with_a_scope_and_headings_descend(run: RunFolder) -> None:
+def test_tables_and_headings_are_accessible(run: RunFolder) -> None:
     write_json(run.path / "gguf" / "parity.json", PARITY)
     page = page_of(run)
     tags = [tag for tag, _ in page.tags]
@@ -125,36 +130,36 @@ def test_tables_have_captions_and_headers_with_a_scope_and_headings_descend(run:
     assert page.tags[0][1] == {"lang": "en"} and ("dd", {"lang": "fr"}) in page.tags
 
 
-def test_text_has_contrast_enough_in_light_and_dark() -> None:
+def test_text_contrast_meets_wcag() -> None:
     css = (Path(report.__file__).parent / "templates" / "report.css").read_text(encoding="utf-8")
     for theme in re.findall(r":root \{([^}]+)\}", css):
-        colours = dict(re.findall(r"--(\w+): (#[0-9a-f]{6})", theme))
+        colors = dict(re.findall(r"--(\w+): (#[0-9a-f]{6})", theme))
         for name in ("ink", "soft", "accent", "alarm"):
             for ground in ("paper", "wash"):
-                light, dark = sorted((luminance(colours[name]), luminance(colours[ground])), reverse=True)
+                light, dark = sorted((luminance(colors[name]), luminance(colors[ground])), reverse=True)
                 assert (light + 0.05) / (dark + 0.05) >= 4.5, (name, ground)  # WCAG 2.2, 1.4.3
 
 
 def luminance(color: str) -> float:
-    """Relative luminance as WCAG 2.2 defines it."""
-    parts = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
-    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
-    return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+    """Return the relative luminance as defined by WCAG 2.2."""
+    channels = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [channel / 12.92 if channel <= 0.04045 else ((channel + 0.055) / 1.055) ** 2.4 for channel in channels]
+    return sum(weight * channel for weight, channel in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
 
 
-def test_a_run_of_which_much_is_missing_is_reported_all_the_same(tmp_path: Path) -> None:
+def test_incomplete_run_still_has_a_report(tmp_path: Path) -> None:
     run = make_run(tmp_path / "bare")
-    assert "Not measured yet." in page_of(run).text
+    assert "Not evaluated yet." in page_of(run).text
     write_evaluation(run, "base")
     (run.eval / "base" / "predictions.jsonl").unlink()
     page = page_of(run)
-    assert "The adapter was not measured on the run's own rows" in page.text
+    assert "The adapter has not been evaluated on the evaluation rows" in page.text
     assert "svg" not in [tag for tag, _ in page.tags]
     write_json(run.run_json, {"status": "failed"})
-    assert "run.json says failed" in page_of(run).text
+    assert "status in run.json is failed" in page_of(run).text
 
 
-def test_a_log_is_drawn_without_its_steps_that_are_no_number_or_cut(run: RunFolder) -> None:
+def test_loss_curve_skips_nan_and_cut_lines(run: RunFolder) -> None:
     write_log(run, [3.0, None, 1.0])
     with run.train_log.open("a") as log:
         log.write('{"step": 4, "lo')
@@ -162,16 +167,16 @@ def test_a_log_is_drawn_without_its_steps_that_are_no_number_or_cut(run: RunFold
     assert 'aria-label="Training loss from 3 at step 1' in text
 
 
-def test_free_decoding_has_dashes_for_what_it_lacks_and_its_invalid_answers(run: RunFolder) -> None:
+def test_free_generation_shows_invalid_answers(run: RunFolder) -> None:
     fields = {"mode": "free", "nll": None, "ece": None, "model": "adapter", "invalid": 3, "macro_f1_ci95": [0.5, 0.6]}
     invalid = {"invalid_answers": [["Oui <b>", 2], ["", 1]], "invalid_by_label": {"neutral": 3}}
     write_evaluation(run, "adapter-free", **fields, **invalid)
     text = text_of(run)
-    assert "Oui &lt;b&gt;" in text and "(nothing)" in text and '<th scope="col" class="num">invalid</th></tr>' in text
+    assert "Oui &lt;b&gt;" in text and "(empty)" in text and '<th scope="col" class="num">invalid</th></tr>' in text
     assert "[0.500, 0.600]" in text and "--mode free" in text
 
 
-def test_how_to_reproduce_names_what_was_changed_with_its_value(run: RunFolder) -> None:
+def test_commands_repeat_the_overrides(run: RunFolder) -> None:
     write_evaluation(run, "adapter@a", overrides={"task.system": "Autre chose.", "data.eval.limit": 6})
     lexical = {"source": "embedded:nli-fr:test_lexical", "fingerprint": "g"}
     write_evaluation(run, "adapter@b", overrides={"data.eval.split": "test_lexical"}, data=lexical)
@@ -182,7 +187,7 @@ def test_how_to_reproduce_names_what_was_changed_with_its_value(run: RunFolder) 
     assert ["--data", "embedded:nli-fr:test_lexical"] in commands and ["--set", "data.eval.split=test"] in commands
 
 
-def test_a_run_of_the_api_is_repeated_by_a_call(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_api_run_is_reproduced_by_a_call(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     scripted = gather_report(TrainedRun.open(run.path)).commands[1]
     again = str(run.path.with_name("small-again"))
     assert shlex.split(scripted) == ["python", "scripts/sft.py", str(run.recipe_file), "--output-dir", again]
@@ -194,15 +199,17 @@ def test_a_run_of_the_api_is_repeated_by_a_call(run: RunFolder, monkeypatch: pyt
     assert (python, flag, calls) == ("python", "-c", [((str(run.recipe_file),), {"output_dir": again})])
 
 
-def test_a_free_evaluation_alone_is_the_adapters_and_says_how_it_was_decoded(tmp_path: Path) -> None:
+def test_free_evaluation_can_be_the_headline(tmp_path: Path) -> None:
     run = make_run(tmp_path / "free")
     write_evaluation(run, "adapter@dev-free", mode="free", model="adapter", overrides={}, invalid=9)
     report = gather_report(TrainedRun.open(run.path))
-    assert not any("not measured" in warning for warning in report.warnings)
-    assert report.headline is not None and "answers unconstrained, 10.0 % of them no label" in report.headline[1]
+    assert not any("not been evaluated" in warning for warning in report.warnings)
+    assert (
+        report.headline is not None and "with free generation (10.0 % of the answers are invalid)" in report.headline[1]
+    )
 
 
-def test_parity_calibration_and_warnings_are_shown_where_they_are(run: RunFolder) -> None:
+def test_parity_calibration_and_warnings_are_shown(run: RunFolder) -> None:
     before, after = {"nll": 0.6, "ece": 0.05, "brier": 0.3}, {"nll": 0.5, "ece": 0.01, "brier": 0.28}
     calibration = {"temperature": 1.73, "rows": 300, "before": before, "after": after}
     write_evaluation(run, "adapter", calibration=calibration, warnings=["The hypothesis gives the label away."])
@@ -219,7 +226,7 @@ def test_parity_calibration_and_warnings_are_shown_where_they_are(run: RunFolder
         assert words in page.text
 
 
-def test_decisions_versions_and_commands_come_from_the_record(run: RunFolder) -> None:
+def test_decisions_versions_and_commands_are_shown(run: RunFolder) -> None:
     write_evaluation(run, "gguf-q8_0")
     write_evaluation(run, "adapter@nli-fr-test-limit6", overrides={"data.eval.split": "dev", "data.eval.limit": 6})
     text = page_of(run).text
@@ -234,23 +241,21 @@ def test_decisions_versions_and_commands_come_from_the_record(run: RunFolder) ->
         assert words in text
 
 
-def test_rows_that_are_not_those_of_training_are_warned_of(run: RunFolder) -> None:
+def test_changed_evaluation_rows_cause_a_warning(run: RunFolder) -> None:
     write_evaluation(run, "adapter", data={"source": "rows.jsonl", "fingerprint": "other"})
-    assert "adapter: its rows are not those that training recorded" in page_of(run).text
+    assert "adapter: the evaluation rows have changed since training" in page_of(run).text
 
 
 @pytest.mark.parametrize(
     ("name", "content", "sentence"),
     [
         ("eval/adapter/metrics.json", "{", "is not JSON"),
-        ("eval/adapter/metrics.json", "{}", "has no 'n'"),
-        ("gguf/parity.json", "[]", "holds a list, not an object"),
-        ("run.json", None, "There is no"),
+        ("eval/adapter/metrics.json", "{}", "has no field 'n'"),
+        ("gguf/parity.json", "[]", "contains a list, not an object"),
+        ("run.json", None, "does not exist"),
     ],
 )
-def test_a_broken_file_is_one_sentence_and_the_older_report_stays(
-    run: RunFolder, name: str, content: str | None, sentence: str
-) -> None:
+def test_damaged_file_keeps_the_old_report(run: RunFolder, name: str, content: str | None, sentence: str) -> None:
     before = write_report(TrainedRun.open(run.path)).read_bytes()
     path = run.path / name
     path.parent.mkdir(exist_ok=True)

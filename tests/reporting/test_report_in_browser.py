@@ -1,4 +1,4 @@
-"""report.html as a browser sees it, in headless Chromium; skipped where there is none."""
+"""report.html in headless Chromium; skipped if it is not installed."""
 
 import json
 import re
@@ -18,9 +18,10 @@ from toolkit.utils.atomic_io import write_json
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium")
 
-# A report has no script of its own; this one opens all that is folded and tells the page around it what sticks out.
+# Reports contain no scripts. This one is injected: it opens all <details> and passes the elements that overflow to the
+# surrounding page.
 MEASURE = """<script>
-for (const folded of document.querySelectorAll("details")) folded.open = true;
+for (const details of document.querySelectorAll("details")) details.open = true;
 const wide = [...document.querySelectorAll("body *")].filter(
   (e) => !e.closest(".wide, pre, svg, .quiet") && e.getBoundingClientRect().right > innerWidth + 0.5);
 parent.document.documentElement.dataset.measured = JSON.stringify(
@@ -39,7 +40,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def browse(page: Path, folder: Path, *flags: str) -> tuple[str, str]:
-    """(the DOM after loading, what was logged)."""
+    """Return the DOM after loading, and the browser's log."""
     assert CHROMIUM is not None
     done = subprocess.run(
         [
@@ -51,9 +52,7 @@ def browse(page: Path, folder: Path, *flags: str) -> tuple[str, str]:
     return done.stdout, done.stderr
 
 
-def test_it_renders_without_console_errors_and_its_tables_hold_the_numbers_of_metrics_json(
-    report: Path, tmp_path: Path
-) -> None:
+def test_tables_show_metrics_without_console_errors(report: Path, tmp_path: Path) -> None:
     dom, log = browse(report, tmp_path)
     assert "CONSOLE" not in log
     page = Page(dom)
@@ -66,20 +65,20 @@ def test_it_renders_without_console_errors_and_its_tables_hold_the_numbers_of_me
     assert [tag for tag, _ in page.tags].count("svg") >= 2
 
 
-def test_the_console_is_looked_at(tmp_path: Path) -> None:
+def test_console_errors_are_noticed(tmp_path: Path) -> None:
     page = tmp_path / "broken.html"
     page.write_text("<script>undefined.x</script>", encoding="utf-8")
     assert "CONSOLE" in browse(page, tmp_path)[1]
 
 
 @pytest.mark.parametrize("width", [390, 1280])
-def test_the_page_never_scrolls_sideways_even_with_all_unfolded(report: Path, tmp_path: Path, width: int) -> None:
-    # A window is at least 500 pixels wide, a frame is not.
+def test_page_never_scrolls_sideways(report: Path, tmp_path: Path, width: int) -> None:
+    # Chromium windows are at least 500 pixels wide, so that a phone is simulated by a frame.
     text = report.read_text(encoding="utf-8").replace("</body>", f"{MEASURE}</body>")
     frame = tmp_path / "frame.html"
     frame.write_text(f'<iframe style="width: {width}px; border: 0" srcdoc="{escape(text)}"></iframe>', encoding="utf-8")
     dom, _ = browse(frame, tmp_path, "--window-size=1400,900")
     measured = dict(Page(dom).tags)["html"]["data-measured"]
-    found = json.loads(measured or "")
-    assert found["inner"] == width
-    assert found["wide"] == [] and found["scroll"] <= width
+    layout = json.loads(measured or "")
+    assert layout["inner"] == width
+    assert layout["wide"] == [] and layout["scroll"] <= width

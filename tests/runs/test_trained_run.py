@@ -1,4 +1,4 @@
-"""A trained run, opened: recipe.yaml is read once, and what a caller overrides is known."""
+"""Opening a finished run: recipe.yaml is read once, and overrides are recognized."""
 
 from pathlib import Path
 from typing import Any
@@ -20,14 +20,14 @@ def folder(tmp_path: Path) -> RunFolder:
 
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """The files that are read as text."""
+    """The paths of all files that are read as text, in order."""
     read, paths = Path.read_text, list[Path]()
 
-    def read_and_note(path: Path, *args: Any, **options: Any) -> str:
+    def read_and_record(path: Path, *args: Any, **options: Any) -> str:
         paths.append(path)
         return read(path, *args, **options)
 
-    monkeypatch.setattr(Path, "read_text", read_and_note)
+    monkeypatch.setattr(Path, "read_text", read_and_record)
     return paths
 
 
@@ -43,7 +43,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 def test_the_recipe_is_read_once(folder: RunFolder, reads: list[Path], overrides: Any) -> None:
     run = TrainedRun.open(folder.path, overrides)
     report = gather_report(run)
-    assert reads.count(folder.recipe_file) == 1, "a report shows the text that was read"
+    assert reads.count(folder.recipe_file) == 1, "the report shows the text that was read before"
     assert report.recipe_text == run.recipe_text == folder.recipe_file.read_text(encoding="utf-8")
     assert run.path == run.folder.path == folder.path
     assert (run.saved_recipe.training.max_steps, run.saved_recipe.evaluation.batch_tokens) == (3, "auto")
@@ -54,12 +54,12 @@ def test_the_recipe_is_read_once(folder: RunFolder, reads: list[Path], overrides
         assert run.recipe is run.saved_recipe and run.overridden == {}
 
 
-def test_an_override_without_effect_is_not_named(folder: RunFolder) -> None:
+def test_override_without_effect_is_ignored(folder: RunFolder) -> None:
     run = TrainedRun.open(folder.path, {"training.max_steps": 3, "data.eval.limit": 5})
     assert run.overridden == {"data.eval.limit": 5}
 
 
-def test_another_recipe_leaves_the_saved_one(folder: RunFolder) -> None:
+def test_with_recipe_keeps_the_saved_recipe(folder: RunFolder) -> None:
     run = TrainedRun.open(folder.path)
     other = run.with_recipe(TrainedRun.open(folder.path, ["seed=7"]).recipe)
     assert (other.recipe.seed, other.saved_recipe, other.folder) == (7, run.saved_recipe, run.folder)
@@ -75,15 +75,15 @@ def test_the_record_is_read_once(folder: RunFolder) -> None:
     assert TrainedRun.open(folder.path).record == {"status": "failed"}
 
 
-def test_what_is_no_finished_run_is_refused(folder: RunFolder, tmp_path: Path) -> None:
+def test_unfinished_run_is_rejected(folder: RunFolder, tmp_path: Path) -> None:
     with pytest.raises(RunError, match=f"There is no run folder {tmp_path / 'none'}"):
         TrainedRun.open(tmp_path / "none")
     (folder.adapter / "adapter_config.json").unlink()
-    with pytest.raises(RunError, match=r"holds no finished run: its recipe\.yaml or its adapter is missing"):
+    with pytest.raises(RunError, match=r"is not a finished run: recipe\.yaml or the adapter is missing"):
         TrainedRun.open(folder.path)
 
 
-def test_a_bad_override_and_a_damaged_recipe_are_refused(folder: RunFolder) -> None:
+def test_invalid_override_and_damaged_recipe_are_rejected(folder: RunFolder) -> None:
     with pytest.raises(RecipeError, match=r"^recipe\.yaml: lora\.r: -4 cannot be used"):
         TrainedRun.open(folder.path, {"lora.r": -4})
     folder.recipe_file.write_text("task: [", encoding="utf-8")

@@ -1,7 +1,8 @@
-"""Train in forked processes that are killed at chosen moments, each going on from what the last one left.
+"""Training in a chain of forked processes that are killed at chosen moments; each resumes what the last one left.
 
-`python tests/training/kill_chain.py RECIPE FOLDER` trains FOLDER/whole at one go and FOLDER/killed in the chain, and
-prints how each process ended. Packages are imported once; nothing has computed yet when a process is forked.
+`python tests/training/kill_chain.py RECIPE FOLDER` trains FOLDER/uninterrupted without a kill and FOLDER/killed in the
+chain, and prints the exit code of each process. Forking imports the packages only once. The parent process must not
+compute anything before it forks, because threads do not survive a fork.
 """
 
 import json
@@ -27,18 +28,18 @@ def die(*_: Any, **__: Any) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def after(module: Any, name: str, count: int, then: Callable[..., Any] = die) -> None:
-    """Let `module.name` work `count` times, and the next time do something else."""
-    work, calls = getattr(module, name), iter(range(count))
-    setattr(module, name, lambda *a, **k: work(*a, **k) if next(calls, None) is not None else then(*a, **k))
+def replace_after(owner: Any, name: str, count: int, replacement: Callable[..., Any] = die) -> None:
+    """Let `owner.name` work `count` times, and call `replacement` from then on."""
+    original, calls = getattr(owner, name), iter(range(count))
+    setattr(owner, name, lambda *a, **k: original(*a, **k) if next(calls, None) is not None else replacement(*a, **k))
 
 
-def tear_a_file(path: Path, *_: Any) -> None:
+def die_in_file(path: Path, *_: Any) -> None:
     path.write_bytes(b"half a fi")
     die()
 
 
-def tear_a_line(entry: dict[str, Any]) -> str:
+def die_in_log_line(entry: dict[str, Any]) -> str:
     log = Path(sys.argv[2]) / "killed" / "train_log.jsonl"
     log.write_text(log.read_text(encoding="utf-8") + '{"step": 6, "lo')
     die()
@@ -46,31 +47,34 @@ def tear_a_line(entry: dict[str, Any]) -> str:
 
 
 MOMENTS: dict[str, Callable[[], None]] = {
-    "before run.json is there": lambda: after(
-        RunFolder, "begin", 0, lambda run, _, recipe, **__: begin_half(run, recipe)
+    "before run.json exists": lambda: replace_after(
+        RunFolder, "create", 0, lambda run, _, recipe, **__: die_in_run_json(run, recipe)
     ),
-    "inside the second step": lambda: after(ClassifierTrainer, "summed_loss", 1),
-    "in the first checkpoint": lambda: after(atomic_checkpoints, "save_trained", 0, tear_a_file),
-    "before older checkpoints go": lambda: after(atomic_checkpoints, "keep_newest", 1),
-    "in a line of the log": lambda: after(callbacks, "_log_line", 5, tear_a_line),
-    "before the third checkpoint is renamed": lambda: after(checkpoints, "flush_to_disk", 0),
-    "in the adapter": lambda: after(fit, "flush_to_disk", 0),
-    "when all is done but the last word": lambda: after(training_run, "_finish", 0),
+    "inside the second step": lambda: replace_after(ClassifierTrainer, "summed_loss", 1),
+    "inside a file of the first checkpoint": lambda: replace_after(
+        atomic_checkpoints, "save_trainable", 0, die_in_file
+    ),
+    "before older checkpoints are removed": lambda: replace_after(atomic_checkpoints, "keep_newest", 1),
+    "inside a line of the log": lambda: replace_after(callbacks, "_log_line", 5, die_in_log_line),
+    "before the third checkpoint is renamed": lambda: replace_after(checkpoints, "flush_to_disk", 0),
+    "before the adapter is renamed": lambda: replace_after(fit, "flush_to_disk", 0),
+    "before run.json says completed": lambda: replace_after(training_run, "_record_end", 0),
 }
 
 
-def begin_half(run: RunFolder, recipe: str) -> None:
+def die_in_run_json(run: RunFolder, recipe: str) -> None:
     run.path.mkdir(parents=True, exist_ok=True)
     run.recipe_file.write_text(recipe, encoding="utf-8")
     (run.path / f".run.json.{os.getpid()}.partial").write_text("{", encoding="utf-8")
     die()
 
 
-def in_a_child(path: Path, prepare: Callable[[], None] | None, *, resume: bool) -> int:
-    """How a forked process ended that trains into `path`: its exit code, or minus the signal that ended it."""
+def train_in_child(path: Path, prepare: Callable[[], None] | None, *, resume: bool) -> int:
+    """Train into `path` in a forked process, and return its exit code, or minus the signal that killed it."""
     if child := os.fork():
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    torch.set_num_threads(1)  # renews its pools, which threads that load weights would otherwise do at the same time
+    # Recreates torch's thread pools after the fork. Otherwise the threads that load weights would do so concurrently.
+    torch.set_num_threads(1)
     try:
         if prepare:
             prepare()
@@ -82,11 +86,11 @@ def in_a_child(path: Path, prepare: Callable[[], None] | None, *, resume: bool) 
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)  # before anything computes: a forked process has no other threads
-    load_splits(load_recipe(Path(sys.argv[1])))  # the generated rows are kept, and every process needs them
+    torch.set_num_threads(1)  # before anything computes, because a forked process has no other threads
+    load_splits(load_recipe(Path(sys.argv[1])))  # fails here, before any fork, if the recipe or its rows cannot be read
     folder = Path(sys.argv[2])
-    ends = {"whole": in_a_child(folder / "whole", None, resume=False)}
+    exit_codes = {"uninterrupted": train_in_child(folder / "uninterrupted", None, resume=False)}
     for number, (moment, prepare) in enumerate(MOMENTS.items()):
-        ends[moment] = in_a_child(folder / "killed", prepare, resume=number > 0)
-    ends["the last start"] = in_a_child(folder / "killed", None, resume=True)
-    print(json.dumps(ends))
+        exit_codes[moment] = train_in_child(folder / "killed", prepare, resume=number > 0)
+    exit_codes["last start"] = train_in_child(folder / "killed", None, resume=True)
+    print(json.dumps(exit_codes))

@@ -1,4 +1,4 @@
-"""Callbacks that training relies on."""
+"""Tests of the trainer's callbacks."""
 
 from types import SimpleNamespace
 
@@ -9,7 +9,7 @@ from toolkit.training.callbacks import EpochOrder
 
 
 @pytest.mark.parametrize(("progress", "epoch"), [(None, 0), (0, 0), (1.0, 1), (1.33, 1)])
-def test_an_epoch_that_is_resumed_in_its_middle_has_the_order_it_began_with(progress: float | None, epoch: int) -> None:
+def test_resumed_epoch_keeps_its_row_order(progress: float | None, epoch: int) -> None:
     expected, order = RowOrder(range(20), seed=3, grouping=False), RowOrder(range(20), seed=3, grouping=False)
     expected.set_epoch(epoch)
     EpochOrder(order).on_epoch_begin(None, SimpleNamespace(epoch=progress), None)

@@ -1,4 +1,4 @@
-"""Training an encoder: its head learns and is saved, batches add up, and a run can be resumed."""
+"""Tests of training an encoder: its head learns and is saved, micro-batches accumulate, and a run can be resumed."""
 
 import json
 from collections.abc import Callable
@@ -16,6 +16,7 @@ MakeRecipe = Callable[..., Recipe]
 
 
 def without_dropout(folder: Path, copy: Path) -> Path:
+    """Copy a model folder and set the dropout in its configuration to 0."""
     import shutil
 
     shutil.copytree(folder, copy)
@@ -25,44 +26,40 @@ def without_dropout(folder: Path, copy: Path) -> Path:
     return copy
 
 
-def test_the_loss_falls_and_the_head_is_trained_and_saved(
-    make_encoder_recipe: MakeRecipe, tiny_encoder: Path, tmp_path: Path
-) -> None:
+def test_loss_falls_and_head_is_saved(make_encoder_recipe: MakeRecipe, tiny_encoder: Path, tmp_path: Path) -> None:
     from toolkit.models.encoder import load_encoder
-    from toolkit.models.loading import precision_for
+    from toolkit.models.loading import resolve_precision
 
-    wide = ["lora.r=16", "lora.alpha=32", "lora.target_modules=[query, key, value, dense]"]
+    large_adapter = ["lora.r=16", "lora.alpha=32", "lora.target_modules=[query, key, value, dense]"]
     folder = without_dropout(tiny_encoder, tmp_path / "model")
-    recipe = make_encoder_recipe(f"model.name={folder}", *wide, "data.train.limit=12", "training.max_steps=60")
+    recipe = make_encoder_recipe(f"model.name={folder}", *large_adapter, "data.train.limit=12", "training.max_steps=60")
     saved = run_training(recipe, tmp_path / "run")
     losses = [row["loss"] for row in log(tmp_path / "run")]
-    assert losses[0] == pytest.approx(1.0986, abs=0.3), "at first it guesses"
+    assert losses[0] == pytest.approx(1.0986, abs=0.3), "ln 3, the loss of a uniform guess"
     assert sum(losses[-5:]) / 5 < 0.6 * losses[0]
-    fresh = load_encoder(folder, recipe, precision_for(recipe)).classifier.state_dict()
+    fresh = load_encoder(folder, recipe, resolve_precision(recipe)).classifier.state_dict()
     for name, tensor in fresh.items():
         trained = saved[f"base_model.model.classifier.{name}"]
         assert (trained - tensor).abs().max() > 1e-3, name
     assert any("lora_B" in name and tensor.abs().max() > 0 for name, tensor in saved.items())
 
 
-def test_an_encoders_run_leaves_the_files_and_fields_of_a_decoders(
-    trained_encoder: RunFolder, trained: RunFolder
-) -> None:
+def test_encoder_run_has_files_of_decoder_run(trained_encoder: RunFolder, trained: RunFolder) -> None:
     assert trained_encoder.record.keys() == trained.record.keys()
     assert trained_encoder.record["tokens"].keys() == trained.record["tokens"].keys()
     assert trained_encoder.record["tokens"]["trained_per_row"] == 1
     assert trained_encoder.record["batching"]["name"] == "padded"
     assert {path.name for path in trained_encoder.path.iterdir()} == {path.name for path in trained.path.iterdir()}
-    rows, others = log(trained_encoder.path), log(trained.path)
-    assert [row["step"] for row in rows] == [1, 2, 3] and rows[0].keys() == others[0].keys()
-    assert rows[0]["tokens"] > 0
+    encoder_log, decoder_log = log(trained_encoder.path), log(trained.path)
+    assert [row["step"] for row in encoder_log] == [1, 2, 3] and encoder_log[0].keys() == decoder_log[0].keys()
+    assert encoder_log[0]["tokens"] > 0
     for name in ("adapter_config.json", "adapter_model.safetensors", "tokenizer.json"):
         assert (trained_encoder.adapter / name).is_file()
 
 
-def test_what_is_trained_is_what_preflight_counted(trained_encoder: RunFolder) -> None:
+def test_preflight_counted_the_trained_parameters(trained_encoder: RunFolder) -> None:
     saved = load_file(trained_encoder.adapter / "adapter_model.safetensors")
-    # Two layers, query and value, two matrices of 32 x 4; the head: 32 x 32 + 32 and 32 x 3 + 3.
+    # The adapter: 2 layers, query and value, 2 matrices of 32 x 4. The head: 32 x 32 + 32 and 32 x 3 + 3.
     assert sum(tensor.numel() for tensor in saved.values()) == 2 * 2 * 2 * 128 + 1056 + 99
     assert trained_encoder.record["trainable_parameters"] == 2 * 2 * 2 * 128 + 1056 + 99
 
@@ -72,20 +69,21 @@ def test_accumulated_micro_batches_equal_one_batch(
     make_encoder_recipe: MakeRecipe, tiny_encoder: Path, tmp_path: Path, checkpointing: str
 ) -> None:
     common = [f"model.name={without_dropout(tiny_encoder, tmp_path / 'model')}"]
-    whole = run_training(make_encoder_recipe(*common, "training.micro_batch_size=8"), tmp_path / "whole")
+    one_batch = run_training(make_encoder_recipe(*common, "training.micro_batch_size=8"), tmp_path / "one")
     common += ["training.micro_batch_size=2", f"training.gradient_checkpointing={checkpointing}"]
-    parts = run_training(make_encoder_recipe(*common), tmp_path / "parts")
-    assert_close(whole, parts, 1e-4)  # Adam turns rounding in a gradient near zero into a step
+    accumulated = run_training(make_encoder_recipe(*common), tmp_path / "accumulated")
+    # Adam divides a gradient by its own size, so rounding in a gradient near zero can change a weight by a whole step.
+    assert_close(one_batch, accumulated, 1e-4)
     for key in ("loss", "tokens", "grad_norm"):
-        assert [row[key] for row in log(tmp_path / "parts")] == pytest.approx(
-            [row[key] for row in log(tmp_path / "whole")], rel=1e-4
+        assert [row[key] for row in log(tmp_path / "accumulated")] == pytest.approx(
+            [row[key] for row in log(tmp_path / "one")], rel=1e-4
         )
 
 
-def test_the_logged_loss_is_that_of_the_labels(
+def test_logged_loss_is_label_cross_entropy(
     make_encoder_recipe: MakeRecipe, tiny_encoder: Path, tmp_path: Path
 ) -> None:
-    """The first step's loss over all rows, recomputed row by row from the model that transformers loads."""
+    """The first step's loss equals the mean loss of all rows, computed row by row."""
     from toolkit.models.encoder import load_encoder
     from toolkit.planning.preflight import run_preflight
 
@@ -103,29 +101,29 @@ def test_the_logged_loss_is_that_of_the_labels(
     assert log(tmp_path / "run")[0]["tokens"] == sum(len(row) for row in preflight.train_rows)
 
 
-def test_a_resumed_run_ends_in_the_weights_of_one_that_was_not(
-    make_encoder_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_resume_is_bit_exact(make_encoder_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = make_encoder_recipe("training.max_steps=5", "training.save_steps=2")
-    whole = run_training(recipe, tmp_path / "whole")
+    uninterrupted = run_training(recipe, tmp_path / "uninterrupted")
 
     from toolkit.training.callbacks import Progress
 
     advance = Progress.on_step_end
 
-    def break_after_three(self: Progress, args: object, state: object, control: object, **other: object) -> None:
-        advance(self, args, state, control, **other)
+    def interrupt_after_three(self: Progress, args: object, state: object, control: object, **rest: object) -> None:
+        advance(self, args, state, control, **rest)
         if state.global_step == 3:  # type: ignore[attr-defined]
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Progress, "on_step_end", break_after_three)
-        run_training(recipe, tmp_path / "broken")
-    assert_close(whole, run_training(recipe, tmp_path / "broken", resume=True), 0.0)
-    assert [row["loss"] for row in log(tmp_path / "broken")] == [row["loss"] for row in log(tmp_path / "whole")]
+        patch.setattr(Progress, "on_step_end", interrupt_after_three)
+        run_training(recipe, tmp_path / "resumed")
+    assert_close(uninterrupted, run_training(recipe, tmp_path / "resumed", resume=True), 0.0)
+    assert [row["loss"] for row in log(tmp_path / "resumed")] == [
+        row["loss"] for row in log(tmp_path / "uninterrupted")
+    ]
 
 
-def test_a_dry_run_writes_nothing_and_shows_the_pair(
+def test_dry_run_shows_pairs_and_writes_nothing(
     make_encoder_recipe: MakeRecipe, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     from toolkit.training.training_run import TrainingOptions, train_run

@@ -1,4 +1,4 @@
-"""Training: batches add up, the answer's end is learned, a run can be resumed, and its record is complete."""
+"""Tests of training: micro-batches accumulate, trees equal padded rows, runs resume, and records are complete."""
 
 import json
 import shutil
@@ -36,7 +36,7 @@ def assert_close(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor], toleran
         torch.testing.assert_close(b[name], tensor, rtol=0, atol=tolerance)
 
 
-def test_weights_of_the_hub_are_fetched_when_all_else_is_known_to_be_right(
+def test_weights_are_downloaded_after_all_checks(
     make_recipe: MakeRecipe,
     tiny_model: Path,
     tmp_path: Path,
@@ -59,8 +59,8 @@ def test_weights_of_the_hub_are_fetched_when_all_else_is_known_to_be_right(
         train_run(make_recipe(hub, "model.max_seq_length=8"), run, TrainingOptions(dry_run=True))
     assert not fetched
     train_run(make_recipe(hub, "model.revision=main"), run, TrainingOptions(dry_run=True))
-    ((revision, said),) = fetched
-    assert revision == "abc123" and "verdict " in said
+    ((revision, earlier_output),) = fetched
+    assert revision == "abc123" and "verdict " in earlier_output
 
 
 @pytest.mark.parametrize("loss_on", ["completion", "full_text"])
@@ -68,15 +68,15 @@ def test_accumulated_micro_batches_equal_one_batch(
     make_recipe: MakeRecipe, tiny_model: Path, tmp_path: Path, loss_on: str
 ) -> None:
     common = [f"model.name={tiny_model}", f"training.loss_on={loss_on}", "training.batching=padded"]
-    whole = run_training(make_recipe(*common, "training.micro_batch_size=8"), tmp_path / "whole")
-    parts = run_training(make_recipe(*common, "training.micro_batch_size=2"), tmp_path / "parts")
-    assert_close(whole, parts, 1e-4)
-    assert [row["loss"] for row in log(tmp_path / "parts")] == pytest.approx(
-        [row["loss"] for row in log(tmp_path / "whole")], rel=1e-4
+    one_batch = run_training(make_recipe(*common, "training.micro_batch_size=8"), tmp_path / "one")
+    accumulated = run_training(make_recipe(*common, "training.micro_batch_size=2"), tmp_path / "accumulated")
+    assert_close(one_batch, accumulated, 1e-4)
+    assert [row["loss"] for row in log(tmp_path / "accumulated")] == pytest.approx(
+        [row["loss"] for row in log(tmp_path / "one")], rel=1e-4
     )
 
 
-def test_gradient_checkpointing_changes_memory_and_nothing_else(
+def test_gradient_checkpointing_does_not_change_weights(
     make_recipe: MakeRecipe, tiny_model: Path, tmp_path: Path
 ) -> None:
     common = f"model.name={tiny_model}"
@@ -85,10 +85,10 @@ def test_gradient_checkpointing_changes_memory_and_nothing_else(
 
 
 @pytest.mark.parametrize("batching", ["padded", "prefix_tree"])
-def test_the_logged_loss_is_that_of_answer_tokens_alone(
+def test_logged_loss_covers_only_answer_tokens(
     make_recipe: MakeRecipe, tiny_model: Path, tmp_path: Path, batching: str
 ) -> None:
-    """The first step's loss, recomputed from full logits over the answers of the rows that the log counts."""
+    """The first step's loss equals the mean loss of all answer tokens, computed from full logits."""
     from toolkit.models.backend import AutoModelForCausalLM
     from toolkit.planning.preflight import run_preflight
 
@@ -107,7 +107,7 @@ def test_the_logged_loss_is_that_of_answer_tokens_alone(
 
 @pytest.mark.parametrize("grouped", ["true", "false"])
 @pytest.mark.parametrize("loss_on", ["completion", "full_text"])
-def test_twenty_steps_on_trees_end_in_the_weights_of_twenty_on_padded_rows(
+def test_trees_train_the_weights_of_padded_rows(
     make_recipe: MakeRecipe, tiny_model: Path, tmp_path: Path, loss_on: str, grouped: str
 ) -> None:
     common = [f"model.name={tiny_model}", f"training.loss_on={loss_on}", "training.max_steps=20"]
@@ -120,7 +120,7 @@ def test_twenty_steps_on_trees_end_in_the_weights_of_twenty_on_padded_rows(
     assert [row["loss"] for row in tree_log] == pytest.approx([row["loss"] for row in padded_log], rel=1e-4)
 
 
-def test_auto_takes_the_tree_where_rows_share_enough_and_says_why(
+def test_auto_batching_picks_trees_for_shared_prefixes(
     make_recipe: MakeRecipe, tiny_model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", logger="toolkit")
@@ -130,59 +130,57 @@ def test_auto_takes_the_tree_where_rows_share_enough_and_says_why(
     assert batching["verification"]["gradient_difference"] < 1e-5
     assert f"a ratio of {batching['token_ratio']:.2f}" in caplog.text
 
-    nothing_shared = ["training.batch_tokens=1", "training.micro_batch_size=1", "training.max_steps=1"]
-    run_training(make_recipe(f"model.name={tiny_model}", *nothing_shared), tmp_path / "padded")
+    one_row_per_tree = ["training.batch_tokens=1", "training.micro_batch_size=1", "training.max_steps=1"]
+    run_training(make_recipe(f"model.name={tiny_model}", *one_row_per_tree), tmp_path / "padded")
     record = RunFolder(tmp_path / "padded").record
-    assert record["batching"]["name"] == "padded" and "does not pay" in record["batching"]["reason"]
+    assert record["batching"]["name"] == "padded" and "not worth it" in record["batching"]["reason"]
     assert record["group_by_premise"] is False
 
 
-def test_epochs_and_incomplete_batches_are_trees_and_padded_rows_alike(
-    make_recipe: MakeRecipe, tiny_model: Path, tmp_path: Path
-) -> None:
+def test_trees_handle_epochs_and_incomplete_batches(make_recipe: MakeRecipe, tiny_model: Path, tmp_path: Path) -> None:
     common = [f"model.name={tiny_model}", "data.train.limit=21", "training.max_steps=null", "training.epochs=2"]
     common += ["training.group_by_premise=true"]
     padded = run_training(make_recipe(*common, "training.batching=padded"), tmp_path / "padded")
     assert_close(padded, run_training(make_recipe(*common, "training.batching=prefix_tree"), tmp_path / "tree"), 1e-4)
     rows = log(tmp_path / "tree")
     assert len(rows) == 6 == RunFolder(tmp_path / "tree").record["steps"] and rows[-1]["epoch"] == 2
-    assert rows[2]["tokens"] * 2 == rows[5]["tokens"], "both epochs read every row"
-    assert rows[0]["tokens"] != rows[3]["tokens"] - rows[2]["tokens"], "in another order"
+    assert rows[2]["tokens"] * 2 == rows[5]["tokens"], "an epoch missed a row"
+    assert rows[0]["tokens"] != rows[3]["tokens"] - rows[2]["tokens"], "both epochs have the same order"
 
 
 @pytest.mark.parametrize("batching", ["prefix_tree", "padded"])
-def test_two_processes_train_what_one_does(
+def test_two_processes_train_the_same_weights(
     make_recipe: MakeRecipe, tiny_model: Path, tmp_path: Path, batching: str
 ) -> None:
     from toolkit.recipe.loading import dump_recipe
 
-    parts = "training.batch_tokens=60" if batching == "prefix_tree" else "training.micro_batch_size=2"
+    micro_batches = "training.batch_tokens=60" if batching == "prefix_tree" else "training.micro_batch_size=2"
     recipe = make_recipe(
-        f"model.name={tiny_model}", "training.group_by_premise=true", f"training.batching={batching}", parts
+        f"model.name={tiny_model}", "training.group_by_premise=true", f"training.batching={batching}", micro_batches
     )
-    one = run_training(recipe, tmp_path / "one")
+    one_process = run_training(recipe, tmp_path / "one")
     file = tmp_path / "recipe.yaml"
     file.write_text(dump_recipe(recipe), encoding="utf-8")
-    # Without GPUs, --multi_gpu still is what makes accelerate start processes that find each other.
+    # accelerate starts processes that find each other only with --multi_gpu, even if there is no GPU.
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes=2"]
     launch += ["--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no", "--num_cpu_threads_per_process=1"]
     launch += ["--main_process_port=0"]
-    done = subprocess.run(
+    result = subprocess.run(
         [*launch, ROOT / "scripts" / "sft.py", file, "--output-dir", tmp_path / "two"],
         cwd=ROOT,
         capture_output=True,
         text=True,
     )
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.count("processes: 2") == 1, "one process speaks for all"
-    assert_close(one, load_file(tmp_path / "two" / "adapter" / "adapter_model.safetensors"), 1e-4)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert result.stdout.count("processes: 2") == 1, "only the main process prints"
+    assert_close(one_process, load_file(tmp_path / "two" / "adapter" / "adapter_model.safetensors"), 1e-4)
     for key in ("loss", "tokens", "grad_norm"):
         assert [row[key] for row in log(tmp_path / "two")] == pytest.approx(
             [row[key] for row in log(tmp_path / "one")], rel=1e-3
         )
 
 
-def test_a_run_leaves_what_the_design_promises(trained: RunFolder) -> None:
+def test_run_folder_has_all_promised_fields(trained: RunFolder) -> None:
     record = trained.record
     assert record["status"] == "completed"
     assert record["trainable_parameters"] > 0
@@ -202,47 +200,44 @@ def test_a_run_leaves_what_the_design_promises(trained: RunFolder) -> None:
 
 
 @pytest.mark.parametrize("rows", [48, 16], ids=["in the first epoch", "in the second epoch"])
-def test_a_resumed_run_ends_in_the_weights_of_one_that_was_not(
+def test_resume_is_bit_exact(
     make_recipe: MakeRecipe, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int
 ) -> None:
     steps = ["training.max_steps=5", "training.save_steps=2" if rows == 48 else "training.save_steps=3"]
     recipe = make_recipe(f"model.name={tiny_model}", f"data.train.limit={rows}", *steps)
-    whole = run_training(recipe, tmp_path / "whole")
+    uninterrupted = run_training(recipe, tmp_path / "uninterrupted")
 
     from toolkit.training.callbacks import Progress
 
     advance = Progress.on_step_end
 
-    def break_after_four(self: Progress, args: object, state: object, control: object, **other: object) -> None:
-        advance(self, args, state, control, **other)
+    def interrupt_after_four(self: Progress, args: object, state: object, control: object, **rest: object) -> None:
+        advance(self, args, state, control, **rest)
         if state.global_step == 4:  # type: ignore[attr-defined]
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Progress, "on_step_end", break_after_four)
-        run_training(recipe, tmp_path / "broken")
-    assert RunFolder(tmp_path / "broken").record["status"] == "interrupted"
-    assert_close(whole, run_training(recipe, tmp_path / "broken", resume=True), 0.0)
-    assert [row["step"] for row in log(tmp_path / "broken")] == [1, 2, 3, 4, 5]
+        patch.setattr(Progress, "on_step_end", interrupt_after_four)
+        run_training(recipe, tmp_path / "resumed")
+    assert RunFolder(tmp_path / "resumed").record["status"] == "interrupted"
+    assert_close(uninterrupted, run_training(recipe, tmp_path / "resumed", resume=True), 0.0)
+    assert [row["step"] for row in log(tmp_path / "resumed")] == [1, 2, 3, 4, 5]
     for key in ("loss", "tokens", "grad_norm"):
-        assert [row[key] for row in log(tmp_path / "broken")] == [row[key] for row in log(tmp_path / "whole")]
+        assert [row[key] for row in log(tmp_path / "resumed")] == [row[key] for row in log(tmp_path / "uninterrupted")]
 
 
-def test_the_recipes_chat_template_goes_with_the_adapter(
-    make_recipe: MakeRecipe, tiny_model: Path, tmp_path: Path
-) -> None:
+def test_chat_template_is_saved_with_the_adapter(make_recipe: MakeRecipe, tiny_model: Path, tmp_path: Path) -> None:
     template = "{% for m in messages %}{{ m.content }}{{ eos_token }}{% endfor %}"
     run_training(make_recipe(f"model.name={tiny_model}", f'task.chat_template="{template}"'), tmp_path / "run")
     assert (tmp_path / "run" / "adapter" / "chat_template.jinja").read_text(encoding="utf-8") == template
 
 
-def test_a_4_bit_base_trains_and_its_adapter_merges_into_16_bit_weights(
-    make_recipe: MakeRecipe, tiny_model: Path, tmp_path: Path
-) -> None:
+def test_4_bit_adapter_merges_into_16_bit(make_recipe: MakeRecipe, tiny_model: Path, tmp_path: Path) -> None:
     from toolkit.models.merging import merge_adapter
 
     recipe = make_recipe(f"model.name={tiny_model}", "model.load_in_4bit=true", "model.dtype=auto")
     adapter = run_training(recipe, tmp_path / "run")
+    # B starts at zero, so a value above it is a trace of training.
     assert any(tensor.abs().max() > 0 for name, tensor in adapter.items() if "lora_B" in name)
     merge_adapter(tiny_model, tmp_path / "run" / "adapter", tmp_path / "merged")
     base, merged = (load_file(folder / "model.safetensors") for folder in (tiny_model, tmp_path / "merged"))
@@ -251,12 +246,13 @@ def test_a_4_bit_base_trains_and_its_adapter_merges_into_16_bit_weights(
     assert {tensor.dtype for tensor in merged.values()} == {torch.bfloat16}
 
 
-def test_another_recipe_does_not_resume(make_recipe: MakeRecipe, tiny_model: Path, trained: RunFolder) -> None:
-    with pytest.raises(RunError, match=r"differs from that of .* in lora\.r, training\.learning_rate, so"):
+def test_changed_recipe_is_refused(make_recipe: MakeRecipe, tiny_model: Path, trained: RunFolder) -> None:
+    message = r"Cannot resume .*: the recipe has changed since the run started \(lora\.r, training\.learning_rate\)"
+    with pytest.raises(RunError, match=message):
         train_run(make_recipe("lora.r=2", f"model.name={tiny_model}"), trained, TrainingOptions(resume=True))
 
 
-def test_a_dry_run_writes_nothing(
+def test_dry_run_writes_nothing(
     make_recipe: MakeRecipe, tiny_model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", logger="toolkit")
@@ -264,5 +260,5 @@ def test_a_dry_run_writes_nothing(
     train_run(recipe, RunFolder(tmp_path / "run"), TrainingOptions(dry_run=True))
     assert list(tmp_path.iterdir()) == []
     assert "parameters are trained" in caplog.text
-    shown = caplog.text.replace("entailment", "neutral").replace("contradiction", "neutral")
-    assert "[neutral<|eot_id|>]" in shown
+    with_one_label = caplog.text.replace("entailment", "neutral").replace("contradiction", "neutral")
+    assert "[neutral<|eot_id|>]" in with_one_label, "the trained part of the printed example is the label and its end"

@@ -1,4 +1,4 @@
-"""A tree is verified before the first step: a backend that drops its mask is found out, and never trained on."""
+"""Tests of the verification before the first step, which detects backends that ignore the mask of a tree."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers.models.llama.modeling_llama import LlamaModel
 
-from tests.training.test_objective import FULL, ROWS, adapted
+from tests.training.test_objective import FLOAT32, ROWS, model_with_adapter
 from toolkit.errors import TrainingError
 from toolkit.models.attention import UNSLOTH_FLAGS
 from toolkit.recipe.schema import Recipe
@@ -21,7 +21,7 @@ MakeRecipe = Callable[..., Recipe]
 
 @pytest.fixture
 def dropped_masks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What Unsloth's fused forward does in training, unless it is told otherwise."""
+    """A model that ignores its mask, as Unsloth's fused forward does in training unless a flag is set."""
     forward = LlamaModel.forward
 
     def without_mask(self: Any, *args: Any, attention_mask: Any = None, **kwargs: Any) -> Any:
@@ -31,33 +31,34 @@ def dropped_masks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("loss_on", ["completion", "full_text"])
-def test_a_right_tree_passes_and_leaves_everything_as_it_was(tiny_model: Path, make_recipe: Any, loss_on: Any) -> None:
-    model = adapted(tiny_model, make_recipe()).eval()
+def test_correct_tree_passes_without_side_effects(tiny_model: Path, make_recipe: Any, loss_on: Any) -> None:
+    model = model_with_adapter(tiny_model, make_recipe()).eval()
     state = torch.random.get_rng_state()
-    found = verify_tree(model, ROWS, loss_on, FULL)
-    assert found.passed and found.gradient_difference is not None and 0 <= found.gradient_difference < 1e-5
+    verification = verify_tree(model, ROWS, loss_on, FLOAT32)
+    assert verification.passed and verification.gradient_difference is not None
+    assert 0 <= verification.gradient_difference < 1e-5
     assert torch.equal(state, torch.random.get_rng_state()) and not model.training
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
-def test_dropout_is_off_while_a_tree_is_verified_and_on_again_afterwards(tiny_model: Path, make_recipe: Any) -> None:
+def test_dropout_is_off_only_during_verification(tiny_model: Path, make_recipe: Any) -> None:
     from toolkit.models.loading import attach_lora, load_base
-    from toolkit.recipe.schema import Lora
+    from toolkit.recipe.schema import LoraSection
 
     model = attach_lora(
-        load_base(tiny_model, make_recipe(), FULL), Lora(dropout=0.5), seed=1, gradient_checkpointing=False
+        load_base(tiny_model, make_recipe(), FLOAT32), LoraSection(dropout=0.5), seed=1, gradient_checkpointing=False
     )
-    assert verify_tree(model, ROWS, "completion", FULL).passed
+    assert verify_tree(model, ROWS, "completion", FLOAT32).passed
     assert {module.p for module in model.modules() if isinstance(module, torch.nn.Dropout)} == {0.5}
 
 
-def test_a_tree_without_its_mask_does_not_pass(tiny_model: Path, make_recipe: Any, dropped_masks: None) -> None:
-    found = verify_tree(adapted(tiny_model, make_recipe()), ROWS, "completion", FULL)
-    assert not found.passed and found.gradient_difference is not None
-    assert found.gradient_difference > 10 * found.tolerance
+def test_tree_without_mask_fails(tiny_model: Path, make_recipe: Any, dropped_masks: None) -> None:
+    verification = verify_tree(model_with_adapter(tiny_model, make_recipe()), ROWS, "completion", FLOAT32)
+    assert not verification.passed and verification.gradient_difference is not None
+    assert verification.gradient_difference > 10 * verification.tolerance
 
 
-def test_training_goes_on_padded_and_says_so_where_trees_are_wrong(
+def test_wrong_trees_fall_back_to_padded_rows(
     tiny_model: Path,
     make_recipe: MakeRecipe,
     tmp_path: Path,
@@ -68,79 +69,83 @@ def test_training_goes_on_padded_and_says_so_where_trees_are_wrong(
     recipe = make_recipe(f"model.name={tiny_model}")
     run = RunFolder(tmp_path / "run")
     train_run(recipe, run, TrainingOptions())
-    assert "WARNING     loss and gradient of a tree differ" in caplog.text
+    assert "WARNING     tree batches failed the verification" in caplog.text
     batching = run.record["batching"]
-    assert batching["name"] == "padded" and "refused" in batching["reason"]
+    assert batching["name"] == "padded" and "failed the verification" in batching["reason"]
     assert run.record["group_by_premise"] is False
     assert batching["verification"]["gradient_difference"] > batching["verification"]["tolerance"]
 
 
-def break_trees(monkeypatch: pytest.MonkeyPatch, with_what: Callable[[Any], Any]) -> None:
+def break_trees(monkeypatch: pytest.MonkeyPatch, damage: Callable[[Any], Any]) -> None:
+    """Let `damage` change the model's output for trees, which have a mask of four dimensions."""
     forward = LlamaModel.forward
 
-    def broken(self: Any, *args: Any, attention_mask: Any = None, **kwargs: Any) -> Any:
+    def damaged_forward(self: Any, *args: Any, attention_mask: Any = None, **kwargs: Any) -> Any:
         output = forward(self, *args, attention_mask=attention_mask, **kwargs)
-        return with_what(output) if attention_mask is not None and attention_mask.dim() == 4 else output
+        return damage(output) if attention_mask is not None and attention_mask.dim() == 4 else output
 
-    monkeypatch.setattr(LlamaModel, "forward", broken)
+    monkeypatch.setattr(LlamaModel, "forward", damaged_forward)
 
 
-def no_numbers(output: Any) -> Any:
+def return_nan(output: Any) -> Any:
     output.last_hidden_state = output.last_hidden_state * float("nan")
     return output
 
 
-def no_such_mask(output: Any) -> Any:
+def raise_error(output: Any) -> Any:
     raise RuntimeError("no mask of four dimensions here\nand more lines")
 
 
 @pytest.mark.parametrize(
-    ("with_what", "sentence"),
-    [(no_numbers, "by no number and no number"), (no_such_mask, "cannot be computed: no mask of four dimensions here")],
+    ("damage", "sentence"),
+    [
+        (return_nan, "loss not finite, gradient not finite"),
+        (raise_error, "cannot be computed: no mask of four dimensions here"),
+    ],
 )
-def test_trees_of_no_numbers_and_trees_that_raise_fall_back_too(
+def test_failing_trees_fall_back_to_padded_rows(
     tiny_model: Path,
     make_recipe: MakeRecipe,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
-    with_what: Callable[[Any], Any],
+    damage: Callable[[Any], Any],
     sentence: str,
 ) -> None:
     caplog.set_level("INFO", logger="toolkit")
-    break_trees(monkeypatch, with_what)
+    break_trees(monkeypatch, damage)
     run = RunFolder(tmp_path / "run")
     train_run(make_recipe(f"model.name={tiny_model}"), run, TrainingOptions())
     assert sentence in caplog.text
     assert run.record["status"] == "completed" and run.record["batching"]["name"] == "padded"
 
 
-def test_a_backend_that_cuts_long_rows_is_found_out_by_a_small_tree(
+def test_backend_that_truncates_is_detected(
     tiny_model: Path, make_recipe: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As Unsloth's fused forward cuts at max_seq_length, unless its second flag is set."""
-    model = adapted(tiny_model, make_recipe())
+    """Unsloth's fused forward truncates at max_seq_length unless its second flag is set."""
+    model = model_with_adapter(tiny_model, make_recipe())
     decoder, forward = model.get_base_model().get_decoder(), LlamaModel.forward
     decoder.max_seq_length = 1_000
 
-    def cutting(self: Any, input_ids: Any, **kwargs: Any) -> Any:
+    def truncating_forward(self: Any, input_ids: Any, **kwargs: Any) -> Any:
         return forward(self, input_ids=input_ids[:, : self.max_seq_length], **kwargs)
 
-    monkeypatch.setattr(LlamaModel, "forward", cutting)
-    assert not verify_tree(model, ROWS, "completion", FULL).passed
+    monkeypatch.setattr(LlamaModel, "forward", truncating_forward)
+    assert not verify_tree(model, ROWS, "completion", FLOAT32).passed
     assert decoder.max_seq_length == 1_000
 
 
-def test_a_recipe_that_wants_trees_alone_is_refused_where_they_are_wrong(
+def test_required_trees_that_fail_are_refused(
     tiny_model: Path, make_recipe: MakeRecipe, tmp_path: Path, dropped_masks: None
 ) -> None:
     recipe = make_recipe(f"model.name={tiny_model}", "training.batching=prefix_tree")
-    with pytest.raises(TrainingError, match="tree batches cannot be trained on"):
+    with pytest.raises(TrainingError, match="Tree batches cannot be used"):
         train_run(recipe, RunFolder(tmp_path / "run"), TrainingOptions())
     assert not (tmp_path / "run").exists()
 
 
-def test_unsloth_still_looks_for_the_flags_that_keep_a_trees_mask() -> None:
+def test_unsloth_still_reads_our_flags() -> None:
     from importlib.util import find_spec
 
     spec = find_spec("unsloth")

@@ -1,4 +1,4 @@
-"""Progress is shown where a caller asks for it, as bars or by a callback; the library alone is silent."""
+"""Progress: reported only if a caller asks for it, as bars or through a callback."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -11,14 +11,14 @@ Report = tuple[str, int, int | None]
 
 
 def work(rows: int = 3, **options: Any) -> None:
-    """Do work of that many rows under a bar."""
+    """Loop over some rows with a progress bar."""
     for _ in progress_bar(range(rows), desc="scoring", unit="row", **options):
         pass
 
 
 @pytest.fixture
 def reports() -> list[Report]:
-    """What a callback was told."""
+    """The reports that a callback received."""
     return []
 
 
@@ -43,15 +43,17 @@ def test_false_draws_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr() == ("", "")
 
 
-def test_a_callback_is_told_name_count_and_total(reports: list[Report], capsys: pytest.CaptureFixture[str]) -> None:
+def test_callback_gets_name_count_and_total(reports: list[Report], capsys: pytest.CaptureFixture[str]) -> None:
     with show_progress(lambda *report: reports.append(report)):
         work(mininterval=0)
         work(disable=True)
-    assert reports == [("scoring", 1, 3), ("scoring", 2, 3), ("scoring", 3, 3), ("scoring", 3, 3)], "the end twice"
+    assert reports == [("scoring", 1, 3), ("scoring", 2, 3), ("scoring", 3, 3), ("scoring", 3, 3)], (
+        "the last one is repeated when the bar closes"
+    )
     assert capsys.readouterr() == ("", ""), "nothing is drawn"
 
 
-def test_a_callback_gets_none_without_a_total(reports: list[Report]) -> None:
+def test_unknown_total_is_none(reports: list[Report]) -> None:
     def rows() -> Iterator[int]:
         yield from range(5)
 
@@ -60,7 +62,7 @@ def test_a_callback_gets_none_without_a_total(reports: list[Report]) -> None:
     assert reports[-1] == ("", 5, None)
 
 
-def test_a_bar_that_is_updated_by_hand_reports(reports: list[Report]) -> None:
+def test_manually_updated_bar_reports(reports: list[Report]) -> None:
     with (
         show_progress(lambda *report: reports.append(report)),
         progress_bar(total=10, initial=4, desc="predicting", mininterval=1000) as bar,
@@ -69,10 +71,10 @@ def test_a_bar_that_is_updated_by_hand_reports(reports: list[Report]) -> None:
         bar.update(1)
         assert reports == []
         bar.set_description("writing")
-    assert reports == [("writing", 10, 10)] * 2, "at the end, whatever the interval"
+    assert reports == [("writing", 10, 10)] * 2, "the end is reported whatever the interval"
 
 
-def test_the_innermost_choice_holds(reports: list[Report], capsys: pytest.CaptureFixture[str]) -> None:
+def test_innermost_choice_wins(reports: list[Report], capsys: pytest.CaptureFixture[str]) -> None:
     with show_progress(True):
         with show_progress(False):
             work()
@@ -80,4 +82,4 @@ def test_the_innermost_choice_holds(reports: list[Report], capsys: pytest.Captur
             work(1 // 0)
         assert capsys.readouterr().err == "" and reports == []
         work()
-    assert "3/3" in capsys.readouterr().err, "an error inside leaves the outer choice as it was"
+    assert "3/3" in capsys.readouterr().err, "an error inside must restore the outer choice"

@@ -1,4 +1,4 @@
-"""A full disk is one sentence, whichever package was writing, and costs nothing that was there."""
+"""A full disk gives one error for every library and keeps older files; leftovers of killed processes are removed."""
 
 import errno
 import os
@@ -40,26 +40,25 @@ def with_tokenizers(path: Path) -> None:
     ],
     ids=["bytes", "text", "safetensors", "numpy", "tokenizers"],
 )
-def test_whoever_writes_a_full_disk_is_one_sentence_and_the_older_file_stays(
-    tmp_path: Path, write: Callable[[Path], object]
-) -> None:
+def test_failed_write_keeps_the_older_file(tmp_path: Path, write: Callable[[Path], object]) -> None:
     path = tmp_path / "file"
     write_text(path, "older")
-    why = r"(a file may not become this large here \(see `ulimit -f`\)|the disk is full)"  # numpy does not tell which
-    refused = pytest.raises(StorageError, match=rf"^{path} could not be written: {why}\.$")
-    with refused, file_size_limit() as limit, atomic_path(path) as partial:
+    # numpy does not report which of the two it was.
+    reason = r"(the file exceeds the size limit \(see `ulimit -f`\)|the disk is full)"
+    expected_error = pytest.raises(StorageError, match=rf"^{path} could not be written: {reason}\.$")
+    with expected_error, file_size_limit() as limit, atomic_path(path) as partial:
         limit(20_000)
         write(partial)
-    assert [one.name for one in tmp_path.iterdir()] == ["file"] and path.read_text(encoding="utf-8") == "older"
+    assert [file.name for file in tmp_path.iterdir()] == ["file"] and path.read_text(encoding="utf-8") == "older"
 
 
-def test_a_device_without_room_is_a_full_disk() -> None:
+def test_full_device_is_a_full_disk() -> None:
     path = Path("/dev/full")
     with pytest.raises(StorageError, match=r"/dev/full could not be written: the disk is full\."), storage_errors(path):
         with_numpy(path)
 
 
-def test_what_is_no_full_disk_keeps_its_name(tmp_path: Path) -> None:
+def test_other_errors_are_unchanged(tmp_path: Path) -> None:
     assert (
         disk_full_reason(OSError(errno.EACCES, "no")) is None
         and disk_full_reason(ValueError("os error 28 is a number")) is not None
@@ -68,10 +67,10 @@ def test_what_is_no_full_disk_keeps_its_name(tmp_path: Path) -> None:
         partial.read_text(encoding="utf-8")
 
 
-def test_what_a_process_of_the_same_number_left_does_not_get_into_a_new_folder(tmp_path: Path) -> None:
-    left = tmp_path / f".folder.{os.getpid()}.partial"  # in a container, every start may have the same number
-    left.mkdir()
-    (left / "stale").touch()
+def test_leftovers_do_not_get_into_a_new_folder(tmp_path: Path) -> None:
+    leftover = tmp_path / f".folder.{os.getpid()}.partial"  # in a container, every start can have the same process id
+    leftover.mkdir()
+    (leftover / "stale").touch()
     with atomic_path(tmp_path / "folder") as partial:
         partial.mkdir()
         (partial / "new").touch()
@@ -79,28 +78,28 @@ def test_what_a_process_of_the_same_number_left_does_not_get_into_a_new_folder(t
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
 
 
-@pytest.mark.parametrize("number", [2**22 + 1, 2**70, os.getpid(), 1], ids=["nobody", "absurd", "own", "an older one"])
-def test_what_killed_processes_left_goes_whoever_has_their_number_now(
-    tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    left = tmp_path / f".merged.{number}.partial"
-    left.mkdir()
-    # Of a process that runs, a later start is made up: the time of a change cannot be.
-    monkeypatch.setattr("psutil.Process.create_time", lambda _: left.stat().st_ctime + 1)
+@pytest.mark.parametrize("pid", [2**22 + 1, 2**70, os.getpid(), 1], ids=["unused", "invalid", "own", "older"])
+def test_leftovers_of_killed_processes_are_removed(tmp_path: Path, pid: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A leftover is removed even if a running process has the same process id now."""
+    leftover = tmp_path / f".merged.{pid}.partial"
+    leftover.mkdir()
+    # The process must have started after the leftover was written. A file's ctime cannot be set, so the start is faked.
+    monkeypatch.setattr("psutil.Process.create_time", lambda _: leftover.stat().st_ctime + 1)
     remove_leftovers(tmp_path / "merged")
-    assert not left.exists()
+    assert not leftover.exists()
 
 
-def test_what_a_running_process_writes_stays(tmp_path: Path) -> None:
-    left = tmp_path / f".merged.{os.getpid()}.partial"
-    left.touch()
+def test_scratch_file_of_a_running_process_stays(tmp_path: Path) -> None:
+    scratch = tmp_path / f".merged.{os.getpid()}.partial"
+    scratch.touch()
     remove_leftovers(tmp_path / "merged")
-    assert left.exists()
+    assert scratch.exists()
 
 
-def test_a_folder_that_was_set_aside_as_a_process_was_killed_is_put_back(tmp_path: Path) -> None:
-    aside = tmp_path / f".merged.old.{2**22 + 1}.partial"
-    aside.mkdir()
-    (aside / "weights").touch()
+def test_interrupted_replacement_is_undone(tmp_path: Path) -> None:
+    """An older folder that a process renamed before it was killed gets its name back."""
+    old_folder = tmp_path / f".merged.old.{2**22 + 1}.partial"
+    old_folder.mkdir()
+    (old_folder / "weights").touch()
     remove_leftovers(tmp_path / "merged")
-    assert (tmp_path / "merged" / "weights").exists() and not aside.exists()
+    assert (tmp_path / "merged" / "weights").exists() and not old_folder.exists()

@@ -1,4 +1,4 @@
-"""Arguments of the API, checked where a command line would have refused them."""
+"""Checks of API arguments that argparse performs for the command line."""
 
 from pathlib import Path
 from typing import Any
@@ -7,15 +7,16 @@ from toolkit.errors import RunError
 
 
 def to_path(value: Any, name: str) -> Path:
-    """Return a path.
+    """Convert an argument to a path.
 
     Args:
-        value: a string or a path.
-        name: of the argument, for the message.
+        value: A string or a path.
+        name: The name of the argument, for the error message.
 
     Raises:
-        RunError: it is neither.
+        RunError: If the value is neither a string nor a path.
     """
+    # Path() itself raises a TypeError that does not name the argument.
     if not isinstance(value, (str, Path)):
-        raise RunError(f"{name} is {value!r:.60}, which is not a path.", hint="Give a string or a pathlib.Path.")
+        raise RunError(f"{name} is {value!r:.60}, which is not a path.", hint="Pass a string or a pathlib.Path.")
     return Path(value)

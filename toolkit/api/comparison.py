@@ -1,4 +1,4 @@
-"""The comparison of evaluations, from Python."""
+"""The Python function that compares evaluations."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,17 +17,18 @@ def compare(evaluations: "Sequence[Evaluation | str | Path]", output: str | Path
     """Compare evaluations of the same rows: paired tests, agreement, and the rows that differ.
 
     Args:
-        evaluations: results of `Run.evaluate`, or their folders; at least two.
-        output: the folder of compare.json and differences.jsonl; default: `<run of the first>/compare/<names>`.
+        evaluations: Two or more results of `Run.evaluate`, or their folders.
+        output: The folder for compare.json and differences.jsonl. The default is
+            `<run of the first evaluation>/compare/<names>`.
 
     Raises:
-        ToolkitError: a folder is not an evaluation, the rows are not the same, or `output` holds something else.
+        ToolkitError: If a folder is not an evaluation, the rows differ, or `output` contains other files.
     """
     if isinstance(evaluations, (str, Path)):
-        raise RunError(f"A single evaluation was given, {evaluations}.", hint="Give a list of two or more.")
-    folders = [to_path(getattr(given, "folder", given), "an evaluation") for given in evaluations]
+        raise RunError(f"A single evaluation was given: {evaluations}.", hint="Pass a list of two or more.")
+    folders = [to_path(getattr(evaluation, "folder", evaluation), "an evaluation") for evaluation in evaluations]
     for folder in folders:
         check_is_evaluation(folder)
-    from toolkit.evaluation import comparison
+    from toolkit.evaluation import comparison  # imports scipy, which the checks above do not need
 
     return comparison.compare(folders, None if output is None else to_path(output, "output"))

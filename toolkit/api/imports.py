@@ -1,4 +1,4 @@
-"""The order of imports that Unsloth asks for, checked before anything is loaded."""
+"""The import order that Unsloth requires, checked before anything is loaded."""
 
 import sys
 
@@ -9,28 +9,29 @@ _is_checked = False
 
 
 def check_import_order() -> None:
-    """Refuse a process in which someone else imported transformers before Unsloth could patch it.
-
-    Asked once, at the first call of the API: a GGUF file needs transformers' tokenizer alone, so later it may be ours.
+    """Check that the caller did not import transformers before Unsloth could patch it.
 
     Raises:
-        ModelError: transformers is there, and Unsloth is not.
+        ModelError: If transformers has been imported and Unsloth has not.
     """
+    # Only the first call of the API is checked. A GGUF file needs the tokenizer of transformers but not Unsloth, so
+    # after that call the toolkit itself may have imported transformers.
     global _is_checked
     if not _is_checked and "transformers" in sys.modules and "unsloth" not in sys.modules:
         raise ModelError(
-            "transformers was imported before Unsloth, which can then no longer patch it.",
-            hint="Restart Python (in a notebook, its kernel) and import unsloth, or call toolkit, before transformers.",
+            "transformers was imported before Unsloth, so Unsloth can no longer patch it.",
+            hint="Restart Python (in a notebook, the kernel), then import unsloth or call toolkit before transformers.",
         )
     _is_checked = True
 
 
 def import_backend(model: ModelRef | None = None) -> None:
-    """Import Unsloth and all that it patches, in the order that it needs; a GGUF file does without.
+    """Import Unsloth and the libraries that it patches, in the required order; GGUF files need none of them.
 
     Raises:
-        ModelError: transformers was imported first, or Unsloth cannot be imported.
+        ModelError: If transformers was imported first, or Unsloth cannot be imported.
     """
     check_import_order()
     if model is None or not model.gguf:
+        # The import alone does the work: backend.py imports unsloth before trl and peft.
         import toolkit.models.backend  # noqa: F401

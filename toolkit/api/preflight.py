@@ -1,4 +1,4 @@
-"""The pre-flight, from Python."""
+"""The Python functions of the preflight."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -24,26 +24,30 @@ def preflight(
     weights: bool = False,
     probe: bool = False,
 ) -> "PreflightReport":
-    """Check a recipe's data, tokenizer and configuration, and predict its memory; no weights are loaded.
+    """Check a recipe's data, tokenizer and configuration, and predict its memory, without loading weights.
 
     Args:
-        recipe: a YAML file, or a recipe.
-        overrides: changes by dotted keys, e.g. `{"training.max_steps": 50}`.
-        memory: bytes of a GPU to ask about, instead of this device.
-        weights: also fetch the weights of a hub model.
-        probe: where the recipe fits, load the model, make a few steps and time them; see `measure_steps`.
+        recipe: A YAML file, or a recipe.
+        overrides: Changes by dotted keys, e.g. `{"training.max_steps": 50}`.
+        memory: The memory in bytes of a GPU to plan for instead of this device.
+        weights: Also download the weights of a model from the Hub.
+        probe: If the recipe fits, load the model and time a few steps; see `measure_steps`.
 
     Raises:
-        ToolkitError: the recipe cannot work, or `memory` is asked for an encoder, whose memory nothing predicts.
+        ToolkitError: If the recipe cannot work, or `memory` is given for an encoder, whose memory is not predicted.
     """
     checked = resolve_recipe(recipe, overrides)
+    # bool is a subclass of int, so memory=True would otherwise mean one byte.
     if memory is not None and (isinstance(memory, bool) or not isinstance(memory, int) or memory < 1):
-        raise RecipeError(f"memory is {memory!r}, which is not a number of bytes.", hint="Give 16_000_000_000, say.")
+        raise RecipeError(
+            f"memory is {memory!r}, which is not a number of bytes.",
+            hint="Pass a positive integer, e.g. 16_000_000_000.",
+        )
     if memory and checked.model.kind != "decoder":
         raise RecipeError(
-            f"memory={memory} cannot be answered for model.kind {checked.model.kind}: memory is predicted for decoders "
-            "alone.",
-            hint="Measure it here: leave out memory, and give probe=True.",
+            f"memory={memory} does not work with model.kind {checked.model.kind}: memory is predicted only for "
+            "decoders.",
+            hint="To measure it on this machine, leave out memory and add probe=True.",
         )
     check_files_exist(checked.data.train, checked.data.eval)
     import_backend()
@@ -53,15 +57,17 @@ def preflight(
     from toolkit.planning.preflight_report import PreflightReport
 
     target_device = Device(f"a GPU of {memory / 1e9:.3g} GB", "cuda", memory) if memory else None
-    report = PreflightReport(plan_job(run_preflight(checked, weights=weights or probe)), target_device)
+    # A probe loads the model, so that its weights are needed in any case.
+    report = PreflightReport(plan_job(run_preflight(checked, fetch_weights=weights or probe)), target_device)
+    # A probe of a recipe that does not fit would only run out of memory.
     return report if not probe or report.fits is False else replace(report, probe=measure_steps(report))
 
 
 def measure_steps(report: "PreflightReport") -> "Probe":
-    """Load the model and time a few steps of the real trainer, which leave nothing behind.
+    """Load the model and time a few steps of the real trainer, without writing anything.
 
     Raises:
-        ToolkitError: the model cannot be loaded, or a step has numbers that cannot be right.
+        ToolkitError: If the model cannot be loaded, or training has to stop.
     """
     from toolkit.training.probe import probe
 

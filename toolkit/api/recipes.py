@@ -1,4 +1,4 @@
-"""Recipes as the API accepts them."""
+"""Recipes as arguments of the API."""
 
 from pathlib import Path
 
@@ -8,15 +8,16 @@ from toolkit.recipe.schema import Recipe
 
 
 def resolve_recipe(recipe: str | Path | Recipe, overrides: Overrides = ()) -> Recipe:
-    """Return a validated recipe from a file's path, or from a recipe, with changes.
+    """Return a validated recipe, given by path or as an object, with overrides applied.
 
     Raises:
-        RecipeError: with one line for each mistake.
+        RecipeError: If the recipe is invalid; the message has one line per mistake.
     """
     if isinstance(recipe, Recipe):
+        # Built again from plain values, because an override can contradict keys that it does not change.
         return build_recipe(recipe.model_dump(mode="json"), "the recipe", overrides) if overrides else recipe
     if isinstance(recipe, (str, Path)):
         return load_recipe(Path(recipe), overrides)
     raise RecipeError(
-        f"A recipe is a path or a Recipe, not a {type(recipe).__name__}.", hint="Give the name of a .yaml file."
+        f"The recipe must be a path or a Recipe, not a {type(recipe).__name__}.", hint="Pass the path of a .yaml file."
     )

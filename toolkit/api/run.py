@@ -1,4 +1,4 @@
-"""A trained run, and what can be done with it."""
+"""A trained run and its operations: evaluate, load, predict and export."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -17,6 +17,7 @@ from toolkit.runs.run_paths import check_writable
 from toolkit.runs.trained_run import TrainedRun
 from toolkit.utils.progress import Progress, show_progress
 
+# Annotations only: importing these modules loads torch, which would make `import toolkit` slow.
 if TYPE_CHECKING:
     from toolkit.evaluation.evaluation import Evaluation
     from toolkit.export.exporter import ExportResult
@@ -24,10 +25,10 @@ if TYPE_CHECKING:
 
 
 class Run:
-    """An open run: its files, its recipe, and the verbs evaluate, load, predict_file and export.
+    """An open run: its files, its recipe, and the methods evaluate, load, predict_file and export.
 
     Args:
-        trained: the run's files and recipe; see `open_run`.
+        trained: The files and the recipe of the run; see `open_run`.
     """
 
     def __init__(self, trained: TrainedRun) -> None:
@@ -35,17 +36,17 @@ class Run:
 
     @property
     def path(self) -> Path:
-        """The run's folder."""
+        """The run folder."""
         return self._run.path
 
     @property
     def recipe(self) -> Recipe:
-        """The recipe, with what `open_run` was told to override."""
+        """The recipe with the overrides that were passed to `open_run`."""
         return self._run.recipe
 
     @property
     def record(self) -> dict[str, Any]:
-        """What run.json holds: versions, device, decisions, data, timings, status."""
+        """The content of run.json: versions, device, decisions, data, timings, status."""
         return self._run.folder.record
 
     @property
@@ -55,17 +56,17 @@ class Run:
 
     @property
     def report_path(self) -> Path:
-        """The HTML report; each evaluation and export renews it."""
+        """The HTML report, which each evaluation and export rewrites."""
         return self._run.folder.report
 
     @property
     def model_card_path(self) -> Path:
-        """The adapter's model card, written once the adapter was measured on the run's own rows."""
+        """The model card of the adapter, written once the adapter has been evaluated on the run's own rows."""
         return self._run.folder.model_card
 
     @property
     def evaluations(self) -> "list[Evaluation]":
-        """All evaluations of the run: those of its own rows first, the adapter before base, merged and GGUFs."""
+        """All evaluations of the run: its own rows first, and the adapter before base, merged and GGUF files."""
         from toolkit.evaluation.evaluation import load_evaluations
 
         return load_evaluations(self._run.folder)
@@ -84,23 +85,24 @@ class Run:
         overrides: Overrides = (),
         progress: Progress = False,
     ) -> "Evaluation":
-        """Measure a model on labelled rows, and renew the run's report and model card.
+        """Evaluate a model on labeled rows, and update the report and the model card of the run.
 
         Args:
             model: adapter, base, merged, or the path of a GGUF file.
-            data: a data file or `embedded:nli-fr:SPLIT`; default: the recipe's evaluation rows.
-            limit: the first N rows only.
-            mode: constrained to the labels, or free.
-            shots: training rows shown as solved examples before each question; for the base model.
-            overrides: changes of the recipe for this evaluation alone, by dotted keys.
+            data: A data file or `embedded:nli-fr:SPLIT`. The default is the evaluation rows of the recipe.
+            limit: Score only the first N rows.
+            mode: constrained (every answer is a label) or free.
+            shots: The number of training rows shown as solved examples in each prompt; base model only.
+            overrides: Changes to the recipe by dotted keys, only for this evaluation.
             progress: True for progress bars on standard error, or a callback.
 
         Raises:
-            ToolkitError: the model, the rows or the two together cannot be used.
+            ToolkitError: If the model or the rows cannot be used, or do not fit each other.
         """
         run = self._overridden(overrides)
         path = None if data is None else str(data)
         request = EvaluationRequest(ModelRef.parse(model), data=path, limit=limit, mode=mode, shots=shots)
+        # Whatever can be refused is refused before the imports, which take seconds, and the scoring, which takes hours.
         request.check(run)
         check_report_files(run)
         import_backend(request.model)
@@ -110,6 +112,7 @@ class Run:
 
         with show_progress(progress):
             evaluation = evaluate(run, request)
+            # Both describe the run as it was trained, without the overrides of this call.
             write_model_card(self._run)
             write_report(self._run)
         return evaluation
@@ -126,20 +129,20 @@ class Run:
 
         Args:
             model: adapter, base, merged, or the path of a GGUF file.
-            calibrated: divide log-likelihoods by the temperature that the model's evaluation found.
-            overrides: changes of the recipe for this classifier alone, by dotted keys.
+            calibrated: Divide log-likelihoods by the temperature that was fitted when this model was evaluated.
+            overrides: Changes to the recipe by dotted keys, only for this classifier.
             progress: True for progress bars on standard error, or a callback.
 
         Raises:
-            ToolkitError: there is no such model, or it was never calibrated.
+            ToolkitError: If the model does not exist, or `calibrated` is True and it has no temperature.
         """
         run, ref = self._overridden(overrides), ModelRef.parse(model)
         ref.check(run.folder, run.recipe.model.kind)
         import_backend(ref)
         from toolkit.inference.classifier import Classifier
-        from toolkit.inference.prediction import stored_temperature
+        from toolkit.inference.prediction import load_temperature
 
-        temperature = stored_temperature(run, ref) if calibrated else 1.0
+        temperature = load_temperature(run, ref) if calibrated else 1.0
         return Classifier(run, ref, temperature=temperature, progress=progress)
 
     def predict_file(
@@ -152,27 +155,29 @@ class Run:
         overrides: Overrides = (),
         progress: Progress = False,
     ) -> int:
-        """Label each row of a file and write them, with all their columns, in the same format.
+        """Label each row of a file, and write the rows with all their columns in the same format.
 
-        Scores gather in `target`.partial, from which the same call resumes after an interruption.
+        Scores are collected in `target`.partial. After an interruption, the same call resumes from there.
 
         Args:
-            source: a .jsonl, .csv, .tsv or .parquet file; the recipe names its columns.
-            target: the file to write, with the same ending.
+            source: A .jsonl, .csv, .tsv or .parquet file; the recipe names its columns.
+            target: The file to write, in the same format.
             model: adapter, base, merged, or the path of a GGUF file.
-            calibrated: divide log-likelihoods by the temperature that the model's evaluation found.
-            overrides: changes of the recipe for this file alone, by dotted keys.
+            calibrated: Divide log-likelihoods by the temperature that was fitted when this model was evaluated.
+            overrides: Changes to the recipe by dotted keys, only for this file.
             progress: True for progress bars on standard error, or a callback.
 
         Returns:
-            How many premises lost their end to fit.
+            The number of premises that were truncated to fit.
 
         Raises:
-            ToolkitError: naming the rows that cannot be scored, or what else is wrong; `target` is untouched.
+            ToolkitError: If rows cannot be scored (the message names them) or a file cannot be used; `target` is
+                then left as it was.
         """
+        # Bad paths are refused before the model is loaded, which can take minutes.
         source, target = to_path(source, "source"), to_path(target, "target")
         check_formats(source, target)
-        check_writable(target.parent, hint="Give another target.")
+        check_writable(target.parent, hint="Choose another target.")
         with self.load(model, calibrated=calibrated, overrides=overrides) as classifier:
             from toolkit.inference.prediction import predict_file
 
@@ -187,23 +192,25 @@ class Run:
         remove_merged: bool = False,
         progress: Progress = False,
     ) -> "ExportResult":
-        """Merge the adapter, write GGUF files, and compare each with the adapter.
+        """Merge the adapter, write GGUF files, and compare the predictions of each with those of the adapter.
 
         Args:
-            file_types: q8_0, f16 ...; default: the recipe's.
-            verify: how many evaluation rows to compare on, or `all`.
-            min_agreement: the least share of equal predictions; default: 0.99 from 8 bits on, 0.95 below.
-            remove_merged: delete the merged weights at the end.
+            file_types: q8_0, f16 and so on. The default is those of the recipe.
+            verify: The number of evaluation rows to compare on, or `all`.
+            min_agreement: The smallest accepted share of equal predictions. The default is 0.99 for file types of 8
+                bits and more, and 0.95 for smaller ones.
+            remove_merged: Delete the merged weights at the end.
             progress: True for progress bars on standard error, or a callback.
 
         Raises:
-            ToolkitError: the model cannot be exported.
-            ParityError: a file does not answer as the adapter did; the files are written all the same.
+            ToolkitError: If the model cannot be exported.
+            ParityError: If the predictions of a file differ too often; the files are kept nevertheless.
         """
-        hint = "llama.cpp's files are for decoders; keep the adapter."
+        hint = "GGUF files are only for decoders. Use the adapter instead."
         require_decoder(self.recipe.model.kind, "A GGUF export", hint=hint)
         check_writable(self.path)
         _check_export(file_types, verify, min_agreement)
+        # dict.fromkeys removes duplicates and keeps the order.
         types = tuple(dict.fromkeys(file_types or self.recipe.export.gguf))
         import_backend()
         from toolkit.export.exporter import ExportOptions, export_run
@@ -214,21 +221,26 @@ class Run:
 
     def _overridden(self, overrides: Overrides) -> TrainedRun:
         if not overrides:
-            return self._run
+            return self._run  # the same object, which keeps its cached record
         values = self._run.recipe.model_dump(mode="json")
         return self._run.with_recipe(build_recipe(values, self._run.folder.recipe_file.name, overrides))
 
 
 def _check_export(file_types: tuple[GgufType, ...], verify: int | Literal["all"], min_agreement: float | None) -> None:
-    """Refuse values that the command line cannot give, and Python can."""
+    """Check values that argparse checks for the command line."""
+    # Python does not enforce type hints, so that a caller can pass anything.
     known = get_args(GgufType)
     if unknown := [file_type for file_type in file_types if file_type not in known]:
         raise ExportError(f"{unknown[0]!r} is not a GGUF file type.", hint=f"Choose from {', '.join(known)}.")
     if verify != "all" and (not isinstance(verify, int) or verify < 1):
-        raise ExportError(f"verify is {verify!r}, which is neither a number of rows nor all.", hint="Give 200, say.")
+        raise ExportError(
+            f"verify is {verify!r}, which is neither a number of rows nor all.",
+            hint='Pass a positive integer or "all".',
+        )
     if min_agreement is not None and not 0 < min_agreement <= 1:
         raise ExportError(
-            f"min_agreement is {min_agreement!r}, not a share above 0 and up to 1.", hint="Give 0.99, say."
+            f"min_agreement is {min_agreement!r}, which is not above 0 and at most 1.",
+            hint="Pass a share such as 0.99.",
         )
 
 
@@ -236,11 +248,11 @@ def open_run(path: str | Path, overrides: Overrides = ()) -> Run:
     """Open the folder of a finished run.
 
     Args:
-        path: the run folder, e.g. outputs/nli_fr.
-        overrides: changes of its recipe for what is done with it, by dotted keys.
+        path: The run folder, e.g. outputs/nli_fr.
+        overrides: Changes to its recipe by dotted keys, for everything that is done with the returned run.
 
     Raises:
-        RunError: there is no such folder, or no finished run in it.
-        RecipeError: recipe.yaml is damaged, or an override cannot be used.
+        RunError: If the folder does not exist or contains no finished run.
+        RecipeError: If recipe.yaml is damaged, or an override cannot be used.
     """
     return Run(TrainedRun.open(to_path(path, "path"), overrides))

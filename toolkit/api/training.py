@@ -1,4 +1,4 @@
-"""Training, from Python."""
+"""The Python functions that train a recipe."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +12,7 @@ from toolkit.errors import RunError
 from toolkit.recipe.loading import Overrides
 from toolkit.recipe.schema import Recipe
 from toolkit.runs.run_folder import RunFolder
-from toolkit.training.resume_checks import check_same_run
+from toolkit.training.resume_checks import check_resumable
 from toolkit.utils.progress import Progress, show_progress
 
 
@@ -26,19 +26,19 @@ def train(
     progress: Progress = False,
     command: Sequence[str] | None = None,
 ) -> Run:
-    """Train a recipe's adapter into a run folder, and open the run.
+    """Train the adapter of a recipe in a run folder, and return the run.
 
     Args:
-        recipe: a YAML file, or a recipe.
-        overrides: changes by dotted keys, e.g. `{"training.max_steps": 50}`.
-        output_dir: the run folder; default: `outputs/<recipe's file name>`.
-        overwrite: replace a run that is there.
-        resume: continue an interrupted run from its latest intact checkpoint.
+        recipe: A YAML file, or a recipe.
+        overrides: Changes by dotted keys, e.g. `{"training.max_steps": 50}`.
+        output_dir: The run folder. The default is `outputs/<file name of the recipe>`.
+        overwrite: Replace an existing run.
+        resume: Resume an interrupted run from its latest intact checkpoint.
         progress: True for a progress bar on standard error, or a callback.
-        command: the command line to record, where a script calls.
+        command: The command line to record in run.json when a script calls this function.
 
     Raises:
-        ToolkitError: the recipe cannot work, the run folder is taken, or training had to stop.
+        ToolkitError: If the recipe cannot work, the run folder is taken, or training had to stop.
     """
     checked, run = _prepare(recipe, overrides, output_dir, overwrite=overwrite, resume=resume)
     from toolkit.training.training_run import TrainingOptions, train_run
@@ -46,7 +46,7 @@ def train(
     options = TrainingOptions(resume=resume, overwrite=overwrite, command=command)
     with show_progress(progress):
         train_run(checked, run, options)
-    return open_run(run.path)
+    return open_run(run.path)  # from the files, so that this is the run that a later process will see
 
 
 def dry_run(
@@ -57,10 +57,10 @@ def dry_run(
     resume: bool = False,
     progress: Progress = False,
 ) -> None:
-    """Do everything that `train` does but the steps, and write nothing; the arguments are those of `train`.
+    """Do everything that `train` does except the steps, and write nothing; it takes the arguments of `train`.
 
     Raises:
-        ToolkitError: whatever would keep the recipe from being trained here.
+        ToolkitError: If the recipe cannot be trained on this machine.
     """
     checked, run = _prepare(recipe, overrides, output_dir, overwrite=None, resume=resume)
     from toolkit.training.training_run import TrainingOptions, train_run
@@ -77,15 +77,19 @@ def _prepare(
     overwrite: bool | None,
     resume: bool,
 ) -> tuple[Recipe, RunFolder]:
-    """Refuse what recipe, files and folder alone tell, before the imports, which take seconds.
+    """Check recipe, data files and run folder first, because the imports for training take seconds.
 
     Args:
-        overwrite: None for a run that will not be written.
+        recipe: See `train`.
+        overrides: See `train`.
+        output_dir: See `train`.
+        overwrite: See `train`; None for a dry run, which accepts an existing folder because it writes nothing.
+        resume: See `train`.
     """
     checked = resolve_recipe(recipe, overrides)
     run = RunFolder(default_output_dir(recipe) if output_dir is None else to_path(output_dir, "output_dir"))
     if resume:
-        check_same_run(checked, run)
+        check_resumable(checked, run)
     elif overwrite is not None:
         run.check_not_taken(overwrite=overwrite)
     check_files_exist(checked.data.train, checked.data.eval)
@@ -94,11 +98,11 @@ def _prepare(
 
 
 def default_output_dir(recipe: str | Path | Recipe) -> Path:
-    """Return the folder of a recipe's run, by the name of its file.
+    """Return the default run folder of a recipe, derived from its file name.
 
     Raises:
-        RunError: the recipe was not read from a file.
+        RunError: If the recipe was not read from a file.
     """
     if isinstance(recipe, Recipe):
-        raise RunError("A recipe that is no file has no name for its run folder.", hint="Give output_dir.")
+        raise RunError("A Recipe object has no file name to derive the run folder from.", hint="Pass output_dir.")
     return Path("outputs") / Path(recipe).stem

@@ -1,1 +1,1 @@
-"""Rows of token ids become tensors."""
+"""Conversion of token id rows into tensors."""

@@ -1,7 +1,7 @@
-"""Token ids of rows become the tensors of one optimiser step, in parts that each go through the model at once.
+"""Collators that turn the rows of one optimizer step into micro-batches of tensors.
 
-A part names its predictions one by one: at which node, of which token, in how many rows. So the loss is the same
-whether rows are padded or merged into a tree, and however a step is parted.
+A micro-batch lists its predictions explicitly: the node that predicts, the target token, and the number of rows that
+need this prediction. The loss is therefore the same for padded rows and prefix trees, and however a step is split.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -12,28 +12,35 @@ import numpy as np
 import torch
 
 from toolkit.batching.prefix_tree import Branch, PrefixTree, build_tree, split_by_nodes
-from toolkit.prompts.encoder import EncodedRow
+from toolkit.prompts.prompt_tokenizer import EncodedRow
 
 LossOn = Literal["completion", "full_text"]
 Row = dict[str, list[int]]
 MicroBatch = dict[str, torch.Tensor]
-"""`input_ids`, `attention_mask` and, of a tree, `position_ids` for the model; for the loss `nodes`, `targets` and
-`weights`, each [predictions]: the place in the flattened input, the token that comes next, and how many rows say so."""
+"""The inputs of one forward pass and its loss.
+
+The model reads `input_ids`, `attention_mask` and, for a tree, `position_ids`. The loss reads `nodes`, `targets` and
+`weights`, each [predictions]: the index into the flattened `input_ids`, the next token, and the number of rows in which
+it comes next."""
 
 
-def training_row(row: EncodedRow) -> Row:
-    """A row as a trainer's dataset holds it.
+def to_training_row(row: EncodedRow) -> Row:
+    """Return a row in the form in which a trainer's dataset stores it.
 
     Raises:
-        ValueError: it has no prompt to predict from, or no answer to predict.
+        ValueError: If the prompt or the completion is empty.
     """
     if not row.prompt or not row.answer:
-        raise ValueError("a training row needs a prompt and an answer")
+        raise ValueError("a training row needs a prompt and a completion")
     return {"prompt": list(row.prompt), "answer": list(row.answer)}
 
 
 def _first_trained_position(row: Row, loss_on: LossOn) -> int:
-    """The first place that predicts a trained token: where the answer begins tells, never a token's value."""
+    """Return the first position that predicts a trained token.
+
+    It follows from the prompt's length. Searching for a token such as the end of turn could match one in the prompt.
+    """
+    # A position predicts the next token, so the last token of the prompt predicts the first of the completion.
     return 0 if loss_on == "full_text" else len(row["prompt"]) - 1
 
 
@@ -47,29 +54,30 @@ def _collate_step(micro_batches: list[MicroBatch], rows: Sequence[Row]) -> dict[
 
 @dataclass(frozen=True)
 class PaddedCollator:
-    """Pads rows at their right to the longest one.
+    """A collator that pads rows on the right to the longest row of their micro-batch.
 
     Args:
-        micro_batch_size: rows of a part.
-        loss_on: what is trained: the answer alone, or every token.
+        micro_batch_size: The rows per micro-batch.
+        loss_on: The tokens to train: only the completion, or the full text.
     """
 
     micro_batch_size: int
     loss_on: LossOn
 
     def __call__(self, rows: Sequence[Row]) -> dict[str, Any]:
-        """Collate the rows of one optimiser step.
+        """Collate the rows of one optimizer step.
 
         Returns:
-            `parts`, each with input_ids and attention_mask [rows, longest]; `trained` [1], the predictions of all
-            parts; `tokens` [1], the tokens of all rows.
+            `parts`: The micro-batches, with input_ids and attention_mask [rows, longest].
+            `trained`: The number of predictions in the step, [1].
+            `tokens`: The number of tokens in the step, [1].
         """
         starts = range(0, len(rows), self.micro_batch_size)
         return _collate_step([self._micro_batch(rows[start : start + self.micro_batch_size]) for start in starts], rows)
 
     def _micro_batch(self, rows: Sequence[Row]) -> MicroBatch:
         sequences = [[*row["prompt"], *row["answer"]] for row in rows]
-        # The last token of a row is predicted but predicts nothing, so it need not be read.
+        # The last token of a row is only a target. Nothing is predicted after it, so the model does not read it.
         inputs = [sequence[:-1] for sequence in sequences]
         longest = max(map(len, inputs))
         positions = [
@@ -88,25 +96,28 @@ class PaddedCollator:
 
 @dataclass(frozen=True)
 class TreeCollator:
-    """Merges rows into prefix trees, see `prefix_tree`.
+    """A collator that merges rows into prefix trees; see `prefix_tree`.
 
     Args:
-        batch_tokens: nodes of a part.
-        loss_on: what is trained: the answer alone, or every token.
+        batch_tokens: The largest number of nodes per micro-batch.
+        loss_on: The tokens to train: only the completion, or the full text.
     """
 
     batch_tokens: int
     loss_on: LossOn
 
     def __call__(self, rows: Sequence[Row]) -> dict[str, Any]:
-        """Collate the rows of one optimiser step.
+        """Collate the rows of one optimizer step.
 
         Returns:
-            `parts`, each with input_ids and position_ids [1, nodes] and a boolean attention_mask [1, 1, nodes, nodes];
-            `trained` and `tokens` as those of padded rows.
+            `parts`: The micro-batches, each one tree with input_ids and position_ids [1, nodes] and a boolean
+                attention_mask [1, 1, nodes, nodes].
+            `trained` and `tokens`: The same as for padded rows.
         """
-        prompts, own_nodes = [row["prompt"] for row in rows], [len(row["answer"]) for row in rows]
-        groups = split_by_nodes(prompts, own_nodes, self.batch_tokens)
+        # A row does not share the last token of its prompt. Its completion then adds all tokens but the last, which
+        # makes as many unshared nodes as the completion has tokens.
+        prompts, unshared_nodes = [row["prompt"] for row in rows], [len(row["answer"]) for row in rows]
+        groups = split_by_nodes(prompts, unshared_nodes, self.batch_tokens)
         return _collate_step([self._micro_batch([rows[i] for i in indices]) for indices in groups], rows)
 
     def _micro_batch(self, rows: Sequence[Row]) -> MicroBatch:
@@ -118,9 +129,10 @@ class TreeCollator:
             start = _first_trained_position(row, self.loss_on)
             nodes.append(path[start:])
             targets.append(np.array([*row["prompt"], *row["answer"]][start + 1 :]))
-        # A shared node is trained by every row that passes through it, to one token or to several.
-        pairs = np.stack([np.concatenate(nodes), np.concatenate(targets)])
-        (unique_nodes, unique_targets), counts = np.unique(pairs, axis=1, return_counts=True)
+        # With full_text, a shared node predicts the next token of every row that passes through it. Equal predictions
+        # are merged into one with a weight, and different next tokens stay separate predictions of the same node.
+        predictions = np.stack([np.concatenate(nodes), np.concatenate(targets)])
+        (unique_nodes, unique_targets), counts = np.unique(predictions, axis=1, return_counts=True)
         return {
             **tree_inputs(tree),
             "nodes": torch.from_numpy(unique_nodes),
@@ -131,36 +143,41 @@ class TreeCollator:
 
 @dataclass(frozen=True)
 class NumberedCollator:
-    """Tells which rows a step has, for whom a step's numbers come to nothing.
+    """A collator that adds row numbers to a step, so that NaN or inf can be traced to the rows that caused it.
 
     Args:
-        collate: makes the step of rows that have no `number`.
+        collate: The collator of the step. It receives the rows without their `number`.
     """
 
     collate: Callable[[list[dict[str, Any]]], dict[str, Any]]
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        """What `collate` makes, and `rows` [rows], their numbers."""
+        """Return the output of `collate` and the row numbers as `rows`, [rows]."""
         unnumbered = [{name: value for name, value in row.items() if name != "number"} for row in rows]
         return self.collate(unnumbered) | {"rows": torch.tensor([row["number"] for row in rows])}
 
 
-def numbered(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Rows with their `number`, counted from 0."""
+def number_rows(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Add a `number` to each row, counted from 0."""
     return [{**row, "number": number} for number, row in enumerate(rows)]
 
 
 def tree_inputs(tree: PrefixTree) -> MicroBatch:
-    """What a model reads of a tree of T nodes: input_ids, position_ids [1, T], attention_mask [1, 1, T, T], bool."""
+    """Return the model inputs of a tree with T nodes.
+
+    Returns:
+        `input_ids` and `position_ids`, [1, T], and `attention_mask`, [1, 1, T, T], bool.
+    """
     return {
         "input_ids": torch.from_numpy(tree.tokens)[None],
+        # A node's position is its depth, as in its own sequence, and not its index among the nodes of the tree.
         "position_ids": torch.from_numpy(tree.depths)[None],
         "attention_mask": torch.from_numpy(tree.ancestor_mask())[None, None],
     }
 
 
 def pad(sequences: Sequence[Sequence[int]]) -> torch.Tensor:
-    """Stack sequences of ids into [sequences, longest], int64, with 0 at the right of the shorter ones."""
+    """Stack sequences of ids into [sequences, longest], int64, padded with 0 on the right."""
     return torch.nn.utils.rnn.pad_sequence(
         [torch.tensor(sequence, dtype=torch.long) for sequence in sequences], batch_first=True
     )

@@ -1,7 +1,7 @@
-"""Token sequences that begin alike, as one tree: what they share is computed once.
+"""Prefix trees of token sequences, in which a shared prefix is computed only once.
 
-Causal attention makes a token's activations depend on the tokens before it alone, so a node that several sequences pass
-through has in all of them the activations that each would give it by itself.
+With causal attention, a token's hidden state depends only on the tokens before it. A node that belongs to several
+sequences therefore has the same hidden state as in a separate forward pass over each of them.
 """
 
 from collections.abc import Iterator, Sequence
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 _OWNER_SHIFT = 32
-"""Bits by which an owner is shifted above the token ids, so that one integer names both."""
+"""Left shift in bits that puts the owner above the token id, so that one int64 holds both."""
 
 
 @dataclass(frozen=True)
@@ -18,23 +18,26 @@ class Branch:
     """One path through the tree.
 
     Args:
-        tokens: the ids to read.
-        shared: how many of the leading tokens other owners' branches may share; the next one is this owner's alone,
-            and so is all that follows.
-        owner: branches of one owner share whatever they have in common.
+        tokens: The token ids along the path.
+        max_shared: The number of leading tokens that branches of other owners may share. The token after them, and
+            everything below it, belongs to this owner only.
+        owner: The row that the branch belongs to. Branches of one owner share their whole common prefix.
     """
 
     tokens: Sequence[int]
-    shared: int
+    max_shared: int
     owner: int
 
 
 @dataclass(frozen=True)
 class PrefixTree:
-    """T nodes in depth-first order, parents before children; int64 arrays.
+    """A tree of T nodes in depth-first order, parents before children. All arrays are int64.
 
-    tokens: [T] ids. depths: [T], a first token's is 0: position ids. ends: [T], one past the last node below each node.
-    paths: for each branch, in the order given, the node of each of its tokens.
+    Attributes:
+        tokens: Token ids, [T].
+        depths: Depth of each node, [T], 0 for a root. These are the position ids.
+        ends: Index after the last descendant of each node, [T].
+        paths: The nodes of each branch's tokens, in the order in which the branches were given.
     """
 
     tokens: np.ndarray
@@ -46,9 +49,12 @@ class PrefixTree:
         return len(self.tokens)
 
     def ancestor_mask(self) -> np.ndarray:
-        """[T, T] bool: True where the node of the row may look at the node of the column, an ancestor or itself."""
+        """Return the attention mask, [T, T] bool: True where the row's node attends to the column's node.
+
+        A node attends to itself and its ancestors, which are exactly the tokens before it in its own sequence.
+        """
         node = np.arange(len(self))
-        # In depth-first order the nodes below one are those up to its end.
+        # In depth-first order the descendants of a node follow it directly, up to its end.
         return (node[None, :] <= node[:, None]) & (node[:, None] < self.ends[None, :])
 
 
@@ -56,19 +62,20 @@ def build_tree(branches: Sequence[Branch]) -> PrefixTree:
     """Merge branches into a tree.
 
     Raises:
-        ValueError: no branch, an empty one, or one that shares all of its tokens.
+        ValueError: If there are no branches, or a branch is empty or may share all of its tokens.
     """
-    if not branches or any(not 0 <= branch.shared < len(branch.tokens) for branch in branches):
-        raise ValueError("every branch needs a token of its own after those it shares")
-    keys = [_key(branch) for branch in branches]
+    if not branches or any(not 0 <= branch.max_shared < len(branch.tokens) for branch in branches):
+        raise ValueError("every branch needs at least one token that it does not share")
+    keys = [_sort_key(branch) for branch in branches]
     paths: list[np.ndarray] = [np.empty(0, np.int64)] * len(keys)
     tokens, depths, ends = [], [], np.empty(sum(map(len, keys)), np.int64)
     previous, path, size = np.empty(0, np.int64), np.empty(0, np.int64), 0
-    # Sorted, branches that begin alike are neighbours, and new nodes come in depth-first order.
+    # Sorting puts branches with a common prefix next to each other, so each branch is compared only with the previous
+    # one, and new nodes are created in depth-first order.
     for index in sorted(range(len(keys)), key=lambda index: keys[index].tolist()):
         key = keys[index]
         common = _common_prefix_length(previous, key)
-        ends[path[common:]] = size
+        ends[path[common:]] = size  # the current path leaves these nodes, so no more descendants follow
         path = np.concatenate([path[:common], np.arange(size, size + len(key) - common)])
         tokens.append(key[common:])
         depths.append(np.arange(common, len(key)))
@@ -78,25 +85,29 @@ def build_tree(branches: Sequence[Branch]) -> PrefixTree:
     return PrefixTree(ids, np.concatenate(depths), ends[:size], tuple(paths))
 
 
-def split_by_nodes(prompts: Sequence[Sequence[int]], own_nodes: Sequence[int], max_nodes: int) -> Iterator[list[int]]:
-    """Part rows into trees of at most `max_nodes` nodes, rows that begin alike next to each other.
+def split_by_nodes(
+    prompts: Sequence[Sequence[int]], unshared_nodes: Sequence[int], max_nodes: int
+) -> Iterator[list[int]]:
+    """Split rows into trees of at most `max_nodes` nodes, keeping rows with a common prefix together.
 
     Args:
-        prompts: each row's token ids up to its answer, at least one; all but the last may be shared.
-        own_nodes: each row's nodes that are its own: the last token of its prompt and what hangs below it.
-        max_nodes: nodes of a tree; a row that is larger by itself makes a tree of its own.
+        prompts: The token ids of each row before its completion, at least one. All but the last can be shared.
+        unshared_nodes: The number of nodes that each row shares with no other row: the last token of its prompt and
+            the descendants of that node.
+        max_nodes: The largest number of nodes per tree. A row that exceeds it is yielded as a tree of one row.
 
     Yields:
-        Indices into `prompts`.
+        The rows of a tree, as indices into `prompts`.
     """
     tree_rows: list[int] = []
     size, previous = 0, np.empty(0, np.int64)
     for index in sorted(range(len(prompts)), key=lambda index: tuple(prompts[index])):
         shared = np.array(prompts[index][:-1], np.int64)
-        added = len(shared) - _common_prefix_length(previous, shared) + own_nodes[index]
+        added = len(shared) - _common_prefix_length(previous, shared) + unshared_nodes[index]
         if tree_rows and size + added > max_nodes:
             yield tree_rows
-            tree_rows, size, added = [], 0, len(shared) + own_nodes[index]
+            # A new tree contains the whole prompt again: nothing is shared across trees.
+            tree_rows, size, added = [], 0, len(shared) + unshared_nodes[index]
         tree_rows.append(index)
         size, previous = size + added, shared
     if tree_rows:
@@ -104,15 +115,17 @@ def split_by_nodes(prompts: Sequence[Sequence[int]], own_nodes: Sequence[int], m
 
 
 def common_prefix_length(sequences: Sequence[Sequence[int]]) -> int:
-    """How many leading ids all sequences share."""
-    # What the first and the last in sorted order share, all share.
+    """Return the number of leading token ids that all sequences have in common."""
+    # A prefix shared by the first and the last sequence in sorted order is shared by every sequence between them.
     first, last = (np.array(choose(map(tuple, sequences)), np.int64) for choose in (min, max))
     return _common_prefix_length(first, last)
 
 
-def _key(branch: Branch) -> np.ndarray:
+def _sort_key(branch: Branch) -> np.ndarray:
     key = np.array(branch.tokens, np.int64)
-    key[branch.shared] += (branch.owner + 1) << _OWNER_SHIFT
+    # With the owner in its upper bits, the first unshared token never equals another owner's, so paths separate there.
+    # The + 1 keeps owner 0 from looking like a shared token.
+    key[branch.max_shared] += (branch.owner + 1) << _OWNER_SHIFT
     return key
 
 

@@ -1,23 +1,26 @@
-"""Which rows go through the model together: the order of an epoch, and how much fits at once."""
+"""The order of rows in an epoch, and the size of the batches that fit into memory."""
 
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 from torch.utils.data import Sampler
 
-LARGEST_TREE = 1_536
-"""Attention over T nodes costs T x T, and a second tree only reads the common beginning again: with b tokens of it and
-p weights in a layer of hidden size h, sqrt(b p / 2h) nodes balance the two, about 1,200 for Llama 3.2 1B on XNLI-fr."""
+MAX_TREE_NODES = 1_536
+"""The largest useful prefix tree, in nodes.
+
+Attention over T nodes costs T x T, while a second tree costs only another pass over the shared prefix. The two balance
+at sqrt(b p / 2h) nodes for a shared prefix of b tokens and layers of p weights and hidden size h. This is about 1,200
+for Llama 3.2 1B on XNLI-fr."""
 
 
 class RowOrder(Sampler[int]):
-    """The order of rows in each epoch, a function of the seed and the epoch alone.
+    """The shuffled order of rows in each epoch, which depends only on the seed and the epoch.
 
     Args:
-        groups: the group of each row, e.g. its premise.
-        seed: of the shuffling.
-        grouping: whether the rows of a group stand next to each other, parted only by a batch's edge; groups are
-            shuffled then, and the rows inside each.
+        groups: The group of each row, e.g. its premise.
+        seed: The seed of the shuffle.
+        grouping: Whether to keep the rows of a group next to each other. The groups are shuffled, and so are the rows
+            within each group. A group may still be split between two batches.
     """
 
     def __init__(self, groups: Sequence[object], *, seed: int, grouping: bool) -> None:
@@ -27,32 +30,34 @@ class RowOrder(Sampler[int]):
         self._epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose order is iterated; the trainer calls it."""
+        """Set the epoch to iterate over. The trainer calls this."""
         self._epoch = epoch
 
     def __len__(self) -> int:
         return len(self._groups)
 
     def __iter__(self) -> Iterator[int]:
+        # No state is carried from epoch to epoch, so a resumed run can start in any epoch and see the same order.
         generator = np.random.default_rng([self._seed, self._epoch])
         order = generator.permutation(len(self))
         if self._grouping:
             group_ranks = generator.permutation(self._groups.max() + 1)
+            # A stable sort keeps the shuffled order of the rows within each group.
             order = order[np.argsort(group_ranks[self._groups[order]], kind="stable")]
         return iter(order.tolist())
 
 
 def choose_micro_batch(batch_size: int, processes: int, longest: int, affordable_tokens: int) -> int:
-    """The most padded rows per forward pass that divide a process's share of the batch and fit into memory.
+    """Return the largest micro-batch, in padded rows, that fits into memory and divides a process's rows evenly.
 
     Args:
-        batch_size: rows per optimiser step, over all processes.
-        processes: how many share the batch.
-        longest: tokens of the longest row.
-        affordable_tokens: tokens whose activations fit into memory.
+        batch_size: The rows per optimizer step, over all processes.
+        processes: The number of processes that share the batch.
+        longest: The length of the longest row in tokens.
+        affordable_tokens: The number of tokens whose activations fit into memory.
 
     Returns:
-        At least 1: whether that fits is for the device to say.
+        The rows per micro-batch, at least 1 even if a single row exceeds `affordable_tokens`.
     """
     rows_per_process = max(1, batch_size // processes)
     max_rows = max(1, min(rows_per_process, affordable_tokens // max(1, longest)))
@@ -60,14 +65,18 @@ def choose_micro_batch(batch_size: int, processes: int, longest: int, affordable
 
 
 def choose_batch_tokens(longest: int, affordable_tokens: int) -> int:
-    """Nodes of a prefix tree that fit into memory: at least the longest row, at most what attention is cheap for."""
-    return max(longest, min(affordable_tokens, LARGEST_TREE))
+    """Return the nodes per prefix tree that fit into memory: at least the longest row, at most `MAX_TREE_NODES`."""
+    return max(longest, min(affordable_tokens, MAX_TREE_NODES))
 
 
-def length_batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
-    """Indices of rows, the longest first, in batches of at most `batch_tokens` padded tokens, or of one row."""
+def batch_by_length(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
+    """Yield the indices of rows in batches of similar length, longest first.
+
+    A batch has at most `batch_tokens` padded tokens, unless it consists of a single longer row.
+    """
     batch: list[int] = []
     for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        # The first row of a batch is its longest, so all others are padded to its length.
         if batch and lengths[batch[0]] * (len(batch) + 1) > batch_tokens:
             yield batch
             batch = []

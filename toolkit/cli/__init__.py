@@ -1,1 +1,1 @@
-"""What the commands in scripts/ share."""
+"""Code shared by the commands in scripts/."""

@@ -1,4 +1,4 @@
-"""What the commands share: flags in one style, printed messages, and errors as one sentence and an exit code."""
+"""The common behavior of all commands: flags, printed messages, and errors with a hint and an exit code."""
 
 import argparse
 import errno
@@ -22,59 +22,59 @@ from toolkit.utils.terminal import escape_control_characters
 
 _MAX_PATH_LENGTH = 200
 _OUT_OF_MEMORY, _OUT_OF_MEMORY_HINT = (
-    "Memory is used up, the machine's or its GPU's.",
-    "End what else runs there, or take more memory.",
+    "Out of memory (RAM or GPU).",
+    "Close other processes, reduce the batch size, or use a machine with more memory.",
 )
 _OS_ERRORS = {
-    errno.EROFS: ("{} cannot be written: its disk is read-only.", EXIT_FAILURE),
-    errno.EACCES: ("{} cannot be opened: this user may not.", EXIT_FAILURE),
-    errno.EPERM: ("{} cannot be changed: this user may not.", EXIT_FAILURE),
-    errno.ENAMETOOLONG: ("{} is too long for the name of a file.", EXIT_BAD_INPUT),
-    errno.ELOOP: ("{} is a symbolic link that leads in a circle.", EXIT_BAD_INPUT),
-    errno.ENOTDIR: ("{} stands below a file, not in a folder.", EXIT_BAD_INPUT),
+    errno.EROFS: ("Cannot write {}: the file system is read-only.", EXIT_FAILURE),
+    errno.EACCES: ("Cannot open {}: permission denied.", EXIT_FAILURE),
+    errno.EPERM: ("Cannot change {}: operation not permitted.", EXIT_FAILURE),
+    errno.ENAMETOOLONG: ("The file name {} is too long.", EXIT_BAD_INPUT),
+    errno.ELOOP: ("Cannot open {}: too many levels of symbolic links.", EXIT_BAD_INPUT),
+    errno.ENOTDIR: ("Cannot open {}: a part of this path is a file, not a folder.", EXIT_BAD_INPUT),
     errno.EISDIR: ("{} is a folder, not a file.", EXIT_BAD_INPUT),
-    errno.EEXIST: ("{} is a file, where a folder is needed.", EXIT_BAD_INPUT),
+    errno.EEXIST: ("{} is a file, but a folder is needed here.", EXIT_BAD_INPUT),
 }
-"""By the system's number: a sentence for the path, and an exit code. For a full disk see `toolkit.utils.storage`."""
+"""For each errno, a sentence with the path and an exit code. A full disk is handled by `toolkit.utils.storage`."""
 
 
 def parser(description: str, epilog: str | None = None) -> argparse.ArgumentParser:
-    """A parser that keeps line breaks and refuses abbreviated flags."""
+    """Return a parser that keeps line breaks of the description and rejects abbreviated flags."""
     return argparse.ArgumentParser(
         description=description,
         epilog=epilog,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+        allow_abbrev=False,  # a script that uses --over would break as soon as a second flag starts that way
     )
 
 
 def add_overrides(argument_parser: argparse.ArgumentParser) -> None:
-    """Add `--set section.key=value`."""
+    """Add the flag `--set section.key=value`."""
     argument_parser.add_argument(
         "--set",
         dest="overrides",
         metavar="SECTION.KEY=VALUE",
         action="append",
         default=[],
-        help="override a key of the recipe; the value is YAML; may be repeated",
+        help="override a key of the recipe with a YAML value (repeatable)",
     )
 
 
 def add_run(argument_parser: argparse.ArgumentParser) -> None:
-    """Add the positional run folder."""
+    """Add the run folder as a positional argument."""
     argument_parser.add_argument("run", metavar="RUN", type=Path, help="a run folder, e.g. outputs/nli_fr")
 
 
 def recipe_keys() -> str:
-    """Every key of a recipe with its default and description, as an epilog for --help."""
-    from toolkit.recipe.loading import fields
+    """Return all keys of a recipe with default and description, as an epilog for --help."""
+    from toolkit.recipe.loading import describe_keys
 
-    keys = "\n".join(f"  {key} = {default}\n      {description}" for key, default, description in fields())
+    keys = "\n".join(f"  {key} = {default}\n      {description}" for key, default, description in describe_keys())
     return f"keys of a recipe:\n{keys}"
 
 
 def positive(text: str) -> int:
-    """An argparse type: an integer of at least 1."""
+    """Parse an integer of at least 1, as an argparse type."""
     number = int(text)
     if number < 1:
         raise ValueError
@@ -82,12 +82,12 @@ def positive(text: str) -> int:
 
 
 def positive_or_all(text: str) -> int | Literal["all"]:
-    """An argparse type: an integer of at least 1, or the word all."""
+    """Parse an integer of at least 1 or the word all, as an argparse type."""
     return "all" if text == "all" else positive(text)
 
 
 def share(text: str) -> float:
-    """An argparse type: a number above 0 and up to 1."""
+    """Parse a number above 0 and at most 1, as an argparse type."""
     number = float(text)
     if not 0 < number <= 1:
         raise ValueError
@@ -95,27 +95,29 @@ def share(text: str) -> float:
 
 
 def byte_size(text: str) -> int:
-    """Bytes that a size such as 16GB, 15.8 GB or 24GiB says, for argparse.
+    """Parse a size such as 16GB, 15.8 GB or 24GiB into bytes, as an argparse type.
 
     Raises:
-        ArgumentTypeError: it says none.
+        ArgumentTypeError: If the text is not a size.
     """
+    # A bare number means GB: nobody asks for a GPU of 16 bytes.
     units = {"": 1e9, "GB": 1e9, "MB": 1e6, "GIB": 2**30, "MIB": 2**20}
     match = re.fullmatch(r"(\d{1,6}(?:\.\d{1,3})?)\s*([a-z]*)", text.strip(), re.IGNORECASE)
     if not match or match[2].upper() not in units or float(match[1]) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is no size of a memory; write e.g. 16GB")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a memory size; write it like 16GB")
     return int(float(match[1]) * units[match[2].upper()])
 
 
 def run_command(command: Callable[[], None]) -> int:
-    """Run a command and return its exit code; what a user can cause ends in a sentence, never in a traceback.
+    """Run a command and return its exit code; errors that a user can cause are printed without a traceback.
 
-    What the library logs is printed, progress is shown, and a SIGTERM ends the command as Ctrl-C does, so that nothing
-    is left half written.
+    Log messages of the library are printed and progress is shown. SIGTERM stops the command as Ctrl-C does, so that
+    it can clean up.
     """
-    if isinstance(sys.stdout, io.TextIOWrapper):  # an ASCII terminal, or a pipe: letters it lacks are shown escaped
+    # A terminal or pipe with an ASCII encoding shows other letters escaped instead of raising UnicodeEncodeError.
+    if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
-    is_main_thread = threading.current_thread() is threading.main_thread()  # no other may choose what a signal does
+    is_main_thread = threading.current_thread() is threading.main_thread()  # signal.signal raises in others
     previous_handler = signal.signal(signal.SIGTERM, _interrupt) if is_main_thread else None
     try:
         with _printed_logs(), show_progress(True), memory_errors(_OUT_OF_MEMORY, hint=_OUT_OF_MEMORY_HINT):
@@ -144,10 +146,10 @@ def _print_error(message: str, hint: str | None) -> None:
 
 
 class _PrintHandler(logging.Handler):
-    """Prints what the library logs: warnings on standard error, all else on standard output."""
+    """A log handler that prints warnings and errors to standard error, and other messages to standard output."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Print one message."""
+        """Print the message of a log record."""
         print(record.getMessage(), file=sys.stderr if record.levelno >= logging.WARNING else sys.stdout)
 
 
@@ -157,7 +159,7 @@ def _printed_logs() -> Iterator[None]:
     previous_settings = logger.level, logger.propagate
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
-    logger.propagate = False  # packages that configure the root logger would print everything twice
+    logger.propagate = False  # a package that configures the root logger would print every message again
     try:
         yield
     finally:
@@ -170,7 +172,8 @@ def _interrupt(*_: object) -> None:
 
 
 def explain_os_error(error: OSError) -> tuple[str, int]:
-    """What the system refused, in a sentence with the path, and the exit code: 2 where the path was wrong, else 1."""
+    """Return a sentence about an error of the operating system, and the exit code: 2 for a wrong path, else 1."""
+    # Files are written under a temporary name; show the name that the user knows.
     path = final_name(str(error.filename or "a file"))
     path = path if len(path) <= _MAX_PATH_LENGTH else f"{path[:_MAX_PATH_LENGTH]}..."
     sentence, code = _OS_ERRORS.get(error.errno or 0, (f"{{}}: {error.strerror or first_line(error)}.", EXIT_FAILURE))

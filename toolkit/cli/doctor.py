@@ -1,6 +1,6 @@
-"""The doctor: what this machine and its packages can do, against the set that the tests pass with.
+"""The doctor: a check of this machine and of the installed packages against the versions that the tests pass with.
 
-Everything is read from metadata; of the training packages none is imported, and none has to be there.
+Package versions are read from metadata, so that the check works and is quick even if a package is broken or missing.
 """
 
 import os
@@ -16,46 +16,48 @@ from pathlib import Path
 import toolkit
 
 _ROOT = Path(toolkit.__file__).resolve().parent.parent
+# Packages whose module has another name than the package itself.
 _MODULES = {"scikit-learn": "sklearn", "pyyaml": "yaml"}
-_PATCHED = "Unsloth patches it by its source, so training may fail at import or train something else"
-_MEANINGS = {
-    "torch": "Unsloth and bitsandbytes are built for certain releases, so training may fail at import",
-    "unsloth": "training and loading go through it",
-    "unsloth_zoo": "it goes with the release of unsloth of the same number",
+_PATCHED = "Unsloth patches its source code, so training may fail on import or silently behave differently"
+_CONSEQUENCES = {
+    "torch": "Unsloth and bitsandbytes are built for specific releases of torch, so training may fail on import",
+    "unsloth": "training and loading models need it",
+    "unsloth_zoo": "it must have the same version as unsloth",
     "trl": _PATCHED,
     "transformers": _PATCHED,
     "peft": _PATCHED,
     "accelerate": "the trainer is built on it",
-    "bitsandbytes": "4-bit loading and adamw_8bit are its own",
-    "datasets": "hub data may not load; older ones run loading scripts",
+    "bitsandbytes": "4-bit loading and adamw_8bit need it",
+    "datasets": "data from the Hub may not load, and older versions run loading scripts",
     "gguf": "exported files may differ",
-    "xllamacpp": "GGUF files may not load, or score otherwise",
-    "tokenizers": "texts may become other tokens",
+    "xllamacpp": "GGUF files may not load or may score differently",
+    "tokenizers": "texts may be tokenized differently",
     "safetensors": "weights may not load",
 }
-_DEFAULT_MEANING = "what uses it may fail, or come to other results"
-_UNTESTED_PREFIX = "not the tested"
-"""How the remark on a version begins that is within its window: to be told, but no problem."""
+"""Effects of a wrong or missing version, by package."""
+_DEFAULT_CONSEQUENCE = "code that uses it may fail or give different results"
+_UNTESTED_PREFIX = "differs from the tested"
+"""The beginning of a remark on a supported version that the tests did not run with; such a version is not a problem."""
 
 
 @dataclass
 class Diagnosis:
-    """The lines to print, and what does not work; nothing in `problems` means that all is well."""
+    """The lines to print, and the problems found."""
 
     lines: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
     def add(self, name: str, text: str) -> None:
-        """One line of the report."""
+        """Add a line to the report."""
         self.lines.append(f"{name:<12}{text}")
 
     def __str__(self) -> str:
-        end = [f"PROBLEM     {problem}" for problem in self.problems] or ["All is well."]
+        end = [f"PROBLEM     {problem}" for problem in self.problems] or ["No problems found."]
         return "\n".join([*self.lines, "", *end])
 
 
 def examine() -> Diagnosis:
-    """Look at the machine and at every package."""
+    """Check the machine and all packages."""
     diagnosis = Diagnosis()
     diagnosis.add("toolkit", f"{toolkit.__version__} in {_ROOT}")
     diagnosis.add("python", f"{platform.python_version()}, {platform.system()} {platform.machine()}")
@@ -67,7 +69,7 @@ def examine() -> Diagnosis:
 
 
 def _examine_device(diagnosis: Diagnosis) -> None:
-    """torch alone is imported, and whatever that raises is a finding."""
+    """Report device and precision; importing torch may raise anything, and that is a problem to report."""
     try:
         import torch
 
@@ -75,22 +77,23 @@ def _examine_device(diagnosis: Diagnosis) -> None:
 
         device = "cuda" if torch.cuda.is_available() else "cpu"
         name = torch.cuda.get_device_name(0) if device == "cuda" else f"CPU, {os.cpu_count()} cores"
-        # What Unsloth answers, without importing it: on a CPU it is asked for AMX alone, which implies bfloat16.
+        # The answer that Unsloth would give, without importing it. On a CPU, `auto` takes bfloat16 only with AMX, which
+        # implies bfloat16, so that only Unsloth's switch to disable it remains to be checked.
         has_bfloat16 = torch.cuda.get_device_capability()[0] >= 8 if device == "cuda" else _is_bfloat16_allowed()
         precision = choose_precision("auto", device, has_bfloat16=has_bfloat16, has_amx=cpu_has_amx())
     except Exception as error:
-        diagnosis.add("device", "not known")
+        diagnosis.add("device", "unknown")
         diagnosis.problems.append(
-            f"torch cannot be used ({type(error).__name__}: {str(error)[:200]}): nothing can be trained or scored but "
-            "GGUF files; install it again: make install"
+            f"torch does not work ({type(error).__name__}: {str(error)[:200]}): only GGUF files can be scored; "
+            "reinstall it with: make install"
         )
         return
     diagnosis.add("device", name)
-    diagnosis.add("precision", f"{precision.name} where model.dtype is auto: {precision.reason}")
+    diagnosis.add("precision", f"{precision.name} if model.dtype is auto: {precision.reason}")
 
 
 def _is_bfloat16_allowed() -> bool:
-    """Return False where Unsloth's environment variable switches a CPU's bfloat16 off."""
+    """Return False if the environment variable of Unsloth disables bfloat16 on CPUs."""
     return os.environ.get("UNSLOTH_CPU_BF16", "").strip().lower() not in ("0", "false", "no", "off")
 
 
@@ -101,13 +104,13 @@ def _examine_space(diagnosis: Diagnosis) -> None:
         memory = psutil.virtual_memory()
         diagnosis.add("memory", f"{memory.total / 1e9:.1f} GB, {memory.available / 1e9:.1f} GB free")
     except Exception as error:
-        diagnosis.add("memory", f"not known ({type(error).__name__})")
+        diagnosis.add("memory", f"unknown ({type(error).__name__})")
     disk = shutil.disk_usage(Path.cwd())
     diagnosis.add("disk", f"{disk.free / 1e9:.1f} GB free in {Path.cwd()}")
 
 
 def tested_versions() -> dict[str, str]:
-    """The exact versions that the tests pass with, by package: those in requirements/; empty outside a checkout."""
+    """Return the versions that the tests pass with, from requirements/; empty outside a checkout."""
     pins = {}
     for name in ("base", "torch", "unsloth"):
         file = _ROOT / "requirements" / f"{name}.txt"
@@ -118,9 +121,10 @@ def tested_versions() -> dict[str, str]:
 
 
 def _requirements() -> tuple[list[str], str]:
-    """The packages that the toolkit asks for, each with its window, and the window of Python's versions."""
+    """Return the toolkit's dependencies with their version ranges, and the range of Python versions."""
     pyproject = _ROOT / "pyproject.toml"
     if pyproject.is_file():
+        # A pyproject.toml above an installed package can belong to another project.
         project = tomllib.loads(pyproject.read_text(encoding="utf-8")).get("project", {})
         if project.get("name") == "toolkit":
             return project["dependencies"], project["requires-python"]
@@ -137,10 +141,12 @@ def _normalize_name(name: str) -> str:
 def _examine_packages(diagnosis: Diagnosis) -> None:
     requirements, python_specifier = _requirements()
     if not requirements:
-        diagnosis.problems.append("toolkit's own metadata is missing, so no package was compared: pip install -e .")
+        diagnosis.problems.append(
+            "the metadata of toolkit is missing, so package versions were not checked: pip install -e ."
+        )
     if python_specifier and not _satisfies(platform.python_version(), python_specifier):
         diagnosis.problems.append(
-            f"Python {platform.python_version()} is outside {python_specifier}: make a .venv with another one."
+            f"Python {platform.python_version()} is outside {python_specifier}: create .venv with a supported version."
         )
     pins = tested_versions()
     for requirement in requirements:
@@ -159,22 +165,22 @@ def _examine_packages(diagnosis: Diagnosis) -> None:
 def _installed_version(name: str) -> str | None:
     try:
         return version(name) or None
-    except Exception:  # a half-removed package breaks its metadata in many a way
+    except Exception:  # the metadata of a half-removed package can fail in many ways
         return None
 
 
 def _remark(name: str, specifier: str, installed: str | None, tested: str | None) -> str:
-    """What is wrong with a package, and what that means; empty where it is the tested one."""
-    meaning = _MEANINGS.get(name, _DEFAULT_MEANING)
+    """Return what is wrong with a package, the consequence and the remedy; empty for the tested version."""
+    consequence = _CONSEQUENCES.get(name, _DEFAULT_CONSEQUENCE)
     remedy = f"pip install {name}=={tested}" if tested else f"pip install '{name}{specifier}'"
     if installed is None:
-        return f"is not installed: {meaning}; {remedy}"
+        return f"is not installed: {consequence}; {remedy}"
     if not _is_importable(name):
-        return f"is installed, but its module is not there: {meaning}; {remedy}"
+        return f"is installed, but its module cannot be found: {consequence}; {remedy}"
     if not _satisfies(installed, specifier):
-        return f"is outside {specifier}: {meaning}; {remedy}"
-    if tested and installed.partition("+")[0] != tested:
-        return f"{_UNTESTED_PREFIX} {tested}: {meaning}"
+        return f"is outside {specifier}: {consequence}; {remedy}"
+    if tested and installed.partition("+")[0] != tested:  # torch adds its build, such as 2.13.0+cpu
+        return f"{_UNTESTED_PREFIX} {tested}: {consequence}"
     return ""
 
 
@@ -186,26 +192,27 @@ def _is_importable(name: str) -> bool:
 
 
 def _satisfies(installed: str, specifier: str) -> bool:
-    """Whether a version is within a window such as `>=1.15,<1.16`; true where that cannot be told."""
+    """Return True if a version is within a range such as `>=1.15,<1.16`, or if that cannot be determined."""
     try:
         from packaging.specifiers import SpecifierSet
 
+        # Without prereleases=True, a release candidate is outside of every range.
         return SpecifierSet(specifier).contains(installed, prereleases=True)
     except Exception:
         return True
 
 
 def _examine_engines(diagnosis: Diagnosis) -> None:
-    """Neither is needed to train; the second is optional."""
+    """Report the programs for GGUF files, which training does not need."""
     xllamacpp_status = "scores GGUF files" if _is_importable("xllamacpp") else "missing: GGUF files cannot be scored"
     diagnosis.add("engines", f"{'xllamacpp':<17}{xllamacpp_status}")
     quantizer = shutil.which("llama-quantize") or ("llama-cpp-python" if _is_importable("llama_cpp") else None)
-    missing = "not there: needed for q4_k_m, q5_k_m and q6_k alone; pip install -e .[kquants]"
+    missing = "missing: needed only for q4_k_m, q5_k_m and q6_k; pip install -e .[kquants]"
     diagnosis.add("", f"{'llama-quantize':<17}{quantizer or missing}")
 
 
 def main() -> int:
-    """Print the diagnosis; 0 when all is well, 1 when something that is needed is missing or cannot work."""
+    """Print the diagnosis; return 0 without problems, 1 otherwise."""
     diagnosis = examine()
     print(diagnosis)
     return 1 if diagnosis.problems else 0

@@ -1,16 +1,16 @@
-"""The library's messages in the words of the command line: arguments become flags, calls become commands."""
+"""Translation of the library's messages for the command line: arguments become flags, calls become commands."""
 
 import re
 import shlex
 from collections.abc import Callable
 
 _STRING = r"""('[^']*'|"[^"]*")"""
-# Messages quote keys, paths and rows: an argument's name within one, as in `training.output_dir`, is left alone.
+# Messages quote recipe keys, paths and rows. The name of an argument inside one, as in `training.output_dir`, is kept.
 _START, _END = r"""(?<![\w./,'"=-])""", r"""(?![\w/'":=-]|[.,]\w)"""
 
 
 def _shell_word(literal: str) -> str:
-    """Return a string in quotation marks as a word of a shell's command line."""
+    """Convert a quoted Python string to a word of a shell command."""
     return shlex.quote(literal[1:-1])
 
 
@@ -30,7 +30,7 @@ _FLAGS: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
     (r"run\.export\(\)", "python scripts/export_gguf.py RUN"),
     (rf"{_START}overrides=\{{\"([\w.]+)\": \"?([^}}\"]+)\"?\}}", r"--set \1=\2"),
     (r"^overrides: ", "--set "),
-    (r"\bthe overrides\b", "the --set"),
+    (r"\bthe overrides\b", "the --set flags"),
     (rf"{_START}(resume|overwrite|calibrated|probe)=True{_END}", r"--\1"),
     (rf"{_START}output_dir{_END}", "--output-dir"),
     (rf'{_START}(model|mode)="(\w+)"', r"--\1 \2"),
@@ -40,11 +40,11 @@ _FLAGS: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
     (r"\boutput=DIR\b", "--output DIR"),
     (r"\bdata=FILE and limit=N\b", "--data FILE and --limit N"),
 )
-"""What a message of the library says, as a regular expression, and how a command says it."""
+"""Pairs of a regular expression for the API's spelling and its replacement, applied in this order."""
 
 
 def with_flags(text: str) -> str:
-    """Return a message of the library as a command's user types it: `overwrite=True` is `--overwrite`."""
+    """Translate a message of the library for users of the commands: `overwrite=True` becomes `--overwrite`."""
     for pattern, flag in _FLAGS:
         text = re.sub(pattern, flag, text)
     return text

@@ -1,4 +1,4 @@
-"""`python -m toolkit.cli.schema`: the JSON Schema of a recipe, for editors."""
+"""The command `python -m toolkit.cli.schema`, which prints the JSON Schema of a recipe for editors."""
 
 from toolkit.recipe.loading import json_schema
 

@@ -1,1 +1,1 @@
-"""Labelled rows: where they come from and whether they can be used."""
+"""Reading, checking and splitting the rows of a recipe."""

@@ -1,4 +1,4 @@
-"""Rows that say the same, case, punctuation and spaces aside: repeats, contradictory labels, leaks into evaluation."""
+"""Near-duplicate rows: repeated pairs, conflicting labels, and evaluation pairs that were trained on."""
 
 import re
 import unicodedata
@@ -13,12 +13,12 @@ _WORDS = re.compile(r"\w+")
 
 @dataclass(frozen=True)
 class NearDuplicates:
-    """Counts of rows by their pairs of texts, compared by `normalize`.
+    """Counts of rows whose pair of texts occurs elsewhere, ignoring what `normalize` removes.
 
     Args:
-        repeats: training rows whose pair another one before them has.
-        conflicts: training rows whose pair also has another label.
-        leaked: evaluation rows whose pair stands in training.
+        repeats: Training rows that repeat the pair of an earlier row.
+        conflicts: Training rows whose pair also occurs with another label.
+        leaked: Evaluation rows whose pair occurs in the training rows.
     """
 
     repeats: int
@@ -27,27 +27,30 @@ class NearDuplicates:
 
     def __str__(self) -> str:
         return (
-            f"{self.repeats:,} training rows repeat a pair, case and punctuation aside, {self.conflicts:,} have a pair "
-            f"of two labels; {self.leaked:,} evaluation rows stand so in training"
+            f"{self.repeats:,} training rows repeat a pair (ignoring case and punctuation), {self.conflicts:,} have "
+            f"conflicting labels, {self.leaked:,} evaluation rows also occur in training"
         )
 
 
 def normalize(text: str) -> str:
-    """A text's words, letters and digits alone, in one case and one spelling of each character (NFKC); accents stay."""
+    """Return the words of a text, case-folded, in Unicode's NFKC form and without punctuation.
+
+    Accents stay, because they distinguish words.
+    """
     return " ".join(_WORDS.findall(unicodedata.normalize("NFKC", text).casefold()))
 
 
 def find_near_duplicates(train: Sequence[Example], evaluation: Sequence[Example]) -> NearDuplicates:
-    """Count them; time and memory grow with the rows, not with their pairs."""
+    """Count near-duplicates, in time and memory linear in the number of rows."""
     labels: dict[tuple[str, str], list[str]] = defaultdict(list)
     for row in train:
-        labels[_pair(row)].append(row.label)
+        labels[_normalized_texts(row)].append(row.label)
     return NearDuplicates(
         repeats=sum(len(pair_labels) - 1 for pair_labels in labels.values()),
         conflicts=sum(len(pair_labels) for pair_labels in labels.values() if len(set(pair_labels)) > 1),
-        leaked=sum(_pair(row) in labels for row in evaluation),
+        leaked=sum(_normalized_texts(row) in labels for row in evaluation),
     )
 
 
-def _pair(row: Example) -> tuple[str, str]:
+def _normalized_texts(row: Example) -> tuple[str, str]:
     return normalize(row.premise), normalize(row.hypothesis)

@@ -1,4 +1,4 @@
-"""One checked row."""
+"""The example, a row after all checks."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Example:
-    """One checked row; `slices` holds the values of the columns that the evaluation is sliced by."""
+    """A checked row. `slices` maps each column of evaluation.slice_by to its value in this row."""
 
     id: str
     premise: str

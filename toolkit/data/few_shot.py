@@ -1,4 +1,4 @@
-"""Solved examples for a prompt: drawn from the training rows, balanced by label."""
+"""Few-shot examples for prompts, drawn from the training rows and balanced by label."""
 
 import random
 from collections.abc import Sequence
@@ -8,10 +8,12 @@ from toolkit.errors import DataError, RunError
 
 
 def check_shots(model: str, shots: int) -> None:
-    """Shots are for the base model: the others were trained on prompts without any.
+    """Check that few-shot examples are only used with the base model.
+
+    The other models were trained on prompts without examples.
 
     Raises:
-        RunError: `shots` were asked for with another model.
+        RunError: If `shots` is above 0 for another model.
     """
     if shots and model != "base":
         raise RunError(
@@ -23,27 +25,29 @@ def check_shots(model: str, shots: int) -> None:
 def draw_shots(
     train: Sequence[Example], evaluation: Sequence[Example], labels: Sequence[str], count: int, seed: int
 ) -> list[Example]:
-    """Draw examples that stand before a question, in the order in which they are shown.
+    """Draw few-shot examples, in the order in which the prompt shows them.
 
-    Balanced as far as `count` allows: of any two labels one is shown at most once more than the other. Each round has
-    every label once, in an order of its own, so that no label is always the last one seen. Fewer shots of the same
-    seed are the beginning of more. Pairs that are evaluated are never shown.
+    Labels are balanced: their counts differ by at most 1. Each round contains every label once, in random order, so
+    that the last example does not always have the same label. With the same seed, fewer shots are a prefix of more
+    shots. Pairs of the evaluation rows are never drawn.
 
     Raises:
-        DataError: a label has too few training rows.
+        DataError: If a label has too few training rows.
     """
+    # Compared by text, because ids differ between files.
     evaluated_pairs = {(row.premise, row.hypothesis) for row in evaluation}
     generator = random.Random(seed)
     rows = [row for row in train if (row.premise, row.hypothesis) not in evaluated_pairs]
     generator.shuffle(rows)
     rows_by_label = {label: [row for row in rows if row.label == label] for label in labels}
+    # The draws do not depend on `count`, which only decides where they stop. This makes fewer shots a prefix of more.
     shots: list[Example] = []
     while len(shots) < count:
         for label in generator.sample(list(labels), len(labels)):
             if len(shots) < count and not rows_by_label[label]:
                 drawn = sum(shot.label == label for shot in shots)
                 raise DataError(
-                    f"shots={count} needs more than the {drawn} training rows of label {label!r}.",
+                    f"shots={count} needs more than the {drawn} training rows with label {label!r}.",
                     hint="Give fewer shots, or raise data.train.limit.",
                 )
             if len(shots) < count:

@@ -1,4 +1,4 @@
-"""What the API accepts as rows to classify: tuples, dictionaries, or a DataFrame."""
+"""The rows that the API accepts for classification: tuples, dictionaries or a DataFrame."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -8,42 +8,43 @@ from toolkit.errors import DataError
 from toolkit.recipe.schema import Columns
 
 PairInputs = Iterable[tuple[str, str] | Sequence[str] | Mapping[str, str]]
-"""Rows as (premise, hypothesis), or as dictionaries; a pandas DataFrame is read row by row."""
+"""Rows as (premise, hypothesis) or as dictionaries. A pandas DataFrame is read row by row."""
 
 
 def read_pairs(rows: Any, columns: Columns) -> list[tuple[str, str]]:
-    """Return each row's premise and hypothesis without outer white space.
+    """Return the premise and hypothesis of each row, without surrounding whitespace.
 
     Args:
-        rows: see `PairInputs`. A dictionary or a DataFrame names its texts premise and hypothesis, or as the recipe
-            names its columns.
-        columns: the recipe's names.
+        rows: The rows, see `PairInputs`. Dictionaries and DataFrames may use the names premise and hypothesis or the
+            column names of the recipe.
+        columns: The column names of the recipe.
 
     Raises:
-        DataError: naming the first rows that hold no two texts, counted from 1.
+        DataError: If a row does not have two texts. The message names the first such rows, counted from 1.
     """
     if isinstance(rows, (str, bytes, Mapping)) or not isinstance(rows, Iterable):
         raise DataError(
-            f"A single {type(rows).__name__} was given, not a list of rows.",
+            f"Expected a list of rows, not a single {type(rows).__name__}.",
             hint='Write [("premise", "hypothesis")] or [{"premise": ..., "hypothesis": ...}].',
         )
+    # A DataFrame is recognized by its attributes, so that pandas need not be imported (half a second) or installed.
     if hasattr(rows, "to_dict") and hasattr(rows, "columns"):
         rows = rows.to_dict("records")
     pairs, problems = [], []
     for number, row in enumerate(rows, 1):
         try:
-            pairs.append(_pair(row, columns))
+            pairs.append(_read_pair(row, columns))
         except DataError as error:
             problems.append(f"row {number}: {error}")
     if problems:
-        total = f" ({len(problems)} rows cannot be used)" if len(problems) > 1 else ""
+        total = f" ({len(problems)} rows are invalid)" if len(problems) > 1 else ""
         raise DataError(
-            f"{'; '.join(problems[:3])}{total}.", hint="Give each row as (premise, hypothesis), or as a dictionary."
+            f"{'; '.join(problems[:3])}{total}.", hint="Give each row as (premise, hypothesis) or as a dictionary."
         )
     return pairs
 
 
-def _pair(row: Any, columns: Columns) -> tuple[str, str]:
+def _read_pair(row: Any, columns: Columns) -> tuple[str, str]:
     if isinstance(row, Mapping):
         names = [
             _text_key(row, name, column)
@@ -53,15 +54,15 @@ def _pair(row: Any, columns: Columns) -> tuple[str, str]:
     elif isinstance(row, Sequence) and not isinstance(row, (str, bytes)) and len(row) == 2:
         names, texts = ["premise", "hypothesis"], list(row)
     else:
-        raise DataError(f"it is {row!r:.60}, not a premise and a hypothesis")
+        raise DataError(f"{row!r:.60} is not a premise and a hypothesis")
     premise, hypothesis = (check_text(name, text) for name, text in zip(names, texts, strict=True))
     return premise, hypothesis
 
 
 def _text_key(row: Mapping[str, Any], name: str, column: str) -> str:
-    """The recipe's column where the row has it, else the input's own name."""
+    """Return the column name of the recipe if the row has it, and otherwise the generic name."""
     if column in row:
         return column
     if name in row:
         return name
-    raise DataError(f"it has no {column!r}; its keys are {', '.join(map(repr, row))}")
+    raise DataError(f"it has no key {column!r}, only {', '.join(map(repr, row))}")

@@ -1,4 +1,4 @@
-"""A file's rows with the model's answers beside them, in the file's own format, a few rows in memory at a time."""
+"""Writers that add predictions to the rows of a file and keep its format, with few rows in memory at a time."""
 
 import csv
 import json
@@ -12,18 +12,18 @@ from toolkit.data.sources import Row, stream_file
 from toolkit.errors import DataError
 
 PREDICTION, PROBABILITIES = "prediction", "probabilities"
-_PARQUET_ROWS = 10_000  # of a row group
+_ROW_GROUP_ROWS = 10_000  # rows of a Parquet row group
 
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """The decoded label of a row, and the probability of each label in their order."""
+    """The decoded label of a row, and the probability of each label in the order of task.labels."""
 
     label: str
     probabilities: list[float]
 
     def table(self, labels: Sequence[str]) -> str:
-        """The label, and below it the probability of each, for a terminal."""
+        """Return the label and, below it, the probability of every label as text for a terminal."""
         width = max(map(len, labels))
         label_probabilities = zip(labels, self.probabilities, strict=True)
         return "\n".join(
@@ -32,57 +32,59 @@ class Prediction:
 
 
 def check_formats(source: Path, target: Path) -> None:
-    """Refuse a pair of files between which rows cannot be streamed.
+    """Check that predictions for the rows of `source` can be written to `target`.
 
     Raises:
-        DataError: naming what is wrong with them.
+        DataError: If `source` is missing, a format is not supported or differs, or `target` cannot be a new file.
     """
     if not source.is_file():
-        raise DataError(f"There is no data file {source}.")
+        raise DataError(f"Data file not found: {source}.")
     if source.suffix not in _WRITERS:
-        raise DataError(f"{source} is not one of {' '.join(_WRITERS)}.", hint="Convert it, e.g. to .jsonl.")
+        raise DataError(f"{source} does not end in one of {' '.join(_WRITERS)}.", hint="Convert it, e.g. to .jsonl.")
     if target.suffix != source.suffix:
         raise DataError(
-            f"The output {target} would have another format than the input {source}.",
-            hint=f"Give it the ending {source.suffix}.",
+            f"The output {target} must have the same format as the input {source}.",
+            hint=f"Use a name that ends in {source.suffix}.",
         )
     if target.is_dir():
-        raise DataError(f"The output {target} is a folder.", hint="Give the name of a file.")
+        raise DataError(f"The output {target} is a folder.", hint="Give a file name.")
     if target.exists() and target.samefile(source):
-        raise DataError(f"{source} is both input and output, and its own rows would be lost.")
+        raise DataError(f"{source} is both input and output, so its rows would be overwritten.")
 
 
 def read_columns(source: Path) -> list[str]:
-    """The columns of a file; of .jsonl, whose rows may differ, those of the first row.
+    """Return the names of a file's columns.
+
+    In JSON Lines, where rows may have different keys, these are the keys of the first row.
 
     Raises:
-        DataError: the file cannot be read, holds no rows, or names a column twice.
+        DataError: If the file cannot be read, contains no rows or has two columns with the same name.
     """
     first_row = next(iter(stream_file(source)), None)
     if first_row is None:
-        raise DataError(f"{source} holds no rows.")
+        raise DataError(f"{source} contains no rows.")
     columns = list(first_row)
-    if source.suffix in _DELIMITERS:
+    if source.suffix in _DELIMITERS:  # a row is a dictionary, in which two columns without a name have become one
         columns = _header(source)
     if duplicates := [column for column in columns if columns.count(column) > 1]:
-        raise DataError(f"{source} has two columns {duplicates[0]!r}, and only one would be kept.", hint="Rename one.")
+        raise DataError(f"{source} has two columns named {duplicates[0]!r}.", hint="Rename one of them.")
     return columns
 
 
 def added_columns(suffix: str, labels: Sequence[str]) -> list[str]:
-    """The names of the columns that a format gets beside its own."""
+    """Return the names of the columns that a file of this format gets in addition to its own."""
     probability_columns = [f"probability_{label}" for label in labels]
     return [PREDICTION, PROBABILITIES] if suffix == ".jsonl" else [PREDICTION, *probability_columns]
 
 
 def write_predictions(source: Path, target: Path, predictions: Iterator[Prediction], labels: Sequence[str]) -> None:
-    """Write the rows of `source` to `target` in their order, each with its answer.
+    """Write the rows of `source` to `target`, in the same order, each with its prediction.
 
     Args:
-        source: a .jsonl, .csv, .tsv or .parquet file; its ending says how `target` is written.
-        target: the file to write; whoever calls sees to it that no reader sees half of it.
-        predictions: one for each row.
-        labels: the classes, in the order of each prediction's probabilities.
+        source: A .jsonl, .csv, .tsv or .parquet file. Its suffix also determines the format of `target`.
+        target: The file to write. The caller must keep readers away from it until it is complete.
+        predictions: One prediction per row.
+        labels: The classes, in the order of the probabilities of each prediction.
     """
     _WRITERS[source.suffix](source, target, predictions, labels)
 
@@ -102,7 +104,7 @@ def _write_jsonl(source: Path, target: Path, predictions: Iterator[Prediction], 
 def _json_line(row: Row) -> bytes:
     try:
         return json.dumps(row, ensure_ascii=False).encode() + b"\n"
-    except UnicodeEncodeError:  # half of a character in a column that nobody asked about stays an escape
+    except UnicodeEncodeError:  # a lone surrogate in a column that is only copied: written as the escape that it was
         return json.dumps(row).encode() + b"\n"
 
 
@@ -123,13 +125,16 @@ def _write_parquet(source: Path, target: Path, predictions: Iterator[Prediction]
         for column in added_columns(source.suffix, labels)[1:]:
             schema = schema.append(pyarrow.field(column, pyarrow.float64()))
         with pyarrow.parquet.ParquetWriter(target, schema) as writer:
-            for batch in file.iter_batches(batch_size=_PARQUET_ROWS):
-                chunk = list(islice(predictions, batch.num_rows))
-                new_columns: list[list[Any]] = [[prediction.label for prediction in chunk]]
-                new_columns += [[prediction.probabilities[i] for prediction in chunk] for i in range(len(labels))]
+            for batch in file.iter_batches(batch_size=_ROW_GROUP_ROWS):
+                batch_predictions = list(islice(predictions, batch.num_rows))
+                new_columns: list[list[Any]] = [[prediction.label for prediction in batch_predictions]]
+                new_columns += [
+                    [prediction.probabilities[i] for prediction in batch_predictions] for i in range(len(labels))
+                ]
                 arrays = [
                     pyarrow.array(values, schema.types[len(batch.columns) + i]) for i, values in enumerate(new_columns)
                 ]
+                # The file's own columns are passed on as Arrow arrays, so no type or value changes.
                 writer.write_batch(pyarrow.record_batch([*batch.columns, *arrays], schema=schema))
 
 

@@ -1,4 +1,4 @@
-"""Rows from a hub, a local file or the embedded dataset, as plain dictionaries in their own order."""
+"""Readers of the Hugging Face Hub, local files and the embedded dataset, all of which return rows as dictionaries."""
 
 import csv
 import json
@@ -13,17 +13,18 @@ from toolkit.recipe.schema import Source
 
 Row = dict[str, Any]
 EMBEDDED = "embedded:nli-fr"
-_PARQUET_ROWS = 1024  # in memory at once
+_QUOTE_HINT = "This is usually a stray quotation mark. Inside a quoted field, write it twice."
+_PARQUET_BATCH_ROWS = 1024  # rows in memory at once
 
 
 def read_rows(source: Source) -> tuple[list[Row], list[str]]:
     """Read a source.
 
     Returns:
-        The rows in the source's order, cut to `limit`, and the names of their columns.
+        The rows in the order of the source, cut to `limit`, and the names of their columns.
 
     Raises:
-        DataError: the source cannot be found or read.
+        DataError: If the source is missing, cannot be read or has no rows.
     """
     if source.path.startswith("embedded:"):
         rows = _read_embedded(source)
@@ -33,22 +34,27 @@ def read_rows(source: Source) -> tuple[list[Row], list[str]]:
         rows = _read_hub(source)
     rows = rows[: source.limit]
     if not rows:
-        raise DataError(f"{describe(source)} holds no rows.", hint="Give a file with rows below its header.")
+        raise DataError(
+            f"{describe(source)} contains no rows.", hint="Use a file with at least one row below its header."
+        )
+    # JSON rows may have different keys. The columns are all keys, in the order of their first occurrence.
     return rows, list(dict.fromkeys(column for row in rows for column in row))
 
 
 def parse_data(data: str) -> Source:
-    """Return the source that a text names: a file, or `embedded:nli-fr:SPLIT`."""
+    """Parse the path of a file or `embedded:nli-fr:SPLIT` into a source."""
     if data.startswith(f"{EMBEDDED}:"):
         return Source(path=EMBEDDED, split=data.removeprefix(f"{EMBEDDED}:"))
     return Source(path=resolve_data_path(data))
 
 
 def check_files_exist(*sources: Source) -> None:
-    """Refuse local files that are not there; a look alone, for before packages that take seconds to import.
+    """Check that the local files among the sources exist.
+
+    Nothing is read, so that a wrong path is reported before the imports that take seconds.
 
     Raises:
-        DataError: naming the first.
+        DataError: If a file is missing. The message names the first one.
     """
     for source in sources:
         if source.path.endswith(LOCAL_SUFFIXES):
@@ -57,19 +63,23 @@ def check_files_exist(*sources: Source) -> None:
 
 def _check_file_exists(path: Path) -> None:
     if not path.is_file():
-        reason = f"{path} is no file" if path.exists() else f"There is no data file {path}"
-        raise DataError(f"{reason}.", hint="Give a file, with its path from the working directory.")
+        reason = f"{path} is not a file" if path.exists() else f"Data file not found: {path}"
+        raise DataError(f"{reason}.", hint="Check the path. Relative paths start from the working directory.")
 
 
 def describe(source: Source) -> str:
-    """A source in a few words, for messages and records."""
+    """Return a short name of a source, for messages and run.json."""
     if source.path.endswith(LOCAL_SUFFIXES):
         return source.path
     return ":".join(component for component in (source.path, source.name, source.split) if component)
 
 
 def slug(source: Source) -> str:
-    """A source as part of a file name: the folder and the stem of a file, else its path, configuration and split."""
+    """Return the part of a folder name that identifies a source.
+
+    A file gives its parent folder and stem, because many datasets call their files test.jsonl. Other sources give their
+    path, configuration and split.
+    """
     if source.path.endswith(LOCAL_SUFFIXES):
         path = Path(source.path)
         return "-".join(component for component in (path.parent.name, path.stem) if component)
@@ -78,30 +88,32 @@ def slug(source: Source) -> str:
 
 def _read_embedded(source: Source) -> list[Row]:
     if source.path != EMBEDDED:
-        raise DataError(f"There is no embedded dataset {source.path!r}.", hint=f"Write {EMBEDDED}.")
+        raise DataError(f"There is no embedded dataset {source.path!r}.", hint=f"Use {EMBEDDED}.")
     return nli_fr.load_split(source.split or "train")
 
 
 def _read_hub(source: Source) -> list[Row]:
     if Path(source.path).exists():
         raise DataError(
-            f"{source.path} is a file or folder, but not one of {' '.join(LOCAL_SUFFIXES)}.",
-            hint="Give a file with one of these endings.",
+            f"{source.path} is a local file or folder, but its name does not end in one of {' '.join(LOCAL_SUFFIXES)}.",
+            hint="Give a file in one of these formats.",
         )
     if source.split is None:
         raise DataError(
-            f"The hub dataset {source.path} needs a split.", hint="Set data.train.split and data.eval.split."
+            f"The Hub dataset {source.path} needs a split.", hint="Set data.train.split and data.eval.split."
         )
-    from toolkit.data.hub import load_hub_rows
+    from toolkit.data.hub import load_hub_rows  # `datasets` takes seconds to import
 
     return load_hub_rows(source.path, source.name, source.split)
 
 
 def stream_file(path: Path) -> Iterator[Row]:
-    """Yield a local file's rows one after the other; of all formats only `.json` is held in memory.
+    """Yield the rows of a local file one by one.
+
+    Every format is streamed except `.json`, which is read into memory as a whole.
 
     Raises:
-        DataError: the file is not there, or at the row that cannot be read.
+        DataError: If the file is missing, or when iteration reaches a row that cannot be read.
     """
     _check_file_exists(path)
     try:
@@ -109,11 +121,12 @@ def stream_file(path: Path) -> Iterator[Row]:
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8 text (byte {error.start}).", hint="Convert it to UTF-8.") from error
     except RecursionError as error:
-        raise DataError(f"{path} is nested too deeply to be rows.", hint="A row is one object with texts.") from error
+        raise DataError(f"{path} is nested too deeply.", hint="A row is one object whose values are texts.") from error
 
 
 def _open_text(path: Path) -> Any:
-    # utf-8-sig: Excel puts a byte-order mark in front, which would become part of the first column's name.
+    # Excel starts a UTF-8 file with a byte-order mark. Read as plain utf-8, it would become part of the first column's
+    # name. `newline=""` leaves line breaks to the csv module, which keeps those inside quoted fields.
     return path.open(encoding="utf-8-sig", newline="")
 
 
@@ -121,34 +134,34 @@ def _read_jsonl(path: Path) -> Iterator[Row]:
     with _open_text(path) as lines:
         for number, line in enumerate(lines, 1):
             if line.strip():
-                yield _json_row(line, f"{path}, line {number}")
+                yield _parse_json_row(line, f"{path}, line {number}")
 
 
-def _json_row(text: str, where: str) -> Row:
+def _parse_json_row(text: str, location: str) -> Row:
     try:
-        row = json.loads(text, object_pairs_hook=_object)
+        row = json.loads(text, object_pairs_hook=_object_with_unique_keys)
     except ValueError as error:
-        raise DataError(f"{where} is not JSON: {error}.", hint="Write one JSON object per line.") from error
+        raise DataError(f"{location} is not JSON: {error}.", hint="Write one JSON object per line.") from error
     if not isinstance(row, dict):
         raise DataError(
-            f"{where} is a {type(row).__name__}, not an object with columns.", hint='Write {"premise": ..., ...}.'
+            f"{location} is a {type(row).__name__}, not an object with columns.", hint='Write {"premise": ..., ...}.'
         )
     return row
 
 
-def _object(pairs: list[tuple[str, Any]]) -> Row:
-    """An object of JSON; of a name that stands there twice, Python would silently keep the last value."""
+def _object_with_unique_keys(pairs: list[tuple[str, Any]]) -> Row:
+    """Build a JSON object, and raise if a key repeats, where Python would silently keep the last value."""
     row = dict(pairs)
     if len(row) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"the name {next(name for name in names if names.count(name) > 1)!r} stands there twice")
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} occurs twice")
     return row
 
 
 def _read_json(path: Path) -> Iterator[Row]:
     with _open_text(path) as file:
         try:
-            rows = json.load(file, object_pairs_hook=_object)
+            rows = json.load(file, object_pairs_hook=_object_with_unique_keys)
         except ValueError as error:
             raise DataError(f"{path} is not JSON: {error}.", hint="Is it JSON Lines? Then name it .jsonl.") from error
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
@@ -157,6 +170,8 @@ def _read_json(path: Path) -> Iterator[Row]:
 
 
 def _read_delimited(path: Path, delimiter: str) -> Iterator[Row]:
+    # The csv module rejects fields above 131,072 characters by default. The limit is a C long, which has 32 bits on
+    # some platforms.
     csv.field_size_limit(2**31 - 1)
     with _open_text(path) as file:
         reader = csv.reader(file, delimiter=delimiter, strict=True)
@@ -166,18 +181,22 @@ def _read_delimited(path: Path, delimiter: str) -> Iterator[Row]:
             for number, fields in enumerate(reader, 1):
                 if not fields:
                     continue
-                swallowed = delimiter == "\t" and any("\n" in field or "\t" in field for field in fields)
-                if len(fields) != len(header) or swallowed:
+                # A field that opens with a stray quotation mark swallows the text up to the next one, and the row can
+                # still have the right number of fields. TSV fields hold no tabs or line breaks of their own, so there
+                # such a field is an error. In CSV a line break inside quotes is ordinary text.
+                has_swallowed_text = delimiter == "\t" and any("\n" in field or "\t" in field for field in fields)
+                if len(fields) != len(header) or has_swallowed_text:
                     raise DataError(
-                        f"{path}, row {number} (line {reader.line_num}) has {len(fields)} fields where the header has "
-                        f"{len(header)}" + (", and one of them runs over several lines." if swallowed else "."),
-                        hint="A lone quotation mark does this: write it twice inside a quoted field.",
+                        f"{path}, row {number} (line {reader.line_num}) has {len(fields)} fields for {len(header)} "
+                        "columns"
+                        + (", and one of them contains a tab or a line break." if has_swallowed_text else "."),
+                        hint=_QUOTE_HINT,
                     )
                 yield dict(zip(header, fields, strict=True))
         except csv.Error as error:
             raise DataError(
                 f"{path}, line {reader.line_num} cannot be read: {error}.",
-                hint="A lone quotation mark does this: write it twice inside a quoted field.",
+                hint=_QUOTE_HINT,
             ) from error
 
 
@@ -187,21 +206,24 @@ def _read_parquet(path: Path) -> Iterator[Row]:
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
             _check_unique_columns(path, file.schema_arrow.names)
-            for batch in file.iter_batches(batch_size=_PARQUET_ROWS):
+            for batch in file.iter_batches(batch_size=_PARQUET_BATCH_ROWS):
                 yield from batch.to_pylist()
     except DataError:
         raise
-    except Exception as error:  # a damaged file breaks pyarrow anywhere, in one of ten ways
+    except Exception as error:  # pyarrow has no common error for damaged files: OSError, ArrowInvalid, ValueError, ...
         raise DataError(
-            f"{path} is not a Parquet file that can be read: {first_line(error).rstrip('.')}.",
-            hint="Write it again, or copy it again.",
+            f"{path} is not a readable Parquet file: {first_line(error).rstrip('.')}.",
+            hint="Create the file again, or copy it again.",
         ) from error
 
 
 def _check_unique_columns(path: Path, columns: Sequence[str]) -> None:
-    """Two columns of one name: a row would silently keep the last."""
+    """Check that no two columns share a name, because a row would silently keep only the last of them.
+
+    Columns without a name can repeat, because nothing refers to them.
+    """
     if duplicates := [name for name in columns if name and columns.count(name) > 1]:
-        raise DataError(f"{path} has two columns {duplicates[0]!r}, and only one would be kept.", hint="Rename one.")
+        raise DataError(f"{path} has two columns named {duplicates[0]!r}.", hint="Rename one of them.")
 
 
 _READERS: dict[str, Callable[[Path], Iterator[Row]]] = {

@@ -1,1 +1,1 @@
-"""How good a model is, and how sure of that one can be."""
+"""Metrics, confidence intervals, calibration, baselines and comparisons of models."""

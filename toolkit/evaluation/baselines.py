@@ -1,4 +1,4 @@
-"""What one reaches without the model: the floor that an accuracy is read against, and what it says about the data."""
+"""Baselines that put an accuracy into perspective, and warnings about what an accuracy hides."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -22,13 +22,22 @@ _TFIDF_BASELINES = ("hypothesis_only", "premise_hypothesis")
 def baseline_accuracies(
     train: Sequence[Example], evaluation: Sequence[Example], labels: Sequence[str]
 ) -> dict[str, float]:
-    """Accuracies on the evaluation rows of classifiers that know the training rows at most.
+    """Measure the accuracy of simple classifiers on the evaluation rows.
+
+    Args:
+        train: The rows to fit on.
+        evaluation: The rows to score.
+        labels: The classes.
 
     Returns:
-        `random`: expected of a uniform guess; `majority`: the commonest training label; `hypothesis_only`: TF-IDF of
-        words and pairs of words and logistic regression, without the premise (Poliak et al. 2018, arXiv 1805.01042) -
-        far above chance, the labels can be guessed from how hypotheses are written; `premise_hypothesis`: the same
-        with the premise's words beside the hypothesis's, which a linear classifier cannot compare.
+        The accuracy of each baseline:
+
+        - `random`: a uniform guess (the expected value).
+        - `majority`: always the majority class of the training rows.
+        - `hypothesis_only`: logistic regression on TF-IDF of the hypothesis's unigrams and bigrams (Poliak et al. 2018,
+          arXiv 1805.01042). Far above chance, it shows that labels can be guessed from how hypotheses are written.
+        - `premise_hypothesis`: the same with features of the premise added. A linear classifier weighs the words of
+          both sentences but cannot compare the sentences.
     """
     texts, gold = _text_columns(train), [row.label for row in train]
     eval_texts, eval_gold = _text_columns(evaluation), [row.label for row in evaluation]
@@ -44,60 +53,70 @@ def baseline_accuracies(
 
 
 def _text_columns(rows: Sequence[Example]) -> np.ndarray:
+    # dtype=object: a fixed-width string array would pad every text to the length of the longest one.
     return np.array([[row.premise, row.hypothesis] for row in rows], dtype=object)
 
 
 def _tfidf_classifier(*columns: int) -> Pipeline:
-    # Unlike scikit-learn's own pattern, words of one letter count: "a", "à", "y" are words in French.
+    # scikit-learn's default pattern drops one-letter words, but "a", "à" and "y" are words in French.
     vectorizer = TfidfVectorizer(ngram_range=(1, 2), token_pattern=r"(?u)\b\w+\b")  # noqa: S106
+    # ColumnTransformer clones the vectorizer per column, so a word in the premise and the same word in the hypothesis
+    # are two different features.
     features = ColumnTransformer([(str(column), vectorizer, column) for column in columns])
     return make_pipeline(features, LogisticRegression(max_iter=1000))
 
 
 def data_warnings(baselines: Mapping[str, float], evaluation: Sequence[Example]) -> list[str]:
-    """Sentences about the data that a reader of the accuracy has to know; usually none.
+    """Return warnings about the data that a reader of the accuracy needs, usually none.
 
-    A hypothesis-only score is far above chance when a classifier that is right as often as the commonest label of the
-    evaluation rows is common reaches it in less than one of a thousand draws of rows (one-sided exact binomial test):
-    then neither luck nor imbalance explains it. On 2,490 rows of three equal labels that is from 36.3 % on.
+    The hypothesis-only accuracy counts as far above chance if always predicting the majority class of the evaluation
+    rows would reach it in less than one of a thousand samples of rows (one-sided exact binomial test). Then neither
+    luck nor class imbalance explains it. For 2,490 rows of three balanced labels, this is the case from 36.3 % up.
+
+    Args:
+        baselines: The result of `baseline_accuracies`, can be empty.
+        evaluation: The evaluation rows.
     """
     if "hypothesis_only" not in baselines:
         return []
     rows, accuracy = len(evaluation), baselines["hypothesis_only"]
     majority_share = max(Counter(row.label for row in evaluation).values()) / rows
-    correct = round(accuracy * rows)
+    correct = round(accuracy * rows)  # the accuracy is this count divided by the number of rows
     if binomtest(correct, rows, majority_share, alternative="greater").pvalue >= _SIGNIFICANCE_LEVEL:
         return []
     low, high = wilson_interval(correct, rows)
     return [
-        f"The hypothesis alone, without its premise, is classified right in {accuracy:.1%} [{low:.1%}, {high:.1%}] of "
-        f"{rows:,} rows, where always saying the commonest label is in {majority_share:.1%}: part of the accuracy may "
-        "come from how hypotheses are written, not from comparing them with premises."
+        f"A classifier that sees only the hypothesis is right on {accuracy:.1%} [{low:.1%}, {high:.1%}] of {rows:,} "
+        f"rows. Always predicting the majority class is right on {majority_share:.1%}. Part of the model's accuracy "
+        "may come from how hypotheses are written, not from comparing them with their premises."
     ]
 
 
 def answer_warnings(
     predicted: Sequence[str | None], evaluation: Sequence[Example], baselines: Mapping[str, float]
 ) -> list[str]:
-    """Sentences about answers that an accuracy hides; usually none.
+    """Return warnings about flaws in the answers that an accuracy hides, usually none.
 
     Args:
-        predicted: the decoded label of each row.
-        evaluation: the rows.
-        baselines: see `baseline_accuracies`; may be empty.
+        predicted: The decoded label of each row, None for an answer that is not a label.
+        evaluation: The evaluation rows.
+        baselines: The result of `baseline_accuracies`, can be empty.
     """
     distinct_answers, warnings = set(predicted), []
-    if len(distinct_answers) == 1 and len({row.label for row in evaluation}) > 1:
+    if distinct_answers == {None}:
+        warnings.append("No answer is a label. Use constrained decoding, or train the model before free generation.")
+    elif len(distinct_answers) == 1 and len({row.label for row in evaluation}) > 1:
         warnings.append(
-            f"Every row is answered alike ({next(iter(distinct_answers))}): the model does not tell the labels apart. "
-            "Train longer, or give labels verbalizers whose words the model knows."
+            f"Every row gets the same answer ({next(iter(distinct_answers))}), so the model does not distinguish the "
+            "labels. Train longer, or choose verbalizers made of words that the model knows."
         )
     correct = sum(label == row.label for label, row in zip(predicted, evaluation, strict=True))
     low, high = wilson_interval(correct, len(evaluation))
+    # Compared with the upper bound: on few rows, a baseline that scores a little higher proves nothing.
     tfidf_accuracy = max((baselines[name] for name in _TFIDF_BASELINES if name in baselines), default=0.0)
     if tfidf_accuracy > high:
         warnings.append(
-            f"A linear classifier of words alone is right in {tfidf_accuracy:.1%} of the rows, this model in "
+            f"A linear bag-of-words classifier is right on {tfidf_accuracy:.1%} of the rows, this model on only "
             f"{correct / len(evaluation):.1%} [{low:.1%}, {high:.1%}]."
         )
     return warnings

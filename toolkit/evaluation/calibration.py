@@ -1,4 +1,4 @@
-"""Whether probabilities can be believed: likelihood, calibration error, Brier score, and a temperature to mend them."""
+"""Calibration of probabilities: likelihood, calibration error, Brier score and temperature scaling."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -13,13 +13,13 @@ from toolkit.data.examples import fingerprint
 from toolkit.data.splits import Splits
 from toolkit.runs.trained_run import TrainedRun
 
-_BIN_COUNT = 15
+_BIN_COUNT = 15  # as in Guo et al. 2017
 _MIN_TEMPERATURE, _MAX_TEMPERATURE = 0.05, 20.0
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Proper scores and calibration error of probabilities; lower is better."""
+    """Negative log-likelihood, expected calibration error and Brier score of probabilities; lower is better."""
 
     nll: float
     ece: float
@@ -28,7 +28,14 @@ class Scores:
 
 @dataclass(frozen=True)
 class Calibration:
-    """A temperature, the held-back rows it was fitted on, and what it does to the evaluation rows."""
+    """A fitted temperature and its effect on the evaluation rows.
+
+    Args:
+        temperature: The fitted temperature.
+        rows: The number of calibration rows it was fitted on.
+        before: Scores of the evaluation rows without the temperature.
+        after: Scores of the evaluation rows with the temperature.
+    """
 
     temperature: float
     rows: int
@@ -37,19 +44,23 @@ class Calibration:
 
     @property
     def is_at_lower_bound(self) -> bool:
-        """Whether the search ran to its cold end: held-back rows that are all right do not say how sure is too sure."""
+        """True if the temperature is the lowest one allowed, which happens if all calibration rows are right."""
+        # The bounded search approaches its bounds without reaching them, hence the tolerance of 1 %.
         return self.temperature < _MIN_TEMPERATURE * 1.01
 
     def record(self) -> dict[str, Any]:
-        """The figures, for metrics.json."""
+        """Return the fields as a dictionary for metrics.json."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
 class ReliabilityBins:
-    """Rows by their confidence, in bins of equal width over (0, 1].
+    """Rows grouped by confidence into bins of equal width over (0, 1].
 
-    `confidence` and `accuracy` are the means of a bin's rows, 0 where `counts` is 0.
+    Args:
+        confidence: [bins], mean confidence of the rows in each bin, 0 for an empty bin.
+        accuracy: [bins], share of correct rows in each bin, 0 for an empty bin.
+        counts: [bins], number of rows in each bin.
     """
 
     confidence: np.ndarray
@@ -58,20 +69,20 @@ class ReliabilityBins:
 
     @property
     def filled(self) -> list["ReliabilityBin"]:
-        """The bins that have rows."""
+        """The bins that contain rows."""
         width = 1 / len(self.counts)
         columns = zip(self.counts.tolist(), self.confidence.tolist(), self.accuracy.tolist(), strict=True)
         return [ReliabilityBin(i * width, (i + 1) * width, *values) for i, values in enumerate(columns) if values[0]]
 
     @property
     def error(self) -> float:
-        """The mean distance between confidence and accuracy, weighted by the bins' rows."""
+        """The expected calibration error: |accuracy - confidence|, averaged over bins weighted by their rows."""
         return float((np.abs(self.accuracy - self.confidence) * self.counts).sum() / self.counts.sum())
 
 
 @dataclass(frozen=True)
 class ReliabilityBin:
-    """One bin, (lower, upper]: its rows, and the means of their confidence and of whether they are right."""
+    """One bin, (lower, upper], with the number, mean confidence and accuracy of its rows."""
 
     lower: float
     upper: float
@@ -81,14 +92,15 @@ class ReliabilityBin:
 
 
 def probability_scores(log_probabilities: np.ndarray, gold: np.ndarray) -> Scores:
-    """Scores of one distribution over the labels for each row.
+    """Score one distribution over the labels per row.
 
-    `nll` is the mean of -log p of the gold label; `brier` the mean over rows of the sum over labels of squared
-    differences from the truth, 0 to 2 (Brier 1950, Monthly Weather Review 78, 1); `ece` as below.
+    `nll` is the mean of -log p(gold label). `brier` is the mean squared distance between the probabilities and the
+    one-hot gold label, summed over labels, so it ranges from 0 to 2 (Brier 1950, Monthly Weather Review 78, 1). `ece`
+    is explained in `expected_calibration_error`.
 
     Args:
-        log_probabilities: [rows, labels], normalised over the labels.
-        gold: [rows], indices of the true labels.
+        log_probabilities: [rows, labels], normalized over the labels.
+        gold: [rows], indices of the gold labels.
     """
     probabilities = np.exp(log_probabilities)
     one_hot_gold = np.eye(probabilities.shape[1])[gold]
@@ -100,27 +112,28 @@ def probability_scores(log_probabilities: np.ndarray, gold: np.ndarray) -> Score
 
 
 def reliability_bins(probabilities: np.ndarray, gold: np.ndarray, bins: int = _BIN_COUNT) -> ReliabilityBins:
-    """Confidence and accuracy by bins.
+    """Bin rows by confidence, which is the probability of a row's most likely label.
 
     Args:
-        probabilities: [rows, labels]; a row's confidence is its largest.
-        gold: [rows], indices of the true labels.
-        bins: how many.
+        probabilities: [rows, labels].
+        gold: [rows], indices of the gold labels.
+        bins: The number of bins.
     """
     return bin_confidences(probabilities.max(axis=1), probabilities.argmax(axis=1) == gold, bins)
 
 
 def bin_confidences(confidence: np.ndarray, correct: np.ndarray, bins: int = _BIN_COUNT) -> ReliabilityBins:
-    """Rows in bins (0, 1/bins], (1/bins, 2/bins], ...
+    """Bin rows by confidence into (0, 1/bins], (1/bins, 2/bins], ...
 
     Args:
-        confidence: [rows], of the likeliest label.
-        correct: [rows], whether that is the true one.
-        bins: how many.
+        confidence: [rows], probability of the most likely label.
+        correct: [rows], True if that label is the gold label.
+        bins: The number of bins.
     """
+    # Subtracting 1 from the rounded-up index puts a value on a bin's upper edge into that bin.
     bin_indices = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
     counts = np.bincount(bin_indices, minlength=bins)
-    divisors = np.maximum(counts, 1)
+    divisors = np.maximum(counts, 1)  # avoids 0/0 in empty bins
     return ReliabilityBins(
         confidence=np.bincount(bin_indices, confidence, minlength=bins) / divisors,
         accuracy=np.bincount(bin_indices, correct, minlength=bins) / divisors,
@@ -129,7 +142,7 @@ def bin_confidences(confidence: np.ndarray, correct: np.ndarray, bins: int = _BI
 
 
 def expected_calibration_error(probabilities: np.ndarray, gold: np.ndarray, bins: int = _BIN_COUNT) -> float:
-    """Expected calibration error (Naeini et al. 2015, Guo et al. 2017, arXiv 1706.04599).
+    """Compute the expected calibration error (Naeini et al. 2015, Guo et al. 2017, arXiv 1706.04599).
 
     The arguments are those of `reliability_bins`.
     """
@@ -137,43 +150,47 @@ def expected_calibration_error(probabilities: np.ndarray, gold: np.ndarray, bins
 
 
 def apply_temperature(log_likelihoods: np.ndarray, temperature: float) -> np.ndarray:
-    """Log-probabilities over the labels, softened (above 1) or sharpened (below 1); the likeliest label stays.
+    """Divide log-likelihoods by a temperature and normalize them over the labels.
+
+    A temperature above 1 softens the distribution, one below 1 sharpens it. The most likely label never changes.
 
     Args:
-        log_likelihoods: [rows, labels], normalised or not.
-        temperature: what `fit_temperature` found; 1 only normalises.
+        log_likelihoods: [rows, labels], normalized or not.
+        temperature: The temperature; 1 only normalizes.
 
     Returns:
-        [rows, labels], normalised over the labels.
+        [rows, labels], log-probabilities that are normalized over the labels.
     """
     return log_softmax(np.asarray(log_likelihoods) / temperature, axis=1)
 
 
 def fit_temperature(log_likelihoods: np.ndarray, gold: np.ndarray) -> float:
-    """The temperature of least negative log-likelihood (Guo et al. 2017, arXiv 1706.04599, section 4.2).
+    """Find the temperature that minimizes the negative log-likelihood (Guo et al. 2017, arXiv 1706.04599, section 4.2).
 
-    Searched between 0.05 and 20. Where every row is right, the coldest fits best and cannot be believed; where the
-    model knows nothing, the hottest does, and near-equal probabilities are what it ought to say.
+    The search is limited to 0.05 to 20. If every row is right, the likelihood grows as the temperature falls, so the
+    lower bound wins and says nothing about calibration. If the model knows nothing, the upper bound wins, and the
+    nearly uniform probabilities that it produces are appropriate.
 
     Args:
-        log_likelihoods: [rows, labels] of rows that the model was not trained on.
-        gold: [rows], indices of the true labels.
+        log_likelihoods: [rows, labels], from rows that the model was not trained on.
+        gold: [rows], indices of the gold labels.
     """
     rows = np.arange(len(gold))
 
     def nll(log_temperature: float) -> float:
         return float(-apply_temperature(log_likelihoods, np.exp(log_temperature))[rows, gold].mean())
 
+    # A temperature acts by its ratio to 1, so the search runs over its logarithm.
     bounds = (np.log(_MIN_TEMPERATURE), np.log(_MAX_TEMPERATURE))
     return float(np.exp(minimize_scalar(nll, bounds=bounds, method="bounded", options={"xatol": 1e-6}).x))
 
 
 def calibrate(calibration_set: tuple[np.ndarray, np.ndarray], evaluation: tuple[np.ndarray, np.ndarray]) -> Calibration:
-    """Fit a temperature on held-back rows and see what it does to the evaluation rows.
+    """Fit a temperature on the calibration set and measure its effect on the evaluation rows.
 
     Args:
-        calibration_set: log-likelihoods [rows, labels] and gold indices [rows], to fit on.
-        evaluation: the same of the evaluation rows, to measure on.
+        calibration_set: Log-likelihoods [rows, labels] and gold indices [rows] to fit on.
+        evaluation: Log-likelihoods [rows, labels] and gold indices [rows] to measure on.
     """
     temperature = fit_temperature(*calibration_set)
     log_likelihoods, gold = evaluation
@@ -186,24 +203,25 @@ def calibrate(calibration_set: tuple[np.ndarray, np.ndarray], evaluation: tuple[
 
 
 def calibration_rows(run: TrainedRun, splits: Splits) -> tuple[list[Example], list[str]]:
-    """The rows to fit a temperature on: held back from the run's training, and of no premise that is evaluated.
+    """Return the held-out rows to fit a temperature on, without premises that are also evaluated.
 
     Returns:
-        The rows, and a sentence of warning where rows are held back now that the run may have trained on: then none.
+        The rows, and a warning if the recipe asks for a calibration set but there are no rows to use.
     """
     if not splits.calibration_set:
         return [], []
+    # The splits follow the recipe as it is now, which can differ from the recipe that the run was trained with.
     if run.record.get("data", {}).get("calibration", {}).get("fingerprint") != fingerprint(splits.calibration_set):
         return [], [
-            "No temperature was fitted: the rows to hold back (data.train, data.calibration_share, seed) are not those "
-            "that the run's training held back, so some of them may have been trained on."
+            "No temperature was fitted: the calibration rows that data.train, data.calibration_share and seed select "
+            "differ from those held out when the run was trained, so the model may have been trained on some of them."
         ]
     if not splits.unseen_calibration_set:
-        return [], ["No temperature was fitted: every premise that was held back is evaluated too."]
+        return [], ["No temperature was fitted: every held-out premise also occurs in the evaluation rows."]
     return splits.unseen_calibration_set, []
 
 
 def label_indices(gold: Sequence[str], labels: Sequence[str]) -> np.ndarray:
-    """[rows], the position of each gold label in `labels`."""
+    """Return the index of each gold label in `labels`, as an array [rows]."""
     index_of = {label: i for i, label in enumerate(labels)}
     return np.array([index_of[label] for label in gold])

@@ -1,4 +1,4 @@
-"""Evaluations of the same rows side by side: whose answers are better, how sure that is, and where they differ."""
+"""Comparison of evaluations of the same rows: paired tests, agreement, and the rows on which predictions differ."""
 
 import hashlib
 import json
@@ -23,11 +23,19 @@ _MAX_NAME_LENGTH = 120
 
 
 @dataclass(frozen=True)
-class Pair:
-    """Two evaluations on the same rows.
+class PairedTest:
+    """A paired test of two evaluations of the same rows.
 
-    `difference` is a's accuracy less b's, its interval a bootstrap that resamples premises; `mcnemar_p` is of
-    McNemar's exact test, which takes rows to be independent.
+    Args:
+        a: The name of the first evaluation.
+        b: The name of the second evaluation.
+        both_right: The number of rows that both got right.
+        only_a_right: The number of rows that only a got right.
+        only_b_right: The number of rows that only b got right.
+        both_wrong: The number of rows that both got wrong.
+        mcnemar_p: The p-value of McNemar's exact test, which assumes that rows are independent.
+        difference: The accuracy of a minus that of b.
+        difference_ci95: A 95 % interval of the difference, from a bootstrap that resamples premises.
     """
 
     a: str
@@ -42,32 +50,36 @@ class Pair:
 
 
 def mcnemar_exact(only_a_right: int, only_b_right: int) -> float:
-    """Two-sided p of McNemar's exact test: of the rows that one of two got right, each was as likely to.
+    """Return the two-sided p-value of McNemar's exact test.
 
-    McNemar 1947 (Psychometrika 12, 153), with the binomial distribution in place of chi-squared; 1 where no row tells
-    the two apart.
+    The null hypothesis is that a row which only one of the two models got right is equally likely to be either's
+    (McNemar 1947, Psychometrika 12, 153, with the binomial distribution in place of chi-squared). The p-value is 1 if
+    there is no such row.
     """
     discordant = only_a_right + only_b_right
     return float(binomtest(only_a_right, discordant, 0.5).pvalue) if discordant else 1.0
 
 
-def compare_pair(a: EvaluatedRows, b: EvaluatedRows, groups: np.ndarray, *, seed: int = 0) -> Pair:
-    """Count, test and resample two evaluations.
+def compare_pair(a: EvaluatedRows, b: EvaluatedRows, groups: np.ndarray, *, seed: int = 0) -> PairedTest:
+    """Compare the accuracies of two evaluations.
 
     Args:
-        a: the one.
-        b: the other, of the same rows.
-        groups: [rows], the premise of each, counted from 0. A single one tells nothing about others: -1 to 1.
-        seed: of the bootstrap.
+        a: The first evaluation.
+        b: The second evaluation, of the same rows.
+        groups: [rows], the index of each row's premise. A single premise gives the interval [-1, 1], because it
+            carries no information about other premises.
+        seed: The seed of the bootstrap.
     """
     a_correct, b_correct = a.correct, b.correct
+    # Codes of a row: 0 both wrong, 1 only b right, 2 only a right, 3 both right.
     counts = np.bincount(2 * a_correct + b_correct, minlength=4)
+    # The second column counts the rows of a group. Groups differ in size, so each resample has its own number of rows.
     columns = np.stack([a_correct.astype(float) - b_correct, np.ones(len(a_correct))], axis=1)
     interval = (-1.0, 1.0)
     if groups.max() > 0:
         resampled = resample_groups(sum_by_group(groups, columns), seed=seed, resamples=_RESAMPLES)
         interval = percentile_interval(resampled[:, 0] / resampled[:, 1])
-    return Pair(
+    return PairedTest(
         a=a.name,
         b=b.name,
         both_right=int(counts[3]),
@@ -82,34 +94,36 @@ def compare_pair(a: EvaluatedRows, b: EvaluatedRows, groups: np.ndarray, *, seed
 
 @dataclass(frozen=True)
 class Comparison:
-    """Evaluations of the same rows next to each other.
+    """A comparison of evaluations of the same rows.
 
     Args:
-        folder: of compare.json and differences.jsonl.
-        record: what compare.json holds.
+        folder: The folder with compare.json and differences.jsonl.
+        record: The contents of compare.json.
     """
 
     folder: Path
     record: dict[str, Any]
 
     @property
-    def pairs(self) -> list[Pair]:
-        """The paired tests of every two evaluations."""
-        return [Pair(**{**pair, "difference_ci95": tuple(pair["difference_ci95"])}) for pair in self.record["pairs"]]
+    def pairs(self) -> list[PairedTest]:
+        """A paired test for each pair of evaluations."""
+        return [
+            PairedTest(**{**pair, "difference_ci95": tuple(pair["difference_ci95"])}) for pair in self.record["pairs"]
+        ]
 
     @property
     def names(self) -> list[str]:
-        """The evaluations, in the order given."""
+        """The names of the evaluations, in the order given."""
         return [evaluation["name"] for evaluation in self.record["evaluations"]]
 
     @property
     def agreement(self) -> np.ndarray:
-        """[evaluations, evaluations], the share of rows with the same prediction."""
+        """The share of rows with the same prediction, [evaluations, evaluations]."""
         return np.array(self.record["agreement"])
 
     @property
     def differing_rows(self) -> int:
-        """Rows on which the predictions differ."""
+        """The number of rows on which the predictions differ."""
         return int(self.record["differing_rows"])
 
     def report(self) -> str:
@@ -121,22 +135,24 @@ def compare(folders: Sequence[Path], output: Path | None = None) -> Comparison:
     """Compare evaluations and write compare.json and differences.jsonl, the rows on which predictions differ.
 
     Args:
-        folders: at least two evaluations of the same rows.
-        output: where to; default: `<run of the first>/compare/<names>`.
+        folders: The folders of at least two evaluations of the same rows.
+        output: The folder to write; default: `<run of the first>/compare/<names>`.
 
     Raises:
-        ToolkitError: a folder is no evaluation, the rows are not the same, or `output` holds something else.
+        ToolkitError: If a folder is not an evaluation, the rows differ, or `output` holds something other than an
+            earlier comparison.
     """
     if len(folders) < 2:
         raise RunError("A comparison needs at least two evaluations.", hint="Give two or more.")
     if len({folder.resolve() for folder in folders}) < len(folders):
-        raise RunError("An evaluation is given twice.", hint="Give each folder once.")
+        raise RunError("The same evaluation is given twice.", hint="Give each folder once.")
     output = output or default_output(folders)
-    _check_output(output)
+    _check_output(output)  # before the predictions are read, which takes time for a million rows
     evaluations = _with_distinct_names([read_evaluation(folder) for folder in folders])
     for evaluation in evaluations[1:]:
         check_same_rows(evaluations[0], evaluation)
     first = evaluations[0]
+    # Hashes differ between processes and so does the order of groups, but the bootstrap does not depend on that order.
     premises, groups = np.unique(first.premise_hashes, return_inverse=True)
     predicted = np.stack([evaluation.predicted for evaluation in evaluations])
     differing = (predicted != predicted[0]).any(axis=0)
@@ -154,7 +170,7 @@ def compare(folders: Sequence[Path], output: Path | None = None) -> Comparison:
 
 
 def _with_distinct_names(evaluations: Sequence[EvaluatedRows]) -> list[EvaluatedRows]:
-    """As they are; runs of one name in two places are told apart by their whole paths."""
+    """Name evaluations by their full paths if two runs in different folders have the same name."""
     if len({evaluation.name for evaluation in evaluations}) == len(evaluations):
         return list(evaluations)
     return [replace(evaluation, name=str(evaluation.folder.resolve())) for evaluation in evaluations]
@@ -174,14 +190,15 @@ def _summarize(evaluation: EvaluatedRows) -> dict[str, Any]:
 
 
 def default_output(folders: Sequence[Path]) -> Path:
-    """`<run of the first>/compare/<names>`; an evaluation of another run has the run's name before its own."""
+    """Return `<run of the first>/compare/<names>`, with evaluations of other runs prefixed by the run's name."""
     first, *other_folders = (folder.resolve() for folder in folders)
     names = [first.name]
     for folder in other_folders:
         is_same_run = folder.parent == first.parent
         names.append(folder.name if is_same_run else f"{folder.parent.parent.name}_{folder.name}")
     name = "--".join(names)
-    if len(name) > _MAX_NAME_LENGTH or len(set(names)) < len(names):  # then names alone do not tell comparisons apart
+    # Shortened or repeated names would give different comparisons the same folder.
+    if len(name) > _MAX_NAME_LENGTH or len(set(names)) < len(names):
         digest = hashlib.sha256("\n".join(str(folder.resolve()) for folder in folders).encode()).hexdigest()[:8]
         name = f"{name[:_MAX_NAME_LENGTH]}-{digest}"
     return first.parent.parent / "compare" / name
@@ -193,8 +210,8 @@ def _check_output(output: Path) -> None:
     file_names = {path.name for path in output.iterdir()} if output.is_dir() and not output.is_symlink() else {""}
     if file_names and ("compare.json" not in file_names or file_names - set(_OUTPUT_FILES)):
         raise RunError(
-            f"{output} holds something else than a former comparison, so it is not overwritten.",
-            hint="Give another folder with output=DIR.",
+            f"{output} is not a folder that contains only a comparison, so it is not overwritten.",
+            hint="Choose another folder with output=DIR.",
         )
 
 
@@ -208,7 +225,7 @@ def _write(output: Path, record: dict[str, Any], evaluations: Sequence[Evaluated
 
 
 def comparison_report(record: dict[str, Any]) -> str:
-    """A comparison as text for a terminal."""
+    """Return a comparison as text for a terminal."""
     names = [evaluation["name"] for evaluation in record["evaluations"]]
     width = max(map(len, names))
     lines = [f"{record['rows']:,} rows of {record['premise_groups']:,} premises\n"]
@@ -218,12 +235,13 @@ def comparison_report(record: dict[str, Any]) -> str:
     for pair in record["pairs"]:
         low, high = pair["difference_ci95"]
         lines += [
-            f"\n{pair['a']} less {pair['b']}: {pair['difference']:+.2%} [{low:+.2%}, {high:+.2%}]",
-            f"  right alone {pair['only_a_right']:,} and {pair['only_b_right']:,}, both {pair['both_right']:,}, "
-            f"neither {pair['both_wrong']:,}; McNemar's exact test p = {pair['mcnemar_p']:.3g}",
+            f"\n{pair['a']} minus {pair['b']}: {pair['difference']:+.2%} [{low:+.2%}, {high:+.2%}]",
+            f"  rows right: only the first {pair['only_a_right']:,}, only the second {pair['only_b_right']:,}, "
+            f"both {pair['both_right']:,}, neither {pair['both_wrong']:,}; "
+            f"McNemar's exact test: p = {pair['mcnemar_p']:.3g}",
         ]
     if len(record["pairs"]) > 1:
-        lines.append(f"\nThe p of {len(record['pairs'])} pairs are not corrected for their number.")
+        lines.append(f"\nThe {len(record['pairs'])} p-values are not corrected for multiple comparisons.")
     lines.append("\nshare of rows with the same prediction")
     for name, shares in zip(names, record["agreement"], strict=True):
         lines.append(f"{name:<{width}}  " + "  ".join(f"{share:>7.2%}" for share in shares))

@@ -1,4 +1,4 @@
-"""An evaluation: the metrics and predictions of one model on one data set, as its folder holds them."""
+"""A saved evaluation: the metrics and predictions of one model on one dataset."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -9,9 +9,10 @@ from typing import Any
 from toolkit.errors import RunError
 from toolkit.evaluation.prediction_files import read_evaluation
 from toolkit.evaluation.text_report import text_report
-from toolkit.runs.run_folder import RunFolder, read_object
+from toolkit.runs.run_folder import RunFolder, read_json_object
 
 _MODELS = ("adapter", "base", "merged")
+# Types of the fields that reports and comparisons use: a damaged file fails here with a clear message.
 _REQUIRED: dict[str, type | tuple[type, ...]] = {
     "n": int, "labels": list, "model": str, "accuracy": (int, float), "per_label": dict, "confusion_matrix": list,
     "macro": dict, "weighted": dict,
@@ -21,12 +22,12 @@ _OPTIONAL = {"data": dict, "overrides": dict, "mode": str, "shots": int, "baseli
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One model's metrics and predictions on one data set: a folder below eval/.
+    """The metrics and predictions of one model on one dataset: a folder in eval/.
 
     Args:
-        name: of the folder: <model>, or <model>@<data>[-free][-shotsK][-set<digest>][-limitN].
-        folder: the folder.
-        metrics: what its metrics.json holds.
+        name: The folder's name: <model>, or <model>@<data>[-free][-shotsK][-set<digest>][-limitN].
+        folder: The path of the folder.
+        metrics: The contents of its metrics.json.
     """
 
     name: str
@@ -35,18 +36,18 @@ class Evaluation:
 
     @property
     def accuracy(self) -> float:
-        """The share of rows whose prediction is the gold label."""
+        """The share of rows that are predicted correctly."""
         return float(self.metrics["accuracy"])
 
     @property
     def accuracy_interval(self) -> tuple[float, float]:
-        """Wilson's 95 % interval of the accuracy."""
+        """The Wilson 95 % interval of the accuracy."""
         low, high = self.metrics["accuracy_ci95"]
         return low, high
 
     @property
     def macro_f1(self) -> float:
-        """The mean of the labels' F1."""
+        """The unweighted mean of the F1 scores of all labels."""
         return float(self.metrics["macro"]["f1"])
 
     @property
@@ -57,17 +58,17 @@ class Evaluation:
 
     @property
     def nll(self) -> float | None:
-        """The mean negative log-likelihood of the gold label, in nats; None for free answers."""
+        """The mean negative log-likelihood of the gold label, in nats; None for free generation."""
         return self.metrics.get("nll")
 
     @property
     def ece(self) -> float | None:
-        """The expected calibration error; None for free answers."""
+        """The expected calibration error; None for free generation."""
         return self.metrics.get("ece")
 
     @property
     def brier(self) -> float | None:
-        """The Brier score, 0 to 2; None for free answers."""
+        """The Brier score, from 0 to 2; None for free generation."""
         return self.metrics.get("brier")
 
     @property
@@ -82,22 +83,23 @@ class Evaluation:
 
     @property
     def baselines(self) -> dict[str, float]:
-        """Accuracies that are reached without the model, by name."""
+        """The accuracies of the baselines, by name."""
         return dict(self.metrics.get("baselines") or {})
 
     @property
     def warnings(self) -> list[str]:
-        """What a reader has to know before believing the accuracy."""
+        """Warnings that qualify the accuracy."""
         return list(self.metrics.get("warnings") or [])
 
     def report(self) -> str:
-        """Return the figures as text for a terminal; predictions.jsonl is read.
+        """Return the results as text for a terminal, which needs predictions.jsonl.
 
         Raises:
-            DataError: predictions.jsonl is missing or damaged.
+            RunError: If metrics.json or predictions.jsonl is missing.
+            DataError: If predictions.jsonl is damaged.
         """
         rows = read_evaluation(self.folder)
-        names = [*rows.labels, ""]  # the code of no label is -1
+        names = [*rows.labels, ""]  # an invalid answer has code -1, which picks the last entry
         return text_report([names[i] for i in rows.gold], [names[i] for i in rows.predicted], self.metrics)
 
     def __repr__(self) -> str:
@@ -105,89 +107,89 @@ class Evaluation:
 
     @property
     def uses_run_recipe(self) -> bool:
-        """Whether it has the run's own rows and recipe, however it was decoded."""
+        """True if it used the run's own rows and recipe, except for the evaluation section."""
         return all(key.startswith("evaluation.") for key in self.overrides)
 
     @property
     def is_plain(self) -> bool:
-        """Whether it is the model as shipped: decoded under constraint, without shots, nothing but the rows changed."""
+        """True if it used constrained decoding, no shots, and no overrides except those of the evaluation rows."""
         changed = [key for key in self.overrides if not key.startswith(("data.eval.", "evaluation."))]
         return self.mode == "constrained" and not self.shots and not changed
 
     @property
     def limit(self) -> int | None:
-        """N where the first N rows alone were scored."""
+        """The N of an evaluation that scored only the first N rows, else None."""
         return self.overrides.get("data.eval.limit")
 
     @property
     def overrides(self) -> dict[str, Any]:
-        """The recipe's keys that were changed for it, with their values."""
+        """The recipe keys that were changed for this evaluation, with their values."""
         return dict(self.metrics.get("overrides") or {})
 
     @property
     def source(self) -> str:
-        """Where its rows came from."""
+        """The source of its rows."""
         return str(self.metrics.get("data", {}).get("source", ""))
 
     @property
     def fingerprint(self) -> str | None:
-        """That of its rows."""
+        """The fingerprint of its rows (`data.examples.fingerprint`)."""
         return self.metrics.get("data", {}).get("fingerprint")
 
     @property
     def mode(self) -> str:
-        """How its answers were decoded."""
+        """The decoding mode, constrained or free."""
         return str(self.metrics.get("mode", "constrained"))
 
     @property
     def shots(self) -> int:
-        """Training rows shown in each prompt."""
+        """The number of few-shot examples in each prompt."""
         return int(self.metrics.get("shots") or 0)
 
     @property
     def chance(self) -> float:
-        """The accuracy of a uniform guess."""
+        """The expected accuracy of a uniform guess."""
         return 1 / len(self.metrics["labels"])
 
     @property
     def predictions(self) -> Path:
-        """Its predictions.jsonl."""
+        """The path of its predictions.jsonl."""
         return self.folder / "predictions.jsonl"
 
 
 def load_evaluations(run: RunFolder, *, exclude: Path | None = None) -> list[Evaluation]:
-    """All evaluations of a run: those of its own rows first, the adapter before base, merged and GGUFs.
+    """Load all evaluations of a run, those of its own rows first, in the order adapter, base, merged, GGUF files.
 
     Args:
-        run: its eval/ is read.
-        exclude: the folder of one that is left out.
+        run: The run whose eval/ is read.
+        exclude: The folder of an evaluation to leave out.
 
     Raises:
-        RunError: a metrics.json is none.
+        RunError: If a metrics.json is damaged.
     """
-    # A folder that is being written has a name that begins with a dot.
+    # A folder that is still being written has a name that starts with a dot (`atomic_path`).
     paths = [path for path in run.eval.glob("*/metrics.json") if path.parent.name[0] != "." and path.parent != exclude]
     return sorted((load_evaluation(path.parent) for path in paths), key=_sort_key)
 
 
 def load_evaluation(folder: Path) -> Evaluation:
-    """Read one evaluation.
+    """Load one evaluation.
 
     Raises:
-        RunError: its metrics.json is missing or damaged.
+        RunError: If its metrics.json is missing or damaged.
     """
     path = folder / "metrics.json"
-    metrics = read_object(path)
-    hint = "Evaluate again, or remove it."
+    metrics = read_json_object(path)
+    hint = "Evaluate again, or remove the file."
     if missing := [key for key in _REQUIRED if key not in metrics]:
-        raise RunError(f"{path} has no {missing[0]!r}, so it is no evaluation.", hint=hint)
+        raise RunError(f"{path} has no field {missing[0]!r}, so it is not an evaluation.", hint=hint)
     mistyped = [key for key, expected_type in _REQUIRED.items() if not isinstance(metrics[key], expected_type)]
     mistyped += [
         key for key, expected_type in _OPTIONAL.items() if not isinstance(metrics.get(key), (expected_type, NoneType))
     ]
     if mistyped:
         raise RunError(
-            f"{path} has a {type(metrics[mistyped[0]]).__name__} as {mistyped[0]!r}, so it is damaged.", hint=hint
+            f"{path} is damaged: field {mistyped[0]!r} is a {type(metrics[mistyped[0]]).__name__}.", hint=hint
         )
     return Evaluation(folder.name, folder, metrics)
 
@@ -198,18 +200,22 @@ def _sort_key(evaluation: Evaluation) -> tuple[bool, int, str]:
 
 
 def main_evaluation(evaluations: list[Evaluation]) -> Evaluation | None:
-    """The one that speaks for the run: the adapter's on the run's own rows, else the first one there is."""
+    """Return the evaluation that represents the run: the adapter's on the run's own rows, else the first."""
     return next(
         (evaluation for evaluation in evaluations if evaluation.name == "adapter"), next(iter(evaluations), None)
     )
 
 
 def base_zero_shot(evaluations: Iterable[Evaluation], fingerprint: str | None) -> dict[str, float]:
-    """`base_zero_shot`: the accuracy of the base model on the same rows, where it was measured; else nothing.
+    """Return the base model's accuracy on the same rows as a baseline, or an empty dictionary if it was not evaluated.
 
     Args:
-        evaluations: of a run; what counts is of the base as it came: constrained, no shots, the run's own prompt.
-        fingerprint: of the rows (`data.examples.fingerprint`).
+        evaluations: The evaluations of a run. Only the base with constrained decoding, without shots and with the
+            run's own prompt counts.
+        fingerprint: The fingerprint of the rows (`data.examples.fingerprint`).
+
+    Returns:
+        `{"base_zero_shot": accuracy}` or `{}`.
     """
     for evaluation in evaluations:
         if (
@@ -223,7 +229,10 @@ def base_zero_shot(evaluations: Iterable[Evaluation], fingerprint: str | None) -
 
 
 def with_base_zero_shot(evaluations: Sequence[Evaluation]) -> list[Evaluation]:
-    """The evaluations, beside the base model as it is measured now: it may have been after them."""
+    """Add the base model's zero-shot accuracy to the baselines of each evaluation.
+
+    The base may have been evaluated after the others, so their metrics.json does not have it.
+    """
     return [
         _add_baseline(evaluation, base_zero_shot(evaluations, evaluation.fingerprint)) for evaluation in evaluations
     ]

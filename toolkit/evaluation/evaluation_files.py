@@ -1,4 +1,4 @@
-"""The files of one evaluation: metrics.json, predictions.jsonl, and pictures of them."""
+"""Writing of an evaluation's files: metrics.json, predictions.jsonl and plots."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -17,13 +17,13 @@ from toolkit.utils.atomic_io import atomic_path, write_json
 def write_evaluation(
     folder: Path, examples: Sequence[Example], predictions: Predictions, metrics: dict[str, Any]
 ) -> None:
-    """Write the folder whole; an older one is replaced.
+    """Write an evaluation's folder atomically and replace an older one.
 
     Args:
-        folder: eval/<model> of a run.
-        examples: the rows.
-        predictions: what was said about them.
-        metrics: what metrics.json is to hold.
+        folder: The folder to write, a run's eval/<name>.
+        examples: The evaluation rows.
+        predictions: The predictions for these rows.
+        metrics: The contents of metrics.json.
     """
     title = f"{metrics['model']}: {metrics['accuracy']:.1%} of {metrics['n']:,} rows"
     with atomic_path(folder) as partial:
@@ -32,16 +32,17 @@ def write_evaluation(
         with (partial / "predictions.jsonl").open("w", encoding="utf-8", newline="\n") as file:
             for line in _prediction_lines(examples, predictions):
                 file.write(line + "\n")
+        # Constrained decoding can only give labels.
         invalid = list(metrics["invalid_by_label"].values()) if metrics["mode"] == "free" else None
-        picture = partial / "confusion_matrix.png"
-        plot_confusion_matrix(metrics["confusion_matrix"], metrics["labels"], title, picture, invalid=invalid)
+        plot_file = partial / "confusion_matrix.png"
+        plot_confusion_matrix(metrics["confusion_matrix"], metrics["labels"], title, plot_file, invalid=invalid)
         if predictions.log_likelihoods is not None:
             gold = label_indices([example.label for example in examples], predictions.labels)
             _plot_reliability(predictions.log_likelihoods, gold, metrics, partial / "reliability.png")
 
 
 def _plot_reliability(log_likelihoods: np.ndarray, gold: np.ndarray, metrics: dict[str, Any], path: Path) -> None:
-    temperatures = {"as the model says": 1.0}
+    temperatures = {"uncalibrated": 1.0}
     if metrics["calibration"]:
         fitted = metrics["calibration"]["temperature"]
         temperatures[f"calibrated, temperature {fitted:.2f}"] = fitted

@@ -1,4 +1,4 @@
-"""One evaluation: a run's model on labelled rows, and the files that say how well it did."""
+"""Evaluation of a run's model on labeled rows."""
 
 import hashlib
 import json
@@ -30,26 +30,26 @@ _MAX_SLUG_BYTES = 120
 
 
 def evaluate(run: TrainedRun, request: EvaluationRequest) -> Evaluation:
-    """Decode, measure, and write metrics.json, predictions.jsonl and their pictures.
+    """Evaluate a model of a run and write metrics.json, predictions.jsonl and plots.
 
     Args:
-        run: a finished run, with the recipe to use.
-        request: what to measure.
+        run: A finished run, with the recipe to use.
+        request: The model, the rows and the decoding mode.
 
     Raises:
-        ToolkitError: the model, the rows or the two together cannot be used.
+        ToolkitError: If the model or the rows cannot be used, or do not fit each other.
     """
     request.check(run)
     if not request.model.gguf:
         import toolkit.models.backend  # noqa: F401 - Unsloth comes before transformers and datasets
-    name = request.model.label(run.folder)
+    name = request.model.evaluation_name(run.folder)
     run = run.with_recipe(_with_evaluation_data(run.recipe, request.data, request.limit))
     splits = _load_splits(run, request)
     description = _describe_request(run, request, splits.eval) | {"model": name}
     folder = run.folder.eval / _folder_name(name, run.recipe.data.eval, description["overrides"], request)
-    earlier_evaluations = load_evaluations(
-        run.folder, exclude=folder
-    )  # damaged files are named before hours of scoring
+    # Read before the rows are scored: a damaged file should not be reported after hours of work.
+    earlier_evaluations = load_evaluations(run.folder, exclude=folder)
+    # A limited evaluation is a quick look, and free generation has no log-likelihoods to calibrate.
     skips_calibration = request.limit or request.mode == "free"
     calibration_set, warnings = ([], []) if skips_calibration else calibration_rows(run, splits)
     baselines = _measure_baselines(splits, run.recipe, earlier_evaluations, name)
@@ -65,10 +65,13 @@ def evaluate(run: TrainedRun, request: EvaluationRequest) -> Evaluation:
 
 @dataclass(frozen=True)
 class _ScoredRows:
-    """A model's predictions, how long they took, and how many premises lost their end for them.
+    """The predictions of a model and how they were made.
 
-    `calibration_scores` are the label log-likelihoods of the rows held back from training, [rows, labels]; None where
-    there are none.
+    Args:
+        predictions: The predictions for the evaluation rows.
+        seconds: The time that scoring took, without loading the model.
+        shortened: The number of rows whose premise was truncated.
+        calibration_scores: [rows, labels], log-likelihoods of the calibration set; None if it is empty or not scored.
     """
 
     predictions: Predictions
@@ -81,22 +84,22 @@ def _predict(
     classifier: Classifier, examples: list[Example], calibration_set: list[Example], mode: Mode
 ) -> _ScoredRows:
     encoded_rows, encoded_calibration_set = (
-        classifier.encoder.encode(examples),
-        classifier.encoder.encode(calibration_set),
+        classifier.row_tokenizer.encode(examples),
+        classifier.row_tokenizer.encode(calibration_set),
     )
     shortened = sum(row.shortened for row in encoded_rows)
-    classifier.load(mode)
+    classifier.load(mode)  # outside the measured time: loading says nothing about the speed of scoring
     start = time.monotonic()
     if mode == "free":
-        answers = classifier.free_answers(encoded_rows)
+        answers = classifier.generate_answers(encoded_rows)
         seconds = time.monotonic() - start
         verbalizers = classifier.run.recipe.task.verbalizers
         predicted = [match_verbalizer(text, verbalizers) for text in answers]
         return _ScoredRows(Predictions(classifier.classes_, predicted, None, answers), seconds, shortened)
-    scores = classifier.label_scores(encoded_rows)
+    scores = classifier.score_labels(encoded_rows)
     seconds = time.monotonic() - start
     calibration_scores = (
-        classifier.label_scores(encoded_calibration_set).log_likelihoods if encoded_calibration_set else None
+        classifier.score_labels(encoded_calibration_set).log_likelihoods if encoded_calibration_set else None
     )
     predictions = Predictions(scores.labels, list(scores.decoded), scores.log_likelihoods)
     return _ScoredRows(predictions, seconds, shortened, calibration_scores)
@@ -110,7 +113,7 @@ def _answer_metrics(
     warnings: list[str],
     seed: int,
 ) -> dict[str, Any]:
-    """What metrics.json says of the answers; `warnings` are those that were known before."""
+    """Return the fields of metrics.json that depend on the answers; `warnings` are those from before scoring."""
     predictions = scored_rows.predictions
     calibration, calibration_warnings = _calibrate(
         calibration_set, scored_rows.calibration_scores, examples, predictions
@@ -128,7 +131,7 @@ def _answer_metrics(
 
 
 def _describe_request(run: TrainedRun, request: EvaluationRequest, examples: list[Example]) -> dict[str, Any]:
-    """Return what metrics.json says of the question: rows, labels, mode and overrides."""
+    """Return the fields of metrics.json that describe the request: rows, labels, mode and overrides."""
     return {
         "n": len(examples),
         "labels": list(run.recipe.task.labels),
@@ -136,6 +139,7 @@ def _describe_request(run: TrainedRun, request: EvaluationRequest, examples: lis
         "shots": request.shots,
         "data": {"source": describe(run.recipe.data.eval), "fingerprint": fingerprint(examples)},
         "overrides": run.overridden,
+        # A GGUF file can be replaced by another one with the same name.
         "model_sha256": file_sha256(request.model.gguf) if request.model.gguf else None,
     }
 
@@ -148,10 +152,14 @@ def _with_evaluation_data(recipe: Recipe, data: str | None, limit: int | None) -
 
 
 def _load_splits(run: TrainedRun, request: EvaluationRequest) -> Splits:
-    """The rows to score; with the training rows, where they are needed, and then leaks are refused."""
+    """Load the rows to score, and the training rows only if something needs them.
+
+    If both are loaded, evaluation rows that were trained on are an error unless data.allow_overlap is set.
+    """
     recipe, is_external = run.recipe, request.data is not None
     if recipe.evaluation.baselines or recipe.data.calibration_share or request.shots:
         return load_splits(recipe, is_external=is_external, trained_recipe=run.saved_recipe)
+    # Without training rows there is nothing that the evaluation rows could overlap with.
     return Splits([], load_examples(recipe, recipe.data.eval, is_external=is_external), Overlap(0, 0, 0))
 
 
@@ -161,6 +169,7 @@ def _measure_baselines(
     if not recipe.evaluation.baselines:
         return {}
     baselines = baseline_accuracies(splits.train, splits.eval, recipe.task.labels)
+    # The base model is not a baseline for itself.
     return baselines if name == "base" else baselines | base_zero_shot(earlier_evaluations, fingerprint(splits.eval))
 
 
@@ -170,7 +179,7 @@ def _calibrate(
     examples: list[Example],
     predictions: Predictions,
 ) -> tuple[Calibration | None, list[str]]:
-    """The calibration; none, and a sentence of warning, where held-back rows do not tell a temperature."""
+    """Fit a temperature; return None and a warning if the calibration set does not determine one."""
     if log_likelihoods is None or predictions.log_likelihoods is None:
         return None, []
     labels = predictions.labels
@@ -181,22 +190,27 @@ def _calibrate(
     if not calibration.is_at_lower_bound:
         return calibration, []
     return None, [
-        f"No temperature was fitted: all {calibration.rows} rows held back are right, which does not say how sure is "
-        "too sure. Raise data.calibration_share."
+        f"No temperature was fitted: the model is right on all {calibration.rows} calibration rows, so they cannot "
+        "show overconfidence. Raise data.calibration_share."
     ]
 
 
 def _folder_name(name: str, source: Source, overrides: dict[str, Any], request: EvaluationRequest) -> str:
-    """`name` alone is the run's own recipe, rows and prompt; two different evaluations never share a folder."""
+    """Return the folder's name: the model's name, followed by all that differs from the run's own recipe and rows.
+
+    Two different evaluations never share a folder.
+    """
+    # The evaluation section is left out: its keys change speed and reports, not the answers.
     changed = {key: value for key, value in overrides.items() if not key.startswith("evaluation.")}
     mode, shots = request.mode, request.shots
     if not changed and mode == "constrained" and not shots:
         return name
     limit = source.limit if "data.eval.limit" in changed else None
     other_overrides = {key: value for key, value in changed.items() if not key.startswith("data.eval.")}
+    # Arbitrary overrides do not fit into a name, so a short digest of them tells evaluations apart.
     digest = hashlib.sha256(json.dumps(other_overrides, sort_keys=True).encode()).hexdigest()[:6]
     data_name = slug(source)
-    if len(data_name.encode()) > _MAX_SLUG_BYTES:  # a file's name has 255 bytes
+    if len(data_name.encode()) > _MAX_SLUG_BYTES:  # file systems limit a name to 255 bytes
         data_name = f"{data_name[: _MAX_SLUG_BYTES // 4]}-{hashlib.sha256(data_name.encode()).hexdigest()[:8]}"
     name_parts = [f"{name}@{data_name}"] + ["free"] * (mode == "free") + [f"shots{shots}"] * (shots > 0)
     return "-".join(name_parts + [f"set{digest}"] * bool(other_overrides) + [f"limit{limit}"] * (limit is not None))

@@ -1,4 +1,4 @@
-"""Free answers that are no label: how many, of which gold labels, and what they were."""
+"""Statistics of invalid answers: generated texts that are not a label."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -12,9 +12,11 @@ _MAX_ANSWER_LENGTH = 60
 
 
 def invalid_answer_metrics(examples: Sequence[Example], predictions: Predictions) -> dict[str, Any]:
-    """`invalid_answers` [[text, rows], ...], the ten most frequent, and `invalid_by_label` {gold label: rows}.
+    """Count invalid answers by text and by gold label.
 
-    Texts are compared without white space around them; of equally frequent ones the first stands first.
+    Returns:
+        `invalid_answers`: [[text, rows], ...], the ten most frequent texts, without surrounding white space. Ties keep
+        the order of the rows. `invalid_by_label`: {gold label: rows}.
     """
     invalid = [row for row, label in enumerate(predictions.predicted) if label is None]
     texts = Counter(predictions.answers[row].strip() for row in invalid)
@@ -26,10 +28,10 @@ def invalid_answer_metrics(examples: Sequence[Example], predictions: Predictions
 
 
 def invalid_lines(metrics: dict[str, Any]) -> list[str]:
-    """The share of invalid answers and the most frequent ones, for a terminal; nothing where all were labels."""
+    """Return lines of text with the share of invalid answers and the most frequent ones, or none if all are labels."""
     if not metrics["invalid"]:
         return []
-    lines = [f"\n{metrics['invalid'] / metrics['n']:.1%} of the answers are no label; the most frequent:"]
+    lines = [f"\n{metrics['invalid'] / metrics['n']:.1%} of the answers are not a label. The most frequent:"]
     for text, count in metrics["invalid_answers"]:
         shortened = text if len(text) <= _MAX_ANSWER_LENGTH else text[: _MAX_ANSWER_LENGTH - 1] + "…"
         lines.append(f"{count:>8,}  {shortened!r}")

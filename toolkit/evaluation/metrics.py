@@ -1,4 +1,4 @@
-"""Figures about predictions: accuracy and macro F1 with intervals, class metrics, likelihood, calibration, slices."""
+"""Metrics of predictions: accuracy and macro F1 with intervals, per-label metrics, likelihood, calibration, slices."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -15,13 +15,13 @@ from toolkit.evaluation.intervals import macro_f1_interval, wilson_interval
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a model said about rows, in their order.
+    """The predictions of a model, in the order of the rows.
 
     Args:
-        labels: the classes.
-        predicted: the decoded label of each row; None where a free answer was none.
-        log_likelihoods: [rows, labels], of each label's whole token sequence; None in free mode, which has none.
-        answers: what the model wrote, row by row, in free mode.
+        labels: The classes.
+        predicted: The predicted label of each row; None for a generated answer that is not a label.
+        log_likelihoods: [rows, labels], the log-likelihood of each label's token sequence; None in free mode.
+        answers: The generated text of each row in free mode, else empty.
     """
 
     labels: tuple[str, ...]
@@ -31,21 +31,22 @@ class Predictions:
 
     @property
     def log_probabilities(self) -> np.ndarray | None:
-        """[rows, labels], normalised over the labels; None in free mode."""
+        """The log-probabilities [rows, labels], normalized over the labels; None in free mode."""
         return None if self.log_likelihoods is None else log_softmax(self.log_likelihoods, axis=1)
 
 
 def compute_metrics(examples: Sequence[Example], predictions: Predictions, *, seed: int = 0) -> dict[str, Any]:
-    """The figures of metrics.json that follow from gold labels and predictions alone.
+    """Compute the metrics that depend only on gold labels and predictions, as fields of metrics.json.
 
     Args:
-        examples: the rows; those of one premise are one group of `macro_f1_ci95`.
-        predictions: what was said about them.
-        seed: of the bootstrap.
+        examples: The rows. Rows with the same premise form a group in the bootstrap of `macro_f1_ci95`.
+        predictions: The predictions for these rows.
+        seed: The seed of the bootstrap.
     """
     labels = list(predictions.labels)
     gold = [example.label for example in examples]
-    predicted = [label or "" for label in predictions.predicted]  # "" is no label: wrong, and in no label's column
+    # An invalid answer becomes "", which is not in `labels`: it is wrong, but not a false positive of any label.
+    predicted = [label or "" for label in predictions.predicted]
     correct = sum(g == p for g, p in zip(gold, predicted, strict=True))
     precision, recall, f1, support = precision_recall_fscore_support(gold, predicted, labels=labels, zero_division=0.0)
     return {
@@ -68,11 +69,13 @@ def compute_metrics(examples: Sequence[Example], predictions: Predictions, *, se
 
 
 def _likelihood_metrics(gold: list[str], predictions: Predictions) -> dict[str, Any]:
-    """What follows from probabilities; free mode has none, so all are null there."""
+    """Compute the metrics that need probabilities; in free mode they are all null."""
     log_probs = predictions.log_probabilities
     if log_probs is None:
         return dict.fromkeys(("nll", "ece", "brier", "greedy_vs_likelihood_disagreements"))
     labels = list(predictions.labels)
+    # Greedy decoding chooses token by token, the likelihood compares complete labels. The two can differ if labels have
+    # several tokens: the most likely first token can belong to a label that is less likely as a whole.
     likeliest = [labels[i] for i in log_probs.argmax(axis=1)]
     return {
         **asdict(probability_scores(log_probs, label_indices(gold, labels))),
@@ -88,7 +91,7 @@ def _macro_f1_bootstrap(
     group_of = {premise: n for n, premise in enumerate(dict.fromkeys(example.premise for example in examples))}
     groups = np.array([group_of[example.premise] for example in examples])
     gold = label_indices([example.label for example in examples], labels)
-    predicted_indices = label_indices(predicted, [*labels, ""])
+    predicted_indices = label_indices(predicted, [*labels, ""])  # an invalid answer, "", gets index len(labels)
     interval = macro_f1_interval(gold, predicted_indices, groups, len(labels), seed=seed)
     return {"macro_f1_ci95": list(interval), "premise_groups": len(group_of)}
 
@@ -101,7 +104,7 @@ def _average(gold: list[str], predicted: list[str], labels: list[str], average: 
 
 
 def slice_metrics(examples: Sequence[Example], predicted: Sequence[str], labels: list[str]) -> dict[str, Any]:
-    """Rows, accuracy and macro F1 for each value of each column in `Example.slices`."""
+    """Compute the number of rows, accuracy and macro F1 for each value of each column in `Example.slices`."""
     slices: dict[str, dict[str, Any]] = {}
     for column in examples[0].slices:
         values = np.array([example.slices[column] for example in examples])
@@ -111,6 +114,7 @@ def slice_metrics(examples: Sequence[Example], predicted: Sequence[str], labels:
             slices.setdefault(column, {})[str(value)] = {
                 "n": len(row_indices),
                 "accuracy": float(accuracy_score(slice_gold, slice_predicted)),
+                # Over all labels: one that is neither gold nor predicted in this slice counts as F1 0.
                 "macro_f1": float(
                     f1_score(slice_gold, slice_predicted, labels=labels, average="macro", zero_division=0.0)
                 ),

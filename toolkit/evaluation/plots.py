@@ -1,4 +1,4 @@
-"""Pictures of results, as PNG files."""
+"""Plots of confusion matrices and reliability diagrams, as PNG files."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 
-matplotlib.use("Agg")  # no screen on a server
+matplotlib.use("Agg")  # the backend that needs no display
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -22,26 +22,28 @@ def plot_confusion_matrix(
     *,
     invalid: Sequence[int] | None = None,
 ) -> None:
-    """Draw counts and row shares of a confusion matrix.
+    """Plot a confusion matrix with counts and percentages of each gold label.
 
     Args:
-        matrix: [gold, predicted] counts, in the order of `labels`.
-        labels: the classes.
-        title: what stands above.
-        path: the PNG to write.
-        invalid: [gold] counts of answers that are no label; they get a column of their own.
+        matrix: [gold, predicted], counts in the order of `labels`.
+        labels: The classes.
+        title: The title of the plot.
+        path: The PNG file to write.
+        invalid: [gold], counts of answers that are not a label, shown in an extra column.
     """
     counts = np.array(matrix)
     columns = list(labels)
     if invalid is not None:
         counts = np.column_stack([counts, invalid])
-        columns.append("(no label)")
+        columns.append("(invalid)")
+    # A label without rows has the shares 0, not 0/0.
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     size = 2.2 + 1.1 * len(labels)
     figure = Figure(figsize=(size + 0.8 + 1.1 * (len(columns) - len(labels)), size), layout="constrained")
     axes = figure.add_subplot()
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     for row, column in np.ndindex(*counts.shape):
+        # White text on the dark cells, so that it stays readable.
         text_color = "white" if shares[row, column] > 0.5 else "black"
         text = f"{counts[row, column]:,}\n{shares[row, column]:.0%}"
         axes.text(column, row, text, ha="center", va="center", color=text_color)
@@ -53,12 +55,14 @@ def plot_confusion_matrix(
 
 
 def plot_reliability(panels: Mapping[str, ReliabilityBins], title: str, path: Path) -> None:
-    """Draw accuracy by confidence, and the rows of each bin below; a calibrated model's bars end on the diagonal.
+    """Plot reliability diagrams: accuracy by confidence, with the number of rows per bin below.
+
+    The bars of a calibrated model end on the diagonal.
 
     Args:
-        panels: title of each pair of axes and what it shows, from left to right.
-        title: of the whole.
-        path: the PNG to write.
+        panels: The title and bins of each diagram, from left to right.
+        title: The title of the figure.
+        path: The PNG file to write.
     """
     figure = Figure(figsize=(4.6 * len(panels) + 0.6, 5.6), layout="constrained")
     axes = figure.subplots(2, len(panels), sharex=True, sharey="row", squeeze=False, height_ratios=(3, 1.2))
@@ -94,7 +98,7 @@ def _draw_accuracies(axes: Axes, bins: ReliabilityBins) -> None:
         markersize=4,
         label="mean confidence",
     )
-    axes.plot([0, 1], [0, 1], "--", color="grey", linewidth=1)
+    axes.plot([0, 1], [0, 1], "--", color="gray", linewidth=1)
     axes.set(xlim=(0, 1), ylim=(0, 1))
 
 

@@ -1,4 +1,4 @@
-"""Evaluations on disk, read row by row into codes and hashes, so that a million rows need little memory."""
+"""Reading of saved predictions as label codes and hashes, so that a million rows need little memory."""
 
 from array import array
 from collections.abc import Iterator, Sequence
@@ -11,7 +11,7 @@ import numpy as np
 from pydantic_core import from_json
 
 from toolkit.errors import DataError
-from toolkit.runs.run_folder import check_is_evaluation, read_object
+from toolkit.runs.run_folder import check_is_evaluation, read_json_object
 
 _COMPARED_KEYS = ("id", "premise", "hypothesis", "label")
 _NO_LABEL = -1
@@ -20,17 +20,17 @@ _EVALUATE_AGAIN = "Evaluate again: run.evaluate()"
 
 @dataclass(frozen=True)
 class EvaluatedRows:
-    """One evaluation, without its texts.
+    """The rows of one evaluation, without their texts.
 
     Args:
-        folder: where its metrics.json and predictions.jsonl are.
-        name: run and evaluation, e.g. `nli_fr/adapter`.
-        metrics: what metrics.json holds.
-        labels: the classes, in sorted order, which the codes count in.
-        gold: [rows], codes of the true labels.
-        predicted: [rows], codes; -1 where a free answer was no label.
-        row_hashes: [rows], a 64-bit hash of id, texts and gold label.
-        premise_hashes: [rows], a 64-bit hash of the premise.
+        folder: The folder with metrics.json and predictions.jsonl.
+        name: The names of run and evaluation, e.g. `nli_fr/adapter`.
+        metrics: The contents of metrics.json.
+        labels: The classes, sorted. A label's code is its index here.
+        gold: [rows], codes of the gold labels.
+        predicted: [rows], codes of the predictions, -1 for an invalid answer.
+        row_hashes: [rows], 64-bit hashes of id, texts and gold label.
+        premise_hashes: [rows], 64-bit hashes of the premise.
     """
 
     folder: Path
@@ -44,36 +44,39 @@ class EvaluatedRows:
 
     @property
     def correct(self) -> np.ndarray:
-        """[rows], whether the prediction is the gold label."""
+        """Booleans [rows], True if the prediction is the gold label."""
         return self.gold == self.predicted
 
 
 def read_evaluation(folder: Path) -> EvaluatedRows:
-    """Read a folder that `eval_generate.py` wrote.
+    """Read an evaluation's folder.
 
     Raises:
-        RunError: it is no such folder.
-        DataError: a row of it cannot be read.
+        RunError: If the folder is not an evaluation.
+        DataError: If a row cannot be read.
     """
     metrics = _read_metrics(folder)
+    # Sorted, so that codes agree between evaluations whose recipes list the same labels in another order.
     labels = tuple(sorted(metrics["labels"]))
     label_codes = {label: i for i, label in enumerate(labels)}
     prediction_codes = {**label_codes, None: _NO_LABEL}
+    # 24 bytes per row: two 32-bit codes and two 64-bit hashes.
     gold, predicted, row_hashes, premise_hashes = array("i"), array("i"), array("q"), array("q")
     for number, row in enumerate(_read_rows(folder), 1):
         try:
             gold.append(label_codes[row["label"]])
             predicted.append(prediction_codes[row["prediction"]])
-            # Python's own hash: another one in each process, but all that are compared are made in this one.
+            # Python salts string hashes per process. That is fine: all hashes that are compared are computed here.
             row_hashes.append(hash((row["id"], row["premise"], row["hypothesis"], row["label"])))
             premise_hashes.append(hash(row["premise"]))
         except (KeyError, TypeError) as error:
             raise DataError(
-                f"{folder / 'predictions.jsonl'}, line {number} is no prediction on the labels {', '.join(labels)}.",
+                f"{folder / 'predictions.jsonl'}, line {number} is not a prediction for the labels "
+                f"{', '.join(labels)}.",
                 hint=_EVALUATE_AGAIN,
             ) from error
     if not row_hashes:
-        raise DataError(f"{folder / 'predictions.jsonl'} holds no rows.", hint=_EVALUATE_AGAIN)
+        raise DataError(f"{folder / 'predictions.jsonl'} has no rows.", hint=_EVALUATE_AGAIN)
     return EvaluatedRows(
         folder,
         f"{folder.resolve().parent.parent.name}/{folder.resolve().name}",
@@ -85,10 +88,10 @@ def read_evaluation(folder: Path) -> EvaluatedRows:
 
 def _read_metrics(folder: Path) -> dict[str, Any]:
     check_is_evaluation(folder)
-    metrics = read_object(folder / "metrics.json")
+    metrics = read_json_object(folder / "metrics.json")
     labels = metrics.get("labels")
     if not isinstance(labels, list) or not labels or not all(isinstance(label, str) for label in labels):
-        raise DataError(f"{folder / 'metrics.json'} names no labels.", hint=_EVALUATE_AGAIN)
+        raise DataError(f"{folder / 'metrics.json'} has no list of labels.", hint=_EVALUATE_AGAIN)
     return metrics
 
 
@@ -103,23 +106,24 @@ def _read_rows(folder: Path) -> Iterator[dict[str, Any]]:
 
 
 def check_same_rows(first: EvaluatedRows, second: EvaluatedRows) -> None:
-    """Refuse two evaluations whose ids, texts or gold labels are not equal in the same order.
+    """Check that two evaluations have the same ids, texts and gold labels, in the same order.
 
     Raises:
-        DataError: naming the first row that differs, and in what.
+        DataError: If they do not; the message names the first row that differs.
     """
     if first.labels != second.labels:
         raise DataError(
-            f"{first.name} is about the labels {', '.join(first.labels)}, {second.name} about "
-            f"{', '.join(second.labels)}: they cannot be compared."
+            f"{first.name} has the labels {', '.join(first.labels)}, but {second.name} has "
+            f"{', '.join(second.labels)}, so they cannot be compared."
         )
     common = min(len(first.row_hashes), len(second.row_hashes))
     differing = np.flatnonzero(first.row_hashes[:common] != second.row_hashes[:common])
     if not len(differing) and len(first.row_hashes) == len(second.row_hashes):
         return
+    # If one evaluation is a prefix of the other, the first difference is the first row that it lacks.
     position = int(differing[0]) if len(differing) else common
     raise DataError(
-        f"{first.name} and {second.name} are not about the same rows in the same order: row {position + 1} "
+        f"{first.name} and {second.name} do not have the same rows in the same order: row {position + 1} "
         f"{_describe_difference(first, second, position)}.",
         hint="Evaluate both on the same rows: with the same data=FILE and limit=N.",
     )
@@ -128,9 +132,9 @@ def check_same_rows(first: EvaluatedRows, second: EvaluatedRows) -> None:
 def _describe_difference(first: EvaluatedRows, second: EvaluatedRows, position: int) -> str:
     first_row, second_row = (_row_at(evaluation, position) for evaluation in (first, second))
     if first_row is None or second_row is None:
-        return f"stands in {(first if second_row is None else second).name} alone"
+        return f"is only in {(first if second_row is None else second).name}"
     key = next(key for key in _COMPARED_KEYS if first_row[key] != second_row[key])
-    return f"has {key} {_shorten(first_row[key])} in the one and {_shorten(second_row[key])} in the other"
+    return f"has {key} {_shorten(first_row[key])} in the first and {_shorten(second_row[key])} in the second"
 
 
 def _row_at(evaluation: EvaluatedRows, position: int) -> dict[str, Any] | None:
@@ -143,11 +147,11 @@ def _shorten(value: object) -> str:
 
 
 def differing_rows(evaluations: Sequence[EvaluatedRows], selected: np.ndarray) -> Iterator[dict[str, Any]]:
-    """Read the files again and yield id, texts, gold label and every evaluation's prediction of the chosen rows.
+    """Yield id, texts, gold label and all predictions of the selected rows, read from the files again.
 
     Args:
-        evaluations: of the same rows.
-        selected: [rows], which ones.
+        evaluations: Evaluations of the same rows.
+        selected: [rows], True for the rows to yield.
     """
     with ExitStack() as stack:
         files = [

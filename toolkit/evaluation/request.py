@@ -1,4 +1,4 @@
-"""What an evaluation is asked to measure; a look at it costs no imports that take seconds."""
+"""The parameters of an evaluation, and the checks of them that need no slow imports."""
 
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -16,14 +16,14 @@ Mode = Literal["constrained", "free"]
 
 @dataclass(frozen=True)
 class EvaluationRequest:
-    """What to measure.
+    """The parameters of an evaluation.
 
     Args:
-        model: which of the run's models.
-        data: other rows than the recipe's evaluation rows, see `parse_data`.
-        limit: the first N rows only; a look, for which no temperature is fitted.
-        mode: constrained to the labels, where a temperature is fitted on the rows that training held back; or free.
-        shots: training rows that stand solved before each question, see `draw_shots`; for the base model alone.
+        model: The model of the run to evaluate.
+        data: Rows to use instead of the recipe's evaluation rows, see `parse_data`.
+        limit: Score only the first N rows, as a quick look. No temperature is fitted.
+        mode: "constrained" decodes only labels and fits a temperature on the calibration set. "free" generates freely.
+        shots: The number of training rows to show as solved examples in each prompt, for the base model only.
     """
 
     model: ModelRef = ModelRef("adapter")  # noqa: RUF009 - frozen
@@ -33,10 +33,10 @@ class EvaluationRequest:
     shots: int = 0
 
     def check(self, run: TrainedRun) -> None:
-        """Refuse what the run alone tells cannot be measured, before packages that take seconds to import.
+        """Check all that can be checked against the run's folder before packages are imported, which takes seconds.
 
         Raises:
-            ToolkitError: there is no such model or file, or the model cannot be asked in this way.
+            ToolkitError: If a value is invalid, a model or file is missing, or the model does not support the request.
         """
         self._check_values()
         kind = run.recipe.model.kind
@@ -48,16 +48,21 @@ class EvaluationRequest:
         check_writable(run.folder.eval)
 
     def _check_values(self) -> None:
-        """Refuse values that the command line cannot give, and Python can."""
+        """Check the values' types and ranges, which the command line ensures and a Python caller does not."""
         if self.mode not in get_args(Mode):
-            raise RunError(f"mode is {self.mode!r}, which is neither constrained nor free.", hint="Choose one of them.")
+            raise RunError(
+                f"mode is {self.mode!r}, which is not a decoding mode.", hint='Use mode="constrained" or mode="free".'
+            )
         if self.limit is not None and not _is_count(self.limit, at_least=1):
             raise RunError(
-                f"limit is {self.limit!r}, which is not a number of rows from 1 on.", hint="Leave it out for all."
+                f"limit is {self.limit!r}, but must be an integer of at least 1.", hint="Leave it out to use all rows."
             )
         if not _is_count(self.shots, at_least=0):
-            raise RunError(f"shots is {self.shots!r}, which is not a number from 0 on.", hint="Leave it out for none.")
+            raise RunError(
+                f"shots is {self.shots!r}, but must be an integer of at least 0.", hint="Leave it out for none."
+            )
 
 
 def _is_count(value: object, *, at_least: int) -> bool:
+    # bool is a subclass of int, so limit=True would pass as 1.
     return isinstance(value, int) and not isinstance(value, bool) and value >= at_least

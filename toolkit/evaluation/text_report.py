@@ -1,4 +1,4 @@
-"""Results as text for a terminal."""
+"""The results of an evaluation as text for a terminal."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,14 +8,14 @@ from toolkit.utils.terminal import escape_control_characters
 
 
 def text_report(gold: Sequence[str], predicted: Sequence[str], metrics: dict[str, Any]) -> str:
-    """Return the per-class table, laid out by scikit-learn, and below it the figures that it lacks.
+    """Return scikit-learn's table of per-class scores, followed by the other metrics.
 
     Args:
-        gold: the true label of each row.
-        predicted: the decoded label of each row; "" where a free answer was none.
-        metrics: what metrics.json holds.
+        gold: The true label of each row.
+        predicted: The predicted label of each row, or "" if a free answer is not a label.
+        metrics: The content of metrics.json.
     """
-    from sklearn.metrics import classification_report  # here, since an `Evaluation` is read without it
+    from sklearn.metrics import classification_report  # slow, and reading an Evaluation does not need it
 
     table = classification_report(
         list(gold),
@@ -34,7 +34,7 @@ def text_report(gold: Sequence[str], predicted: Sequence[str], metrics: dict[str
     ]
     if metrics["baselines"]:
         baselines = ", ".join(f"{name} {accuracy:.2%}" for name, accuracy in metrics["baselines"].items())
-        lines.append(f"without the model: {baselines}")
+        lines.append(f"baselines: {baselines}")
     lines += _statistics_lines(metrics)
     for column, values in metrics["slices"].items():
         width = max(len(column), *(len(value) for value in values))
@@ -44,6 +44,7 @@ def text_report(gold: Sequence[str], predicted: Sequence[str], metrics: dict[str
             f"{slice_metrics['macro_f1']:>8.4f}"
             for value, slice_metrics in values.items()
         ]
+    # Labels, slice values and answers come from data files and models, which are untrusted.
     return escape_control_characters("\n".join([table, *lines, *invalid_lines(metrics)]))
 
 
@@ -59,7 +60,7 @@ def _statistics_lines(metrics: dict[str, Any]) -> list[str]:
             for name in ("nll", "ece", "brier")
         )
         lines.append(
-            f"temperature {calibration['temperature']:.3f}, fitted on {calibration['rows']:,} rows held back from "
-            f"training: {changes}"
+            f"temperature {calibration['temperature']:.3f}, fitted on {calibration['rows']:,} held-out training rows: "
+            f"{changes}"
         )
     return lines + [f"WARNING: {warning}" for warning in metrics["warnings"]]

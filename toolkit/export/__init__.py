@@ -1,1 +1,1 @@
-"""From a merged model folder to files that other programs run."""
+"""The export of trained runs to GGUF files, which llama.cpp and Ollama can run."""

@@ -1,4 +1,4 @@
-"""How far two models agree on labelled rows: predictions, probabilities, and how near a tie each disagreement was."""
+"""The agreement of two models on labeled rows: equal predictions, probability differences, margins of disagreements."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,10 +14,11 @@ from toolkit.inference.label_trie import LabelTrie
 
 @dataclass(frozen=True)
 class Disagreement:
-    """One row that two models decode differently.
+    """A row for which two models decode different labels.
 
-    `margin` tells how much likelier, in nats, the reference found the token with which the two answers part. Rounding
-    turns a near tie; a clear margin is turned by nothing but another model.
+    `margin` is how strongly the reference preferred its own answer: the difference of its log-probabilities, in nats,
+    for the two tokens at which the answers diverge. Rounding can flip a near tie. A clear disagreement means that the
+    models differ by more than rounding.
     """
 
     id: str
@@ -30,7 +31,7 @@ class Disagreement:
 
 @dataclass(frozen=True)
 class Agreement:
-    """What a model does on rows beside a reference; differences are of label probabilities."""
+    """A model's predictions compared with those of a reference; the differences are of label probabilities."""
 
     rows: int
     equal: int
@@ -42,12 +43,12 @@ class Agreement:
 
     @property
     def share(self) -> float:
-        """Of the rows, those with equal predictions."""
+        """The share of rows with equal predictions."""
         return self.equal / self.rows
 
     @property
     def clear_disagreements(self) -> int:
-        """How many disagreements are no near ties."""
+        """The number of disagreements that are not near ties."""
         return sum(disagreement.kind == "clear" for disagreement in self.disagreements)
 
 
@@ -57,11 +58,11 @@ def compare_scores(
     """Compare two models' scores of the same rows.
 
     Args:
-        examples: the rows.
-        trie: the labels.
-        reference: [rows, edges], natural logarithms, as scorers give them.
-        model: the same of the other model.
-        near_tie: the largest margin, in nats, that counts as a near tie.
+        examples: The rows, with their correct labels.
+        trie: The labels.
+        reference: The reference's log-probabilities as scorers return them: [rows, edges], natural logarithms.
+        model: The log-probabilities of the model under test, in the same layout.
+        near_tie: The largest margin, in nats, that counts as a near tie.
     """
     reference_labels, model_labels = trie.greedy(reference), trie.greedy(model)
     differences = np.abs(label_probabilities(trie, reference) - label_probabilities(trie, model))
@@ -70,6 +71,8 @@ def compare_scores(
         examples, reference_labels, model_labels, reference, strict=True
     ):
         if reference_label != model_label:
+            # The trie's margin is the reference's at the token where the labels diverge. Totals of whole labels would
+            # not do: greedy decoding compares one token at a time, and its label need not have the highest total.
             margin = trie.margin(scores, reference_label, model_label)
             kind: Literal["near tie", "clear"] = "near tie" if margin <= near_tie else "clear"
             disagreements.append(Disagreement(example.id, example.label, reference_label, model_label, margin, kind))
@@ -86,5 +89,6 @@ def compare_scores(
 
 
 def label_probabilities(trie: LabelTrie, edge_log_probs: np.ndarray) -> np.ndarray:
-    """[rows, labels], normalised over the labels, from [rows, edges]."""
+    """Convert edge log-probabilities [rows, edges] to probabilities [rows, labels] that sum to 1 in each row."""
+
     return softmax(trie.label_log_probs(edge_log_probs), axis=1)

@@ -1,4 +1,4 @@
-"""A trained run becomes files that llama.cpp runs: merge, convert, quantise, and prove that they answer alike."""
+"""The export of a trained run to GGUF: merge, convert, quantize, and check each file against the adapter."""
 
 import hashlib
 import logging
@@ -15,14 +15,14 @@ from toolkit.export.gguf_header import Origin
 from toolkit.export.gguf_tokenizer import read_tokenizer
 from toolkit.export.gguf_writer import gguf_bytes, write_gguf
 from toolkit.export.llama_config import read_config
-from toolkit.export.modelfile import modelfile, usage
+from toolkit.export.modelfile import render_modelfile, render_readme
 from toolkit.export.parity_gate import Parity, ParityGate, Verify, choose_rows
 from toolkit.export.quantization import find_quantizer, quantize_file
 from toolkit.models.gguf_types import FILE_TYPES
 from toolkit.models.merging import merge_adapter, merged_type
 from toolkit.models.model_folder import card_license, find_base
 from toolkit.models.parameters import model_config
-from toolkit.prompts.encoder import PromptEncoder
+from toolkit.prompts.prompt_tokenizer import PromptTokenizer
 from toolkit.prompts.tokenizer import load_tokenizer
 from toolkit.recipe.schema import GgufType
 from toolkit.reporting.html_report import write_report
@@ -36,13 +36,13 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """What to write and how strictly to check it.
+    """The files to write and how strictly to check them.
 
     Args:
-        file_types: which GGUFs to write.
-        verify: how many evaluation rows to compare on.
-        min_agreement: the least share of equal predictions; None: see `ParityGate`.
-        remove_merged: delete the merged weights at the end.
+        file_types: The GGUF file types to write.
+        verify: The number of evaluation rows to compare on, or "all".
+        min_agreement: The smallest acceptable share of equal predictions. None takes the defaults of `ParityGate`.
+        remove_merged: If true, delete the merged weights at the end.
     """
 
     file_types: tuple[GgufType, ...]
@@ -53,12 +53,12 @@ class ExportOptions:
 
 @dataclass(frozen=True)
 class ExportResult:
-    """The files of an export, and how each answers next to the adapter.
+    """The files of an export and their agreement with the adapter.
 
     Args:
-        files: the GGUFs.
-        parity: one entry for the merged weights, where they were compared, and one for each file.
-        table: the same as text for a terminal.
+        files: The GGUF files.
+        parity: One entry for the merged weights and one for each file.
+        table: The same results as text for a terminal.
     """
 
     files: tuple[Path, ...]
@@ -67,47 +67,49 @@ class ExportResult:
 
     @property
     def passed(self) -> bool:
-        """Whether every model passes the gate."""
+        """True if every model passes the gate."""
         return not any(entry.reasons for entry in self.parity)
 
     @property
     def agreement(self) -> dict[str, float]:
-        """The share of predictions equal to the adapter's, by model (`merged`, `gguf-q8_0` ...)."""
+        """The share of predictions that equal the adapter's, by model (`merged`, `gguf-q8_0`, ...)."""
         return {entry.model: entry.agreement.share for entry in self.parity}
 
 
 def export_run(run: TrainedRun, options: ExportOptions) -> ExportResult:
-    """Merge the adapter, write one GGUF per file type, and compare each with the adapter on evaluation rows.
+    """Merge the adapter, write one GGUF file per file type, and compare each with the adapter on evaluation rows.
 
     Args:
-        run: a finished run.
-        options: what to write and how strictly to check it.
+        run: A finished run.
+        options: The files to write and how strictly to check them.
 
     Raises:
-        ModelError: the adapter does not fit the base, or llama.cpp cannot load a file.
-        ExportError: the model is none that can be converted, or there is no quantizer.
-        StorageError: the disk is too small.
-        ParityError: a file does not answer as the adapter; all files are written, and parity.json says why.
+        ModelError: If the adapter does not fit the base model, or llama.cpp cannot load a file.
+        ExportError: If the model cannot be converted, or no quantizer is installed.
+        StorageError: If the disk has too little free space.
+        ParityError: If a file does not answer like the adapter. All files are kept, and parity.json has the reasons.
     """
     folder, recipe = run.folder, run.recipe
     base = find_base(run)
     files = {file_type: folder.gguf(file_type) for file_type in options.file_types}
-    for path in (folder.merged, folder.gguf("quantising"), *files.values()):
-        remove_leftovers(path)  # it would count as disk that is not free
+    for path in (folder.merged, folder.gguf("quantizing"), *files.values()):
+        remove_leftovers(path)  # partial files of a killed export would count as used disk space in the check below
     _check_export(base, run, options.file_types)
-    encoder = PromptEncoder(load_tokenizer(folder.adapter), recipe.task, recipe.model.max_seq_length)
-    modelfile(encoder, next(iter(files.values())), recipe.model.max_seq_length)
+    prompt_tokenizer = PromptTokenizer(load_tokenizer(folder.adapter), recipe.task, recipe.model.max_seq_length)
+    # Called only for its errors: a prompt that no Modelfile can hold is refused before the long work.
+    render_modelfile(prompt_tokenizer, next(iter(files.values())), recipe.model.max_seq_length)
     examples = choose_rows(load_examples(recipe, recipe.data.eval), options.verify, recipe.seed)
-    gate = ParityGate(run, encoder, examples, options.min_agreement)
+    gate = ParityGate(run, prompt_tokenizer, examples, options.min_agreement)
     logger.info("merging     %s + adapter into %s", recipe.model.name, folder.merged)
     merge_adapter(base, folder.adapter, folder.merged)
     gate.check_merged()
-    earlier = _earlier_parity(folder, list(files.values()))
-    _write_files(files, run, _origin(base, run))
+    # Results of files about to be replaced are dropped first, so that a killed export leaves none for the new files.
+    earlier = _keep_earlier_parity(folder, list(files.values()))
+    _write_files(files, run, _read_origin(base, run))
     for file_type, file in files.items():
         logger.info("%-11s %s, %s MB", file_type, file, f"{file.stat().st_size / 1e6:,.1f}")
         gate.check_gguf(file_type, file)
-    _write_companions(list(files.values()), run, encoder, gate, earlier)
+    _write_companions(list(files.values()), run, prompt_tokenizer, gate, earlier)
     if options.remove_merged:
         shutil.rmtree(folder.merged)
     result = ExportResult(tuple(files.values()), tuple(gate.results), gate.table())
@@ -115,27 +117,27 @@ def export_run(run: TrainedRun, options: ExportOptions) -> ExportResult:
     logger.info("\n%s\n\nreport      %s", result.table, report)
     if gate.refused:
         raise ParityError(
-            f"{', '.join(entry.model for entry in gate.refused)} of {run.path} does not answer as the adapter did.",
-            hint=f"The reasons stand above and in {folder.parity}; the files are there to look into, not to ship.",
+            f"{', '.join(entry.model for entry in gate.refused)} of {run.path} does not answer like the adapter.",
+            hint=f"See the reasons above and in {folder.parity}. The files are kept for inspection. Do not ship them.",
             result=result,
         )
     return result
 
 
 def _check_export(base: Path, run: TrainedRun, file_types: Sequence[GgufType]) -> None:
-    """What cannot be converted, quantised or held by the disk is refused before gigabytes are merged."""
+    """Check that model, tokenizer, quantizer, and disk space allow the export, before gigabytes are merged."""
     config = read_config(base)
     read_tokenizer(run.folder.adapter, config.vocab_size)
     if quantizer_types := [file_type for file_type in file_types if FILE_TYPES[file_type].needs_quantizer]:
         find_quantizer()
     source = merged_type(model_config(base))
-    written_types = [source, *file_types]  # the merged weights are as large as a GGUF of their type
+    written_types = [source, *file_types]  # the merged weights are as large as a GGUF file of their type
     needed = sum(gguf_bytes(base, file_type) for file_type in [*written_types, *([source] if quantizer_types else [])])
     free = shutil.disk_usage(run.path).free
     if needed > free:
         raise StorageError(
-            f"The export needs {needed / 1e9:.1f} GB of disk, and {run.path} has {free / 1e9:.1f} GB free.",
-            hint="Free some, write fewer file types, or move the run folder to a larger disk.",
+            f"The export needs {needed / 1e9:.1f} GB of disk space, but {run.path} has {free / 1e9:.1f} GB free.",
+            hint="Free disk space, write fewer file types, or move the run folder to a larger disk.",
         )
 
 
@@ -151,15 +153,15 @@ def _write_files(files: dict[GgufType, Path], run: TrainedRun, origin: Origin) -
     quantizer_types = [file_type for file_type in files if FILE_TYPES[file_type].needs_quantizer]
     if not quantizer_types:
         return
-    with scratch_path(run.folder.gguf("quantising")) as source:
-        # In the merged weights' own type: what is quantised is what was merged.
+    with scratch_path(run.folder.gguf("quantizing")) as source:
+        # The quantizer reads the merged weights in their own dtype, so that no rounding comes before quantization.
         write(merged_type(model_config(merged)), source, run.path.resolve().name)
         for file_type in quantizer_types:
             quantize_file(source, files[file_type], file_type)
 
 
-def _earlier_parity(run: RunFolder, files: list[Path]) -> list[dict[str, Any]]:
-    """Entries of an earlier export's files that are still there; of files that are written anew they are forgotten."""
+def _keep_earlier_parity(run: RunFolder, files: list[Path]) -> list[dict[str, Any]]:
+    """Reduce parity.json to the files of earlier exports that still exist and are not in `files`, and return these."""
     if (record := load_parity(run)) is None:
         return []
     existing = [entry for entry in record["models"] if entry.get("file") and (run.path / entry["file"]).is_file()]
@@ -168,9 +170,9 @@ def _earlier_parity(run: RunFolder, files: list[Path]) -> list[dict[str, Any]]:
     return kept
 
 
-def _origin(base: Path, run: TrainedRun) -> Origin:
+def _read_origin(base: Path, run: TrainedRun) -> Origin:
     name = run.recipe.model.name
-    is_local = Path(name).is_dir()  # a folder of this machine is nobody else's business
+    is_local = Path(name).is_dir()  # published files must not reveal a path on this machine
     return Origin(
         recipe=hashlib.sha256(run.folder.recipe_file.read_bytes()).hexdigest(),
         base_model=Path(name).name if is_local else name,
@@ -180,11 +182,15 @@ def _origin(base: Path, run: TrainedRun) -> Origin:
 
 
 def _write_companions(
-    files: list[Path], run: TrainedRun, encoder: PromptEncoder, gate: ParityGate, earlier: list[dict[str, Any]]
+    files: list[Path],
+    run: TrainedRun,
+    prompt_tokenizer: PromptTokenizer,
+    gate: ParityGate,
+    earlier: list[dict[str, Any]],
 ) -> None:
     recipe = run.recipe
     record = gate.record(describe(recipe.data.eval))
     write_json(run.folder.parity, {**record, "models": [*record["models"], *earlier]})
     folder = files[0].parent
-    write_text(folder / "Modelfile", modelfile(encoder, files[0], recipe.model.max_seq_length))
-    write_text(folder / "README.md", usage(encoder, files, gate.example))
+    write_text(folder / "Modelfile", render_modelfile(prompt_tokenizer, files[0], recipe.model.max_seq_length))
+    write_text(folder / "README.md", render_readme(prompt_tokenizer, files, gate.example))

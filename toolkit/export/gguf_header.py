@@ -1,4 +1,4 @@
-"""What a GGUF file says before its tensors: what the model is and where it comes from, its sizes, its tokenizer."""
+"""The metadata of a GGUF file: the model's name, origin, and sizes, and its tokenizer."""
 
 from dataclasses import dataclass
 
@@ -13,13 +13,13 @@ from toolkit.models.gguf_types import FileType
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a model comes from; what is not known stays out of the file.
+    """The provenance of a model. Unknown fields are left out of the file.
 
     Args:
-        recipe: SHA-256 of the run's recipe.yaml, hexadecimal.
-        base_model: the base model's name in the recipe.
-        base_revision: its commit on the hub.
-        license_: of the base model, as its model card names it.
+        recipe: SHA-256 digest of the run's recipe.yaml, in hexadecimal.
+        base_model: The name of the base model in the recipe.
+        base_revision: The commit of the base model on the Hub.
+        license_: The license of the base model, as its model card gives it.
     """
 
     recipe: str
@@ -31,11 +31,11 @@ class Origin:
 def add_model(
     writer: GGUFWriter, config: LlamaConfig, spec: FileType, *, name: str, parameters: int, origin: Origin | None
 ) -> None:
-    """Add what the model is: name, origin, sizes, file type."""
+    """Add the model's name, origin, sizes, and file type to the metadata."""
     writer.add_type(GGUFType.MODEL)
     writer.add_name(name)
     writer.add_size_label(size_label(parameters, 0, 0, 0))
-    # A classifier's answer is its likeliest one; llama.cpp takes this as default where a caller sets no temperature.
+    # A classifier should give its most likely answer. llama.cpp uses this value if the caller sets no temperature.
     writer.add_sampling_temp(0.0)
     if origin is not None:
         _add_origin(writer, origin)
@@ -57,6 +57,7 @@ def _add_origin(writer: GGUFWriter, origin: Origin) -> None:
 
 
 def _add_hyper_parameters(writer: GGUFWriter, config: LlamaConfig) -> None:
+    # Keys and their order follow llama.cpp's converter, with which tests/export/test_llama_cpp_converter.py compares.
     writer.add_block_count(config.num_hidden_layers)
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
@@ -72,9 +73,9 @@ def _add_hyper_parameters(writer: GGUFWriter, config: LlamaConfig) -> None:
 
 
 def add_tokenizer(writer: GGUFWriter, tokenizer: GgufTokenizer) -> None:
-    """Add the vocabulary, its merges, special ids and flags, and the chat template."""
+    """Add the vocabulary, merges, special token ids, and chat template to the metadata."""
     writer.add_tokenizer_model("gpt2")  # llama.cpp's name for byte-level BPE
-    writer.add_tokenizer_pre("llama-bpe")
+    writer.add_tokenizer_pre("llama-bpe")  # the split rule, which llama.cpp knows by name only
     writer.add_token_list(tokenizer.tokens)
     writer.add_token_types(tokenizer.token_types)
     tokenizer.special.add_to_gguf(writer, quiet=True)

@@ -1,8 +1,9 @@
-"""A merged Hugging Face folder as one GGUF file, written in this process, tensor by tensor.
+"""A writer that turns a merged Hugging Face model folder into one GGUF file, tensor by tensor, in this process.
 
-The format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md.
+Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -12,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from gguf import GGMLQuantizationType, GGUFWriter
 from gguf.constants import GGML_QUANT_SIZES
-from gguf.quants import quantize
+from gguf.quants import quant_shape_to_byte_shape, quantize
 from joblib import cpu_count
 
 from toolkit.errors import ExportError
@@ -25,12 +26,12 @@ from toolkit.recipe.schema import GgufType
 from toolkit.utils.atomic_io import atomic_path
 from toolkit.utils.progress import progress_bar
 
-_CHUNK_VALUES = 1 << 22  # 16 MiB as float32: what a thread holds at full precision
+_CHUNK_VALUES = 1 << 22  # values that a thread holds as float32: 16 MiB
 
 
 @dataclass(frozen=True)
 class _PlannedTensor:
-    """One tensor of the file: its GGUF name, element shape, stored type, and where its values come from."""
+    """A tensor of the GGUF file: its name, shape in elements, stored type, and the source of its values."""
 
     name: str
     shape: tuple[int, ...]
@@ -39,12 +40,11 @@ class _PlannedTensor:
 
     @property
     def byte_count(self) -> int:
-        block, block_bytes = GGML_QUANT_SIZES[self.stored_as]
-        return self.value_count // block * block_bytes
+        return math.prod(quant_shape_to_byte_shape(self.shape, self.stored_as))
 
     @property
     def value_count(self) -> int:
-        return int(np.prod(self.shape))
+        return math.prod(self.shape)
 
 
 def write_gguf(
@@ -56,25 +56,27 @@ def write_gguf(
     name: str,
     origin: Origin | None = None,
 ) -> None:
-    """Write the merged Llama model of `model_folder` as the GGUF file `destination`.
+    """Write the merged Llama model in `model_folder` to the GGUF file `destination`.
 
     Args:
-        model_folder: config.json, tokenizer.json and 16- or 32-bit safetensors (one file or shards).
-        destination: the file; it appears whole or not at all, and an older one is replaced.
-        file_type: how matrices are stored; norms and other vectors are float32 always.
-        date_string: today's date for the chat template, which otherwise asks the clock; None leaves the template as is.
-        name: `general.name` of the file, shown by the programs that load it.
-        origin: where the model comes from, for the file's header.
+        model_folder: A folder with config.json, tokenizer.json, and 16- or 32-bit safetensors (one file or shards).
+        destination: The GGUF file. It is written atomically and replaces an existing one.
+        file_type: The storage of matrices. Norms and other vectors are always float32.
+        date_string: The date that the chat template prints as today's. None leaves the template unchanged, and it then
+            reads the clock.
+        name: The file's `general.name`, which programs show when they load it.
+        origin: The provenance of the model, for the metadata.
 
     Raises:
-        ExportError: the folder is not a Llama model with Llama 3's tokenizer in 16- or 32-bit safetensors, or the file
-            type is not one that this module writes.
+        ExportError: If the folder is not a Llama model with Llama 3's tokenizer in 16- or 32-bit safetensors, or if
+            the file type is unknown or needs llama.cpp's quantizer.
     """
     spec = FILE_TYPES.get(file_type)
     if spec is None or spec.needs_quantizer:
         supported = [name for name, entry in FILE_TYPES.items() if not entry.needs_quantizer]
         raise ExportError(
-            f"GGUF files of type {file_type!r} are not written here.", hint=f"Use {', '.join(supported)}."
+            f"GGUF files of type {file_type!r} cannot be written in this process.",
+            hint=f"Use one of {', '.join(supported)}.",
         )
     folder = LlamaFolder(model_folder)
     tokenizer = read_tokenizer(model_folder, folder.config.vocab_size, date_string)
@@ -87,10 +89,10 @@ def write_gguf(
 
 
 def gguf_bytes(model_folder: Path, file_type: GgufType) -> int:
-    """How large the GGUF of a model folder will be, in bytes; for llama.cpp's mixtures at most.
+    """Return an upper bound for the size of a model folder's GGUF file, in bytes.
 
     Raises:
-        ExportError: as `write_gguf`.
+        ExportError: If the folder is not a complete Llama model in 16- or 32-bit safetensors.
     """
     return HEADER_BYTES + sum(
         tensor.byte_count for tensor in _plan_tensors(LlamaFolder(model_folder), FILE_TYPES[file_type])
@@ -98,9 +100,9 @@ def gguf_bytes(model_folder: Path, file_type: GgufType) -> int:
 
 
 def _plan_tensors(folder: LlamaFolder, spec: FileType) -> list[_PlannedTensor]:
-    """Every tensor of the file in its order, before any is read."""
+    """Return every tensor of the file in file order, without reading any values."""
     planned = []
-    factors = rope_factors(folder.config)
+    factors = compute_rope_factors(folder.config)
     if factors is not None:
         planned.append(_PlannedTensor("rope_freqs.weight", factors.shape, GGMLQuantizationType.F32, factors))
     for tensor in folder.tensors:
@@ -109,19 +111,20 @@ def _plan_tensors(folder: LlamaFolder, spec: FileType) -> list[_PlannedTensor]:
 
 
 def _stored_type(tensor: Tensor, spec: FileType) -> GGMLQuantizationType:
-    """Vectors are float32; a matrix whose rows do not divide into blocks is float16, as llama.cpp's converter does."""
+    """Return the type that a tensor is stored as: float32 for vectors, the file type's choice for matrices."""
     if len(tensor.shape) == 1:
         return GGMLQuantizationType.F32
     is_embedding = tensor.gguf_name in ("token_embd.weight", "output.weight")
     quantized_type = spec.embeddings if is_embedding else spec.matrices
+    # Quantized types store whole blocks of a row. Like llama.cpp's converter, fall back to float16 if they do not fit.
     return quantized_type if tensor.shape[-1] % GGML_QUANT_SIZES[quantized_type][0] == 0 else GGMLQuantizationType.F16
 
 
-def rope_factors(config: LlamaConfig) -> np.ndarray | None:
-    """What Llama 3's scaling divides each rotary frequency by; None where the model does not scale.
+def compute_rope_factors(config: LlamaConfig) -> np.ndarray | None:
+    """Return the divisors of the rotary frequencies under Llama 3's scaling, or None if the model does not scale them.
 
-    Wavelengths beyond the original context are stretched by `factor`, short ones stay, and those between are
-    interpolated (Llama 3.1: `apply_scaling` in meta-llama/llama-models, `rope_type: llama3` in transformers).
+    Long wavelengths are stretched by `factor`, short ones are unchanged, and those in between are interpolated
+    (Llama 3.1: `apply_scaling` in meta-llama/llama-models, `rope_type: llama3` in transformers).
 
     Returns:
         float32 [head_dim / 2], at least 1.
@@ -129,7 +132,7 @@ def rope_factors(config: LlamaConfig) -> np.ndarray | None:
     scaling = config.rope_scaling
     if scaling is None:
         return None
-    # In float32 step by step, so that the factors are bit for bit those of llama.cpp's converter.
+    # Every step is in float32 so that the factors equal those of llama.cpp's converter bit for bit.
     exponents = np.arange(0, config.head_dim, 2, dtype=np.float32) / np.float32(config.head_dim)
     wavelengths = 2 * np.pi / (1 / np.float32(config.rope_theta) ** exponents)
     turns = scaling.original_max_position_embeddings / wavelengths
@@ -153,8 +156,9 @@ def _write_tensors(writer: GGUFWriter, tensors: Sequence[_PlannedTensor], title:
         progress_bar(total=total, unit="B", unit_scale=True, desc=title) as progress,
     ):
         for tensor in tensors:
+            # GGUF aligns the start of every tensor's data, so padding comes before the first and after each of them.
             writer.write_padding(file, file.tell())
-            # The writer's own write_tensor_data wants a whole tensor at once.
+            # GGUFWriter.write_tensor_data takes whole tensors only. Writing blocks of rows keeps peak memory low.
             for block in _stored_blocks(tensor, threads):
                 block.tofile(file)
                 progress.update(block.nbytes)
@@ -162,7 +166,7 @@ def _write_tensors(writer: GGUFWriter, tensors: Sequence[_PlannedTensor], title:
 
 
 def _stored_blocks(tensor: _PlannedTensor, threads: ThreadPoolExecutor) -> Iterator[np.ndarray]:
-    """The tensor's values as they are stored, in blocks of rows; numpy converts them without the GIL."""
+    """Return a tensor's stored values in blocks of rows, converted by threads: numpy releases the GIL for that."""
     source = tensor.source
     if isinstance(source, np.ndarray):
         return iter([source])
@@ -177,13 +181,14 @@ def _stored_blocks(tensor: _PlannedTensor, threads: ThreadPoolExecutor) -> Itera
 def _convert(rows: np.ndarray, tensor: _PlannedTensor) -> np.ndarray:
     with np.errstate(over="ignore"):
         stored = quantize(rows, tensor.stored_as)
+    # Quantized values are packed bytes, in which NaN cannot be recognized: check the values before conversion.
     if not np.isfinite(rows).all():
         raise ExportError(
-            f"Tensor {tensor.name} holds values that are not finite, so the model cannot answer.",
-            hint="Training or merging went wrong: look for a non-finite loss in train_log.jsonl and train again.",
+            f"Tensor {tensor.name} contains NaN or infinity, so the model cannot answer.",
+            hint="Training or merging went wrong. Look for a non-finite loss in train_log.jsonl and train again.",
         )
     if tensor.stored_as is GGMLQuantizationType.F16 and not np.isfinite(stored).all():
         raise ExportError(
-            f"Tensor {tensor.name} holds values beyond float16's largest (65504).", hint="Use bf16, f32 or q8_0."
+            f"Tensor {tensor.name} contains values beyond the range of float16 (65504).", hint="Use bf16, f32, or q8_0."
         )
     return stored

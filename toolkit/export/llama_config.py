@@ -1,4 +1,4 @@
-"""config.json of a Llama folder: the fields that a GGUF file needs, and refusals of what it cannot hold."""
+"""The config.json of a Llama model folder: the fields that a GGUF file needs, checked for what it cannot express."""
 
 import json
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from toolkit.errors import ExportError
 
 @dataclass(frozen=True)
 class Llama3Scaling:
-    """The numbers of `rope_type: llama3`; lengths in tokens."""
+    """The parameters of `rope_type: llama3`; lengths are in tokens."""
 
     factor: float
     low_freq_factor: float
@@ -20,7 +20,7 @@ class Llama3Scaling:
 
 @dataclass(frozen=True)
 class LlamaConfig:
-    """The fields of config.json that a GGUF file needs, under their Hugging Face names."""
+    """The fields of config.json that a GGUF file needs, with their Hugging Face names."""
 
     vocab_size: int
     hidden_size: int
@@ -37,55 +37,59 @@ class LlamaConfig:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file.
+    """Return the object in a JSON file.
 
     Raises:
-        ExportError: the file is missing, or is not JSON.
+        ExportError: If the file is missing or does not contain a JSON object.
     """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ExportError(
-            f"{path.parent} has no {path.name}, so it is not a whole model folder.",
-            hint="Give the folder that merging wrote: config.json, tokenizer.json and safetensors.",
+            f"{path.parent} has no {path.name}, so it is not a complete model folder.",
+            hint="Give the folder that merging wrote, with config.json, tokenizer.json, and safetensors.",
         ) from None
     except (OSError, ValueError, RecursionError) as error:
         raise ExportError(f"{path} cannot be read: {error}.", hint="Merge again, or copy the file again.") from error
     if not isinstance(value, dict):
-        raise ExportError(f"{path} holds a {type(value).__name__}, not an object.", hint="Merge again.")
+        raise ExportError(f"{path} contains a {type(value).__name__} instead of an object.", hint="Merge again.")
     return value
 
 
 def read_config(folder: Path) -> LlamaConfig:
-    """The configuration of a Llama folder.
+    """Return the configuration of a Llama model folder.
 
     Raises:
-        ExportError: another architecture, 4- or 8-bit weights, or an activation or rotary scaling that is not Llama's.
+        ExportError: If the model has another architecture, 4- or 8-bit weights, or an activation or rotary scaling
+            that llama.cpp's Llama does not compute.
     """
     raw = read_json(folder / "config.json")
     architectures = raw.get("architectures") or ["none"]
     if architectures != ["LlamaForCausalLM"]:
         raise ExportError(
-            f"{folder} is a {', '.join(architectures)}; only LlamaForCausalLM can be written as GGUF here.",
+            f"{folder} is a {', '.join(architectures)} model, but only LlamaForCausalLM can be exported to GGUF.",
             hint="Train a Llama model, or convert this one with llama.cpp's own convert_hf_to_gguf.py.",
         )
     if quantization := raw.get("quantization_config"):
         method = quantization.get("quant_method", "unknown method") if isinstance(quantization, dict) else quantization
         raise ExportError(
-            f"The weights of {folder} are quantised ({method}); GGUF needs the 16- or 32-bit ones.",
+            f"The weights of {folder} are quantized ({method}), but GGUF needs 16- or 32-bit weights.",
             hint="Merge the adapter into the 16-bit base model and export that folder.",
         )
     if (activation := raw.get("hidden_act", "silu")) != "silu":
-        raise ExportError(f"{folder} uses the activation {activation!r}; llama.cpp's Llama computes silu only.")
+        raise ExportError(f"{folder} uses the activation {activation!r}, but llama.cpp's Llama computes only silu.")
     try:
         return _config(raw, folder)
     except (KeyError, TypeError, ValueError, ArithmeticError) as error:
-        raise ExportError(f"{folder / 'config.json'} lacks or misstates {error}.", hint="Merge again.") from error
+        raise ExportError(
+            f"{folder / 'config.json'} has a missing or invalid value: {error}.", hint="Merge again."
+        ) from error
 
 
 def _config(raw: dict[str, Any], folder: Path) -> LlamaConfig:
     heads = int(raw["num_attention_heads"])
     rope = _rope_parameters(raw)
+    # Configurations of the first Llama models have neither `num_key_value_heads` nor `head_dim`.
     return LlamaConfig(
         vocab_size=int(raw["vocab_size"]),
         hidden_size=int(raw["hidden_size"]),
@@ -103,18 +107,19 @@ def _config(raw: dict[str, Any], folder: Path) -> LlamaConfig:
 
 
 def _rope_parameters(raw: dict[str, Any]) -> dict[str, Any]:
-    """One dictionary for both spellings: `rope_parameters` (transformers 5), `rope_theta` with `rope_scaling` (4)."""
+    """Return the rotary settings of either layout: transformers 5 (`rope_parameters`) or 4 (`rope_scaling`)."""
+    # transformers 4 keeps `rope_theta` outside `rope_scaling`, transformers 5 puts it inside `rope_parameters`.
     older = {"rope_theta": raw["rope_theta"]} if "rope_theta" in raw else {}
     return {**older, **(raw.get("rope_scaling") or {}), **(raw.get("rope_parameters") or {})}
 
 
 def _rope_scaling(rope: dict[str, Any], folder: Path) -> Llama3Scaling | None:
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind == "default":
+    rope_type = rope.get("rope_type", rope.get("type", "default"))  # older configurations call it `type`
+    if rope_type == "default":
         return None
-    if kind != "llama3":
+    if rope_type != "llama3":
         raise ExportError(
-            f"{folder} scales its rotary positions by {kind!r}; only Llama 3's scaling can be written here.",
+            f"{folder} uses the rotary scaling {rope_type!r}, but only Llama 3's scaling can be exported.",
             hint="Use a Llama 3 model without another context extension.",
         )
     return Llama3Scaling(

@@ -1,4 +1,4 @@
-"""How to run an exported GGUF elsewhere: a Modelfile for Ollama, and command lines for llama.cpp and Ollama."""
+"""Instructions for running an exported GGUF file: a Modelfile for Ollama, command lines for llama.cpp and Ollama."""
 
 import json
 import re
@@ -6,31 +6,35 @@ import shlex
 from pathlib import Path
 
 from toolkit.errors import ExportError
-from toolkit.prompts.encoder import PromptEncoder
 from toolkit.prompts.messages import prompt_messages
+from toolkit.prompts.prompt_tokenizer import PromptTokenizer
 
 _OLLAMA_PLACEHOLDERS = {"system": "{{ .System }}", "user": "{{ .Prompt }}"}
-_MIN_CONTEXT_LENGTH = 2048
+_MIN_CONTEXT_LENGTH = 2048  # tokens
 
 
-def modelfile(encoder: PromptEncoder, gguf: Path, context_length: int) -> str:
-    """Ollama's description of the model: the prompt of one question, as the chat template renders it.
+def render_modelfile(prompt_tokenizer: PromptTokenizer, gguf: Path, context_length: int) -> str:
+    """Return an Ollama Modelfile that prompts the model exactly as the run's chat template does.
 
-    The syntax: https://docs.ollama.com/modelfile.
+    Syntax: https://docs.ollama.com/modelfile.
 
     Args:
-        encoder: the run's chat template and task.
-        gguf: the file, which stands beside the Modelfile.
-        context_length: the longest row of the recipe, in tokens.
+        prompt_tokenizer: The run's tokenizer, chat template, and task.
+        gguf: The GGUF file, in the same folder as the Modelfile.
+        context_length: The recipe's maximum row length, in tokens.
 
     Raises:
-        ExportError: the instruction holds three quotation marks in a row, which a Modelfile cannot.
+        ExportError: If the prompt contains three quotation marks in a row, which a Modelfile cannot express.
     """
-    end = encoder.decode([encoder.end_of_turn])
-    lines = [f"FROM ./{gguf.name}", f"TEMPLATE {_triple_quoted(ollama_template(encoder) + '{{ .Response }}' + end)}"]
-    if encoder.task.system:
-        lines.append(f"SYSTEM {_triple_quoted(encoder.task.system.strip())}")
-    max_tokens = max(len(ids) for ids in encoder.label_ids.values())
+    end = prompt_tokenizer.decode([prompt_tokenizer.end_of_turn])
+    lines = [
+        f"FROM ./{gguf.name}",
+        f"TEMPLATE {_triple_quoted(render_ollama_template(prompt_tokenizer) + '{{ .Response }}' + end)}",
+    ]
+    if prompt_tokenizer.task.system:
+        lines.append(f"SYSTEM {_triple_quoted(prompt_tokenizer.task.system.strip())}")
+    # The end-of-turn token is part of each label's ids, so this limit leaves room for it.
+    max_tokens = max(len(ids) for ids in prompt_tokenizer.label_ids.values())
     lines += [
         f"PARAMETER stop {json.dumps(end, ensure_ascii=False)}",
         "PARAMETER temperature 0",
@@ -40,49 +44,50 @@ def modelfile(encoder: PromptEncoder, gguf: Path, context_length: int) -> str:
     return "\n".join(lines) + "\n"
 
 
-def ollama_template(encoder: PromptEncoder) -> str:
-    """The prompt up to the answer as a Go template; without the first token, which Ollama adds by itself."""
+def render_ollama_template(prompt_tokenizer: PromptTokenizer) -> str:
+    """Return the prompt up to the answer as a Go template, without the first token, which Ollama adds itself."""
     text = ""
-    for role, piece in encoder.template.pieces():
+    for role, piece in prompt_tokenizer.template.split_prompt():
+        # Go would read literal braces as an action, so they are printed by one: {{ "{{" }}.
         text += _OLLAMA_PLACEHOLDERS[role] if role else piece.replace("{{", '{{ "{{" }}')
-    bos = encoder.tokenizer.bos_token
+    bos = prompt_tokenizer.tokenizer.bos_token
     return text.removeprefix(bos) if bos else text
 
 
 def _triple_quoted(text: str) -> str:
     if '"""' in text:
         raise ExportError(
-            "A Modelfile cannot hold three quotation marks in a row, and the prompt has them.",
-            hint="Write task.system and the chat template without them.",
+            "The prompt contains three quotation marks in a row, which a Modelfile cannot express.",
+            hint="Remove them from task.system and the chat template.",
         )
     return f'"""{text}"""'
 
 
-def usage(encoder: PromptEncoder, files: list[Path], example: tuple[str, str, str]) -> str:
-    """A README for the folder of GGUF files.
+def render_readme(prompt_tokenizer: PromptTokenizer, files: list[Path], example: tuple[str, str, str]) -> str:
+    """Return the README of the folder of GGUF files.
 
     Args:
-        encoder: the run's chat template and task.
-        files: the files, the one to recommend first.
-        example: premise, hypothesis, and the label that the model gives them.
+        prompt_tokenizer: The run's tokenizer, chat template, and task.
+        files: The GGUF files, starting with the one that the command lines use.
+        example: A premise, a hypothesis, and the label that the model predicts for them.
     """
-    task = encoder.task
+    task = prompt_tokenizer.task
     *system, question = prompt_messages(task, *example[:2])
     quoted_file, name = shlex.quote(files[0].name), files[0].stem
     ollama_name = re.sub(r"[^a-z0-9._-]+", "-", name.lower())
     quoted_question = shlex.quote(question["content"])
     system_flag = f"-sys {shlex.quote(system[0]['content'])} " if system else ""
-    system_note = ", after the instruction it was trained with," if system else ""
+    system_note = ", preceded by the system prompt it was trained with," if system else ""
     messages = json.dumps({"messages": [*system, question], "temperature": 0}, ensure_ascii=False)
     url = "http://127.0.0.1:8080/v1/chat/completions"
     return "\n\n".join(
         [
             f"# {name}",
-            f"Files: {', '.join(f'`{file.name}`' for file in files)}. How each agrees with the model that was measured "
-            "stands in `parity.json`.",
-            f"The model answers one user message of this form{system_note} at temperature 0:",
+            f"Files: {', '.join(f'`{file.name}`' for file in files)}. `parity.json` reports how closely each agrees "
+            "with the evaluated model.",
+            f"The model expects a single user message of this form{system_note} and temperature 0:",
             _fenced_block(task.user.strip()),
-            f"To the question below it answers `{task.verbalizers[example[2]].strip()}`.{_date_note(encoder)}",
+            f"For the example below it answers `{task.verbalizers[example[2]].strip()}`.{_date_note(prompt_tokenizer)}",
             "## llama.cpp",
             _fenced_block(
                 f"llama-cli -m {quoted_file} --jinja --temp 0 --single-turn {system_flag}-p {quoted_question}"
@@ -97,14 +102,14 @@ def usage(encoder: PromptEncoder, files: list[Path], example: tuple[str, str, st
     )
 
 
-def _date_note(encoder: PromptEncoder) -> str:
-    date = encoder.task.date_string
-    is_printed = date and any(date in text for _, text in encoder.template.pieces())
-    return f" Its chat template prints {date} as today's date, on any day: so it was trained." if is_printed else ""
+def _date_note(prompt_tokenizer: PromptTokenizer) -> str:
+    date = prompt_tokenizer.task.date_string
+    is_printed = date and any(date in text for _, text in prompt_tokenizer.template.split_prompt())
+    return f" Its chat template always gives {date} as today's date, as in training." if is_printed else ""
 
 
 def _fenced_block(text: str) -> str:
-    """A fenced block that no text can close early."""
+    """Put text in a Markdown code block whose fence is longer than any run of backticks in the text."""
     fence = "```"
     while fence in text:
         fence += "`"

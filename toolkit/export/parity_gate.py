@@ -1,4 +1,4 @@
-"""The parity gate: the exported files answer as the adapter that was measured, row by row, or they are refused."""
+"""The parity gate: exported models must answer evaluation rows like the adapter they were made from."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -13,26 +13,30 @@ from toolkit.export.agreement import Agreement, compare_scores, label_probabilit
 from toolkit.export.chat_tokens import compare_chat_tokens
 from toolkit.inference.label_trie import LabelTrie
 from toolkit.inference.llama_cpp_scorer import LlamaCppScorer
-from toolkit.inference.loading import open_scorer, score
+from toolkit.inference.loading import open_scorer, score_prompts
 from toolkit.models.gguf_types import FILE_TYPES
-from toolkit.prompts.encoder import EncodedRow, PromptEncoder
+from toolkit.prompts.prompt_tokenizer import EncodedRow, PromptTokenizer
 from toolkit.recipe.schema import GgufType
 from toolkit.runs.model_ref import ModelRef
 from toolkit.runs.trained_run import TrainedRun
 from toolkit.utils.terminal import escape_control_characters
 
 Verify = int | Literal["all"]
-MIN_AGREEMENT, MIN_AGREEMENT_NARROW = 0.99, 0.95
-_NEAR_TIE, _NEAR_TIE_NARROW = 0.2, 1.0  # nats: odds of 55 to 45, and of 73 to 27
-_MAX_ROUNDING_SHIFT = 0.1  # nats, the mean over edges: what bfloat16 on either side moves a score by stays far below
-_SPOT_CHECK_ROWS = 32  # enough to see that two models are one, or that they are not
+MIN_AGREEMENT, MIN_AGREEMENT_BELOW_8_BIT = 0.99, 0.95
+_NEAR_TIE, _NEAR_TIE_BELOW_8_BIT = 0.2, 1.0  # nats: odds of 55 to 45, and of 73 to 27
+# Mean over edges, in nats. Rounding to bfloat16 in either model shifts scores by far less.
+_MAX_ROUNDING_SHIFT = 0.1
+_SPOT_CHECK_ROWS = 32  # enough to tell whether two models are the same
 _SHOWN_DISAGREEMENTS = 5
-"""Disagreements of a model that the terminal shows, the clearest first; parity.json has them all."""
+"""The number of disagreements per model that the terminal shows, clearest first. parity.json lists all of them."""
 
 
 @dataclass(frozen=True)
 class Parity:
-    """One model beside the adapter; without reasons against it, it passes. `min_agreement` None asks for none."""
+    """The result of comparing a model with the adapter.
+
+    The model passes if there are no `reasons` to refuse it. `min_agreement` is None if no agreement is required.
+    """
 
     model: str
     file: str | None
@@ -43,11 +47,11 @@ class Parity:
 
     @property
     def verdict(self) -> Literal["passed", "refused"]:
-        """What the gate says."""
+        """The decision of the gate."""
         return "refused" if self.reasons else "passed"
 
     def record(self) -> dict[str, Any]:
-        """Its entry in parity.json."""
+        """Return the model's entry in parity.json."""
         agreement = self.agreement
         return {
             "model": self.model,
@@ -70,35 +74,37 @@ class Parity:
 
 
 class ParityGate:
-    """Rows that went through the adapter, and each exported model's answers to them.
+    """A comparison of exported models with the adapter, on rows that the adapter scores once.
 
     Args:
-        run: the run.
-        encoder: text -> ids of the run's tokenizer.
-        examples: the rows to compare on, see `choose_rows`.
-        min_agreement: the least share of equal predictions; None takes 0.99 for files of 8 bits or more, 0.95 below.
+        run: The run.
+        prompt_tokenizer: The run's tokenizer, chat template, and task.
+        examples: The rows to compare on. See `choose_rows`.
+        min_agreement: The smallest acceptable share of equal predictions. None means 0.99 for file types of 8 bits or
+            more and 0.95 below.
     """
 
     def __init__(
         self,
         run: TrainedRun,
-        encoder: PromptEncoder,
+        prompt_tokenizer: PromptTokenizer,
         examples: Sequence[Example],
         min_agreement: float | None,
     ) -> None:
         self.examples = list(examples)
         self.results: list[Parity] = []
         self._run = run
-        self._encoder = encoder
-        self._rows: list[EncodedRow] = encoder.encode(self.examples)
-        self._trie = LabelTrie(encoder.label_ids)
+        self._prompt_tokenizer = prompt_tokenizer
+        self._rows: list[EncodedRow] = prompt_tokenizer.encode(self.examples)
+        self._trie = LabelTrie(prompt_tokenizer.label_ids)
         self._min_agreement = min_agreement
         self._merged_share = 1.0
-        self._adapter = self._torch_scores("adapter", len(self._rows))
-        self._base = self._torch_scores("base", _SPOT_CHECK_ROWS)
-        predicted = self._trie.greedy(self._adapter)
+        self._adapter_scores = self._torch_scores("adapter", len(self._rows))
+        # The base model's scores reveal an export from which the adapter is missing.
+        self._base_scores = self._torch_scores("base", _SPOT_CHECK_ROWS)
+        predicted = self._trie.greedy(self._adapter_scores)
         self.example = (self.examples[0].premise, self.examples[0].hypothesis, predicted[0])
-        """Premise and hypothesis of a row, and what the adapter answers."""
+        """The premise and hypothesis of a row, and the adapter's prediction for it."""
         self._correct = sum(row.label == label for row, label in zip(self.examples, predicted, strict=True))
 
     @property
@@ -107,19 +113,19 @@ class ParityGate:
         return [parity for parity in self.results if parity.reasons]
 
     def check_merged(self) -> None:
-        """Compare the merged weights on disk with the adapter on its base.
+        """Compare the merged weights on disk with the adapter on its base model.
 
-        Merging rounds once to the base's own type, which turns near ties at most; a few rows tell. An adapter that was
-        trained on 4-bit weights meets other ones here: all rows tell how much that changes, and it is no reason to
-        refuse.
+        Merging rounds once, to the base model's dtype, which flips near ties at most. A few rows are enough to check
+        this. An adapter trained on 4-bit weights is merged into 16-bit weights, which can change its answers. All rows
+        are then compared to report by how much, but the difference is not a reason to refuse the export.
         """
         was_4bit = self._run.recipe.model.load_in_4bit
         scores = self._torch_scores("merged", len(self._rows) if was_4bit else _SPOT_CHECK_ROWS)
         agreement = self._compare(scores, _NEAR_TIE)
-        mean_shift = float(np.abs(scores - self._adapter[: len(scores)]).mean())
+        mean_shift = float(np.abs(scores - self._adapter_scores[: len(scores)]).mean())
         shift_reason = (
-            f"its log-probabilities are {mean_shift:.3f} nats from the adapter's on average; "
-            f"rounding explains {_MAX_ROUNDING_SHIFT}"
+            f"its log-probabilities differ from the adapter's by {mean_shift:.3f} nats on average, but rounding "
+            f"explains at most {_MAX_ROUNDING_SHIFT}"
             if mean_shift > _MAX_ROUNDING_SHIFT and not was_4bit
             else ""
         )
@@ -127,15 +133,17 @@ class ParityGate:
         self._add_result("merged", None, agreement, None, None, [self._wrong_model_reason(scores), shift_reason])
 
     def check_gguf(self, file_type: GgufType, file: Path) -> None:
-        """Compare a GGUF's answers in llama.cpp with the adapter's, and the tokens of a plain chat call with ours."""
-        is_wide = FILE_TYPES[file_type].is_wide
-        min_agreement = self._min_agreement or (MIN_AGREEMENT if is_wide else MIN_AGREEMENT_NARROW)
+        """Compare a GGUF file's answers in llama.cpp with the adapter's, and a chat call's token ids with the run's."""
+        is_at_least_8_bit = FILE_TYPES[file_type].is_at_least_8_bit
+        min_agreement = self._min_agreement
+        if min_agreement is None:
+            min_agreement = MIN_AGREEMENT if is_at_least_8_bit else MIN_AGREEMENT_BELOW_8_BIT
         with LlamaCppScorer(file, self._trie, context_length=self._run.recipe.model.max_seq_length) as scorer:
-            scores = score(scorer, [row.prompt for row in self._rows])
+            scores = score_prompts(scorer, [row.prompt for row in self._rows])
             different_tokens, tokens_reason = compare_chat_tokens(
-                scorer.model, self._encoder, self.examples, self._rows
+                scorer.model, self._prompt_tokenizer, self.examples, self._rows
             )
-        agreement = self._compare(scores, _NEAR_TIE if is_wide else _NEAR_TIE_NARROW)
+        agreement = self._compare(scores, _NEAR_TIE if is_at_least_8_bit else _NEAR_TIE_BELOW_8_BIT)
         reasons = [
             tokens_reason,
             self._wrong_model_reason(scores),
@@ -151,7 +159,7 @@ class ParityGate:
         )
 
     def record(self, data: str) -> dict[str, Any]:
-        """What parity.json holds; `data` names the rows' source."""
+        """Return the contents of parity.json; `data` names the source of the rows."""
         rows = len(self.examples)
         return {
             "reference": "adapter",
@@ -164,7 +172,7 @@ class ParityGate:
         }
 
     def table(self) -> str:
-        """The results for a terminal."""
+        """Return the results as a table for the terminal."""
         rows, correct = len(self.examples), self._correct
         header = (
             f"{'parity':<13} {'equal':>15}  {'accuracy':<23}  {'probability: mean':>17} {'max':>7}  tokens  verdict"
@@ -184,23 +192,24 @@ class ParityGate:
             )
             lines += [f"  refused: {reason}" for reason in parity.reasons]
             lines += [
-                f"  row {row.id}: adapter {row.reference}, here {row.model} ({row.kind}: {row.margin:.3f} nats)"
+                f"  row {row.id}: adapter {row.reference}, model {row.model} ({row.kind}: {row.margin:.3f} nats)"
                 for row in sorted(agreement.disagreements, key=lambda row: -row.margin)[:_SHOWN_DISAGREEMENTS]
             ]
+        # Row ids come from the user's data.
         return escape_control_characters("\n".join(lines))
 
     def _torch_scores(self, model: str, rows: int) -> np.ndarray:
         with open_scorer(self._run, ModelRef.parse(model), self._trie) as scorer:
-            return score(scorer, [row.prompt for row in self._rows[:rows]])
+            return score_prompts(scorer, [row.prompt for row in self._rows[:rows]])
 
     def _merge_note(self) -> str:
         if not self._run.recipe.model.load_in_4bit:
             return ""
-        return f" (the adapter was trained on 4-bit weights; merging it alone keeps {self._merged_share:.1%})"
+        return f" (the adapter was trained on 4-bit weights; agreement after merging was {self._merged_share:.1%})"
 
     def _compare(self, scores: np.ndarray, near_tie: float) -> Agreement:
         rows = len(scores)
-        return compare_scores(self.examples[:rows], self._trie, self._adapter[:rows], scores, near_tie=near_tie)
+        return compare_scores(self.examples[:rows], self._trie, self._adapter_scores[:rows], scores, near_tie=near_tie)
 
     def _add_result(
         self,
@@ -216,29 +225,31 @@ class ParityGate:
         )
 
     def _wrong_model_reason(self, scores: np.ndarray) -> str:
-        """A sign that the file holds another model than the adapter on its base; empty where there is none."""
+        """Return the evidence that a model is not the adapter on its base model, or "" if there is none."""
         label_scores = self._trie.label_log_probs(scores)
         rows_differ = len({row.prompt for row in self._rows[: len(scores)]}) > 1
         if not np.ptp(label_scores, axis=1).any() or (rows_differ and not np.ptp(label_scores, axis=0).any()):
-            return "its label scores are the same whatever it reads, so it does not answer at all"
-        row_count = min(len(scores), len(self._base))
+            return "its label scores do not depend on the input, so its answers are meaningless"
+        row_count = min(len(scores), len(self._base_scores))
         exported, base, adapter = (
             label_probabilities(self._trie, edge_scores[:row_count])
-            for edge_scores in (scores, self._base, self._adapter)
+            for edge_scores in (scores, self._base_scores, self._adapter_scores)
         )
-        # Half, since an adapter that changes little is no nearer to a coarse file than its base is.
+        # The factor of 2 protects adapters that change little: a coarse file type is then about as far from the adapter
+        # as from the base model.
         if np.abs(exported - base).mean() < np.abs(exported - adapter).mean() / 2:
-            return "it answers as the base model does: the adapter is missing from it"
+            return "it answers like the base model: the adapter is missing"
         return ""
 
 
 def choose_rows(examples: Sequence[Example], verify: Verify, seed: int) -> list[Example]:
-    """Rows to compare on: all, or a random sample in which each label has its share, in the rows' own order."""
+    """Choose the rows to compare on: all of them, or a random sample with the same label shares, in file order."""
     if verify == "all" or verify >= len(examples):
         return list(examples)
     random = np.random.default_rng(seed)
     labels = np.array([example.label for example in examples])
-    # A row's place among the shuffled rows of its label, as a share of them: the smallest ones hold all labels alike.
+    # Each row gets its rank among the shuffled rows of its label, scaled to between 0 and 1. The rows with the smallest
+    # ranks are then a sample with the label shares of all rows, for any sample size.
     relative_ranks = np.empty(len(examples))
     for label in sorted(set(labels)):
         rows = np.flatnonzero(labels == label)
@@ -251,12 +262,12 @@ def _agreement_reason(agreement: Agreement, min_agreement: float, merge_note: st
         return ""
     cause = (
         f"{agreement.clear_disagreements} differ by a clear margin: the export is broken, "
-        "or the file type far too coarse"
+        "or the file type is far too coarse"
         if agreement.clear_disagreements
-        else "all that differ are near ties: the file type is too coarse for rows of which the adapter is unsure"
+        else "all differences are near ties: the file type is too coarse for rows of which the adapter is unsure"
     )
     return (
-        f"{agreement.equal} of {agreement.rows} predictions are equal, less than {min_agreement:.1%}; "
+        f"{agreement.equal} of {agreement.rows} predictions are equal, which is less than {min_agreement:.1%}; "
         f"{cause}{merge_note}"
     )
 

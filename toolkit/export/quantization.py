@@ -1,6 +1,6 @@
-"""llama.cpp's own quantiser, for the file types that the gguf package cannot make: in a process of its own.
+"""Quantization with llama.cpp's own quantizer, in a child process, for file types that the gguf package cannot make.
 
-`python -m toolkit.export.quantization SOURCE DESTINATION TYPE THREADS` replaces `llama-quantize` where
+`python -m toolkit.export.quantization SOURCE DESTINATION TYPE THREADS` takes the place of `llama-quantize` if only
 llama-cpp-python is installed.
 """
 
@@ -19,14 +19,15 @@ from toolkit.recipe.schema import GgufType
 from toolkit.utils.atomic_io import atomic_path
 from toolkit.utils.progress import progress_bar
 
-_TENSOR = re.compile(r"\[\s*(\d+)/\s*(\d+)\]")
+# The quantizer prints "[   3/ 291]" before each tensor's name.
+_TENSOR_PROGRESS = re.compile(r"\[\s*(\d+)/\s*(\d+)\]")
 
 
 def find_quantizer() -> list[str]:
-    """The command that quantises: `llama-quantize` on the PATH, or llama-cpp-python.
+    """Return the command that quantizes: `llama-quantize` if it is on the PATH, otherwise llama-cpp-python.
 
     Raises:
-        ExportError: there is neither.
+        ExportError: If neither is installed.
     """
     if program := shutil.which("llama-quantize"):
         return [program]
@@ -34,23 +35,23 @@ def find_quantizer() -> list[str]:
         return [sys.executable, "-m", "toolkit.export.quantization"]
     available = ", ".join(name for name, spec in FILE_TYPES.items() if not spec.needs_quantizer)
     raise ExportError(
-        "q4_k_m, q5_k_m and q6_k are made by llama.cpp's quantiser, and there is none here.",
-        hint="Put llama-quantize on the PATH (a release of llama.cpp has it), or build it in five minutes: "
-        f"pip install llama-cpp-python (the extra kquants). Without it: {available}.",
+        "q4_k_m, q5_k_m, and q6_k need llama.cpp's quantizer, which is not installed.",
+        hint="Put llama-quantize on the PATH (llama.cpp's releases contain it), or build it in about five minutes with "
+        f"pip install llama-cpp-python (the extra kquants). Types that do not need it: {available}.",
     )
 
 
 def quantize_file(source: Path, destination: Path, file_type: GgufType) -> None:
-    """Quantise a 16- or 32-bit GGUF; its metadata stay but for the file type.
+    """Quantize a 16- or 32-bit GGUF file. Its metadata are kept, except for the file type.
 
     Args:
-        source: the file to read.
-        destination: the file to write; it appears whole or not at all.
-        file_type: one of those that need the quantiser.
+        source: The file to read.
+        destination: The file to write. It is written atomically.
+        file_type: A file type that needs the quantizer.
 
     Raises:
-        ExportError: there is no quantiser.
-        QuantizerError: it fails.
+        ExportError: If no quantizer is installed.
+        QuantizerError: If the quantizer fails.
     """
     command = find_quantizer()
     with atomic_path(destination) as partial:
@@ -64,18 +65,19 @@ def quantize_file(source: Path, destination: Path, file_type: GgufType) -> None:
         ):
             for line in process.stdout or []:
                 lines.append(line.strip())
-                if match := _TENSOR.search(line):
+                if match := _TENSOR_PROGRESS.search(line):
                     bar.total = int(match[2])
                     bar.update(int(match[1]) - bar.n)
         if process.returncode or not partial.is_file():
-            last_line = next((line for line in reversed(lines) if line), "nothing")
-            raise QuantizerError(f"{command[0]} could not make {destination.name}; it ended with: {last_line}")
+            last_line = next((line for line in reversed(lines) if line), "none")
+            raise QuantizerError(f"{command[0]} could not write {destination.name}. Its last message: {last_line}")
 
 
 def _main(source: str, destination: str, file_type: str, threads: str) -> int:
     import llama_cpp
 
     params = llama_cpp.llama_model_quantize_default_params()
+    # llama.cpp numbers its file types like `general.file_type`.
     params.ftype = FILE_TYPES[file_type.lower()].number  # type: ignore[index]
     params.nthread = int(threads)
     return llama_cpp.llama_model_quantize(source.encode(), destination.encode(), params)

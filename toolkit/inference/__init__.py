@@ -1,1 +1,1 @@
-"""Labels decoded under constraint, and scored exactly, on either engine."""
+"""Constrained decoding, exact label scores and free generation with torch and llama.cpp."""

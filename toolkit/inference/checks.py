@@ -1,4 +1,4 @@
-"""Failures of scoring, as one sentence each: memory that runs out, and scores that are not numbers."""
+"""Checks that turn scoring failures, such as running out of memory or NaN, into readable errors."""
 
 from contextlib import AbstractContextManager
 
@@ -9,27 +9,28 @@ from toolkit.utils.memory_errors import memory_errors
 
 
 def scoring_errors() -> AbstractContextManager[None]:
-    """Return `memory_errors` for an evaluation or a prediction."""
+    """Return a context manager that reports out of memory during scoring; see `memory_errors`."""
     return memory_errors(
-        "The device's memory does not hold a forward pass over these rows.",
+        "Out of memory: the device has too little for a forward pass over these rows.",
         hint='Lower evaluation.batch_tokens, e.g. overrides={"evaluation.batch_tokens": 512}, '
         "or set model.load_in_4bit: true.",
     )
 
 
 def check_finite(scores: np.ndarray, first_row: int = 1) -> None:
-    """Refuse [rows, ...] scores that are no numbers.
+    """Check that scores contain neither NaN nor infinity.
 
     Args:
-        scores: of which each row must be finite.
-        first_row: the number of the first row in its file, for the message.
+        scores: The scores, [rows, ...].
+        first_row: The number of the first row in its file, for the message.
 
     Raises:
-        ModelError: naming the first such rows.
+        ModelError: If a score is not finite. The message names the first such rows.
     """
-    broken = np.flatnonzero(~np.isfinite(scores).all(axis=1)) + first_row
-    if len(broken):
+    invalid_rows = np.flatnonzero(~np.isfinite(scores).all(axis=1)) + first_row
+    if len(invalid_rows):
         raise ModelError(
-            f"The model's scores of {len(broken)} rows are no numbers; row {', '.join(map(str, broken[:3]))}.",
-            hint="Its weights or its precision are at fault: look into train_log.jsonl, or set model.dtype: float32.",
+            f"The model returned NaN or inf for {len(invalid_rows)} rows, e.g. row "
+            f"{', '.join(map(str, invalid_rows[:3]))}.",
+            hint="The cause is its weights or its precision. Check train_log.jsonl, or set model.dtype: float32.",
         )

@@ -1,4 +1,4 @@
-"""A model of a run that stays loaded: rows in, labels, probabilities or free answers out."""
+"""A classifier that keeps a model of a run loaded and returns labels, probabilities or generated text."""
 
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -15,9 +15,9 @@ from toolkit.data.inputs import read_pairs
 from toolkit.errors import DataError, RunError
 from toolkit.inference.checks import check_finite, scoring_errors
 from toolkit.inference.label_trie import LabelTrie
-from toolkit.inference.loading import Scorer, load_torch_model, open_scorer, score, torch_scorer
-from toolkit.prompts.encoder import EncodedRow, PromptEncoder
-from toolkit.prompts.sentence_pairs import EncodedPair, PairEncoder, RowEncoder, row_encoder
+from toolkit.inference.loading import Scorer, load_torch_model, make_torch_scorer, open_scorer, score_prompts
+from toolkit.prompts.prompt_tokenizer import EncodedRow, PromptTokenizer
+from toolkit.prompts.sentence_pairs import EncodedPair, PairTokenizer, RowTokenizer, make_row_tokenizer
 from toolkit.prompts.tokenizer import load_tokenizer
 from toolkit.runs.model_ref import ModelRef
 from toolkit.runs.trained_run import TrainedRun
@@ -26,12 +26,12 @@ from toolkit.utils.progress import Progress, show_progress
 
 @dataclass(frozen=True)
 class LabelScores:
-    """A model's scores of rows, in their order.
+    """The scores of rows under a model, in the order of the rows.
 
     Args:
-        labels: the classes.
-        decoded: the label of each row.
-        log_likelihoods: [rows, labels], natural logarithms, finite, not normalized over the labels.
+        labels: The classes.
+        decoded: The predicted label of each row.
+        log_likelihoods: Natural logarithms, [rows, labels], finite, not normalized over the labels.
     """
 
     labels: tuple[str, ...]
@@ -40,41 +40,42 @@ class LabelScores:
 
 
 class _LabelScorer(Protocol):
-    def label_scores(self, rows: Sequence[Any], first_row: int) -> LabelScores: ...
+    def score_labels(self, rows: Sequence[Any], first_row: int) -> LabelScores: ...
 
 
 class TrieLabelScorer:
-    """A decoder under constraint: a label is a path of the trie.
+    """A label scorer for language models, with constrained decoding: a label is a path in the label trie.
 
     Args:
-        scorer: scores the trie's edges.
-        trie: the labels.
+        scorer: The engine that scores the trie's edges.
+        trie: The labels.
     """
 
     def __init__(self, scorer: Scorer, trie: LabelTrie) -> None:
         self._scorer = scorer
         self._trie = trie
 
-    def label_scores(self, rows: Sequence[EncodedRow], first_row: int = 1) -> LabelScores:
-        """Score rows; `decoded` is greedy, the likeliest allowed token at each branch."""
-        edges = score(self._scorer, [row.prompt for row in rows], first_row=first_row)
+    def score_labels(self, rows: Sequence[EncodedRow], first_row: int = 1) -> LabelScores:
+        """Score rows. `decoded` follows the most likely allowed token at each branch of the trie."""
+        # Greedy decoding, as a generating model would do it. It may differ from the label with the highest likelihood.
+        edges = score_prompts(self._scorer, [row.prompt for row in rows], first_row=first_row)
         return LabelScores(self._trie.labels, self._trie.greedy(edges), self._trie.label_log_probs(edges))
 
 
 class HeadLabelScorer:
-    """An encoder: a label is an output of its head, and the likeliest one is the answer.
+    """A label scorer for encoders: a label is an output of the classification head.
 
     Args:
-        scorer: an `inference.encoder_scorer.EncoderScorer`.
-        labels: the head's outputs, in order.
+        scorer: An `inference.encoder_scorer.EncoderScorer`.
+        labels: The labels in the order of the head's outputs.
     """
 
     def __init__(self, scorer: Any, labels: tuple[str, ...]) -> None:
         self._scorer = scorer
         self._labels = labels
 
-    def label_scores(self, rows: Sequence[EncodedPair], first_row: int = 1) -> LabelScores:
-        """Score rows; on a tie `decoded` is the label that the recipe names first."""
+    def score_labels(self, rows: Sequence[EncodedPair], first_row: int = 1) -> LabelScores:
+        """Score rows. `decoded` is the most likely label, on a tie the one that comes first in the recipe."""
         with scoring_errors():
             scores = self._scorer.score(rows)
         check_finite(scores, first_row)
@@ -82,17 +83,19 @@ class HeadLabelScorer:
 
 
 class Classifier:
-    """A model of a run, with scikit-learn's verbs; its weights are loaded when the first row is scored, and stay.
+    """A model of a run with the methods of a scikit-learn classifier.
+
+    The weights are loaded when the first row is scored, and stay loaded until `close`.
 
     Args:
-        run: a finished run, with the recipe to use.
-        model: which of its models.
-        shots: solved examples that stand before each row, for the base model.
-        temperature: divides log-likelihoods; 1 leaves probabilities as the model gives them.
-        progress: whether and how the verbs report their progress.
+        run: A finished run, with the recipe to use.
+        model: The model of the run.
+        shots: Solved examples to put before each row, for few-shot prompting of the base model.
+        temperature: The divisor of the log-likelihoods (temperature scaling). 1 leaves probabilities unchanged.
+        progress: Whether to show progress bars, or a callback.
 
     Raises:
-        ToolkitError: the tokenizer cannot be read, or the recipe does not fit it.
+        ToolkitError: If the tokenizer cannot be read, or does not fit the recipe.
     """
 
     def __init__(
@@ -105,42 +108,44 @@ class Classifier:
         progress: Progress = False,
     ) -> None:
         if not model.gguf:
-            import toolkit.models.backend  # noqa: F401 - Unsloth comes before transformers, which the tokenizer imports
+            import toolkit.models.backend  # noqa: F401 - Unsloth must be imported before the tokenizer imports transformers
         self.run = run
         self.model = model
         self.temperature = temperature
         self.classes_: tuple[str, ...] = tuple(run.recipe.task.labels)
-        self.encoder: RowEncoder = row_encoder(load_tokenizer(run.folder.adapter), run.recipe, shots)
+        self.row_tokenizer: RowTokenizer = make_row_tokenizer(load_tokenizer(run.folder.adapter), run.recipe, shots)
         self._progress = progress
         self._stack = ExitStack()
         self._scorer: _LabelScorer | None = None
         self._generator: Any = None
 
     def predict(self, rows: Any) -> list[str]:
-        """Return the label of each row, decoded under constraint.
+        """Return the label of each row, found by constrained decoding.
 
         Args:
-            rows: tuples (premise, hypothesis), dictionaries, or a DataFrame; see `data.inputs`.
+            rows: Tuples (premise, hypothesis), dictionaries, or a DataFrame; see `data.inputs`.
 
         Raises:
-            DataError: naming the rows that hold no two texts, or do not fit.
-            ModelError: the model cannot be loaded, or its scores are no numbers.
+            DataError: If a row does not have two texts, or is too long. The message names the first such rows.
+            ModelError: If the model cannot be loaded, or returns NaN or inf.
         """
-        return self._score_inputs(rows).decoded
+        return self._score_rows(rows).decoded
 
     def predict_proba(self, rows: Any) -> np.ndarray:
         """Return the probability of each label, float64 [rows, labels], in the order of `classes_`; see `predict`."""
-        return self.probabilities(self._score_inputs(rows).log_likelihoods)
+        return self.to_probabilities(self._score_rows(rows).log_likelihoods)
 
     def score(self, rows: Any, labels: Sequence[str]) -> float:
-        """Return the accuracy on labelled rows; see `predict`.
+        """Return the accuracy on labeled rows; see `predict`.
 
         Raises:
-            DataError: as `predict`, or there are more or fewer labels than rows.
+            DataError: As in `predict`, or if the numbers of rows and labels differ.
         """
         predicted = self.predict(rows)
         if len(predicted) != len(labels):
-            raise DataError(f"There are {len(predicted)} rows and {len(labels)} labels.", hint="Give one for each row.")
+            raise DataError(
+                f"There are {len(predicted)} rows but {len(labels)} labels.", hint="Give one label per row."
+            )
         return (
             float(np.mean([prediction == label for prediction, label in zip(predicted, labels, strict=True)]))
             if predicted
@@ -148,71 +153,71 @@ class Classifier:
         )
 
     def generate(self, rows: Any) -> list[str]:
-        """Return what the model writes for each row, greedily and without constraint; see `predict`.
+        """Return the text that the model generates for each row, greedily and without constraints; see `predict`.
 
         Raises:
-            RunError: the model is an encoder, which does not write.
+            RunError: If the model is an encoder, which cannot generate text.
         """
         with show_progress(self._progress):
-            return self.free_answers(self.encode(rows))
+            return self.generate_answers(self.encode(rows))
 
     def encode(self, rows: Any) -> list[Any]:
-        """Return rows as token ids; the arguments and errors are those of `predict`."""
+        """Return rows as token ids. Arguments and errors are those of `predict`."""
         encoded, problems = [], []
         for number, pair in enumerate(read_pairs(rows, self.run.recipe.data.columns), 1):
             try:
-                encoded.append(self.encoder.question(*pair))
+                encoded.append(self.row_tokenizer.encode_unlabeled(*pair))
             except DataError as error:
                 problems.append(f"row {number} {error}")
         if problems:
-            more = f" ({len(problems)} rows do not fit)" if len(problems) > 1 else ""
+            total = f" ({len(problems)} rows are too long)" if len(problems) > 1 else ""
             raise DataError(
-                f"{'; '.join(problems[:3])}{more}.", hint="Shorten the texts, or raise model.max_seq_length."
+                f"{'; '.join(problems[:3])}{total}.", hint="Shorten the texts, or raise model.max_seq_length."
             )
         return encoded
 
-    def probabilities(self, log_likelihoods: np.ndarray) -> np.ndarray:
-        """Normalize [rows, labels] log-likelihoods over the labels, with the classifier's temperature."""
+    def to_probabilities(self, log_likelihoods: np.ndarray) -> np.ndarray:
+        """Normalize log-likelihoods, [rows, labels], over the labels with the classifier's temperature."""
         if not len(log_likelihoods):
             return np.zeros((0, len(self.classes_)))
         return softmax(log_likelihoods / self.temperature, axis=1)
 
-    def label_scores(self, rows: Sequence[Any], *, first_row: int = 1) -> LabelScores:
-        """Score rows of `encoder`.
+    def score_labels(self, rows: Sequence[Any], *, first_row: int = 1) -> LabelScores:
+        """Score encoded rows.
 
         Args:
-            rows: as token ids.
-            first_row: the number of the first row in its file, for messages.
+            rows: The output of `encode`.
+            first_row: The number of the first row in its file, for messages.
 
         Raises:
-            ModelError: the model cannot be loaded, or its scores are no numbers.
+            ModelError: If the model cannot be loaded, or returns NaN or inf.
         """
         if not rows:
             return LabelScores(self.classes_, [], np.zeros((0, len(self.classes_))))
-        return self._load_scorer().label_scores(rows, first_row)
+        return self._load_scorer().score_labels(rows, first_row)
 
-    def free_answers(self, rows: Sequence[Any]) -> list[str]:
-        """Return the model's own words for rows of `encoder`; a special token within an answer is part of its text.
+    def generate_answers(self, rows: Sequence[Any]) -> list[str]:
+        """Return the text that the model generates for encoded rows, including special tokens within an answer.
 
         Raises:
-            ModelError: the model cannot be loaded.
-            RunError: it is an encoder, which does not write.
+            ModelError: If the model cannot be loaded.
+            RunError: If the model is an encoder, which cannot generate text.
         """
-        encoder = self._prompt_encoder()
-        return [encoder.decode(ids) for ids in self._load_generator().generate([row.prompt for row in rows])]
+        row_tokenizer = self._require_prompt_tokenizer()
+        return [row_tokenizer.decode(ids) for ids in self._load_generator().generate([row.prompt for row in rows])]
 
     def load(self, mode: str = "constrained") -> None:
-        """Load the weights now rather than with the first row, to score (constrained) or to write (free)."""
+        """Load the weights now instead of with the first row, for scoring (constrained) or generation (free)."""
         if mode == "free":
             self._load_generator()
         else:
             self._load_scorer()
 
     def close(self) -> None:
-        """Free the model's memory; the next row that is scored loads it again."""
+        """Free the model's memory. The next call loads the model again."""
         self._stack.close()
         self._scorer = self._generator = None
-        self.__dict__.pop("_torch_model", None)
+        self.__dict__.pop("_torch_model", None)  # where cached_property stores its value
 
     def __enter__(self) -> Self:
         return self
@@ -222,18 +227,18 @@ class Classifier:
     ) -> None:
         self.close()
 
-    def _score_inputs(self, rows: Any) -> LabelScores:
+    def _score_rows(self, rows: Any) -> LabelScores:
         with show_progress(self._progress):
-            return self.label_scores(self.encode(rows))
+            return self.score_labels(self.encode(rows))
 
     @cached_property
     def _torch_model(self) -> Any:
         return load_torch_model(self.run, self.model)
 
-    def _prompt_encoder(self) -> PromptEncoder:
-        if isinstance(self.encoder, PairEncoder):
-            raise RunError("Free mode needs a model that writes text, but this run's model.kind is encoder.")
-        return self.encoder
+    def _require_prompt_tokenizer(self) -> PromptTokenizer:
+        if isinstance(self.row_tokenizer, PairTokenizer):
+            raise RunError("Free mode needs a model that generates text, but this run's model.kind is encoder.")
+        return self.row_tokenizer
 
     def _load_scorer(self) -> _LabelScorer:
         if self._scorer is None:
@@ -248,24 +253,26 @@ class Classifier:
         return self._generator
 
     def _release_gguf(self) -> None:
-        """llama.cpp allocates keys and values for one way of asking: to score and to write, it is opened anew."""
+        """Close the GGUF file before it is opened for scoring or generation."""
+        # llama.cpp fixes the number of sequences, and so the size of its KV cache, when it opens a file. Scoring uses
+        # several sequences and generation one, so the file is opened again.
         if self.model.gguf:
             self.close()
 
     def _open_scorer(self) -> _LabelScorer:
-        if isinstance(self.encoder, PairEncoder):
-            from toolkit.inference.encoder_scorer import open_encoder
+        if isinstance(self.row_tokenizer, PairTokenizer):
+            from toolkit.inference.encoder_scorer import load_encoder_scorer
 
-            return HeadLabelScorer(open_encoder(self.run, self.encoder), self.classes_)
-        trie = LabelTrie(self.encoder.label_ids)
+            return HeadLabelScorer(load_encoder_scorer(self.run, self.row_tokenizer), self.classes_)
+        trie = LabelTrie(self.row_tokenizer.label_ids)
         if self.model.gguf:
             return TrieLabelScorer(self._stack.enter_context(open_scorer(self.run, self.model, trie)), trie)
-        return TrieLabelScorer(torch_scorer(self._torch_model, self.run.recipe, trie), trie)
+        return TrieLabelScorer(make_torch_scorer(self._torch_model, self.run.recipe, trie), trie)
 
     def _open_generator(self) -> Any:
-        from toolkit.inference.generation import open_gguf_generator, torch_generator
+        from toolkit.inference.generation import make_torch_generator, open_gguf_generator
 
-        encoder = self._prompt_encoder()
+        row_tokenizer = self._require_prompt_tokenizer()
         if self.model.gguf:
-            return self._stack.enter_context(open_gguf_generator(self.run, self.model, encoder))
-        return torch_generator(self._torch_model, self.run.recipe, encoder)
+            return self._stack.enter_context(open_gguf_generator(self.run, self.model, row_tokenizer))
+        return make_torch_generator(self._torch_model, self.run.recipe, row_tokenizer)

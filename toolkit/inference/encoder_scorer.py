@@ -1,4 +1,4 @@
-"""Scores labels with an encoder and its trained head: rows of like length together, one forward pass each."""
+"""A label scorer for an encoder with a trained classification head."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,28 +6,29 @@ from typing import Any
 import numpy as np
 import torch
 
-from toolkit.batching.sampling import length_batches
+from toolkit.batching.sampling import batch_by_length
 from toolkit.errors import RecipeError
 from toolkit.models.backend import DEVICE, DataCollatorWithPadding
 from toolkit.models.encoder import load_encoder_for_scoring
-from toolkit.models.loading import precision_for
+from toolkit.models.loading import resolve_precision
 from toolkit.models.model_folder import find_base
 from toolkit.models.precision import Precision
-from toolkit.prompts.sentence_pairs import EncodedPair, PairEncoder
+from toolkit.prompts.sentence_pairs import EncodedPair, PairTokenizer
 from toolkit.runs.trained_run import TrainedRun
 from toolkit.utils.progress import progress_bar
 
 _BATCH_TOKENS = {"cuda": 16_384, "cpu": 2_048}
+"""The padded tokens per forward pass by device, if evaluation.batch_tokens is auto."""
 
 
 class EncoderScorer:
-    """Log-probabilities of the labels under a sequence classification model.
+    """A scorer that returns the log-probabilities of the labels under a sequence classification model.
 
     Args:
-        model: with its head, in evaluation mode.
-        tokenizer: pads the rows.
-        precision: what the model computes in, as it was trained.
-        batch_tokens: padded tokens per forward pass; changes speed and memory alone.
+        model: The model with its head, in evaluation mode.
+        tokenizer: The tokenizer, which pads the rows.
+        precision: The precision of the computation, the same as in training.
+        batch_tokens: The padded tokens per forward pass. This affects only speed and memory.
     """
 
     def __init__(self, model: Any, tokenizer: Any, precision: Precision, *, batch_tokens: int) -> None:
@@ -40,11 +41,12 @@ class EncoderScorer:
         """Score rows.
 
         Returns:
-            [rows, labels] natural logarithms, float64, in the order of the rows.
+            Natural logarithms, [rows, labels], float64, in the order of the rows.
         """
+        # Filled with NaN, so that `check_finite` would notice a row that was never scored.
         scores = np.full((len(rows), self._model.config.num_labels), np.nan)
         with progress_bar(total=len(rows), desc="scoring", unit="row") as bar:
-            for indices in length_batches([len(row) for row in rows], self._batch_tokens):
+            for indices in batch_by_length([len(row) for row in rows], self._batch_tokens):
                 scores[indices] = self._log_probs([rows[i] for i in indices])
                 bar.update(len(indices))
         return scores
@@ -55,24 +57,27 @@ class EncoderScorer:
         dtype = self._precision.dtype
         with torch.autocast(DEVICE, dtype=dtype, enabled=dtype != torch.float32):
             logits = self._model(**inputs.to(DEVICE)).logits
+        # In float64, because the softmax of 16-bit logits would round log-probabilities to two or three digits.
         return logits.double().log_softmax(dim=-1).cpu().numpy()
 
 
-def open_encoder(run: TrainedRun, encoder: PairEncoder) -> EncoderScorer:
+def load_encoder_scorer(run: TrainedRun, pair_tokenizer: PairTokenizer) -> EncoderScorer:
     """Load a run's encoder with its adapter and head.
 
     Raises:
-        RecipeError: the labels are not those, in the order, that the head was trained on.
-        ModelError: it cannot be loaded, or the adapter does not fit the base.
+        RecipeError: If the labels are not those of the head, in the same order.
+        ModelError: If the model cannot be loaded, or the adapter does not fit the base model.
     """
+    # The head's outputs are numbered in the order of the labels during training, which overrides may have changed.
     outputs = run.saved_recipe.task.labels
-    if encoder.labels != outputs:
+    if pair_tokenizer.labels != outputs:
         raise RecipeError(
-            f"task.labels is {list(encoder.labels)}, but the head of {run.path} has the outputs {list(outputs)}.",
-            hint="Leave task.labels as the run's recipe.yaml has it; map other names with data.label_map.",
+            f"task.labels is {list(pair_tokenizer.labels)}, but the head of {run.path} has the outputs "
+            f"{list(outputs)}.",
+            hint="Keep task.labels as in the run's recipe.yaml. Map other names with data.label_map.",
         )
-    precision = precision_for(run.recipe)
+    precision = resolve_precision(run.recipe)
     model = load_encoder_for_scoring(find_base(run), run.recipe, precision, run.folder.adapter)
     batch_tokens = run.recipe.evaluation.batch_tokens
     batch_tokens = _BATCH_TOKENS[DEVICE] if batch_tokens == "auto" else batch_tokens
-    return EncoderScorer(model, encoder.tokenizer, precision, batch_tokens=batch_tokens)
+    return EncoderScorer(model, pair_tokenizer.tokenizer, precision, batch_tokens=batch_tokens)

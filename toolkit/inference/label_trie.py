@@ -1,4 +1,4 @@
-"""The labels as a trie of token ids: every path from the root to a leaf is one label, and nothing else can be said."""
+"""A trie of label token ids, in which every path from the root to a leaf is one label."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,31 +10,33 @@ from toolkit.errors import RecipeError
 
 @dataclass(frozen=True)
 class Edge:
-    """One allowed step: `token` may follow `path` (the ids since the end of the prompt)."""
+    """A step in the trie: after the ids of `path`, which follow the prompt, `token` is allowed."""
 
     path: tuple[int, ...]
     token: int
 
 
 class LabelTrie:
-    """Label token sequences, and what their edges' log-probabilities say about the labels.
+    """The token sequences of the labels, and the conversion of edge log-probabilities into label scores.
 
     Args:
-        sequences: token ids of each label, the end-of-turn token included, in the order of the labels.
+        sequences: The token ids of each label including the end-of-turn token, in the order of the labels.
 
     Raises:
-        RecipeError: a sequence is empty, or equals or begins another one, so that decoding could not tell them apart.
+        RecipeError: If a sequence is empty, or equals another one or is a prefix of it, which would make decoding
+            ambiguous.
     """
 
     def __init__(self, sequences: Mapping[str, Sequence[int]]) -> None:
         self.sequences = {label: tuple(ids) for label, ids in sequences.items()}
         self.labels = tuple(self.sequences)
         self._check_unambiguous()
+        # A dictionary, unlike a set, keeps the order of the labels.
         steps = {Edge(ids[:i], ids[i]): None for ids in self.sequences.values() for i in range(len(ids))}
         self.edges: tuple[Edge, ...] = tuple(steps)
         """Every edge once, parents before children."""
         self.contexts: tuple[tuple[int, ...], ...] = tuple(dict.fromkeys(edge.path for edge in self.edges))
-        """The distinct paths after which a token is predicted; the first is the empty one."""
+        """The distinct paths after which a token is predicted, starting with the empty path."""
         index = {edge: i for i, edge in enumerate(self.edges)}
         self._label_edges = [
             np.array([index[Edge(ids[:i], ids[i])] for i in range(len(ids))]) for ids in self.sequences.values()
@@ -45,31 +47,33 @@ class LabelTrie:
     def _check_unambiguous(self) -> None:
         for label, ids in self.sequences.items():
             if not ids:
-                raise RecipeError(f"The verbalizer of label {label!r} has no tokens.", hint="Give it a word.")
+                raise RecipeError(f"The verbalizer of label {label!r} has no tokens.", hint="Use a word.")
             for other_label, other_ids in self.sequences.items():
                 if other_label != label and other_ids[: len(ids)] == ids:
                     raise RecipeError(
-                        f"The token sequence of label {label!r} begins that of label {other_label!r}, "
-                        "so a decoded answer could not be told apart.",
+                        f"The token sequence of label {label!r} is a prefix of that of label {other_label!r}, "
+                        "so decoding would be ambiguous.",
                         hint="Change one of task.verbalizers, or use a chat template that ends the assistant's turn.",
                     )
 
     def label_log_probs(self, edge_log_probs: np.ndarray) -> np.ndarray:
-        """Log-likelihood of each label's whole sequence.
+        """Return the log-likelihood of each label's complete sequence.
 
         Args:
-            edge_log_probs: [rows, edges], natural logarithms under the full vocabulary, in the order of `edges`.
+            edge_log_probs: Natural logarithms under the full vocabulary, [rows, edges], in the order of `edges`.
 
         Returns:
-            [rows, labels], in the order of `labels`.
+            Log-likelihoods, [rows, labels], in the order of `labels`.
         """
         return np.stack([edge_log_probs[:, edges].sum(axis=1) for edges in self._label_edges], axis=1)
 
     def margin(self, edge_log_probs: np.ndarray, label: str, other_label: str) -> float:
-        """How much likelier `label` is than `other_label` at the token with which the two part, in nats.
+        """Return the log-probability of `label` minus that of `other_label` at the first token where they differ.
 
         Args:
-            edge_log_probs: [edges], of one row.
+            edge_log_probs: Natural logarithms of one row, [edges].
+            label: A label.
+            other_label: Another label.
         """
         ids, other_ids = self.sequences[label], self.sequences[other_label]
         position = next(
@@ -79,19 +83,20 @@ class LabelTrie:
         return float(edge_log_probs[self._index[edges[0]]] - edge_log_probs[self._index[edges[1]]])
 
     def greedy(self, edge_log_probs: np.ndarray) -> list[str]:
-        """Greedy constrained decoding: from the root, the likeliest allowed token at each branch.
+        """Decode greedily under constraints: from the root, follow the most likely allowed token at each branch.
 
         Args:
-            edge_log_probs: [rows, edges], as for `label_log_probs`.
+            edge_log_probs: Natural logarithms, [rows, edges], as in `label_log_probs`.
 
         Returns:
-            The decoded label of each row; on a tie the label that the recipe names first.
+            The decoded label of each row. On a tie it is the label that comes first in the recipe.
         """
         label_of_path = {ids: label for label, ids in self.sequences.items()}
         decoded = []
         for row in edge_log_probs:
             path: tuple[int, ...] = ()
             while path not in label_of_path:
+                # `max` returns the first of equal edges, and edges are in the order of the labels.
                 best = max(self._children[path], key=lambda edge: row[self._index[edge]])
                 path = (*path, best.token)
             decoded.append(label_of_path[path])

@@ -1,4 +1,4 @@
-"""Scores the labels on a GGUF file with llama.cpp: token ids go in, log-probabilities come out."""
+"""A label scorer for GGUF files that sends token ids to llama.cpp and reads log-probabilities."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -15,33 +15,39 @@ from toolkit.utils.progress import progress_bar
 
 DEFAULT_CONTEXT_LENGTH = 4096
 ROWS_AT_ONCE = 8
-"""Past its prompt a row is read token by token, which is memory traffic alone: eight rows cost about what one does."""
-_TOP_TOKENS = 64  # costs 0.5 ms more than 1; 1,000 cost 7 ms and the whole vocabulary of Llama 3 over a second
+"""The rows that are computed together.
+
+After its prompt, a row is processed token by token. This is limited by memory bandwidth, because every token reads all
+weights, so eight rows take about as long as one."""
+_TOP_TOKENS = 64  # takes 0.5 ms longer than 1. 1,000 take 7 ms, and the whole vocabulary of Llama 3 more than a second
 _FORCING_BIAS = 1e6
-_LOG_SMALLEST_FLOAT32 = math.log(2.0**-149)  # llama.cpp computes a float32 probability first; smaller ones come as 0
+# llama.cpp computes probabilities in float32, and what is below the smallest one becomes 0, with the logarithm -inf.
+_LOG_SMALLEST_FLOAT32 = math.log(2.0**-149)
 
 
 class LlamaCppScorer:
-    """Log-probabilities of a label trie's edges on a GGUF file.
+    """A scorer that returns the log-probabilities of a label trie's edges under a GGUF file.
 
-    Each context of the trie is one request for one token of several rows. A logit bias forces the token that llama.cpp
-    samples, and llama.cpp reports its log-probability, and those of the likeliest tokens, from the logits before any
-    bias: exact under the full vocabulary. A second child that is not among the likeliest is forced by a request of its
-    own. Each of llama.cpp's sequences keeps the keys and values of its last prompt, so that a request computes only
-    what differs from it: rows go in sorted order, each sequence through neighbours of its own.
+    For each context of the trie, one request generates one token for several rows. A logit bias forces llama.cpp to
+    sample a child of the context. llama.cpp reports the log-probabilities of this token and of the most likely tokens
+    from the logits before the bias, so they are exact under the full vocabulary. A child that is not among the most
+    likely tokens is forced in a separate request.
 
-    Results do not depend on time or threads: what is computed together follows from the rows alone. They do depend, in
-    the fifth digit, on which rows were computed together.
+    Each of llama.cpp's sequences keeps the keys and values of its last prompt, and computes only the tokens that differ
+    from it. Therefore rows are sorted, and each sequence works through a contiguous share of them.
+
+    Results do not depend on timing or the number of threads, because the grouping follows only from the rows. In the
+    fifth digit they depend on which rows are computed together.
 
     Args:
-        gguf: the model file.
-        trie: the labels' token ids.
-        context_length: the longest prompt plus label, in tokens.
-        rows_at_once: rows that are computed together; memory for keys and values grows with it.
-        threads: threads to compute with; None takes every core this process may use.
+        gguf: The model file.
+        trie: The labels.
+        context_length: The longest prompt plus label in tokens.
+        rows_at_once: The rows that are computed together. The KV cache grows with it.
+        threads: The number of threads. None uses all cores that are available to this process.
 
     Raises:
-        ModelError: the file is missing, is not a GGUF file, is damaged, or is not a model that llama.cpp can run.
+        ModelError: If the file is missing, is not a GGUF file, is damaged, or is not a model that llama.cpp can run.
     """
 
     def __init__(
@@ -66,15 +72,16 @@ class LlamaCppScorer:
         """Score rows.
 
         Args:
-            prompts: token ids of each row up to the answer, the beginning-of-text token included; nothing is added.
+            prompts: The token ids of each row before its answer, including the beginning-of-text token. Nothing is
+                added to them.
 
         Returns:
-            [rows, edges] natural logarithms under the full vocabulary, float64, in the order of the rows.
+            Natural logarithms under the full vocabulary, [rows, edges], float64, in the order of the rows.
 
         Raises:
-            ModelError: a prompt is empty or longer than the context, or holds an id that the model does not have.
+            ModelError: If a prompt is empty, is too long for the context, or has a token id that the model lacks.
         """
-        for row, prompt in enumerate(prompts):
+        for row, prompt in enumerate(prompts, 1):
             self._check_length(row, len(prompt))
         scores = np.full((len(prompts), len(self.trie.edges)), np.nan)
         with progress_bar(total=len(prompts), desc="scoring", unit="row") as bar:
@@ -88,7 +95,7 @@ class LlamaCppScorer:
         return scores
 
     def close(self) -> None:
-        """Free the model's memory; a closed scorer cannot score."""
+        """Free the model's memory. A closed scorer cannot be used again."""
         self.model.close()
 
     def __enter__(self) -> Self:
@@ -101,15 +108,15 @@ class LlamaCppScorer:
 
     def _check_length(self, row: int, length: int) -> None:
         if length == 0:
-            raise ModelError(f"Row {row} has no tokens to score.", hint="A prompt holds at least the first token.")
+            raise ModelError(f"Row {row} has no tokens to score.", hint="Give every prompt at least one token.")
         if (needed := length + self._max_label_depth + 1) > self.context_length:
             raise ModelError(
-                f"Row {row} needs {needed} tokens with its label, more than the context of {self.context_length}.",
-                hint=f"Give context_length={needed} or more, or shorten the row.",
+                f"Row {row} needs {needed} tokens with its label, but the context has only {self.context_length}.",
+                hint=f"Set context_length={needed} or more, or shorten the row.",
             )
 
     def _log_probs(self, contexts: list[list[int]], tokens: list[int]) -> list[dict[int, float]]:
-        """Log-probabilities of `tokens` after each context, each under the full vocabulary."""
+        """Return the log-probabilities of `tokens` after each context, under the full vocabulary."""
         log_probs = self._request(contexts, forced=tokens[0], top=_TOP_TOKENS if len(tokens) > 1 else 1)
         for token in tokens[1:]:
             missing = [i for i, row_log_probs in enumerate(log_probs) if token not in row_log_probs]
@@ -120,13 +127,13 @@ class LlamaCppScorer:
         return log_probs
 
     def _request(self, contexts: list[list[int]], *, forced: int, top: int) -> list[dict[int, float]]:
-        """Log-probability of the forced token and of the `top` likeliest ones, after each context."""
+        """Return the log-probabilities of the forced token and of the `top` most likely tokens after each context."""
         choices = self.model.complete(
             contexts,
             max_tokens=1,
             n_probs=top,
             logit_bias=[[forced, _FORCING_BIAS]],
-            samplers=["top_k"],
+            samplers=["top_k"],  # with k = 1 this is greedy: it takes the token with the bias
             top_k=1,
             cache_prompt=True,
         )
@@ -135,16 +142,16 @@ class LlamaCppScorer:
     def _parse_choice(self, sampled: dict[str, Any], forced: int) -> dict[int, float]:
         if sampled["id"] != forced:
             raise ModelError(
-                f"{self.model.gguf} cannot produce the label token {forced}, so it is not the model these labels are "
-                "for.",
-                hint="Score it with the tokenizer it was exported with.",
+                f"{self.model.gguf} cannot generate the label token {forced}, so its vocabulary does not match the "
+                "labels.",
+                hint="Score it with the tokenizer that it was exported with.",
             )
         entries = [*sampled["top_logprobs"], sampled]
         return {entry["id"]: max(entry["logprob"], _LOG_SMALLEST_FLOAT32) for entry in entries}
 
 
 def _row_batches(prompts: Sequence[Sequence[int]], rows_at_once: int) -> Iterator[list[int]]:
-    """Rows to compute together, one from each of `rows_at_once` runs of the sorted rows."""
+    """Yield rows to compute together: one from each of `rows_at_once` contiguous shares of the sorted rows."""
     order = sorted(range(len(prompts)), key=lambda row: tuple(prompts[row]))
     sequences = np.array_split(np.array(order, dtype=int), rows_at_once)
     for step in range(len(sequences[0])):

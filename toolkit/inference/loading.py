@@ -1,4 +1,4 @@
-"""The engines that score and write: torch for the adapter, the base and the merged model, llama.cpp for a GGUF."""
+"""Loading of models into engines: torch for adapter, base and merged models, llama.cpp for GGUF files."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,28 +18,28 @@ if TYPE_CHECKING:
     from toolkit.inference.llama_cpp import LlamaCpp
 
 _CPU_NODES = 512
-"""Nodes of a scoring tree on a CPU, which has no use for more rows at once."""
+"""The nodes per scoring tree on a CPU, which larger trees would not make faster."""
 
 
 class Scorer(Protocol):
-    """Every engine: prompts' token ids in, [rows, edges] log-probabilities of the trie's edges out."""
+    """The interface of an engine that scores the edges of a label trie."""
 
     def score(self, prompts: list[tuple[int, ...]]) -> np.ndarray:
-        """Return natural logarithms under the full vocabulary, float64, in the order of the rows."""
+        """Return the natural logarithms of the edges under the full vocabulary, [rows, edges], float64."""
         ...
 
 
-def score(scorer: Scorer, prompts: list[tuple[int, ...]], *, first_row: int = 1) -> np.ndarray:
-    """Score rows and check that each score is a number.
+def score_prompts(scorer: Scorer, prompts: list[tuple[int, ...]], *, first_row: int = 1) -> np.ndarray:
+    """Score prompts and check that all scores are finite.
 
     Args:
-        scorer: the engine.
-        prompts: token ids of each row up to the answer.
-        first_row: the number of the first row in its file, for the message.
+        scorer: The engine.
+        prompts: The token ids of each row before its answer.
+        first_row: The number of the first row in its file, for the message.
 
     Raises:
-        DeviceMemoryError: memory does not hold a forward pass.
-        ModelError: naming the first rows whose scores are none.
+        DeviceMemoryError: If a forward pass does not fit into memory.
+        ModelError: If a score is NaN or infinite. The message names the first such rows.
     """
     with scoring_errors():
         scores = scorer.score(prompts)
@@ -49,10 +49,10 @@ def score(scorer: Scorer, prompts: list[tuple[int, ...]], *, first_row: int = 1)
 
 @contextmanager
 def open_scorer(run: TrainedRun, model: ModelRef, trie: LabelTrie) -> Iterator[Scorer]:
-    """Load a model of a run into the engine that can score it.
+    """Load a model of a run into the engine that scores it.
 
     Raises:
-        ModelError: it cannot be loaded, or the adapter does not fit the base.
+        ModelError: If the model cannot be loaded, or the adapter does not fit the base model.
     """
     if model.gguf:
         from toolkit.inference.llama_cpp_scorer import LlamaCppScorer
@@ -61,46 +61,47 @@ def open_scorer(run: TrainedRun, model: ModelRef, trie: LabelTrie) -> Iterator[S
             check_gguf_vocabulary(scorer.model, run)
             yield scorer
         return
-    yield torch_scorer(load_torch_model(run, model), run.recipe, trie)
+    yield make_torch_scorer(load_torch_model(run, model), run.recipe, trie)
 
 
-def torch_scorer(model: Any, recipe: Recipe, trie: LabelTrie) -> Scorer:
-    """Return the scorer of a loaded torch model."""
+def make_torch_scorer(model: Any, recipe: Recipe, trie: LabelTrie) -> Scorer:
+    """Return a scorer for a loaded torch model."""
     from toolkit.inference.torch_scorer import TorchScorer
     from toolkit.models.backend import DEVICE
 
-    return TorchScorer(model, trie, batch_tokens=scoring_nodes(recipe, DEVICE))
+    return TorchScorer(model, trie, batch_tokens=scoring_batch_tokens(recipe, DEVICE))
 
 
-def scoring_nodes(recipe: Recipe, device: str) -> int:
-    """Return the nodes of a scoring tree on a device, cpu or cuda."""
-    from toolkit.batching.sampling import LARGEST_TREE  # here, since it imports torch, which a GGUF does without
+def scoring_batch_tokens(recipe: Recipe, device: str) -> int:
+    """Return the largest number of nodes per scoring tree on a device, cpu or cuda."""
+    from toolkit.batching.sampling import MAX_TREE_NODES  # imports torch, which scoring a GGUF file does not need
 
-    nodes = recipe.evaluation.batch_tokens
-    return nodes if nodes != "auto" else LARGEST_TREE if device == "cuda" else _CPU_NODES
+    batch_tokens = recipe.evaluation.batch_tokens
+    return batch_tokens if batch_tokens != "auto" else MAX_TREE_NODES if device == "cuda" else _CPU_NODES
 
 
 def check_gguf_vocabulary(model: "LlamaCpp", run: TrainedRun) -> None:
-    """Refuse a GGUF file whose token ids are not those of the run.
+    """Check that a GGUF file has the vocabulary of the run.
 
     Raises:
-        ModelError: it has another vocabulary.
+        ModelError: If the file has a different vocabulary.
     """
     check_vocabulary(model.gguf, model.header, load_tokenizer(run.folder.adapter).get_vocab())
 
 
 def load_torch_model(run: TrainedRun, model: ModelRef) -> Any:
-    """Load the adapter, base or merged model of a run, in evaluation mode.
+    """Load the adapter, base or merged model of a run in evaluation mode.
 
     Raises:
-        ModelError: it cannot be loaded, or the adapter does not fit the base.
+        ModelError: If the model cannot be loaded, or the adapter does not fit the base model.
     """
-    from toolkit.models.loading import load_for_scoring, precision_for
-    from toolkit.models.model_folder import checked_folder, find_base
+    from toolkit.models.loading import load_for_scoring, resolve_precision
+    from toolkit.models.model_folder import check_model_folder, find_base
 
     recipe = run.recipe
     if model.name == "merged":
+        # The adapter was merged into the unquantized base model, even if it was trained on 4-bit weights.
         recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"load_in_4bit": False})})
-    folder = checked_folder(run.folder.merged) if model.name == "merged" else find_base(run)
+    folder = check_model_folder(run.folder.merged) if model.name == "merged" else find_base(run)
     adapter = run.folder.adapter if model.name == "adapter" else None
-    return load_for_scoring(folder, recipe, precision_for(recipe), adapter)
+    return load_for_scoring(folder, recipe, resolve_precision(recipe), adapter)

@@ -1,4 +1,4 @@
-"""Labels for new pairs: one, or a file of any size, with what was scored so far safe from an interruption."""
+"""Prediction for new pairs: a single pair, or a file of any size with scores that survive an interruption."""
 
 import hashlib
 import json
@@ -14,23 +14,24 @@ from toolkit.data.sources import Row, stream_file
 from toolkit.errors import DataError, RunError
 from toolkit.inference.classifier import Classifier
 from toolkit.inference.resumable_output import CHUNK_ROWS, Journal, open_journal
-from toolkit.prompts.encoder import EncodedRow
+from toolkit.prompts.prompt_tokenizer import EncodedRow
 from toolkit.prompts.sentence_pairs import EncodedPair
 from toolkit.recipe.schema import Recipe
 from toolkit.runs.model_ref import ModelRef
-from toolkit.runs.run_folder import read_object
+from toolkit.runs.run_folder import read_json_object
 from toolkit.runs.trained_run import TrainedRun
 from toolkit.utils.atomic_io import atomic_path, file_fingerprint, file_sha256
 from toolkit.utils.progress import progress_bar, show_progress
 
 _SHOWN_ROWS = 3
+"""The invalid rows that a message describes. The others are only counted."""
 
 
 def predict_pair(classifier: Classifier, premise: str, hypothesis: str) -> Prediction:
-    """Label one pair.
+    """Predict the label of one pair.
 
     Raises:
-        DataError: a text is empty or too long.
+        DataError: If a text is empty or too long.
     """
     names = classifier.run.recipe.data.columns
     try:
@@ -38,26 +39,26 @@ def predict_pair(classifier: Classifier, premise: str, hypothesis: str) -> Predi
     except DataError as error:
         raise DataError(f"The pair cannot be scored: {error}.") from error
     with show_progress(False):
-        scores = classifier.label_scores([row])
-    return Prediction(scores.decoded[0], classifier.probabilities(scores.log_likelihoods)[0].tolist())
+        scores = classifier.score_labels([row])
+    return Prediction(scores.decoded[0], classifier.to_probabilities(scores.log_likelihoods)[0].tolist())
 
 
 def predict_file(classifier: Classifier, source: Path, target: Path) -> int:
-    """Label each row of a file and write them, with all their columns, in the same format.
+    """Predict the label of every row of a file, and write the rows with all their columns in the same format.
 
-    Every row is checked before the first is scored. Scores gather in `target`.partial, from which the same call
-    resumes; `target` appears at the end, whole.
+    All rows are checked before the first one is scored. Scores are collected in `target`.partial, and after an
+    interruption the same call resumes from there. `target` is written at the end, in one step.
 
     Args:
-        classifier: the model to ask.
-        source: a .jsonl, .csv, .tsv or .parquet file; the recipe names its columns.
-        target: the file to write, of the same format.
+        classifier: The classifier.
+        source: A .jsonl, .csv, .tsv or .parquet file with the columns that the recipe names.
+        target: The output file, of the same format.
 
     Returns:
-        How many premises lost their end to fit.
+        The number of premises that were shortened.
 
     Raises:
-        ToolkitError: naming the rows that cannot be scored, or what else is wrong; `target` is untouched.
+        ToolkitError: If rows cannot be scored or a file cannot be used. `target` is not changed.
     """
     check_formats(source, target)
     fingerprint = file_fingerprint([source])
@@ -69,10 +70,11 @@ def predict_file(classifier: Classifier, source: Path, target: Path) -> int:
         "toolkit version": toolkit.__version__,
         "rows": rows,
     }
+    # The journal resumes only if all of this is unchanged: otherwise old and new scores would not belong together.
     with open_journal(target.with_name(f"{target.name}.partial"), origin) as journal:
         _score_rows(classifier, source, rows, journal)
         if file_fingerprint([source]) != fingerprint:
-            raise DataError(f"{source} changed while it was read.", hint="Start again when it is complete.")
+            raise DataError(f"{source} changed while it was being read.", hint="Try again when the file is complete.")
         with atomic_path(target) as partial:
             write_predictions(source, partial, _predictions(classifier, journal), classifier.classes_)
         journal.path.unlink()
@@ -80,7 +82,7 @@ def predict_file(classifier: Classifier, source: Path, target: Path) -> int:
 
 
 def _check_rows(classifier: Classifier, source: Path) -> tuple[int, int]:
-    """(rows, those whose premise is shortened); a row that cannot be scored is refused by its number."""
+    """Return the number of rows and of shortened premises, or raise an error that names the invalid rows."""
     recipe = classifier.run.recipe
     _check_columns(recipe, source)
     reserved = added_columns(source.suffix, classifier.classes_)
@@ -89,13 +91,13 @@ def _check_rows(classifier: Classifier, source: Path) -> tuple[int, int]:
     for number, row in enumerate(progress_bar(stream_file(source), desc="checking", unit="row"), 1):
         try:
             if conflicts := [column for column in reserved if column in row]:
-                raise DataError(f"it has a column {conflicts[0]!r} already")
+                raise DataError(f"it already has a column {conflicts[0]!r}")
             shortened += _encode(classifier, row).shortened
         except DataError as error:
             problems.append(f"row {number}: {error}" if len(problems) < _SHOWN_ROWS else "")
     if problems:
         total = f" ({len(problems)} rows cannot be scored)" if len(problems) > 1 else ""
-        raise DataError(f"{source}, {'; '.join(problems[:_SHOWN_ROWS])}{total}.", hint="Mend or remove the rows.")
+        raise DataError(f"{source}, {'; '.join(problems[:_SHOWN_ROWS])}{total}.", hint="Fix or remove these rows.")
     return number, shortened
 
 
@@ -105,15 +107,16 @@ def _check_columns(recipe: Recipe, source: Path) -> None:
         if column not in columns:
             raise DataError(
                 f"{source} has no column {column!r}; its columns are {', '.join(map(repr, columns))}.",
-                hint='Name the columns, e.g. overrides={"data.columns.premise": "sentence1"}.',
+                hint='Set the column names, e.g. overrides={"data.columns.premise": "sentence1"}.',
             )
 
 
 def _encode(classifier: Classifier, row: Row) -> EncodedRow | EncodedPair:
-    return classifier.encoder.question(*row_texts(classifier.run.recipe, row))
+    return classifier.row_tokenizer.encode_unlabeled(*row_texts(classifier.run.recipe, row))
 
 
 def _model_files(classifier: Classifier) -> list[Path]:
+    """Return the files that determine the model's answers, except the recipe."""
     run, model = classifier.run, classifier.model
     tokenizer = [run.folder.adapter / "tokenizer.json", run.folder.adapter / "chat_template.jinja"]
     if model.gguf:
@@ -130,13 +133,15 @@ def _model_files(classifier: Classifier) -> list[Path]:
 
 
 def _recipe_fingerprint(recipe: Recipe) -> str:
+    # Only the parts that affect scores, so that changing, say, the training section does not prevent resuming. The
+    # batch size is one of them, because it changes the rounding.
     columns = [recipe.data.columns.premise, recipe.data.columns.hypothesis]
     settings = [recipe.task.model_dump(), recipe.model.model_dump(), recipe.evaluation.batch_tokens, columns]
     return hashlib.sha256(json.dumps(settings, ensure_ascii=False).encode()).hexdigest()
 
 
 def _score_rows(classifier: Classifier, source: Path, rows: int, journal: Journal) -> None:
-    """Score what the journal lacks."""
+    """Score the rows that are not in the journal yet."""
     if journal.done == rows:
         return
     with progress_bar(total=rows, initial=journal.done, desc="predicting", unit="row") as bar, show_progress(False):
@@ -144,48 +149,49 @@ def _score_rows(classifier: Classifier, source: Path, rows: int, journal: Journa
         try:
             while chunk := list(islice(remaining, CHUNK_ROWS)):
                 encoded = [_encode(classifier, row) for row in chunk]
-                scores = classifier.label_scores(encoded, first_row=journal.done + 1)
+                scores = classifier.score_labels(encoded, first_row=journal.done + 1)
                 journal.append(scores.decoded, scores.log_likelihoods)
                 bar.update(len(chunk))
         except KeyboardInterrupt as interrupt:
             bar.close()
-            progress = f"{journal.done:,} of {rows:,} rows are kept in {journal.path}"
-            raise KeyboardInterrupt(f"{progress}; the same command goes on from there.") from interrupt
+            progress = f"after {journal.done:,} of {rows:,} rows, which are saved in {journal.path}"
+            raise KeyboardInterrupt(f"{progress}. Run the same command again to resume.") from interrupt
 
 
 def _predictions(classifier: Classifier, journal: Journal) -> Iterator[Prediction]:
     for labels, log_likelihoods in journal.chunks():
-        yield from map(Prediction, labels, classifier.probabilities(log_likelihoods).tolist())
+        yield from map(Prediction, labels, classifier.to_probabilities(log_likelihoods).tolist())
 
 
-def stored_temperature(run: TrainedRun, model: ModelRef) -> float:
-    """Return the temperature that the evaluation of `model` on the recipe's own rows found (Guo et al. 2017).
+def load_temperature(run: TrainedRun, model: ModelRef) -> float:
+    """Return the temperature that was fitted when `model` was evaluated on the recipe's rows (Guo et al. 2017).
 
     Raises:
-        RunError: there is no such evaluation, it found none, or it was of another prompt or file.
+        RunError: If there is no such evaluation, it has no temperature, or it used another prompt or another file.
     """
     changed_keys = [key for key in run.overridden if key.startswith(("task.", "model."))]
     if changed_keys:
         raise RunError(
             "calibrated=True uses a temperature that was fitted with the run's own recipe, "
-            f"and {changed_keys[0]} is changed.",
+            f"but {changed_keys[0]} is overridden.",
             hint="Leave out calibrated=True, or the overrides.",
         )
-    path = run.folder.eval / model.label(run.folder) / "metrics.json"
-    metrics = read_object(path) if path.is_file() else {}
+    path = run.folder.eval / model.evaluation_name(run.folder) / "metrics.json"
+    metrics = read_json_object(path) if path.is_file() else {}
     calibration = metrics.get("calibration") or {}
+    # A damaged calibration must not look like a missing one, whose message would advise an evaluation.
     temperature = calibration.get("temperature") if isinstance(calibration, dict) else "none"
     if temperature is None:
         raise RunError(
-            f"calibrated=True needs the temperature of {model}, and {path} holds none.",
-            hint="It is fitted on rows held back from training: train with data.calibration_share, then "
+            f"calibrated=True needs the temperature of {model}, but {path} does not have one.",
+            hint="It is fitted on rows held out from training. Train with data.calibration_share, and evaluate with "
             f"toolkit.open_run({str(run.path)!r}).evaluate({str(model)!r})",
         )
     if model.gguf and metrics.get("model_sha256") != file_sha256(model.gguf):
         raise RunError(
-            f"calibrated=True uses the temperature in {path}, and {model} is not the file that was measured there.",
-            hint=f"Measure this one: toolkit.open_run({str(run.path)!r}).evaluate({str(model)!r})",
+            f"calibrated=True uses the temperature in {path}, but it was fitted for another file than {model}.",
+            hint=f"Evaluate this file: toolkit.open_run({str(run.path)!r}).evaluate({str(model)!r})",
         )
     if not isinstance(temperature, (int, float)) or not 0 < temperature < math.inf:
-        raise RunError(f"{path} holds no temperature above 0, so it is damaged.", hint="Evaluate again.")
+        raise RunError(f"{path} is damaged: its temperature is not a number above 0.", hint="Evaluate again.")
     return float(temperature)

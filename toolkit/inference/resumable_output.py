@@ -1,4 +1,4 @@
-"""What was scored so far of a file, so that an interrupted command goes on where it stopped."""
+"""A journal of the scored rows of a file, from which an interrupted prediction resumes."""
 
 import fcntl
 import json
@@ -15,25 +15,25 @@ from toolkit.errors import RunError
 from toolkit.utils.storage import storage_errors
 
 CHUNK_ROWS = 256
-"""Rows that are scored together; an interruption costs at most these."""
+"""The rows per chunk. An interruption loses at most one chunk."""
 
 
 class Journal:
-    """One line of origin, then one line for each scored row in the file's order: its label and log-likelihoods.
+    """A file with a header line and one line per scored row, with its label and log-likelihoods, in the file's order.
 
-    Lines are only ever appended, a whole chunk at a time. What an interruption tore is cut off when the file is opened
-    again, back to the end of a chunk, so that the remaining rows are scored in the same company as without it.
+    Lines are only appended, one chunk at a time. When the file is opened again, an incomplete chunk is cut off. The
+    remaining rows then have the same batches as in an uninterrupted run, and so the same scores to the last digit.
 
     Args:
-        path: the file.
-        origin: what the scores depend on, by name; `rows` is the number of rows in all.
-        file: the same file, open for reading and writing.
+        path: The file.
+        origin: The inputs that the scores depend on, by name. `rows` is the total number of rows.
+        file: The same file, open for reading and writing.
     """
 
     def __init__(self, path: Path, origin: Mapping[str, Any], file: BinaryIO) -> None:
         self.path = path
         self.done = 0
-        """Rows that are scored and safe on the disk."""
+        """The number of rows that are scored and on the disk."""
         self._file = file
         self._header_line = json.dumps(dict(origin)).encode() + b"\n"
         self._resume(origin)
@@ -41,20 +41,20 @@ class Journal:
     def _resume(self, origin: Mapping[str, Any]) -> None:
         self._file.seek(0)
         header_line = self._file.readline()
-        if not header_line.endswith(b"\n") and self._header_line.startswith(
-            header_line
-        ):  # nothing, or the first line was torn
+        # The file is new and empty, or an interruption left only the beginning of its header line.
+        if not header_line.endswith(b"\n") and self._header_line.startswith(header_line):
             self._file.truncate(0)
             self._write(self._header_line)
         elif header_line != self._header_line:
             raise RunError(
-                f"{self.path} was begun {_describe_difference(header_line, origin)}, so it cannot be gone on with.",
-                hint="Remove it to start again, or give the files and flags it was begun with.",
+                f"Cannot resume from {self.path}, because it {_describe_difference(header_line, origin)}.",
+                hint="Delete it to start from scratch, or use the same files and settings as before.",
             )
         else:
             self._truncate_incomplete(origin["rows"])
 
     def _truncate_incomplete(self, rows: int) -> None:
+        # Keep complete lines up to the end of a chunk. The last chunk may be shorter.
         end = safe_end = self._file.tell()
         for number, line in enumerate(self._file, 1):
             if number > rows or not _is_complete(line):
@@ -65,7 +65,12 @@ class Journal:
         self._file.truncate(safe_end)
 
     def append(self, labels: Sequence[str], log_likelihoods: np.ndarray) -> None:
-        """Add a chunk's rows, [rows, labels] in natural logarithms, and return when they are on the disk."""
+        """Append the rows of a chunk, and return when they are on the disk.
+
+        Args:
+            labels: The predicted label of each row.
+            log_likelihoods: Natural logarithms, [rows, labels].
+        """
         rows = zip(labels, log_likelihoods.tolist(), strict=True)
         self._write(b"".join(json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in rows))
         self.done += len(labels)
@@ -77,7 +82,7 @@ class Journal:
         os.fsync(self._file.fileno())
 
     def chunks(self) -> Iterator[tuple[list[str], np.ndarray]]:
-        """Yield what was scored, in order: labels, and [rows, labels] log-likelihoods."""
+        """Yield the labels and the log-likelihoods, [rows, labels], of each chunk in order."""
         self._file.seek(len(self._header_line))
         while lines := list(islice(self._file, CHUNK_ROWS)):
             rows = [json.loads(line) for line in lines]
@@ -86,22 +91,25 @@ class Journal:
 
 @contextmanager
 def open_journal(path: Path, origin: Mapping[str, Any]) -> Iterator[Journal]:
-    """Begin a journal, or go on with one of the same origin.
+    """Start a journal, or resume one of the same origin.
 
     Raises:
-        RunError: the file is of another origin, or in use by another command.
+        RunError: If the file has a different origin, or another command is writing it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    # These flags create a missing file without truncating an existing one, which no mode of the built-in `open` does.
     with storage_errors(path), os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o644), "r+b") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise RunError(f"{path} is being written by another command.", hint="Wait for it to end.") from error
+            raise RunError(
+                f"{path} is being written by another command.", hint="Wait until it has finished."
+            ) from error
         journal = Journal(path, origin, file)
         try:
             yield journal
         finally:
-            if not journal.done:  # nothing to go on from
+            if not journal.done:  # nothing to resume from
                 path.unlink(missing_ok=True)
 
 
@@ -117,9 +125,10 @@ def _describe_difference(header_line: bytes, origin: Mapping[str, Any]) -> str:
     try:
         recorded = json.loads(header_line)
     except ValueError:
-        return "by something else"
+        return "was not written by this command"
     if not isinstance(recorded, dict) or recorded.keys() != origin.keys():
-        return "by something else"
-    return "with another " + " and another ".join(
+        return "was not written by this command"
+    # The number of rows differs only if the input does, which is named anyway.
+    return "was started with a different " + " and a different ".join(
         key for key in origin if recorded[key] != origin[key] and key != "rows"
     )

@@ -1,4 +1,4 @@
-"""Scores the label trie with a torch model: many rows and all their labels as one prefix tree per forward pass."""
+"""A label scorer for torch models that processes many rows and all their labels in one prefix tree."""
 
 import logging
 from collections.abc import Sequence
@@ -12,29 +12,34 @@ from toolkit.batching.prefix_tree import Branch, build_tree, common_prefix_lengt
 from toolkit.errors import first_line
 from toolkit.inference.checks import scoring_errors
 from toolkit.inference.label_trie import LabelTrie
-from toolkit.models.attention import accept_trees, limit_sequence_length, model_mask, unwrap_peft
+from toolkit.models.attention import accept_trees, limit_sequence_length, prepare_mask, unwrap_peft
 from toolkit.utils.progress import progress_bar
 
 logger = logging.getLogger(__name__)
 
 _CHECKED_ROWS = 2
+"""The rows in the first, verified tree. With two, a wrong mask lets the second attend to the first."""
 _TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.5, torch.float16: 0.1}
-"""How far rounding moves a log-probability; a wrong mask moves it by whole units."""
+"""The difference in nats that rounding can cause. A wrong mask changes log-probabilities by whole units."""
 
 
 class TorchScorer:
-    """Log-probabilities of a trie's edges under a causal language model.
+    """A scorer that returns the log-probabilities of a trie's edges under a causal language model.
 
-    The labels' sequences hang below each row's prompt, and whatever the rows of a tree have in common is computed once;
-    on a CPU, what all rows begin with (the instruction) is computed once for all trees, its keys and values kept. The
-    head is applied at the predicting nodes alone, to hidden states, so that no backend's shortcuts with logits
-    (unslothai/unsloth#3126) can reach a score. Before the first tree its first rows are scored one sequence at a time;
-    where a tree says something else, so are all rows.
+    The label sequences are branches below each row's prompt, and common prefixes of the rows in a tree are computed
+    once. On a CPU, the prefix of all rows (the instruction) is computed once for all trees, and its keys and values
+    are cached.
+
+    The language-model head is applied to the hidden states of the predicting nodes only. The model's own logits, which
+    some backends leave empty (unslothai/unsloth#3126), are never used.
+
+    Before the first tree is used, the score of one of its rows is compared with that of the same row scored separately.
+    If they differ, all rows are scored separately.
 
     Args:
-        model: a causal language model, or one with an adapter, in evaluation mode.
-        trie: the labels.
-        batch_tokens: nodes per forward pass, beside what all rows begin with; changes speed and memory alone.
+        model: A causal language model, with or without an adapter, in evaluation mode.
+        trie: The labels.
+        batch_tokens: The nodes per forward pass, in addition to the common prefix. This affects only speed and memory.
     """
 
     def __init__(self, model: Any, trie: LabelTrie, *, batch_tokens: int) -> None:
@@ -47,12 +52,13 @@ class TorchScorer:
         self._prefix_length = 0
         self._is_tree_verified: bool | None = None
         self._contexts = trie.contexts
+        # A context that is a prefix of a longer one lies on the longer one's branch. Only the others need a branch.
         self._leaf_contexts = [
             context
             for context in trie.contexts
-            if not any(other != context and other[: len(context)] == context for other in trie.contexts)
+            if not any(longer != context and longer[: len(context)] == context for longer in trie.contexts)
         ]
-        # Where a context's node lies: on the branch to the first of the deepest contexts that goes through it.
+        # The node of each context, as a leaf context whose branch contains it and a depth below the prompt.
         self._context_positions = [
             (next(i for i, leaf in enumerate(self._leaf_contexts) if leaf[: len(context)] == context), len(context))
             for context in self._contexts
@@ -65,12 +71,12 @@ class TorchScorer:
         """Score rows.
 
         Args:
-            prompts: token ids of each row up to the answer.
+            prompts: The token ids of each row before its answer.
 
         Returns:
-            [rows, edges] natural logarithms under the full vocabulary, float64, in the order of the rows.
+            Natural logarithms under the full vocabulary, [rows, edges], float64, in the order of the rows.
         """
-        accept_trees(self._base)  # at each call: between two of them the model may have written free answers
+        accept_trees(self._base)  # in each call, because generation with the same model turns it off
         scores = np.full((len(prompts), self._edges), np.nan)
         self._cache_prefix(prompts)
         suffixes = [prompt[self._prefix_length :] for prompt in prompts]
@@ -90,37 +96,43 @@ class TorchScorer:
 
     @torch.inference_mode()
     def _cache_prefix(self, prompts: Sequence[Sequence[int]]) -> None:
-        """Keep keys and values of what all prompts begin with; their last tokens stay their own."""
+        """Compute the keys and values of the longest common prefix of all prompts."""
         self._cache, self._prefix_length = None, 0
-        if self._device.type != "cpu":  # Unsloth's fused forward keeps them in a form of its own, and trees are large
+        # On a GPU, Unsloth's fused forward caches keys and values in its own format, and trees are so large that the
+        # prefix is rarely repeated.
+        if self._device.type != "cpu":
             return
+        # The last token of each prompt is left to its tree, because it predicts the first token of the labels.
         self._prefix_length = min(common_prefix_length(prompts), min(map(len, prompts)) - 1)
         if self._prefix_length:
             prefix = torch.tensor([prompts[0][: self._prefix_length]])
             self._cache = self._base.get_decoder()(input_ids=prefix, use_cache=True).past_key_values
 
     def _verify_tree(self, prompts: Sequence[Sequence[int]]) -> bool:
-        # The branch that comes last below its row: with a wrong mask it would see its siblings.
+        # Compare the last branch of a row, which has all other branches before it. Without a correct mask, it would
+        # attend to them.
         last_leaf = max(range(len(self._leaf_contexts)), key=self._leaf_contexts.__getitem__)
         longest = len(prompts[-1]) + len(self._leaf_contexts[last_leaf])
+        # With the limit at the length of one row, a backend that truncates long inputs already truncates this tree.
         try:
             with scoring_errors(), limit_sequence_length(self._base, longest):
                 scores = self._score_tree(prompts)[-1]
-        except (RuntimeError, ValueError, IndexError) as error:  # however a backend refuses a mask of its own
+        except (RuntimeError, ValueError, IndexError) as error:  # the ways in which backends reject a custom mask
             return self._reject_tree(f"cannot be computed ({first_line(error)})")
         expected = self._score_separately(prompts[-1], [last_leaf])
-        is_finite = np.isfinite(expected)  # scores that are no numbers anyway are told of by the caller
+        # NaN marks edges of other branches. If all scores are NaN, the caller reports it.
+        is_finite = np.isfinite(expected)
         difference = np.abs(scores - expected)[is_finite].max(initial=0)
         tolerance = _TOLERANCE.get(self._head.weight.dtype, 1e-3)
         if difference <= tolerance:
             return True
         return self._reject_tree(
-            f"scores {difference:.1e} nats from the same row alone; rounding explains {tolerance:g}"
+            f"changes scores by {difference:.1e} nats, more than the {tolerance:g} that rounding explains"
         )
 
     @staticmethod
     def _reject_tree(reason: str) -> bool:
-        logger.warning("WARNING: a prefix tree %s. Each sequence is scored by itself, which is slower.", reason)
+        logger.warning("WARNING: a prefix tree %s. Each sequence is scored separately, which is slower.", reason)
         return False
 
     def _score_tree(self, prompts: Sequence[Sequence[int]]) -> np.ndarray:
@@ -131,6 +143,7 @@ class TorchScorer:
                 for leaf in self._leaf_contexts
             ]
         )
+        # The node of a context is `depth` tokens below the last token of the prompt.
         nodes = [
             tree.paths[row * len(self._leaf_contexts) + branch][len(prompt) - 1 - self._prefix_length + depth]
             for row, prompt in enumerate(prompts)
@@ -139,17 +152,22 @@ class TorchScorer:
         inputs = tree_inputs(tree)
         if self._cache is not None:
             inputs["position_ids"] = inputs["position_ids"] + self._prefix_length
-            # Every node sees all of the beginning.
+            # Every node attends to the whole cached prefix.
             inputs["attention_mask"] = torch.nn.functional.pad(
                 inputs["attention_mask"], (self._prefix_length, 0), value=True
             )
         hidden = self._hidden(**inputs, past_key_values=self._cache)
         if self._cache is not None:
-            self._cache.crop(self._prefix_length)
+            self._cache.crop(self._prefix_length)  # the forward pass appended the keys and values of the tree
         return self._edge_log_probs(hidden[nodes])
 
     def _score_separately(self, prompt: Sequence[int], branches: Sequence[int] | None = None) -> np.ndarray:
-        """[edges], each branch read by itself, with plain causal attention; NaN for edges of branches not asked for."""
+        """Return scores, [edges], with each branch in its own forward pass and plain causal attention.
+
+        Args:
+            prompt: The token ids of a row before its answer.
+            branches: Indices of the leaf contexts to score. The edges of other branches are NaN.
+        """
         indices = range(len(self._leaf_contexts)) if branches is None else branches
         hidden = {i: self._hidden(input_ids=torch.tensor([[*prompt, *self._leaf_contexts[i]]])) for i in indices}
         missing = torch.full_like(next(iter(hidden.values()))[0], float("nan"))
@@ -161,15 +179,15 @@ class TorchScorer:
 
     @torch.inference_mode()
     def _hidden(self, past_key_values: Any = None, **inputs: torch.Tensor) -> torch.Tensor:
-        """[tokens, hidden] of a batch of one."""
+        """Return the final hidden states of a batch of one row, [tokens, hidden]."""
         inputs = {name: tensor.to(self._device) for name, tensor in inputs.items()}
         if "attention_mask" in inputs:
-            inputs["attention_mask"] = model_mask(inputs["attention_mask"], self._head.weight.dtype)
+            inputs["attention_mask"] = prepare_mask(inputs["attention_mask"], self._head.weight.dtype)
         decoder = self._base.get_decoder()
         return decoder(**inputs, past_key_values=past_key_values, use_cache=False).last_hidden_state[0]
 
     @torch.inference_mode()
     def _edge_log_probs(self, hidden: torch.Tensor) -> np.ndarray:
-        """[rows, edges] from [rows x contexts, hidden]."""
+        """Convert hidden states, [rows x contexts, hidden], into log-probabilities, [rows, edges]."""
         log_probs = self._head(hidden).float().log_softmax(dim=-1).unflatten(0, (-1, len(self._contexts)))
         return log_probs[:, self._edge_contexts, self._edge_tokens].double().cpu().numpy()

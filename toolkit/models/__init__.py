@@ -1,1 +1,1 @@
-"""Base weights, adapter, precision, merging."""
+"""Model folders, loading, LoRA adapters, precision, attention masks and merging."""

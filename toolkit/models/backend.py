@@ -1,7 +1,7 @@
-"""The only door to Unsloth, TRL and PEFT.
+"""The only module that imports Unsloth, TRL and PEFT.
 
-Unsloth patches transformers, TRL and PEFT as it is imported, so it comes first, and everyone gets them from here.
-Importing this module takes seconds: import it late.
+Unsloth patches transformers, TRL and PEFT when it is imported, so it must come first. Other modules import these names
+from here. Importing this module takes seconds, so import it inside functions.
 """
 
 import contextlib
@@ -12,27 +12,28 @@ from pathlib import Path
 
 from toolkit.errors import ModelError
 
-# On a GPU, Unsloth would fetch a counter file from the hub at each load.
+# On a GPU, Unsloth would otherwise download a file from the Hub at each load, as usage statistics.
 os.environ["UNSLOTH_DISABLE_STATISTICS"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
-# Its generated kernels would otherwise land in the working directory.
+# Unsloth writes the modules that it generates into the working directory by default.
 os.environ.setdefault("UNSLOTH_COMPILE_LOCATION", str(Path.home() / ".cache" / "toolkit" / "unsloth_compiled"))
-# One process uses one GPU, chosen before torch sees them: with two visible, Unsloth and TRL disagree and hang.
+# Without a launcher (which sets LOCAL_RANK), one process uses one GPU. The others are hidden before torch is imported,
+# because TRL and Unsloth disagree about several visible GPUs in one process, and training hangs.
 if "LOCAL_RANK" not in os.environ:
     _visible_devices = os.environ.get("CUDA_VISIBLE_DEVICES")
     os.environ["CUDA_VISIBLE_DEVICES"] = "0" if _visible_devices is None else _visible_devices.split(",")[0]
 
 try:
-    # Banners, deprecations and missing optional kernels of others, which a user can do nothing about.
+    # The imports print banners, deprecation warnings and notes on optional kernels, which a user cannot act on.
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         import torch
 
-        logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)  # holds on to the real stderr
-        import unsloth  # noqa: F401 - first, see above
+        logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)  # its handler keeps the real stderr
+        import unsloth  # noqa: F401 - must come first, see above
         from unsloth import FastLanguageModel, is_bfloat16_supported
 except (ImportError, NotImplementedError) as error:
     raise ModelError(
-        f"Unsloth cannot be imported: {error}.", hint="Install the pinned set: make install, or see README."
+        f"Unsloth cannot be imported: {error}.", hint="Install the pinned versions with `make install`, or see README."
     ) from error
 
 import transformers
@@ -55,7 +56,7 @@ from trl import SFTConfig, SFTTrainer
 
 transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
-enable_progress_bars()  # of downloads, which the line above turns off as well
+enable_progress_bars()  # the line above also turns off the bars of Hub downloads
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -86,19 +87,19 @@ __all__ = [
 
 
 def device_name() -> str:
-    """The device that this process computes on, in words."""
+    """Return the name of the device that this process computes on, for display."""
     if DEVICE == "cuda":
         return torch.cuda.get_device_name(0)
     return f"CPU, {torch.get_num_threads()} threads"
 
 
 def wait_for_all_processes() -> None:
-    """Return when every process that a launcher started with this one has come here."""
+    """Block until all processes of a distributed run have reached this call."""
     PartialState(cpu=DEVICE == "cpu").wait_for_everyone()
 
 
 def any_process(flag: bool) -> bool:
-    """Whether `flag` is set in any of the processes that a launcher started together; each of them has to ask."""
+    """Return True if `flag` is set in any process of a distributed run; every process must call this."""
     state = PartialState(cpu=DEVICE == "cpu")
     if state.num_processes == 1:
         return flag
@@ -107,6 +108,6 @@ def any_process(flag: bool) -> bool:
 
 @contextlib.contextmanager
 def quiet():  # type: ignore[no-untyped-def]
-    """Keep what Unsloth prints out of a command's output."""
+    """Suppress what Unsloth prints to stdout."""
     with contextlib.redirect_stdout(io.StringIO()):
         yield

@@ -1,4 +1,4 @@
-"""An encoder with a classification head: its weights, its adapter, and the head that is trained beside it."""
+"""Encoders with a classification head: loading, LoRA adapter, and the head that is trained with it."""
 
 from pathlib import Path
 from typing import Any
@@ -10,83 +10,79 @@ from toolkit.models.backend import DEVICE, AutoModelForSequenceClassification, L
 from toolkit.models.loading import load_adapter
 from toolkit.models.parameters import ParameterCount, count_adapted, model_config
 from toolkit.models.precision import Precision
+from toolkit.recipe.schema import LoraSection, Recipe
 from toolkit.utils.memory_errors import memory_errors
-from toolkit.recipe.schema import Lora, Recipe
 
 
 def head_modules(model: Any) -> list[str]:
-    """The parts that no pre-training has made, by name: all that a classification model has beside its encoder.
-
-    BERT's pooler stands inside the encoder, but masked language models leave it without weights, so it counts as head.
-    """
+    """Return the names of the modules that are not pre-trained: all of a classifier's modules except its encoder."""
     encoder = model.base_model
     head = [
         name
         for name, module in model.named_children()
         if module is not encoder and any(True for _ in module.parameters())
     ]
+    # BERT's pooler is inside the encoder, but checkpoints from masked language modeling have no weights for it.
     return [*head, "pooler"] if getattr(encoder, "pooler", None) is not None else head
 
 
-def longest_input(model: Any) -> int | None:
-    """Tokens that an encoder has positions for; None where positions are relative.
-
-    RoBERTa's family counts positions from behind the padding token's id.
-    """
+def max_input_length(model: Any) -> int | None:
+    """Return the number of tokens that an encoder has position embeddings for, or None if positions are relative."""
     embedding = next((module for name, module in model.named_modules() if name.endswith("position_embeddings")), None)
     if not isinstance(embedding, torch.nn.Embedding):
         return None
+    # RoBERTa and its relatives number positions from padding_idx + 1, so the embeddings up to it are never used.
     return embedding.num_embeddings - (0 if embedding.padding_idx is None else embedding.padding_idx + 1)
 
 
 def count_encoder_parameters(folder: Path, recipe: Recipe) -> ParameterCount:
-    """Count the parameters of the encoder in `folder` with head and adapter, reading only its config.json.
+    """Count the parameters of an encoder with head and adapter from its config.json.
 
     Raises:
-        ModelError: the folder holds no model that can carry a classification head.
-        RecipeError: the encoder lacks a target module, or rows may be longer than it reads.
+        ModelError: If the model does not support a classification head.
+        RecipeError: If the encoder lacks a target module, or its maximum input length is below model.max_seq_length.
     """
     config = model_config(folder)
     config.num_labels = len(recipe.task.labels)
     with torch.device("meta"):
         try:
             model = AutoModelForSequenceClassification.from_config(config, trust_remote_code=False)
-        except Exception as error:  # a configuration breaks Transformers wherever it is read
-            raise ModelError(f"{folder} holds no encoder: {first_line(error)}") from error
-        _check_fit(model, recipe)
+        except Exception as error:  # an invalid configuration can fail anywhere in transformers
+            raise ModelError(f"{folder} is not an encoder: {first_line(error)}") from error
+        _check_recipe_fits_model(model, recipe)
         adapted = get_peft_model(model, _lora_config(model, recipe.lora))
     return count_adapted(adapted)
 
 
-def _check_fit(model: Any, recipe: Recipe) -> None:
+def _check_recipe_fits_model(model: Any, recipe: Recipe) -> None:
     layers = {
         name.split(".")[-1] for name, module in model.base_model.named_modules() if type(module) is torch.nn.Linear
     }
     if unknown := [name for name in recipe.lora.target_modules if name not in layers]:
         raise RecipeError(
-            f"lora.target_modules: {unknown[0]!r} is no layer of {recipe.model.name}; its linear layers are "
+            f"lora.target_modules: {unknown[0]!r} is not a layer of {recipe.model.name}. Its linear layers are "
             f"{', '.join(sorted(layers))}.",
-            hint="Name layers of this model; a decoder's recipe has model.kind: decoder.",
+            hint="Choose layers of this model. If it is a decoder, set model.kind: decoder.",
         )
-    longest = longest_input(model)
+    longest = max_input_length(model)
     if longest is not None and recipe.model.max_seq_length > longest:
         raise RecipeError(
-            f"model.max_seq_length {recipe.model.max_seq_length} is more than the {longest} tokens that "
-            f"{recipe.model.name} reads.",
+            f"model.max_seq_length is {recipe.model.max_seq_length}, but {recipe.model.name} accepts at most "
+            f"{longest} tokens.",
             hint=f"Set model.max_seq_length to {longest} or less.",
         )
 
 
 def load_encoder(folder: Path, recipe: Recipe, precision: Precision) -> Any:
-    """Load an encoder onto the device, its head drawn from the recipe's seed.
+    """Load an encoder onto the device, with a new head initialized from the recipe's seed.
 
     Raises:
-        DeviceMemoryError: it does not fit into memory.
-        ModelError: the folder cannot be loaded, or lacks weights of the encoder itself, which would stay random.
+        DeviceMemoryError: If it does not fit into memory.
+        ModelError: If the folder cannot be loaded or lacks weights of the encoder, which would stay random.
     """
     torch.manual_seed(recipe.seed)
     try:
-        with memory_errors(f"{folder} does not fit into the device's memory.", hint="Take a smaller encoder."):
+        with memory_errors(f"{folder} does not fit into the device's memory.", hint="Use a smaller encoder."):
             model, loading_info = AutoModelForSequenceClassification.from_pretrained(
                 folder,
                 num_labels=len(recipe.task.labels),
@@ -100,24 +96,25 @@ def load_encoder(folder: Path, recipe: Recipe, precision: Precision) -> Any:
             model = model.to(DEVICE)
     except ToolkitError:
         raise
-    except Exception as error:  # Transformers and safetensors each fail in their own way
+    except Exception as error:  # transformers and safetensors raise errors of many types
         raise ModelError(f"{folder} cannot be loaded: {first_line(error)}") from error
+    # Transformers initializes missing weights at random and only logs it. That is expected for the head only.
     head = head_modules(model)
     newly_initialized = {*loading_info["missing_keys"], *(name for name, *_ in loading_info["mismatched_keys"])}
     missing = sorted(name for name in newly_initialized if not set(name.split(".")) & set(head))
     if missing:
         raise ModelError(
             f"{folder} lacks {len(missing)} of the encoder's weights (first: {missing[0]}), which would stay random.",
-            hint="Give a folder or hub id of a pre-trained encoder.",
+            hint="Set model.name to the folder or Hub id of a pre-trained encoder.",
         )
     return model
 
 
-def attach_encoder_lora(model: Any, lora: Lora, *, seed: int) -> Any:
+def attach_encoder_lora(model: Any, lora: LoraSection, *, seed: int) -> Any:
     """Add a new adapter and make the head trainable, both in float32, as mixed-precision training needs."""
     torch.manual_seed(seed)
-    message = f"An adapter of rank {lora.r} does not fit into the device's memory beside the encoder."
-    with memory_errors(message, hint="Lower lora.r, or name fewer lora.target_modules."):
+    message = f"An adapter of rank {lora.r} does not fit into the device's memory in addition to the encoder."
+    with memory_errors(message, hint="Lower lora.r, or choose fewer lora.target_modules."):
         adapted = get_peft_model(model, _lora_config(model, lora))
     for parameter in adapted.parameters():
         if parameter.requires_grad:
@@ -126,15 +123,15 @@ def attach_encoder_lora(model: Any, lora: Lora, *, seed: int) -> Any:
 
 
 def load_encoder_for_scoring(folder: Path, recipe: Recipe, precision: Precision, adapter: Path) -> Any:
-    """An encoder with its trained adapter and head, in evaluation mode."""
+    """Load an encoder with its trained adapter and head, in evaluation mode."""
     model = load_adapter(load_encoder(folder, recipe, precision), adapter)
     for name, parameter in model.named_parameters():
-        if ".modules_to_save." in name or "lora_" in name:  # as they were trained and saved
+        if ".modules_to_save." in name or "lora_" in name:  # the precision in which they were trained and saved
             parameter.data = parameter.data.float()
     return model.eval()
 
 
-def _lora_config(model: Any, lora: Lora) -> LoraConfig:
+def _lora_config(model: Any, lora: LoraSection) -> LoraConfig:
     return LoraConfig(
         task_type="SEQ_CLS",
         r=lora.r,

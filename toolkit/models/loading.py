@@ -1,4 +1,4 @@
-"""Base weights and adapter into memory, through Unsloth, and a check that they are what was asked for."""
+"""Loading of base models and adapters through Unsloth, with checks that the result is what the recipe asks for."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -16,37 +16,37 @@ from toolkit.models.backend import (
     quiet,
 )
 from toolkit.models.precision import Precision, choose_precision, cpu_has_amx
-from toolkit.models.safety import check_weights_complete, check_adapter, weight_names
+from toolkit.models.safety import check_adapter, check_weights_complete, weight_names
+from toolkit.recipe.schema import LoraSection, Recipe
 from toolkit.utils.memory_errors import memory_errors
-from toolkit.recipe.schema import Lora, Recipe
 
-_OUT_OF_MEMORY_HINT = "Set model.load_in_4bit: true, or take a smaller model."
+_OUT_OF_MEMORY_HINT = "Set model.load_in_4bit: true, or use a smaller model."
 
 
-def precision_for(recipe: Recipe, recorded: Precision | None = None) -> Precision:
-    """Return the recipe's precision on this process's device.
+def resolve_precision(recipe: Recipe, recorded: Precision | None = None) -> Precision:
+    """Resolve the recipe's `model.dtype` for the device of this process.
 
     Args:
-        recipe: whose `model.dtype` is resolved.
-        recorded: what `auto` resolved to when the run was started; kept where this device can compute in it.
+        recipe: The recipe.
+        recorded: The precision that `auto` resolved to when the run was started. It is kept if this device supports it.
 
     Raises:
-        ModelError: this device cannot compute in the recipe's type.
+        ModelError: If this device does not support the recipe's data type.
     """
     capabilities = {"has_bfloat16": is_bfloat16_supported(), "has_amx": cpu_has_amx()}
     if recorded is not None and recipe.model.dtype == "auto":
-        with suppress(ModelError):  # another kind of device: the caller reports that
+        with suppress(ModelError):  # not supported by this device: the caller reports the difference
             choose_precision(recorded.name, DEVICE, **capabilities)
             return recorded
     return choose_precision(recipe.model.dtype, DEVICE, **capabilities)
 
 
 def load_base(folder: Path, recipe: Recipe, precision: Precision, *, gradient_checkpointing: bool = False) -> Any:
-    """Load base weights, in 4-bit when the recipe says so.
+    """Load a base model, quantized to 4 bits if the recipe asks for it.
 
     Raises:
-        DeviceMemoryError: it does not fit into memory.
-        ModelError: the folder cannot be loaded, or something else was loaded than what the recipe asks for.
+        DeviceMemoryError: If it does not fit into memory.
+        ModelError: If the folder cannot be loaded, or the loaded model is not what the recipe asks for.
     """
     try:
         with memory_errors(f"{folder} does not fit into the device's memory.", hint=_OUT_OF_MEMORY_HINT), quiet():
@@ -56,13 +56,13 @@ def load_base(folder: Path, recipe: Recipe, precision: Precision, *, gradient_ch
                 dtype=precision.dtype,
                 load_in_4bit=recipe.model.load_in_4bit,
                 use_gradient_checkpointing="unsloth" if gradient_checkpointing else False,
-                use_exact_model_name=True,
+                use_exact_model_name=True,  # Unsloth would otherwise map some names to other repositories
                 trust_remote_code=False,
                 local_files_only=True,
             )
     except ToolkitError:
         raise
-    except Exception as error:  # Unsloth, Transformers and safetensors each fail in their own way
+    except Exception as error:  # Unsloth, transformers and safetensors raise errors of many types
         raise ModelError(f"{folder} cannot be loaded: {first_line(error)}") from error
     _check_loaded_as_configured(model, recipe, precision)
     check_weights_complete([name for name, _ in model.named_parameters()], weight_names(folder), folder)
@@ -70,28 +70,29 @@ def load_base(folder: Path, recipe: Recipe, precision: Precision, *, gradient_ch
 
 
 def _check_loaded_as_configured(model: Any, recipe: Recipe, precision: Precision) -> None:
+    # Unsloth's CPU loader falls back to 16-bit weights if 4-bit loading fails, with only a printed line.
     is_4bit = any(type(module).__name__ == "Linear4bit" for module in model.modules())
     if is_4bit != recipe.model.load_in_4bit:
-        expected, actual = ("4-bit", "16-bit or 32-bit") if recipe.model.load_in_4bit else ("no 4-bit", "4-bit")
+        expected, actual = ("4-bit", "16-bit or 32-bit") if recipe.model.load_in_4bit else ("unquantized", "4-bit")
         raise ModelError(
-            f"model.load_in_4bit asks for {expected} weights, but {actual} ones were loaded.",
-            hint="bitsandbytes packs only layers of at least 64 inputs; a pre-quantised folder is always 4-bit.",
+            f"model.load_in_4bit asks for {expected} weights, but the loaded weights are {actual}.",
+            hint="bitsandbytes quantizes only layers with at least 64 inputs. A pre-quantized model is always 4-bit.",
         )
     dtype = model.get_input_embeddings().weight.dtype
     if dtype != precision.dtype:
         raise ModelError(f"model.dtype resolves to {precision.name}, but the model was loaded in {dtype}.")
 
 
-def attach_lora(model: Any, lora: Lora, *, seed: int, gradient_checkpointing: bool) -> Any:
-    """Add a new adapter, its A matrices drawn from `seed` and its B matrices zero.
+def attach_lora(model: Any, lora: LoraSection, *, seed: int, gradient_checkpointing: bool) -> Any:
+    """Add a new adapter. Its A matrices are drawn from `seed`, its B matrices are zero.
 
     Raises:
-        DeviceMemoryError: it does not fit into memory beside the model.
-        ModelError: it does not fit the model.
+        DeviceMemoryError: If it does not fit into memory in addition to the model.
+        ModelError: If it does not fit the model.
     """
-    message = f"An adapter of rank {lora.r} does not fit into the device's memory beside the model."
+    message = f"An adapter of rank {lora.r} does not fit into the device's memory in addition to the model."
     try:
-        with memory_errors(message, hint="Lower lora.r, or name fewer lora.target_modules."), quiet():
+        with memory_errors(message, hint="Lower lora.r, or choose fewer lora.target_modules."), quiet():
             return FastLanguageModel.get_peft_model(
                 model,
                 r=lora.r,
@@ -108,33 +109,35 @@ def attach_lora(model: Any, lora: Lora, *, seed: int, gradient_checkpointing: bo
 
 
 def load_adapter(model: Any, adapter: Path) -> Any:
-    """Put a trained adapter on a base model.
+    """Attach a trained adapter to a base model.
 
     Raises:
-        ModelError: it was not trained on a model of this shape.
+        DeviceMemoryError: If it does not fit into memory in addition to the base model.
+        ModelError: If it was not trained on a model of this shape, or is damaged.
     """
     mismatch = "was not trained on this base model"
-    hint = "Use the model.name and model.revision that the run's recipe.yaml names."
+    hint = "Use the model.name and model.revision from the run's recipe.yaml."
     check_adapter(adapter)
     try:
         with memory_errors(
-            f"{adapter} does not fit into the device's memory beside its base.", hint=_OUT_OF_MEMORY_HINT
+            f"{adapter} does not fit into the device's memory in addition to its base.", hint=_OUT_OF_MEMORY_HINT
         ):
             adapted = PeftModel.from_pretrained(model, str(adapter), is_trainable=False)
-    except ToolkitError:  # some are a RuntimeError too
+    except ToolkitError:  # some of them are also RuntimeErrors, which the next clause would catch
         raise
     except (OSError, RuntimeError, ValueError, TypeError, LookupError, SafetensorError) as error:
         raise ModelError(f"The adapter {adapter} {mismatch}: {first_line(error)}", hint=hint) from error
+    # PEFT only warns about tensors that are missing from the file, which would keep their initial values.
     with safe_open(adapter / "adapter_model.safetensors", framework="pt") as saved_tensors:
-        # Left to itself, PEFT asks the hub whether the vocabulary has grown.
-        missing = set(get_peft_model_state_dict(adapted, save_embedding_layers=False)) ^ set(saved_tensors.keys())
-    if missing:
-        raise ModelError(f"The adapter {adapter} {mismatch}: {len(missing)} tensors differ by name.", hint=hint)
+        # With save_embedding_layers="auto", PEFT asks the Hub whether the base's vocabulary was resized.
+        unmatched = set(get_peft_model_state_dict(adapted, save_embedding_layers=False)) ^ set(saved_tensors.keys())
+    if unmatched:
+        raise ModelError(f"The adapter {adapter} {mismatch}: tensors that do not match: {len(unmatched)}.", hint=hint)
     return adapted
 
 
 def load_for_scoring(folder: Path, recipe: Recipe, precision: Precision, adapter: Path | None) -> Any:
-    """A model in evaluation mode: the base alone, or with an adapter."""
+    """Load a base model in evaluation mode, with an adapter if one is given."""
     model = load_base(folder, recipe, precision)
     if adapter is not None:
         model = load_adapter(model, adapter)

@@ -1,4 +1,4 @@
-"""Adapter and base become one set of weights."""
+"""Merging of an adapter into its base model."""
 
 from pathlib import Path
 from typing import Any
@@ -7,37 +7,43 @@ import torch
 from safetensors import SafetensorError
 
 from toolkit.errors import ModelError, ToolkitError, first_line
-from toolkit.utils.atomic_io import atomic_path
 from toolkit.models.backend import AutoModelForCausalLM
 from toolkit.models.loading import load_adapter
 from toolkit.models.parameters import model_config
-from toolkit.utils.memory_errors import memory_errors
 from toolkit.prompts.tokenizer import load_tokenizer
 from toolkit.recipe.schema import GgufType
+from toolkit.utils.atomic_io import atomic_path
+from toolkit.utils.memory_errors import memory_errors
 
-_OUT_OF_MEMORY_HINT = "Export on a machine of more memory; the run folder can be copied there."
+_OUT_OF_MEMORY_HINT = "Export on a machine with more memory. The run folder can be copied there."
 _GGUF_NAMES: dict[torch.dtype, GgufType] = {torch.bfloat16: "bf16", torch.float16: "f16", torch.float32: "f32"}
 
 
 def merge_adapter(base: Path, adapter: Path, destination: Path) -> None:
-    """Write base + adapter as safetensors of the base's own type, with the adapter's tokenizer.
+    """Write base + adapter as safetensors in the base's data type, with the adapter's tokenizer.
 
-    The sum is made in float32 and rounded once: to bfloat16 by at most 2^-9 of each weight, to float16 by 2^-12. The
-    base is the unquantised one, also for an adapter that was trained on 4-bit weights: merging into those would change
-    the answers (huggingface/peft#2321).
+    The sum is computed in float32 and rounded once, with a relative error of at most 2^-8 in bfloat16 and 2^-11 in
+    float16.
+
+    Args:
+        base: The folder of the unquantized base model, even if the adapter was trained on 4-bit weights.
+        adapter: The adapter's folder.
+        destination: The folder to write.
 
     Raises:
-        ModelError: the adapter does not fit the base, or the base is itself quantised.
+        DeviceMemoryError: If the base in float32 does not fit into memory.
+        ModelError: If the adapter does not fit the base, or the base is quantized.
     """
+    # Merging into 4-bit weights would change the answers (huggingface/peft#2321).
     config = model_config(base)
     if getattr(config, "quantization_config", None) is not None:
         raise ModelError(
-            f"The base model {base} is quantised, and an adapter merges into 16-bit weights alone.",
-            hint="Train on the 16-bit model with model.load_in_4bit: true; it is quantised as it is loaded.",
+            f"The base model {base} is quantized, but an adapter can only be merged into unquantized weights.",
+            hint="Train on the 16-bit model with model.load_in_4bit: true, which quantizes it when it is loaded.",
         )
     try:
         with memory_errors(
-            f"{base} does not fit into memory in float32, in which it is merged.", hint=_OUT_OF_MEMORY_HINT
+            f"{base} does not fit into memory in float32, which merging needs.", hint=_OUT_OF_MEMORY_HINT
         ):
             model = AutoModelForCausalLM.from_pretrained(
                 base, dtype=torch.float32, local_files_only=True, trust_remote_code=False, use_safetensors=True
@@ -53,7 +59,7 @@ def merge_adapter(base: Path, adapter: Path, destination: Path) -> None:
 
 
 def merged_type(config: Any) -> GgufType:
-    """Return the GGUF file type that holds the weights of a model configuration as they are: f16, bf16 or f32."""
+    """Return the GGUF file type that stores a merged model's weights unchanged: f16, bf16 or f32."""
     return _GGUF_NAMES[_merged_dtype(config)]
 
 

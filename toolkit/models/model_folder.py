@@ -1,4 +1,4 @@
-"""From a model's name to a local folder with its files; nothing is loaded here."""
+"""Resolution of a model's name to a local folder with its files, without loading the model."""
 
 from pathlib import Path
 
@@ -6,63 +6,65 @@ from yaml import YAMLError
 
 from toolkit.embedded import MODEL_FOLDER
 from toolkit.errors import ModelError, first_line
-from toolkit.utils.atomic_io import file_fingerprint
-from toolkit.models.safety import checked_folder
+from toolkit.models.safety import check_model_folder
 from toolkit.runs.trained_run import TrainedRun
+from toolkit.utils.atomic_io import file_fingerprint
 
 EMBEDDED = "embedded:tiny-llama-fr"
-_SMALL_FILES = ["*.json", "*.jinja", "README.md"]  # the last names the licence
+_SMALL_FILES = ["*.json", "*.jinja", "README.md"]  # the model card, README.md, states the license
 
 
 def find_model(name: str, revision: str | None = None, *, weights: bool = True) -> Path:
-    """The local folder of a model, downloaded from the hub when it is no local one.
+    """Return the local folder of a model, and download it from the Hub if necessary.
 
-    Loading from a folder keeps Unsloth from mapping the name to another repository and dropping the revision.
+    All models are loaded from a folder: given a Hub id, Unsloth can map it to another repository and drop the revision.
 
     Args:
-        name: a local folder, `embedded:tiny-llama-fr`, or a hub id.
-        revision: of a hub model: branch, tag or commit.
-        weights: False fetches configuration and tokenizer alone.
+        name: A local folder, `embedded:tiny-llama-fr`, or a Hub id.
+        revision: The branch, tag or commit of a Hub model.
+        weights: If False, only the configuration and the tokenizer are downloaded and checked.
 
     Raises:
-        ModelError: there is no such model, it cannot be reached, or its weights are no safetensors.
+        ModelError: If the model does not exist or cannot be downloaded, or if its folder fails `check_model_folder`.
     """
     if name == EMBEDDED:
         folder = MODEL_FOLDER
     elif name.startswith("embedded:"):
-        raise ModelError(f"There is no embedded model {name!r}.", hint=f"Write {EMBEDDED}.")
+        raise ModelError(f"There is no embedded model {name!r}.", hint=f"Use {EMBEDDED}.")
     elif Path(name).is_dir():
         folder = Path(name)
     elif _looks_like_a_path(name):
-        raise ModelError(f"There is no model folder {name}.", hint="Give a folder with a config.json, or a hub id.")
+        raise ModelError(f"There is no model folder {name}.", hint="Give a folder with a config.json, or a Hub id.")
     else:
         folder = _download(name, revision, weights=weights)
-    return checked_folder(folder, weights=weights)
+    return check_model_folder(folder, weights=weights)
 
 
 def fetch_weights(name: str, folder: Path) -> None:
-    """Add the weights to what `find_model` found without them: of the very commit, where a branch has moved on since.
+    """Download the weights for a folder that `find_model(..., weights=False)` returned.
 
     Raises:
-        ModelError: they cannot be reached, or are no safetensors.
+        ModelError: If the weights cannot be downloaded, or the folder fails `check_model_folder`.
     """
+    # The folder's commit, not the branch: the branch can have moved since the folder was downloaded.
     find_model(name, hub_commit(folder))
 
 
 def find_base(run: TrainedRun) -> Path:
-    """Return the folder of the base model that a run was trained on: the very commit, where it came from the hub."""
+    """Return the folder of the base model that a run was trained on, at the recorded commit if it is from the Hub."""
     recorded, model = run.record.get("model", {}), run.recipe.model
     is_same_model = recorded.get("name") == model.name and model.revision is None
     return find_model(model.name, recorded.get("commit") if is_same_model else model.revision)
 
 
 def hub_commit(folder: Path) -> str | None:
-    """The commit that a downloaded folder holds; None for a folder that is not in the hub's cache."""
+    """Return the commit of a downloaded folder, or None for a folder outside the Hub's cache."""
+    # The cache's layout is models--<owner>--<name>/snapshots/<commit>.
     return folder.name if folder.parent.name == "snapshots" else None
 
 
 def model_fingerprint(folder: Path) -> str | None:
-    """SHA-256 over configuration, tokenizer and weights of a local folder; None where its hub commit tells as much."""
+    """Return the SHA-256 digest of a local folder's files, or None for a download, which its commit identifies."""
     if hub_commit(folder):
         return None
     suffixes = (".json", ".jinja", ".safetensors")
@@ -70,7 +72,7 @@ def model_fingerprint(folder: Path) -> str | None:
 
 
 def card_license(folder: Path) -> dict[str, str]:
-    """`license`, `license_name` and `license_link` in the card of a model folder; empty where it does not say."""
+    """Return `license`, `license_name` and `license_link` from a folder's model card, as far as they are given."""
     if not (card := folder / "README.md").is_file():
         return {}
     from huggingface_hub import ModelCard
@@ -93,9 +95,9 @@ def _download(name: str, revision: str | None, *, weights: bool) -> Path:
     patterns = [*_SMALL_FILES, "*.safetensors"] if weights else _SMALL_FILES
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
-    except Exception as error:  # the hub, its names and the network each fail in their own way
+    except Exception as error:  # invalid names, missing models and network failures raise errors of many types
         raise ModelError(
-            f"Model {name!r} is neither a local folder nor reachable on the hub "
+            f"Model {name!r} is neither a local folder nor reachable on the Hub "
             f"({type(error).__name__}: {first_line(error)[:200]}).",
-            hint="Check the name, the network, and for a gated model `hf auth login`; or give a local folder.",
+            hint="Check the name and the network, run `hf auth login` for a gated model, or give a local folder.",
         ) from error

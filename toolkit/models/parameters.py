@@ -1,4 +1,4 @@
-"""Parameters counted on the meta device: exact, without weights, and the same for a quantised base."""
+"""Exact parameter counts from config.json, on the meta device, so that no weights are loaded."""
 
 from copy import deepcopy
 from dataclasses import dataclass
@@ -11,18 +11,22 @@ import torch
 from toolkit.errors import ModelError, first_line
 from toolkit.models.backend import AutoConfig, AutoModelForCausalLM, LoraConfig, get_peft_model
 from toolkit.models.precision import Precision
-from toolkit.recipe.schema import Lora
+from toolkit.recipe.schema import LoraSection
 
-# nf4 with double quantisation, arXiv 2305.14314: 4 bits a weight, an 8-bit scale for each 64 of them,
-# and a 32-bit one for each 256 of those scales.
+# Bytes per weight of NF4 with double quantization (arXiv 2305.14314): 4 bits per weight, an 8-bit scale per block of 64
+# weights, and a 32-bit scale per 256 of these scales.
 _NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
 
 
 @dataclass(frozen=True)
 class ParameterCount:
-    """Numbers of parameters: `total` includes the adapter; tied weights count once.
+    """The number of parameters of a model with an adapter; tied weights count once.
 
-    `quantizable` are the base's linear weights, without the head: those that 4-bit loading packs.
+    Args:
+        trainable: The number of parameters that are trained.
+        total: The number of all parameters, including the adapter.
+        quantizable: The number of weights that 4-bit loading quantizes: those of the base's linear layers, without the
+            head.
     """
 
     trainable: int
@@ -30,11 +34,11 @@ class ParameterCount:
     quantizable: int
 
     def weight_bytes(self, precision: Precision, *, load_in_4bit: bool) -> int:
-        """Memory of the base's weights and of the adapter, which trains in float32."""
+        """Return the memory of the base's weights and the adapter, which is trained in float32."""
         return self.base_bytes(precision.dtype.itemsize, load_in_4bit=load_in_4bit) + 4 * self.trainable
 
     def base_bytes(self, dtype_bytes: int, *, load_in_4bit: bool) -> int:
-        """Memory of the base's weights, `dtype_bytes` each where they are not packed."""
+        """Return the memory of the base's weights, with `dtype_bytes` per weight unless it is quantized."""
         packed = self.quantizable if load_in_4bit else 0
         return round((self.total - self.trainable - packed) * dtype_bytes + packed * _NF4_BYTES)
 
@@ -43,13 +47,14 @@ class ParameterCount:
 
 
 def model_config(folder: Path) -> Any:
-    """Return the configuration of the model in `folder`: a copy, which a caller may change; the file is read once.
+    """Return a copy of a model's configuration, which the caller can modify.
 
     Raises:
-        ModelError: config.json cannot be read.
+        ModelError: If config.json cannot be read.
     """
     file = folder / "config.json"
-    stat = file.stat() if file.is_file() else None  # a file that was edited since is read again
+    # The file's time and size are part of the cache key, so a file that was edited is read again.
+    stat = file.stat() if file.is_file() else None
     return deepcopy(_read_config(folder, stat and (stat.st_mtime_ns, stat.st_size)))
 
 
@@ -57,15 +62,15 @@ def model_config(folder: Path) -> Any:
 def _read_config(folder: Path, _version: tuple[int, int] | None) -> Any:
     try:
         return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # a damaged configuration breaks Transformers wherever it is read
+    except Exception as error:  # a damaged configuration can fail anywhere in transformers
         raise ModelError(f"{folder / 'config.json'} cannot be read: {first_line(error)}") from error
 
 
-def count_parameters(folder: Path, lora: Lora) -> ParameterCount:
-    """Count the parameters of the model in `folder` with the adapter of `lora`, reading only its config.json.
+def count_parameters(folder: Path, lora: LoraSection) -> ParameterCount:
+    """Count the parameters of a decoder with an adapter from its config.json.
 
     Raises:
-        ModelError: the configuration cannot be read, or the model lacks the adapter's target modules.
+        ModelError: If the configuration cannot be read, or the model lacks the adapter's target modules.
     """
     config = model_config(folder)
     with torch.device("meta"):
@@ -78,13 +83,14 @@ def count_parameters(folder: Path, lora: Lora) -> ParameterCount:
                 if isinstance(module, torch.nn.Linear) and module is not head
             ]
             adapted = get_peft_model(model, _lora_config(lora))
-        except Exception as error:  # a configuration breaks Transformers wherever it is read
-            raise ModelError(f"{folder} cannot carry the recipe's adapter: {first_line(error)}") from error
+        except Exception as error:  # an invalid configuration can fail anywhere in transformers
+            raise ModelError(f"The recipe's adapter does not fit {folder}: {first_line(error)}") from error
     return count_adapted(adapted, quantizable=sum(weight.numel() for weight in linear_weights))
 
 
 def count_adapted(model: Any, *, quantizable: int = 0) -> ParameterCount:
-    """Count a model with its adapter; of a part that PEFT keeps beside its trained copy, the copy alone."""
+    """Count the parameters of a model that has an adapter."""
+    # PEFT keeps the original of each module in modules_to_save next to its trainable copy; only the copy is used.
     sizes = [
         (parameter.numel(), parameter.requires_grad)
         for name, parameter in model.named_parameters()
@@ -97,5 +103,5 @@ def count_adapted(model: Any, *, quantizable: int = 0) -> ParameterCount:
     )
 
 
-def _lora_config(lora: Lora) -> LoraConfig:
+def _lora_config(lora: LoraSection) -> LoraConfig:
     return LoraConfig(r=lora.r, target_modules=list(lora.target_modules), use_dora=lora.use_dora, task_type="CAUSAL_LM")

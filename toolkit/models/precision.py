@@ -1,4 +1,4 @@
-"""The number format that the model computes in, and why."""
+"""The data type that the model computes in, and the reason for the choice."""
 
 import re
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ Dtype = Literal["bfloat16", "float16", "float32"]
 
 @dataclass(frozen=True)
 class Precision:
-    """A dtype by its torch name, and the reason it was chosen, which is printed and recorded."""
+    """A data type by its torch name, and the reason it was chosen, which is printed and recorded."""
 
     name: Dtype
     reason: str
@@ -27,61 +27,62 @@ class Precision:
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> "Precision | None":
-        """Read what a run was started with from its run.json; None where that is empty.
+        """Read the precision that a run was started with from its run.json; return None if the record is empty.
 
         Raises:
-            RunError: run.json holds no precision that can be read.
+            RunError: If run.json has no valid precision.
         """
         if not record:
             return None
         precision = record.get("precision") or {}
         if precision.get("name") not in get_args(Dtype) or not isinstance(precision.get("reason"), str):
             raise RunError(
-                "run.json has no precision with a name and a reason, so it is damaged.",
-                hint="Put run.json back from a copy, or start again with overwrite=True or output_dir.",
+                "run.json is damaged: it has no precision with a name and a reason.",
+                hint="Restore run.json from a copy, or start again with overwrite=True or another output_dir.",
             )
         return cls(precision["name"], precision["reason"])
 
 
 def choose_precision(requested: str, device: str, *, has_bfloat16: bool, has_amx: bool) -> Precision:
-    """Resolve `model.dtype`.
+    """Resolve `model.dtype` for a device.
 
     Args:
         requested: auto, bfloat16, float16 or float32.
         device: cpu or cuda.
-        has_bfloat16: whether the device computes in bfloat16, rather than emulating it.
-        has_amx: whether a CPU has matrix units for bfloat16, see `cpu_has_amx`; ignored on a GPU.
+        has_bfloat16: True if the device supports bfloat16 natively instead of emulating it.
+        has_amx: True if a CPU has matrix units for bfloat16, see `cpu_has_amx`. Ignored on a GPU.
 
     Raises:
-        ModelError: float16 on a CPU, or bfloat16 on one that emulates it; Unsloth would compute in another type.
+        ModelError: For float16 on a CPU, or bfloat16 on a CPU that emulates it. Unsloth would use another data type.
     """
     if requested == "bfloat16" and device == "cpu" and not has_bfloat16:
         raise ModelError(
-            "model.dtype is bfloat16, but this CPU emulates it slowly and Unsloth would train in another type.",
+            "model.dtype is bfloat16, but this CPU emulates it slowly and Unsloth would use another data type instead.",
             hint="Set model.dtype to auto or float32.",
         )
     if requested == "float16" and device == "cpu":
         raise ModelError(
-            "model.dtype is float16, but a CPU emulates it slowly and Unsloth replaces it.",
+            "model.dtype is float16, but a CPU emulates it slowly and Unsloth would use another data type instead.",
             hint="Set model.dtype to auto, bfloat16 or float32.",
         )
     if requested != "auto":
         return Precision(requested, "the recipe sets model.dtype")  # type: ignore[arg-type]
     if device == "cuda":
         if has_bfloat16:
-            return Precision("bfloat16", "this GPU computes in bfloat16")
-        return Precision("float16", "this GPU does not compute in bfloat16")
+            return Precision("bfloat16", "this GPU supports bfloat16")
+        return Precision("float16", "this GPU does not support bfloat16")
     if has_bfloat16 and has_amx:
         return Precision("bfloat16", "this CPU has AMX, which multiplies bfloat16 faster than float32")
-    # Measured with AVX512-BF16 alone: 78 against 150 GFLOP/s in float32, and a whole step takes 1.71 times as long.
-    return Precision("float32", "this CPU has no AMX in use, and without it bfloat16 is slower than float32")
+    # Measured on a CPU with AVX512-BF16 but no AMX: 78 GFLOP/s in bfloat16 compared with 150 GFLOP/s in float32, and an
+    # optimizer step takes 1.71 times as long.
+    return Precision("float32", "without AMX, bfloat16 is slower than float32 on this CPU")
 
 
 def cpu_has_amx(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
-    """Return whether Linux reports AMX tiles for bfloat16 (Intel, from Sapphire Rapids on).
+    """Check if Linux reports AMX tiles for bfloat16 (Intel CPUs since Sapphire Rapids).
 
     Args:
-        cpuinfo: the kernel's description of the processors; where there is none, the answer is False.
+        cpuinfo: The kernel's description of the processors. If the file does not exist, the result is False.
     """
     text = cpuinfo.read_text(encoding="utf-8", errors="replace") if cpuinfo.is_file() else ""
     return bool(re.search(r"^flags\s*:.*\bamx_bf16\b", text, re.MULTILINE))

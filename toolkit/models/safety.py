@@ -1,4 +1,4 @@
-"""What is refused in a model's or an adapter's folder before any library reads it: pickles, foreign code, nonsense."""
+"""Checks of model and adapter folders before any library reads them: pickles, custom code and absurd values."""
 
 import json
 import re
@@ -10,8 +10,8 @@ from safetensors import SafetensorError, safe_open
 
 from toolkit.errors import ModelError, first_line
 
-_NO_PICKLE = "pickled .bin files are not read, since they can run code"
-_SAVE_AGAIN = "Convert it: AutoModelForCausalLM.from_pretrained(...).save_pretrained(...)."
+_NO_PICKLE = "pickled .bin files are not read, because they can run code"
+_SAVE_AGAIN = "Convert the model with AutoModelForCausalLM.from_pretrained(...).save_pretrained(...)."
 _CODE_KEYS = ("auto_map", "trust_remote_code", "custom_pipelines")
 _LARGEST_SIZES = {
     "vocab_size": 10**7,
@@ -23,33 +23,32 @@ _LARGEST_SIZES = {
     "head_dim": 10**5,
     "max_position_embeddings": 10**9,
 }
-"""Far beyond any model; a number above would ask for more memory or time than there is before anyone could say why."""
-
+"""Upper bounds far beyond any model. A larger value would exhaust memory or time before a library reports the cause."""
 
 _LARGEST_RANK = 100_000
 _NULLABLE_KEYS = ("num_key_value_heads", "head_dim")
 _LAYER = re.compile(r"(?:^|\.)(?:layers|layer)\.(\d{1,9})\.")
 
 
-def checked_folder(folder: Path, *, weights: bool = True) -> Path:
-    """A model's folder, checked to hold nothing that could run or that no model has.
+def check_model_folder(folder: Path, *, weights: bool = True) -> Path:
+    """Check that a model's folder is complete and contains no code, and return it.
 
     Args:
-        folder: with config.json, and what belongs to it.
-        weights: False does not ask for weights.
+        folder: The folder with config.json.
+        weights: If False, the folder can lack weights.
 
     Raises:
-        ModelError: it has no config.json, no safetensors, code of its own, numbers beyond any model's, or weights of
+        ModelError: If the folder has no config.json, no safetensors weights, custom code, absurd sizes, or weights for
             another number of layers.
     """
     if not (folder / "config.json").is_file():
         raise ModelError(
-            f"{folder} is no model folder: it has no config.json.", hint="Give the folder that save_pretrained wrote."
+            f"{folder} is not a model folder: it has no config.json.", hint="Give a folder that save_pretrained wrote."
         )
     if (folder / "adapter_config.json").is_file():
         raise ModelError(
-            f"{folder} holds an adapter (adapter_config.json); its base model would be looked for elsewhere.",
-            hint="Give the base model's own folder or hub id as model.name.",
+            f"{folder} contains an adapter (adapter_config.json), not a base model.",
+            hint="Set model.name to the folder or Hub id of the adapter's base model.",
         )
     _check_sizes(folder / "config.json")
     for name in ("config.json", "tokenizer_config.json"):
@@ -60,10 +59,10 @@ def checked_folder(folder: Path, *, weights: bool = True) -> Path:
 
 
 def weight_names(folder: Path) -> frozenset[str]:
-    """The names of the tensors in a model's folder.
+    """Return the names of the tensors in a model's folder.
 
     Raises:
-        ModelError: its weights are no safetensors, incomplete, or damaged.
+        ModelError: If the weights are not safetensors, incomplete or damaged.
     """
     names: set[str] = set()
     for file in _weight_files(folder):
@@ -76,23 +75,24 @@ def weight_names(folder: Path) -> frozenset[str]:
 
 
 def check_weights_complete(parameters: Iterable[str], names: Set[str], folder: Path) -> None:
-    """Refuse a model of which some weights were in no file: libraries draw them at random and go on.
+    """Check that the folder has all weights of a loaded model. Libraries initialize missing ones at random.
 
     Args:
-        parameters: names of the loaded model's parameters; tied ones once.
-        names: those of the folder's tensors.
-        folder: for the message.
+        parameters: The names of the loaded model's parameters, with tied ones once.
+        names: The names of the folder's tensors.
+        folder: The folder, for the message.
 
     Raises:
-        ModelError: naming the first of them.
+        ModelError: If a weight is missing; the message names the first.
     """
-    # Transformers fuses the experts of a mixture, and adds the prefix that a bare model's file lacks.
+    # Two differences are expected: transformers fuses the experts of a mixture of experts into one tensor, and it adds
+    # the prefix "model." that the file of a bare model, saved without its head, lacks.
     expected = [name for name in parameters if "expert" not in name]
     missing = [name for name in expected if not {name, name.removeprefix("model.")} & names]
     if missing and len(missing) < len(expected):
         raise ModelError(
             f"{folder} lacks {len(missing)} of the model's weights (first: {missing[0]}), which would stay random.",
-            hint="The weights and config.json are not of one model: copy both again.",
+            hint="The weights and config.json belong to different models. Copy both again.",
         )
 
 
@@ -100,31 +100,32 @@ def _check_layers(folder: Path, names: Iterable[str]) -> None:
     config = _read_object(folder / "config.json")
     layers = config.get("num_hidden_layers")
     if not isinstance(layers, int) or any(key.endswith("_config") and key != "quantization_config" for key in config):
-        return  # of several models in one: whose layers are whose is not told by their names
+        return  # a composite model numbers the layers of each part from 0, and has a configuration for each part
     layer_numbers = {int(match[1]) for name in names if (match := _LAYER.search(name))}
     if layer_numbers and layer_numbers != set(range(layers)):
         raise ModelError(
-            f"{folder / 'config.json'} gives num_hidden_layers as {layers}, but the weights have {len(layer_numbers)}.",
-            hint="The weights and config.json are not of one model: copy both again.",
+            f"{folder / 'config.json'} has num_hidden_layers {layers}, but the weights have {len(layer_numbers)} "
+            "layers.",
+            hint="The weights and config.json belong to different models. Copy both again.",
         )
 
 
 def check_adapter(adapter: Path) -> None:
-    """Refuse an adapter's folder without safetensors, or whose configuration is damaged.
+    """Check that an adapter's folder has safetensors weights, a valid configuration and no custom code.
 
     Raises:
-        ModelError: saying which.
+        ModelError: If it does not.
     """
     if not (adapter / "adapter_model.safetensors").is_file():
         raise ModelError(
             f"The adapter {adapter} has no adapter_model.safetensors; {_NO_PICKLE}.",
-            hint="Train again, or save it again with PEFT's save_pretrained, which writes safetensors.",
+            hint="Train again, or save the adapter again with PEFT's save_pretrained, which writes safetensors.",
         )
     _check_no_code(adapter / "adapter_config.json")
     rank = _read_object(adapter / "adapter_config.json").get("r", 1)
     if not isinstance(rank, int) or not 1 <= rank <= _LARGEST_RANK:
         raise ModelError(
-            f"{adapter / 'adapter_config.json'} gives r as {rank!r}, which no adapter has.", hint="Copy it again."
+            f"{adapter / 'adapter_config.json'} is damaged: its rank r is {rank!r}.", hint="Copy the file again."
         )
     _check_no_code(adapter / "tokenizer_config.json")
 
@@ -135,7 +136,7 @@ def _read_object(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise ModelError(f"{path} cannot be read: {first_line(error)}.", hint="Copy the file again.") from error
     if not isinstance(value, dict):
-        raise ModelError(f"{path} holds a {type(value).__name__}, not an object.", hint="Copy the file again.")
+        raise ModelError(f"{path} contains a {type(value).__name__}, not an object.", hint="Copy the file again.")
     return value
 
 
@@ -144,8 +145,8 @@ def _check_no_code(path: Path) -> None:
         return
     if code_keys := [key for key in _CODE_KEYS if _read_object(path).get(key)]:
         raise ModelError(
-            f"{path} names code of its own ({code_keys[0]}), which is never run.",
-            hint=f"Use a model that Transformers has itself; if this one is, remove {code_keys[0]} from a local copy.",
+            f"{path} refers to custom code ({code_keys[0]}), which is never run.",
+            hint=f"Use a model that transformers supports. If it supports this one, remove {code_keys[0]} from a copy.",
         )
 
 
@@ -158,13 +159,14 @@ def _check_sizes(path: Path) -> None:
         if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= largest:
             shown = repr(value)
             raise ModelError(
-                f"{path} gives {key} as {shown if len(shown) <= 60 else f'{shown[:57]}...'}, which no model has.",
-                hint="The file is damaged or not meant for use: copy it again from the model's source.",
+                f"{path} has an impossible value for {key}: {shown if len(shown) <= 60 else f'{shown[:57]}...'}.",
+                hint="The file is damaged. Copy it again from the model's source.",
             )
 
 
 def _weight_files(folder: Path) -> list[Path]:
-    """Only files that are read under these names keep libraries from falling back to pickles."""
+    """Return the weight files of a model's folder, which must be safetensors under their standard names."""
+    # Under any other name, libraries would not find them and would fall back to pickles.
     if (folder / "model.safetensors").is_file():
         return [folder / "model.safetensors"]
     index = folder / "model.safetensors.index.json"
@@ -174,11 +176,11 @@ def _weight_files(folder: Path) -> list[Path]:
     names = sorted(set(map(str, shards.values()))) if isinstance(shards, dict) else []
     if invalid := [name for name in names if Path(name).name != name or not name.endswith(".safetensors")]:
         raise ModelError(
-            f"{index} names the file {invalid[0]!r}; weights are read from safetensors of the same folder alone.",
+            f"{index} refers to {invalid[0]!r}, but only safetensors files in the same folder are read.",
             hint=_SAVE_AGAIN,
         )
     if missing := [name for name in names if not (folder / name).is_file()]:
-        raise ModelError(f"{folder} lacks {missing[0]}, which {index.name} names.", hint="Copy every shard.")
+        raise ModelError(f"{folder} lacks {missing[0]}, to which {index.name} refers.", hint="Copy all shards.")
     if not names:
-        raise ModelError(f"{index} names no files.", hint="Copy the file again.")
+        raise ModelError(f"{index} does not refer to any files.", hint="Copy the file again.")
     return [folder / name for name in names]

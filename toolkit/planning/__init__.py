@@ -1,1 +1,1 @@
-"""Everything that is known before the first training step."""
+"""Preflight checks, the training plan and the memory estimate: everything known before the first training step."""

@@ -1,4 +1,4 @@
-"""Devices that a run trains on, and their memory."""
+"""Training devices and their memory."""
 
 import resource
 import sys
@@ -19,12 +19,13 @@ CONTAINER_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memo
 
 @dataclass(frozen=True)
 class Device:
-    """Where a run trains.
+    """A device that a run can train on.
 
     Args:
-        name: for people.
-        kind: cpu or cuda.
-        memory: bytes, all of them, not those that are free: the same recipe on the same machine makes the same parts.
+        name: The name shown to users.
+        kind: Either cpu or cuda.
+        memory: The total memory in bytes. Free memory would vary, and with it the micro-batches of the same recipe on
+            the same machine.
     """
 
     name: str
@@ -32,36 +33,40 @@ class Device:
     memory: int
 
     def dtype_bytes(self, preflight: Preflight[Any]) -> int:
-        """Bytes of a number in weights and activations; on a GPU that is not here 2, unless the recipe says float32."""
+        """Return the size of a weight or activation in bytes.
+
+        On a device other than this one it is 2 unless the recipe sets float32.
+        """
         if self == this_device():
             return preflight.precision.dtype.itemsize
         return 4 if preflight.recipe.model.dtype == "float32" else 2
 
 
 T4 = Device("T4", "cuda", 15_800_000_000)
-"""What CUDA gives of the 16 GB of an Nvidia T4."""
+"""An NVIDIA T4, with the part of its 16 GB that CUDA reports as total memory."""
 
 
 def this_device() -> Device:
-    """The device of this process."""
+    """Return the device of this process."""
     if DEVICE == "cuda":
         return Device(device_name(), "cuda", torch.cuda.get_device_properties(0).total_memory)
     return Device(device_name(), "cpu", min([psutil.virtual_memory().total, *_container_limits()]))
 
 
 def _container_limits() -> Iterator[int]:
-    """Bytes that a control group allows its processes, where one does: version 2 says `max` for no limit, 1 a huge one.
+    """Yield the memory limits of this container's control group, in bytes.
 
-    Inside a container, whose own group is seen as the root.
+    Inside a container, its own group is mounted at the root of the file system of control groups.
     """
+    # Without a limit, version 2 contains "max", which int() rejects, and version 1 a number above any real memory.
     for path in CONTAINER_LIMITS:
         with suppress(OSError, ValueError):
             yield int(path.read_text(encoding="ascii"))
 
 
 def peak_memory_bytes() -> int:
-    """Return the most memory this process has held: on the GPU where there is one, else resident."""
+    """Return the peak memory of this process in bytes: on the GPU if there is one, and resident memory otherwise."""
     if DEVICE == "cuda":
         return torch.cuda.max_memory_allocated()
-    scale = 1 if sys.platform == "darwin" else 1024
+    scale = 1 if sys.platform == "darwin" else 1024  # macOS reports bytes, Linux KiB
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale

@@ -1,48 +1,51 @@
-"""What glibc's heap holds beyond the blocks in use, where tensors lie in it: on a CPU."""
+"""Fragmentation of the glibc heap: memory that a CPU process holds in addition to its live tensors."""
 
 import ctypes
 from collections import Counter
 from contextlib import suppress
 
 from toolkit.planning.shapes import BatchShape, ModelShape, freed_widths, kept_widths
-from toolkit.recipe.schema import Lora
+from toolkit.recipe.schema import LoraSection
 
 _MMAPPED_BLOCK_BYTES = 32 << 20
-_M_MMAP_THRESHOLD = -3  # malloc.h
+_M_MMAP_THRESHOLD = -3  # from malloc.h
 
 
-def hole_bytes(shape: ModelShape, lora: Lora, batch_shape: BatchShape, *, dtype_bytes: int) -> int:
-    """What layers free between blocks that stay, and the heap does not give out again.
+def hole_bytes(shape: ModelShape, lora: LoraSection, batch_shape: BatchShape, *, dtype_bytes: int) -> int:
+    """Return the size of the holes that freed blocks leave between live ones, as an upper bound in bytes.
 
-    torch asks for aligned blocks, for which glibc needs a hole a little larger than the block: that of an equal block
-    serves only as long as nothing small has taken the slack around it. Narrower blocks always find room in it. So with
-    each layer the heap grows by what it keeps, and by up to all of what it frees and no narrower block fills. How much
-    of that depends on the order of all small allocations, from run to run; all of it is predicted, to be safe.
-    Blocks of 32 MiB and more are the system's own and leave no hole (mallopt(3), DEFAULT_MMAP_THRESHOLD_MAX). With
-    checkpointing there are none, see `return_freed_blocks`.
+    torch requests aligned blocks, for which glibc needs a hole that is slightly larger than the block. The hole of an
+    equally large block fits only until a small allocation takes the slack around it. Smaller blocks always fit. So with
+    each layer the heap grows by the blocks that the layer keeps, plus at most those that it frees and that no smaller
+    block refills. The actual growth varies from run to run with the order of small allocations, so all of it is counted
+    (docs/memory.md has measurements).
+
+    With gradient checkpointing there are no holes, see `return_freed_blocks`.
 
     Args:
-        shape: of the model.
-        lora: the adapter.
-        batch_shape: what goes through the model at once.
-        dtype_bytes: bytes of a number.
+        shape: The sizes of the model.
+        lora: The LoRA section of the recipe.
+        batch_shape: The sizes of a micro-batch.
+        dtype_bytes: Bytes per activation.
     """
     freed, kept = Counter(freed_widths(shape, lora)), Counter(kept_widths(shape, lora))
-    room = grown = 0
+    growth = 0  # blocks that no smaller one has refilled so far, in elements per token
+    # From wide to narrow, because a block can fill the hole of a wider one but not of a narrower one.
     for width in sorted(freed | kept, reverse=True):
+        # glibc maps blocks of 32 MiB and more separately and unmaps them when freed, so they leave no hole (mallopt(3),
+        # DEFAULT_MMAP_THRESHOLD_MAX).
         if batch_shape.tokens * width * dtype_bytes >= _MMAPPED_BLOCK_BYTES:
             continue
-        filled = min(room, width * (freed[width] + kept[width]))
-        grown += width * freed[width] - filled
-        room += width * freed[width] - filled
-    return shape.layers * batch_shape.tokens * dtype_bytes * grown
+        growth += width * freed[width] - min(growth, width * (freed[width] + kept[width]))
+    return shape.layers * batch_shape.tokens * dtype_bytes * growth
 
 
 def return_freed_blocks() -> None:
-    """Let glibc give freed blocks from 1 MiB on back to the system at once, so that they leave no holes.
+    """Make glibc return freed blocks of 1 MiB and more to the system at once, so that they leave no holes.
 
-    Where layers are recomputed, every block is freed and asked for again: a deep, narrow model was seen to hold 6.8 GB
-    instead of 1.5. Pages have to be cleared anew for it, which takes time, so only who asks for checkpointing pays.
+    Gradient checkpointing frees and allocates every block again, which made a deep and narrow model hold 6.8 GB instead
+    of 1.5 GB. The kernel has to clear each returned page before it is used again. This takes time, so only runs with
+    gradient checkpointing, which trade time for memory anyway, call this function.
     """
-    with suppress(AttributeError, OSError):  # another C library
+    with suppress(AttributeError, OSError):  # not glibc
         ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, 1 << 20)

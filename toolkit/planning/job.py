@@ -1,4 +1,4 @@
-"""A training job: a checked recipe, and how the rows of each optimizer step go through the model."""
+"""The training job: a checked recipe and the plan for passing the rows of each optimizer step through the model."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -6,21 +6,25 @@ from typing import Any, Literal
 
 import numpy as np
 
-from toolkit.batching.collators import LossOn, PaddedCollator, Row, TreeCollator, training_row
+from toolkit.batching.collators import LossOn, PaddedCollator, Row, TreeCollator, to_training_row
 from toolkit.batching.sampling import RowOrder
 from toolkit.errors import RunError
 from toolkit.planning.device import Device
 from toolkit.planning.preflight import Preflight
-from toolkit.recipe.schema import Recipe, Training
+from toolkit.recipe.schema import Recipe, TrainingSection
 
 Collator = Callable[[list[Row]], dict[str, Any]]
 
 
 @dataclass(frozen=True)
 class Verification:
-    """Relative differences of loss and gradient between one tree and the same rows padded.
+    """The comparison of one tree batch with the same rows padded, before the first step.
 
-    None where they are no numbers; `error` is what the tree's forward or backward pass raised, if it did.
+    Args:
+        loss_difference: The relative difference of the losses. None if it is not finite.
+        gradient_difference: The relative difference of the gradients. None if it is not finite.
+        tolerance: The largest difference that rounding can explain.
+        error: The error of the tree's forward or backward pass, if it failed.
     """
 
     loss_difference: float | None
@@ -30,29 +34,32 @@ class Verification:
 
     @property
     def passed(self) -> bool:
-        """Whether both are numbers within the tolerance."""
+        """True if both differences are finite and within the tolerance."""
         differences = (self.loss_difference, self.gradient_difference)
         return all(difference is not None and difference <= self.tolerance for difference in differences)
 
     def __str__(self) -> str:
         if self.error:
-            return f"a tree cannot be computed: {self.error}"
+            return f"a tree batch cannot be computed: {self.error}"
         loss, gradient = (
-            "no number" if difference is None else f"{difference:.1e}"
+            "not finite" if difference is None else f"{difference:.1e}"
             for difference in (self.loss_difference, self.gradient_difference)
         )
         return (
-            f"loss and gradient of a tree differ from those of padded rows by {loss} and {gradient}; rounding explains "
-            f"{self.tolerance:g}"
+            f"relative difference between a tree batch and the same rows padded: loss {loss}, gradient {gradient} "
+            f"(tolerance {self.tolerance:g})"
         )
 
 
 @dataclass(frozen=True)
 class Batching:
-    """How rows become tensors, and why.
+    """The form in which rows are collated into tensors.
 
-    `token_ratio` is padded tokens per tree node, `verification` how a tree differs from padded rows on this model; None
-    before they are measured.
+    Args:
+        name: The form.
+        reason: The reason for the choice, which is printed and recorded.
+        token_ratio: Padded tokens per tree node. None before it is measured.
+        verification: The comparison of a tree batch with padded rows. None before it is made.
     """
 
     name: Literal["prefix_tree", "padded"]
@@ -63,15 +70,18 @@ class Batching:
 
 @dataclass(frozen=True)
 class Plan:
-    """One optimiser step, resolved for this device.
+    """The settings of an optimizer step, with every `auto` resolved for a device.
 
     Args:
-        batch_size: rows per step, over all processes.
-        processes: how many share them.
-        steps: optimiser steps of the run.
-        micro_batch_size: rows per forward pass of padded batches.
-        batch_tokens: nodes per forward pass of tree batches.
-        group_by_premise: whether the rows of a premise stand next to each other.
+        batching: The form in which rows are collated into tensors.
+        batch_size: Rows per optimizer step, over all processes.
+        processes: The number of processes that share a batch.
+        steps: Optimizer steps of the run.
+        micro_batch_size: Rows per forward pass in padded batches.
+        batch_tokens: Nodes per forward pass in tree batches.
+        group_by_premise: Whether rows with the same premise are adjacent.
+        gradient_checkpointing: Whether the backward pass recomputes activations.
+        optimizer: The name of the optimizer in transformers.
     """
 
     batching: Batching
@@ -85,41 +95,43 @@ class Plan:
     optimizer: str
 
     def __str__(self) -> str:
-        order = "premises together" if self.group_by_premise else "shuffled"
+        order = "grouped by premise" if self.group_by_premise else "shuffled"
         size = f"at most {self.batch_tokens:,} nodes" if self.is_tree else f"{self.micro_batch_size} rows"
         return (
             f"{self.batching.name}: {self.batching.reason}\n"
             f"            {self.batch_size} rows per step, {order}, processes: {self.processes}, {size} per forward "
-            f"pass; {self.steps:,} steps of {self.optimizer}"
+            f"pass; {self.steps:,} steps with {self.optimizer}"
         )
 
     @property
     def is_tree(self) -> bool:
-        """Whether rows are merged into prefix trees."""
+        """True if rows are merged into prefix trees."""
         return self.batching.name == "prefix_tree"
 
     def collator(self, loss_on: LossOn) -> Collator:
-        """What makes a step's tensors of its rows."""
+        """Return the collator, which turns the rows of an optimizer step into tensors."""
         if self.is_tree:
             return TreeCollator(self.batch_tokens, loss_on)
         return PaddedCollator(self.micro_batch_size, loss_on)
 
-    def with_verification(self, verification: Verification, training: Training) -> "Plan":
-        """Return the plan after its trees were checked: with padded rows where trees would train something else."""
+    def with_verification(self, verification: Verification, training: TrainingSection) -> "Plan":
+        """Return the plan with the result of the verification, and with padded rows if it did not pass."""
         batching = replace(self.batching, verification=verification)
         if verification.passed:
             return replace(self, batching=batching)
         return replace(
             self,
-            batching=replace(batching, name="padded", reason=f"tree batches were refused: {verification}"),
-            group_by_premise=choose_grouping(training, in_trees=False),
+            batching=replace(batching, name="padded", reason=f"tree batches failed the verification: {verification}"),
+            group_by_premise=choose_grouping(training, uses_trees=False),
         )
 
     def as_recorded(self, record: Mapping[str, Any]) -> "Plan":
-        """Return the plan with what `auto` made of memory and rows when the run of this run.json was started.
+        """Return the plan with the values recorded in run.json.
+
+        A run that resumes on a machine with another memory size must not resolve `auto` to other values.
 
         Raises:
-            RunError: run.json holds no such plan.
+            RunError: If the recorded plan is damaged.
         """
         if not record:
             return self
@@ -130,33 +142,34 @@ class Plan:
             batching = Batching(**{**record["batching"], "verification": verification})
             for name, value_type in (("micro_batch_size", int), ("batch_tokens", int), ("group_by_premise", bool)):
                 recorded_fields[name] = record[name]
+                # Not isinstance, because a bool is an instance of int.
                 if type(record[name]) is not value_type:
                     raise TypeError
         except (KeyError, TypeError) as error:
             raise RunError(
-                "The plan of steps in run.json is damaged, or another version of this toolkit wrote it.",
-                hint="Put run.json back from a copy, or start anew with overwrite=True or output_dir.",
+                "The training plan in run.json is damaged or was written by another version of this toolkit.",
+                hint="Restore run.json from a copy, or start a new run with overwrite=True or output_dir.",
             ) from error
         return replace(self, batching=batching, **recorded_fields)
 
 
-def choose_grouping(training: Training, *, in_trees: bool) -> bool:
-    """Return whether the rows of a premise are grouped.
+def choose_grouping(training: TrainingSection, *, uses_trees: bool) -> bool:
+    """Return whether to keep rows with the same premise adjacent.
 
-    In trees, grouped premises save nodes and cost no accuracy (docs/benchmarks.md); in padded batches they gain
-    nothing.
+    In tree batches, grouping saves nodes and does not reduce accuracy (docs/benchmarks.md). In padded batches it has no
+    benefit.
     """
-    return in_trees if training.group_by_premise == "auto" else training.group_by_premise
+    return uses_trees if training.group_by_premise == "auto" else training.group_by_premise
 
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """What `training/` executes.
+    """The job that `training/` executes.
 
     Args:
-        preflight: the checked recipe and its rows.
-        plan: one optimizer step, resolved for `device`.
-        device: where the job is to run.
+        preflight: The checked recipe and its rows.
+        plan: The settings of an optimizer step.
+        device: The device that the plan was made for.
     """
 
     preflight: Preflight[Any]
@@ -173,16 +186,16 @@ class TrainingJob:
         return replace(self, plan=plan)
 
     def with_verification(self, verification: Verification) -> "TrainingJob":
-        """Return the job after its trees were checked, see `Plan.with_verification`."""
+        """Return the job with the result of the verification, see `Plan.with_verification`."""
         return self.with_plan(self.plan.with_verification(verification, self.recipe.training))
 
     @property
     def rows_per_process(self) -> int:
-        """Rows that one process reads for one optimizer step."""
+        """Rows per optimizer step in each process."""
         return self.plan.batch_size // self.plan.processes
 
     def collator(self) -> Collator:
-        """Return what makes a step's tensors of its rows."""
+        """Return the collator, which turns the rows of an optimizer step into tensors."""
         return self.plan.collator(self.recipe.training.loss_on)
 
     def row_order(self) -> RowOrder:
@@ -191,21 +204,23 @@ class TrainingJob:
         return RowOrder(premises, seed=self.recipe.seed, grouping=self.plan.group_by_premise)
 
     def first_batches(self, count: int) -> list[list[Row]]:
-        """Return the rows of the first steps of one process, as a collator takes them."""
+        """Return the rows of the first steps of one process, in the form that collators expect."""
         order, size = list(self.row_order()), self.rows_per_process
         starts = range(0, min(len(order), count * size), size)
         return [[self._row(i) for i in order[start : start + size]] for start in starts]
 
     def largest_batches(self, count: int) -> list[list[Row]]:
-        """Return the first epoch's steps that may need most memory, in the form of `first_batches`.
+        """Return the steps of the first epoch that may need the most memory, in the form of `first_batches`.
 
-        In trees these are the steps with most tokens, shared or not; in padded batches, those with the longest rows.
+        For tree batches, these are the steps with the most tokens before prefixes are merged. For padded batches, they
+        are the steps with the longest rows.
         """
         order, size = np.array(list(self.row_order())), self.rows_per_process
+        # Without the incomplete last batch, and without steps that the run does not reach.
         order = order[: len(order) // size * size][: self.plan.steps * size].reshape(-1, size)
         lengths = np.array([len(row) for row in self.preflight.train_rows])[order]
         largest = np.argsort(-(lengths.sum(1) if self.plan.is_tree else lengths.max(1)), kind="stable")[:count]
         return [[self._row(i) for i in order[step]] for step in largest]
 
     def _row(self, index: int) -> Row:
-        return training_row(self.preflight.train_rows[index])
+        return to_training_row(self.preflight.train_rows[index])

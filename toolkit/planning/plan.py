@@ -1,4 +1,4 @@
-"""The plan of a run: every `auto` of its training section resolved before any weight is loaded, with the reasons."""
+"""The planner, which resolves every `auto` of the training section before weights are loaded, and records why."""
 
 import math
 import os
@@ -15,41 +15,41 @@ from toolkit.planning.preflight import Preflight
 from toolkit.planning.shapes import ModelShape
 
 _MIN_TOKEN_RATIO = 1.3
-"""Padded tokens per node from which a tree is taken: below, building it and its mask may cost what it saves."""
+"""Padded tokens per tree node from which trees are used. Below, building a tree and its mask can cost what it saves."""
 _MEASURED_STEPS = 32
-_ANSWER_SHARE = 0.25
-"""More than any answer's share of the tokens that its row has for itself."""
-_ENCODER_REASON = "an encoder reads in both directions, so rows share no beginning that could be computed once"
+_COMPLETION_SHARE = 0.25
+"""An upper bound for the completion's share of the tokens that a row does not share with other rows."""
+_ENCODER_REASON = "an encoder attends in both directions, so rows share no prefix that could be computed once"
 
 
 def plan_job(preflight: Preflight[Any], device: Device | None = None) -> TrainingJob:
     """Resolve every `auto` of the recipe's training section for a device.
 
     Args:
-        preflight: the recipe and its rows.
-        device: which; default: this one.
+        preflight: The checked recipe and its rows.
+        device: The device to plan for. Defaults to the device of this process.
 
     Raises:
-        RecipeError: the batch cannot be shared by the processes.
+        RecipeError: If the batch cannot be divided among the processes.
     """
     training = preflight.recipe.training
     device = device or this_device()
     checkpointing = (
         device.kind == "cuda" if training.gradient_checkpointing == "auto" else training.gradient_checkpointing
     )
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    processes = int(os.environ.get("WORLD_SIZE", "1"))  # set by torchrun and accelerate
     if training.batch_size % processes:
         raise RecipeError(
-            f"training.batch_size {training.batch_size} is no multiple of {processes} processes.",
-            hint="Choose a multiple, or start fewer processes.",
+            f"training.batch_size {training.batch_size} is not a multiple of the number of processes ({processes}).",
+            hint="Set it to a multiple, or start fewer processes.",
         )
     affordable_tokens = _affordable_tokens(preflight, device, checkpointing)
     steps_per_epoch = len(preflight.train_rows) / training.batch_size
-    # Several processes step together or not at all: what is left of an epoch is too little for one of them.
+    # Several processes drop the incomplete last batch of an epoch, because all of them must take part in each step.
     steps_per_epoch = math.ceil(steps_per_epoch) if processes == 1 else math.floor(steps_per_epoch)
     if not steps_per_epoch:
         raise RecipeError(
-            f"{len(preflight.train_rows)} training rows make no batch of {training.batch_size} for {processes} "
+            f"{len(preflight.train_rows)} training rows do not fill a batch of {training.batch_size} for {processes} "
             "processes.",
             hint="Lower training.batch_size, or start one process.",
         )
@@ -61,24 +61,26 @@ def plan_job(preflight: Preflight[Any], device: Device | None = None) -> Trainin
     if batch_tokens == "auto":
         batch_tokens = choose_batch_tokens(preflight.tokens.longest, affordable_tokens)
     optimizer = "adamw_8bit" if device.kind == "cuda" else "adamw_torch_fused"
+    # A preliminary plan: the choice of batching counts tokens in its first steps, so it needs their rows and sizes.
     plan = Plan(
         batching=Batching("prefix_tree", "the recipe sets training.batching"),
         batch_size=training.batch_size,
         processes=processes,
         steps=training.max_steps or math.ceil(steps_per_epoch * training.epochs),
+        # A configured size can exceed the share of the batch that this process has.
         micro_batch_size=min(micro_batch_size, training.batch_size // processes),
         batch_tokens=batch_tokens,
-        group_by_premise=choose_grouping(training, in_trees=training.batching != "padded"),
+        group_by_premise=choose_grouping(training, uses_trees=training.batching != "padded"),
         gradient_checkpointing=checkpointing,
         optimizer=optimizer if training.optimizer == "auto" else training.optimizer,
     )
     job = TrainingJob(preflight, plan, device)
     plan = replace(plan, batching=_choose_batching(job))
-    return job.with_plan(replace(plan, group_by_premise=choose_grouping(training, in_trees=plan.is_tree)))
+    return job.with_plan(replace(plan, group_by_premise=choose_grouping(training, uses_trees=plan.is_tree)))
 
 
 def _choose_batching(job: TrainingJob) -> Batching:
-    """Measure what a tree would save on the first steps; an encoder's rows are always padded."""
+    """Choose trees or padded batches by the number of tokens that trees save in the first steps."""
     recipe, plan = job.recipe, job.plan
     if recipe.model.kind == "encoder":
         return Batching("padded", _ENCODER_REASON)
@@ -87,13 +89,13 @@ def _choose_batching(job: TrainingJob) -> Batching:
     padded = _count_tokens(PaddedCollator(plan.micro_batch_size, loss_on), batches)
     nodes = _count_tokens(TreeCollator(plan.batch_tokens, loss_on), batches)
     ratio = round(padded / nodes, 3)
-    measurement = f"{padded / len(batches):,.0f} padded tokens of a step are {nodes / len(batches):,.0f} nodes"
+    measurement = f"{padded / len(batches):,.0f} padded tokens per step become {nodes / len(batches):,.0f} tree nodes"
     if batching != "auto":
         return Batching(batching, f"the recipe sets training.batching; {measurement}, a ratio of {ratio:.2f}", ratio)
     if ratio >= _MIN_TOKEN_RATIO:
         return Batching("prefix_tree", f"{measurement}, a ratio of {ratio:.2f}", ratio)
     return Batching(
-        "padded", f"{measurement}: a ratio of {ratio:.2f} is below {_MIN_TOKEN_RATIO}, so a tree does not pay", ratio
+        "padded", f"{measurement}: a ratio of {ratio:.2f} is below {_MIN_TOKEN_RATIO}, so trees are not worth it", ratio
     )
 
 
@@ -102,14 +104,14 @@ def _count_tokens(collate: Collator, batches: list[list[Row]]) -> int:
 
 
 def _affordable_tokens(preflight: Preflight[Any], device: Device, checkpointing: bool) -> int:
-    """Tokens whose activations fit into half of the memory beside the weights."""
+    """Return the number of tokens whose activations fit into half of the memory that the weights leave."""
     recipe, dtype_bytes = preflight.recipe, device.dtype_bytes(preflight)
     per_token = activation_bytes_per_token(
         ModelShape.from_config(preflight.config),
         recipe.lora,
         dtype_bytes=dtype_bytes,
         checkpointing=checkpointing,
-        trained_share=1.0 if recipe.training.loss_on == "full_text" else _ANSWER_SHARE,
+        trained_share=1.0 if recipe.training.loss_on == "full_text" else _COMPLETION_SHARE,
     )
     weights = preflight.parameters.base_bytes(dtype_bytes, load_in_4bit=recipe.model.load_in_4bit)
     return max(0, device.memory - weights) // 2 // per_token

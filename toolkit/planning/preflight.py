@@ -1,4 +1,4 @@
-"""What can be known before any weight is loaded: rows, tokens, parameters, and an example as the model will read it."""
+"""The checks of a recipe before weights are loaded: rows, tokens, parameters, and examples as the model reads them."""
 
 import hashlib
 from collections.abc import Sequence
@@ -15,23 +15,23 @@ from toolkit.data.splits import Splits, load_splits
 from toolkit.inference.label_trie import LabelTrie
 from toolkit.models.backend import DEVICE, device_name
 from toolkit.models.encoder import count_encoder_parameters
-from toolkit.models.loading import precision_for
+from toolkit.models.loading import resolve_precision
 from toolkit.models.model_folder import find_model, hub_commit
 from toolkit.models.parameters import ParameterCount, count_parameters, model_config
 from toolkit.models.precision import Precision
-from toolkit.prompts.encoder import EncodedRow, PromptEncoder
-from toolkit.prompts.sentence_pairs import EncodedPair, RowEncoder, row_encoder
+from toolkit.prompts.prompt_tokenizer import EncodedRow, PromptTokenizer
+from toolkit.prompts.sentence_pairs import EncodedPair, RowTokenizer, make_row_tokenizer
 from toolkit.prompts.tokenizer import load_tokenizer
 from toolkit.recipe.schema import Recipe
 from toolkit.utils.terminal import escape_control_characters
 
 RowT = TypeVar("RowT", EncodedRow, EncodedPair)
-_GREEN, _GREY, _PLAIN = "\033[1;32m", "\033[90m", "\033[0m"
+_GREEN, _GRAY, _PLAIN = "\033[1;32m", "\033[90m", "\033[0m"
 
 
 @dataclass(frozen=True)
 class TokenStatistics:
-    """Tokens per row, prompt and answer together, and how many predictions are trained."""
+    """Statistics of the tokens per row (prompt and completion) and of the predictions that are trained."""
 
     rows: int
     shortest: int
@@ -45,8 +45,8 @@ class TokenStatistics:
 
     @classmethod
     def from_rows(cls, rows: Sequence[EncodedRow] | Sequence[EncodedPair], loss_on: str) -> "TokenStatistics":
-        """Count over encoded rows; `loss_on` as in the recipe."""
-        lengths, trained = np.array([len(row) for row in rows]), np.array([row.trained(loss_on) for row in rows])
+        """Compute the statistics of encoded rows. `loss_on` is the key of the recipe."""
+        lengths, trained = np.array([len(row) for row in rows]), np.array([row.count_targets(loss_on) for row in rows])
         return cls(
             rows=len(rows),
             shortest=int(lengths.min()),
@@ -62,15 +62,25 @@ class TokenStatistics:
 
 @dataclass(frozen=True)
 class Preflight(Generic[RowT]):
-    """Everything that training needs but the weights, and what was found out about it.
+    """A checked recipe: everything that training needs except the weights.
 
-    `tokens` are those of the training rows, `scored_tokens` of the rows held back and of the evaluation rows.
+    Args:
+        recipe: The recipe.
+        folder: The folder of the base model.
+        splits: The checked rows.
+        row_tokenizer: The converter of rows to token ids.
+        train_rows: The training rows as token ids.
+        tokens: Statistics of the training rows.
+        scored_tokens: Statistics of the calibration set and the evaluation rows.
+        parameters: The number of parameters of the base model and the adapter.
+        precision: The precision of weights and activations.
+        duplicates: The near-duplicates among the rows.
     """
 
     recipe: Recipe
     folder: Path
     splits: Splits
-    encoder: RowEncoder
+    row_tokenizer: RowTokenizer
     train_rows: list[RowT]
     tokens: TokenStatistics
     scored_tokens: TokenStatistics
@@ -80,11 +90,11 @@ class Preflight(Generic[RowT]):
 
     @cached_property
     def config(self) -> Any:
-        """The base model's configuration; read once."""
+        """The configuration of the base model."""
         return model_config(self.folder)
 
     def record(self) -> dict[str, Any]:
-        """The findings, for run.json."""
+        """Return the results for run.json."""
         return {
             "device": device_name(),
             "model": {
@@ -105,24 +115,27 @@ class Preflight(Generic[RowT]):
 
     @property
     def tokens_sha256(self) -> str:
-        """Of the training rows as token ids: data, prompt, the date in it, chat template and tokenizer decide it."""
+        """The SHA-256 digest of the training rows as token ids.
+
+        It changes with the data, the prompt, the date in the prompt, the chat template and the tokenizer.
+        """
         digest = hashlib.sha256()
         for row in self.train_rows:
-            digest.update(repr(row).encode())
+            digest.update(repr(row).encode())  # the repr of EncodedRow is part of the digest and must not change
         return digest.hexdigest()
 
     @property
     def longest_row(self) -> int:
-        """Tokens of the longest row that is trained on or scored; an evaluation may be of either."""
+        """The tokens of the longest training, calibration or evaluation row, because any of them can be scored."""
         return max(self.tokens.longest, self.scored_tokens.longest)
 
     @property
     def weight_bytes(self) -> int:
-        """Memory of base and adapter on the device."""
+        """The bytes of base model and adapter on this device."""
         return self.parameters.weight_bytes(self.precision, load_in_4bit=self.recipe.model.load_in_4bit)
 
     def report(self) -> str:
-        """The findings as text for a terminal."""
+        """Return the results as text for a terminal."""
         recipe, tokens, overlap = self.recipe, self.tokens, self.splits.overlap
         quantization = "4-bit, computing in " if recipe.model.load_in_4bit else ""
         lines = [
@@ -133,12 +146,12 @@ class Preflight(Generic[RowT]):
             f"eval        {_format_counts(label_counts(recipe, self.splits.eval))}",
             f"overlap     {overlap.premises} premises, {overlap.hypotheses} hypotheses, {overlap.pairs} pairs",
             f"duplicates  {self.duplicates}",
-            f"tokens      {tokens.shortest} to {tokens.longest} per row, median {tokens.median}, 95 % at most "
+            f"tokens      {tokens.shortest} to {tokens.longest} per row, median {tokens.median}, 95th percentile "
             f"{tokens.p95}; {tokens.trained_per_row:g} trained per row",
         ]
         if self.splits.calibration_set:
             lines.insert(
-                4, f"held back   {_format_counts(label_counts(recipe, self.splits.calibration_set))}, for calibration"
+                4, f"held out    {_format_counts(label_counts(recipe, self.splits.calibration_set))}, for calibration"
             )
         shortened = {"training": tokens.shortened_rows, "evaluation": self.scored_tokens.shortened_rows}
         lines += [
@@ -148,60 +161,69 @@ class Preflight(Generic[RowT]):
             if rows
         ]
         if recipe.lora.dropout and DEVICE == "cuda" and recipe.model.kind == "decoder":
-            lines.append("dropout     lora.dropout above 0 leaves Unsloth's fused LoRA kernels; 0 is faster")
+            lines.append("dropout     lora.dropout above 0 disables Unsloth's fused LoRA kernels; 0 is faster")
         return escape_control_characters("\n".join(lines))
 
     def examples(self, *, color: bool) -> str:
-        """Two training rows of different labels as text, trained tokens coloured, or in brackets without colour."""
+        """Return two training rows with different labels as text, with the trained tokens in color or in brackets."""
         labels = [example.label for example in self.splits.train]
         second = next((i for i, label in enumerate(labels) if label != labels[0]), len(labels) - 1)
         return "\n\n".join(self._example(i, color) for i in dict.fromkeys((0, second)))
 
     def _example(self, index: int, color: bool) -> str:
-        row: Any = self.train_rows[index]  # of this very encoder
-        read_text, trained_text = map(escape_control_characters, self.encoder.show(row, self.recipe.training.loss_on))
-        return f"{_GREY}{read_text}{_GREEN}{trained_text}{_PLAIN}" if color else f"{read_text}[{trained_text}]"
+        row: Any = self.train_rows[index]  # encoded by this row_tokenizer, so their types match
+        read_text, trained_text = map(
+            escape_control_characters, self.row_tokenizer.decode_row(row, self.recipe.training.loss_on)
+        )
+        return f"{_GRAY}{read_text}{_GREEN}{trained_text}{_PLAIN}" if color else f"{read_text}[{trained_text}]"
 
 
 def _format_counts(counts: dict[str, int]) -> str:
     return f"{sum(counts.values()):,} rows: " + ", ".join(f"{count:,} {label}" for label, count in counts.items())
 
 
-def run_preflight(recipe: Recipe, *, weights: bool = False, recorded: Precision | None = None) -> Preflight:
-    """Check data, tokenizer and configuration of a recipe.
+def run_preflight(
+    recipe: Recipe, *, fetch_weights: bool = False, recorded_precision: Precision | None = None
+) -> Preflight:
+    """Check the data, tokenizer and model configuration of a recipe.
 
     Args:
-        recipe: what to check.
-        weights: also fetch the weights of a hub model.
-        recorded: the precision that a resumed run began with; `model.dtype: auto` keeps it on any machine.
+        recipe: The recipe to check.
+        fetch_weights: Whether to download the weights of a model from the Hub as well.
+        recorded_precision: The precision that a resumed run was started with. `model.dtype: auto` keeps it if the
+            device supports it.
 
     Raises:
-        ToolkitError: whatever of the recipe cannot work with the data or the model.
+        ToolkitError: If the recipe does not fit the data or the model.
     """
+    # Data first: an error in it is reported before a model is downloaded.
     splits = load_splits(recipe)
-    folder = find_model(recipe.model.name, recipe.model.revision, weights=weights)
-    precision = precision_for(recipe, recorded)
-    encoder = row_encoder(load_tokenizer(folder), recipe)
-    parameters = _check_model(folder, recipe, encoder)
-    train_rows = encoder.encode(splits.train)
-    scored_rows = encoder.encode([*splits.calibration_set, *splits.eval])  # refuses rows that could not be scored
+    folder = find_model(recipe.model.name, recipe.model.revision, weights=fetch_weights)
+    precision = resolve_precision(recipe, recorded_precision)
+    row_tokenizer = make_row_tokenizer(load_tokenizer(folder), recipe)
+    parameters = _check_model(folder, recipe, row_tokenizer)
+    train_rows = row_tokenizer.encode(splits.train)
+    scored_rows = row_tokenizer.encode(
+        [*splits.calibration_set, *splits.eval]
+    )  # fails if a row cannot be scored, before training
     return Preflight(
         recipe=recipe,
         folder=folder,
         splits=splits,
-        encoder=encoder,
+        row_tokenizer=row_tokenizer,
         train_rows=train_rows,
         tokens=TokenStatistics.from_rows(train_rows, recipe.training.loss_on),
         scored_tokens=TokenStatistics.from_rows(scored_rows, recipe.training.loss_on),
         parameters=parameters,
         precision=precision,
+        # In all rows of data.train, including the held-out ones.
         duplicates=find_near_duplicates([*splits.train, *splits.calibration_set], splits.eval),
     )
 
 
-def _check_model(folder: Path, recipe: Recipe, encoder: RowEncoder) -> ParameterCount:
-    """Count parameters; refuse, before any training, what could not be scored or read."""
-    if isinstance(encoder, PromptEncoder):
-        LabelTrie(encoder.label_ids)  # refuses labels that could not be told apart
+def _check_model(folder: Path, recipe: Recipe, row_tokenizer: RowTokenizer) -> ParameterCount:
+    """Count the parameters, and check before training that the model can score the labels."""
+    if isinstance(row_tokenizer, PromptTokenizer):
+        LabelTrie(row_tokenizer.label_ids)  # fails if two labels have the same tokens
         return count_parameters(folder, recipe.lora)
     return count_encoder_parameters(folder, recipe)

@@ -1,4 +1,4 @@
-"""The pre-flight's findings: rows, tokens, parameters, memory and the verdict, for people and for programs."""
+"""The preflight report: rows, tokens, parameters, memory and the verdict, as attributes and as text."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -8,18 +8,18 @@ from toolkit.planning.device import T4, Device
 from toolkit.planning.job import TrainingJob
 from toolkit.planning.plan import plan_job
 from toolkit.planning.preflight import Preflight, TokenStatistics
-from toolkit.planning.resource_estimate import ResourceEstimate, estimate_lines, estimate_resources
+from toolkit.planning.resource_estimate import ResourceEstimate, estimate_resources, format_estimate
 from toolkit.planning.suggestions import verdict
 
 
 @dataclass(frozen=True)
 class PreflightReport:
-    """Rows, tokens, parameters, memory and verdict of a recipe.
+    """The results of the preflight checks of a recipe.
 
     Args:
-        job: the checked recipe and its plan on this device.
-        target_device: another device that was asked about; None for this one alone.
-        probe: what a few measured steps took, a `training.probe.Probe`; None where none were made.
+        job: The checked recipe and its plan for this device.
+        target_device: The device that the verdict is about. None for this device.
+        probe: The measurements of a few training steps, a `training.probe.Probe`. None without a probe.
     """
 
     job: TrainingJob
@@ -33,39 +33,39 @@ class PreflightReport:
 
     @property
     def tokens(self) -> TokenStatistics:
-        """Tokens of the training rows."""
+        """The token statistics of the training rows."""
         return self.preflight.tokens
 
     @property
     def trainable_parameters(self) -> int:
-        """The adapter's parameters."""
+        """The number of parameters of the adapter."""
         return self.preflight.parameters.trainable
 
     @property
     def total_parameters(self) -> int:
-        """The parameters of base model and adapter."""
+        """The number of parameters of base model and adapter."""
         return self.preflight.parameters.total
 
     @cached_property
     def estimate(self) -> ResourceEstimate | None:
-        """Memory and disk on the device in question; None for an encoder, whose memory nothing predicts."""
+        """The estimate for the target device. None for an encoder, for which there is no memory formula."""
         return self._assessment[0]
 
     @property
     def fits(self) -> bool | None:
-        """Whether training and scoring fit into the memory in question; None for an encoder."""
+        """True if training and scoring fit into the memory of the target device. None for an encoder."""
         return self.estimate.fits if self.estimate else None
 
     @property
     def verdict(self) -> str | None:
-        """`fits`, or `does not fit` and what to change; None for an encoder."""
+        """The sentence that the recipe fits, or that it does not and what to change. None for an encoder."""
         return self._assessment[1]
 
     def report(self, *, color: bool = False) -> str:
-        """Return the findings as text for a terminal.
+        """Return the results as text for a terminal.
 
         Args:
-            color: mark the trained tokens of the examples with color, rather than with brackets.
+            color: Whether to mark the trained tokens of the examples with color instead of brackets.
         """
         lines = [
             f"{self.preflight.report()}\n",
@@ -73,7 +73,7 @@ class PreflightReport:
             f"batch       {self.job.plan}",
         ]
         if self._local_estimate is not None:
-            lines.append(estimate_lines(self._local_estimate, self._local_verdict))
+            lines.append(format_estimate(self._local_estimate, self._local_verdict))
             lines.append(f"            {verdict(self.preflight, self._estimate_for(T4))}")
             if self.target_device:
                 lines.append(f"            {self.verdict}")

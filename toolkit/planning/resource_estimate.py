@@ -1,4 +1,4 @@
-"""What a run will need before it is started: memory by its terms, and disk."""
+"""The estimate of the memory and disk space that a run needs, before it is started."""
 
 import math
 import shutil
@@ -8,7 +8,7 @@ from typing import Any
 
 import psutil
 
-from toolkit.inference.loading import scoring_nodes
+from toolkit.inference.loading import scoring_batch_tokens
 from toolkit.models.gguf_types import FILE_TYPES
 from toolkit.models.merging import merged_type
 from toolkit.planning.device import Device
@@ -18,24 +18,24 @@ from toolkit.planning.preflight import Preflight
 from toolkit.planning.shapes import BatchShape, ModelShape
 from toolkit.runs.run_paths import nearest_existing
 
-CUDA_CONTEXT = 500_000_000
-"""A CUDA context with cuBLAS, roughly; torch cannot tell it before there is one."""
+CUDA_CONTEXT_BYTES = 500_000_000
+"""The approximate size of a CUDA context with cuBLAS. It cannot be measured before the context exists."""
 _EXAMINED_STEPS = 32
 
 
 @dataclass(frozen=True)
 class ResourceEstimate:
-    """What training and scoring will hold on a device, and what a run will leave on the disk, in bytes.
+    """The predicted memory of a device and disk space of a run, in bytes.
 
     Args:
-        device: where.
-        dtype_bytes: bytes of a number in weights and activations.
-        training: the peak of a step.
-        scoring: the peak of an evaluation.
-        adapter: the run's result.
-        checkpoints: adapter and optimiser, for those that are kept and one more: the oldest goes when a new one is
-            whole.
-        export: merged weights and the recipe's GGUFs.
+        device: The device that the memory is predicted for.
+        dtype_bytes: Bytes per weight or activation.
+        training: The peak memory of a training step.
+        scoring: The peak memory of an evaluation.
+        adapter: Disk space of the adapter.
+        checkpoints: Disk space of adapter and optimizer state in all checkpoints, including an extra one, because the
+            oldest is deleted only after a new one is complete.
+        export: Disk space of the merged model and the GGUF files of the recipe.
     """
 
     device: Device
@@ -48,11 +48,11 @@ class ResourceEstimate:
 
     @property
     def fits(self) -> bool:
-        """Whether the predicted peaks, of a training step and of an evaluation, are within the device's memory."""
+        """True if the predicted peaks of training and scoring are within the memory of the device."""
         return max(self.training.total, self.scoring.total) <= self.device.memory
 
     def record(self) -> dict[str, Any]:
-        """For run.json."""
+        """Return the estimate for run.json."""
         return {
             "device": asdict(self.device),
             "training": {**asdict(self.training), "total": self.training.total, "peak": self.training.peak},
@@ -65,12 +65,13 @@ class ResourceEstimate:
 
 
 def estimate_resources(job: TrainingJob) -> ResourceEstimate:
-    """Predict what a decoder's job will hold on its device; from configuration and rows, without reading weights."""
+    """Predict the memory and disk space of a decoder's job from its configuration and rows, without reading weights."""
     preflight, plan, device = job.preflight, job.plan, job.device
     recipe, shape = job.recipe, ModelShape.from_config(preflight.config)
     dtype_bytes = device.dtype_bytes(preflight)
     weights = preflight.parameters.base_bytes(dtype_bytes, load_in_4bit=recipe.model.load_in_4bit)
-    runtime = CUDA_CONTEXT if device.kind == "cuda" else psutil.Process().memory_info().rss
+    # On a CPU, this process has already made the imports that training needs, so its size is the runtime's.
+    runtime = CUDA_CONTEXT_BYTES if device.kind == "cuda" else psutil.Process().memory_info().rss
     loading = _file_bytes(preflight, dtype_bytes) if device.kind == "cpu" else 0
     common_arguments = {"runtime": runtime, "weights": weights, "dtype_bytes": dtype_bytes, "loading": loading}
     training = training_memory(
@@ -83,9 +84,11 @@ def estimate_resources(job: TrainingJob) -> ResourceEstimate:
         on_cpu=device.kind == "cpu",
         **common_arguments,
     )
-    if recipe.model.load_in_4bit:  # a layer's weights are unpacked while it computes
+    if recipe.model.load_in_4bit:  # a linear layer unpacks its weights to compute with them
         training = replace(training, working=training.working + shape.hidden * shape.intermediate * dtype_bytes)
-    nodes = max(scoring_nodes(recipe, device.kind), preflight.longest_row)  # a tree holds one row at least
+    nodes = max(scoring_batch_tokens(recipe, device.kind), preflight.longest_row)  # a tree contains at least one row
+    # On a CPU, nodes also attend to the cached common prefix of all prompts, which is shorter than a row. The head is
+    # applied only where a label's token follows, which is taken to be half of the nodes.
     scoring_shape = BatchShape(nodes, nodes * (nodes + preflight.longest_row), nodes // 2, is_tree=True)
     adapter = 4 * preflight.parameters.trainable
     checkpoint_count = math.ceil(plan.steps / recipe.training.save_steps)
@@ -95,13 +98,18 @@ def estimate_resources(job: TrainingJob) -> ResourceEstimate:
         training=training,
         scoring=scoring_memory(shape, recipe.lora, scoring_shape, on_cpu=device.kind == "cpu", **common_arguments),
         adapter=adapter,
+        # `training.adapter` includes gradients, which are as large as the adapter and are not part of a checkpoint.
         checkpoints=min(recipe.training.save_total_limit + 1, checkpoint_count) * (training.adapter - adapter),
         export=_export_bytes(preflight),
     )
 
 
 def _file_bytes(preflight: Preflight[Any], dtype_bytes: int) -> int:
-    """Of the weights' files; before a hub model is fetched, of 16-bit ones. Unconverted, they are the weights."""
+    """Return the bytes of the weight files if loading converts their dtype, and otherwise 0.
+
+    Without a conversion, the pages of the files are the weights and must not be counted twice. Before a model is
+    downloaded from the Hub, its files are assumed to be in 16-bit precision.
+    """
     stored_dtype = preflight.config.dtype
     if stored_dtype is not None and stored_dtype.itemsize == dtype_bytes:
         return 0
@@ -110,7 +118,11 @@ def _file_bytes(preflight: Preflight[Any], dtype_bytes: int) -> int:
 
 
 def largest_micro_batch(job: TrainingJob) -> BatchShape:
-    """Return the largest micro-batch of the first steps and of those of the first epoch that may need most."""
+    """Return the sizes of the largest micro-batch.
+
+    Collating every step of the run would take too long, so only the first steps and those steps of the first epoch are
+    examined that may need the most memory.
+    """
     count = min(_EXAMINED_STEPS, job.plan.steps)
     batches = job.first_batches(count) + job.largest_batches(count)
     collate = job.collator()
@@ -126,17 +138,20 @@ def largest_micro_batch(job: TrainingJob) -> BatchShape:
 
 
 def _export_bytes(preflight: Preflight[Any]) -> int:
-    """Merged weights, in the base's type, the recipe's files, and what is written to make them; as `export` demands."""
+    """Return the disk space of an export: merged weights, intermediate GGUF file and the GGUF files of the recipe."""
     base = preflight.parameters.total - preflight.parameters.trainable
     matrices = preflight.parameters.quantizable
     types, source = preflight.recipe.export.gguf, merged_type(preflight.config)
-    # llama.cpp's quantiser reads a GGUF of the merged weights.
+    # The quantizer of llama.cpp reads an unquantized GGUF file, so the merged weights are then stored twice.
     copies = [source] * (1 + any(FILE_TYPES[file_type].needs_quantizer for file_type in types))
     return sum(FILE_TYPES[file_type].file_bytes(matrices, base - matrices) for file_type in [*copies, *types])
 
 
-def estimate_lines(estimate: ResourceEstimate, verdict: str) -> str:
-    """For a terminal. The verdict `verdict` only warns a run: a prediction may be a fifth off."""
+def format_estimate(estimate: ResourceEstimate, verdict: str) -> str:
+    """Return the estimate and the verdict as text for a terminal.
+
+    A negative verdict does not stop a run, because a prediction can be off by 20 %.
+    """
     return (
         f"memory      training {estimate.training}\n"
         f"            scoring {estimate.scoring.total / 1e9:.2f} GB; "
@@ -146,12 +161,12 @@ def estimate_lines(estimate: ResourceEstimate, verdict: str) -> str:
 
 
 def disk_warning(estimate: ResourceEstimate, folder: Path) -> str | None:
-    """A line where the disk of `folder`, which need not exist yet, holds less than a new run will leave there."""
+    """Return a warning if the disk of `folder`, which need not exist yet, is too small for a new run, or None."""
     needed = estimate.adapter + estimate.checkpoints
     free = shutil.disk_usage(nearest_existing(folder)).free
     if needed <= free:
         return None
     return (
-        f"WARNING     adapter and checkpoints will take {needed / 1e9:.2f} GB, and {folder} has {free / 1e9:.2f} GB "
-        "free; make room, or lower training.save_total_limit"
+        f"WARNING     adapter and checkpoints will take {needed / 1e9:.2f} GB, but {folder} has {free / 1e9:.2f} GB "
+        "free. Free up space or lower training.save_total_limit."
     )

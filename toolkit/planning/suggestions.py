@@ -1,37 +1,39 @@
-"""The verdict on a resource estimate, and the changes of a recipe with which it would fit."""
+"""The verdict on a resource estimate, and the changes that make a recipe fit."""
 
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from toolkit.inference.loading import scoring_nodes
+from toolkit.inference.loading import scoring_batch_tokens
 from toolkit.planning.plan import plan_job
 from toolkit.planning.preflight import Preflight
 from toolkit.planning.resource_estimate import ResourceEstimate, estimate_resources
-from toolkit.recipe.loading import as_assignment
+from toolkit.recipe.loading import format_override
 
 
 def suggest_changes(preflight: Preflight[Any], estimate: ResourceEstimate) -> str | None:
-    """Return the first change of the recipe, or the first few together, with which the formula says that it fits."""
+    """Return the fewest changes, in the order of `_changes`, with which the recipe is predicted to fit, or None."""
     device, changes = estimate.device, dict[str, Any]()
     for key, value in _changes(preflight, estimate):
         changes[key] = value
         recipe = _with_changes(preflight.recipe, changes)
         candidate = replace(preflight, recipe=recipe)
+        # Each change is planned again, because `auto` values depend on each other.
         if estimate_resources(plan_job(candidate, device)).fits:
-            return "set " + ", ".join(as_assignment(name, new_value) for name, new_value in changes.items())
+            return "set " + ", ".join(format_override(name, new_value) for name, new_value in changes.items())
     return None
 
 
 def _changes(preflight: Preflight[Any], estimate: ResourceEstimate) -> Iterator[tuple[str, Any]]:
-    """From what costs nothing to what costs speed; no part becomes larger than the recipe sets it."""
+    """Yield changes, free ones before those that cost speed. None of them makes a micro-batch larger."""
     recipe, device = preflight.recipe, estimate.device
-    if estimate.scoring.total > device.memory and preflight.longest_row < scoring_nodes(recipe, device.kind):
+    if estimate.scoring.total > device.memory and preflight.longest_row < scoring_batch_tokens(recipe, device.kind):
         yield "evaluation.batch_tokens", preflight.longest_row
     is_tree = plan_job(preflight, device).plan.is_tree
     key, smallest = ("batch_tokens", preflight.tokens.longest) if is_tree else ("micro_batch_size", 1)
     configured = getattr(recipe.training, key)
     if configured != "auto":
+        # `auto` can be larger than the configured value: for trees, it is never below the longest row.
         auto_preflight = replace(preflight, recipe=_with_changes(recipe, {f"training.{key}": "auto"}))
         if getattr(plan_job(auto_preflight, device).plan, key) < configured:
             yield f"training.{key}", "auto"
@@ -51,11 +53,11 @@ def _with_changes(recipe: Any, changes: dict[str, Any]) -> Any:
 
 
 def verdict(preflight: Preflight[Any], estimate: ResourceEstimate) -> str:
-    """`fits`, or `does not fit` and what to change."""
+    """Return the sentence that a recipe fits, or that it does not and what to change."""
     name, memory = estimate.device.name, estimate.device.memory
     training, scoring = estimate.training.total / 1e9, estimate.scoring.total / 1e9
     usage = f"training {training:.2f} GB, scoring {scoring:.2f} GB of {memory / 1e9:.1f} GB"
     if estimate.fits:
         return f"{name}: fits: {usage}"
-    change = suggest_changes(preflight, estimate) or "no key of the recipe helps: take a smaller model or more memory"
+    change = suggest_changes(preflight, estimate) or "no recipe setting helps: use a smaller model or more memory"
     return f"{name}: does not fit: {usage}; {change}"

@@ -1,1 +1,1 @@
-"""Text becomes token ids."""
+"""Prompts: chat messages, chat templates and the conversion of text into token ids."""

@@ -1,4 +1,4 @@
-"""A chat template, rendered once and filled with texts as token ids."""
+"""Chat templates: rendered once with placeholders, then filled with messages at the level of token ids."""
 
 import re
 from collections.abc import Sequence
@@ -9,28 +9,28 @@ from toolkit.errors import ModelError, RecipeError, first_line
 from toolkit.prompts.tokenizer import encode_plain
 from toolkit.utils.timeouts import run_with_timeout
 
-# The n-th message's text while the template is rendered: private-use characters that no template has.
+# A slot stands for the text of the n-th message while the template is rendered. Its private-use characters do not occur
+# in chat templates.
 _SLOT = "\ue000{}\ue001"
 _SLOT_PATTERN = _SLOT.format("[0-9]+")
-_RENDER_SECONDS = 30.0
-"""Far above the milliseconds that a template takes, on any machine."""
+_RENDER_SECONDS = 30.0  # rendering takes milliseconds, so this is generous on any machine
 
 
 class ChatTemplate:
     """A tokenizer's chat template for a fixed sequence of roles.
 
-    The template is rendered once with empty slots for the messages' texts. A conversation's texts are put into the
-    slots, and everything between two special tokens is encoded as one plain text. So template markers become special
-    tokens, the same characters in a message never do, and there is exactly one BOS.
+    The template is rendered once, with slots in place of the messages. To encode a conversation, its messages are put
+    into the slots, and the text between two special tokens is encoded as plain text. Special tokens of the template
+    become special tokens, but the same characters in a message do not, and every conversation has exactly one BOS.
 
     Args:
-        tokenizer: a fast tokenizer with a chat template.
-        roles: of the messages in order; the last one is the answer's.
-        date_string: today's date for templates that print one; None lets them ask the clock.
+        tokenizer: A fast tokenizer with a chat template.
+        roles: The roles of the messages in order, the last of which is that of the answer.
+        date_string: The date for templates that print one. If None, they print the current date.
 
     Raises:
-        RecipeError: the template cannot be rendered, or does not show where the answer goes.
-        ModelError: the tokenizer has no template.
+        RecipeError: If the template cannot be rendered, or the position of the answer cannot be determined.
+        ModelError: If the tokenizer has no chat template.
     """
 
     def __init__(self, tokenizer: Any, roles: Sequence[str], *, date_string: str | None = None) -> None:
@@ -38,8 +38,10 @@ class ChatTemplate:
         self.roles = tuple(roles)
         self._date = {} if date_string is None else {"date_string": date_string}
         self._special_ids = {str(token): i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
-        markers = sorted(self._special_ids, key=len, reverse=True)
-        self._marker_pattern = re.compile("(" + "|".join([_SLOT_PATTERN, *map(re.escape, markers)]) + ")")
+        # The longest first: a regular expression takes the first alternative that matches, and one special token can be
+        # the beginning of another.
+        special_tokens = sorted(self._special_ids, key=len, reverse=True)
+        self._split_pattern = re.compile("(" + "|".join([_SLOT_PATTERN, *map(re.escape, special_tokens)]) + ")")
         slots = [_SLOT.format(index) for index in range(len(self.roles))]
         turns = [{"role": role, "content": slot} for role, slot in zip(self.roles, slots, strict=True)]
         self._prompt = self.render(turns[:-1], add_generation_prompt=True)
@@ -47,80 +49,83 @@ class ChatTemplate:
         prefix, slot, suffix = self._conversation.partition(slots[-1])
         if not slot or not prefix.startswith(self._prompt):
             raise RecipeError(
-                "The chat template's generation prompt is not how it begins an assistant turn, "
-                "so the answer's place is unknown.",
-                hint="Write task.chat_template so that add_generation_prompt renders what precedes the answer.",
+                "The chat template's generation prompt differs from the beginning of its assistant turn, "
+                "so the position of the answer is unknown.",
+                hint="Change task.chat_template so that add_generation_prompt renders the text before the answer.",
             )
-        self.before_answer = prefix.removeprefix(self._prompt)
-        """Text between the generation prompt and the answer."""
-        self.end_of_turn = self._end_of_turn(suffix)
-        """The id of the special token right after the answer; the tokenizer's EOS where the template has none."""
+        self.answer_prefix = prefix.removeprefix(self._prompt)
+        """The text between the generation prompt and the answer, usually empty."""
+        self.end_of_turn = self._find_end_of_turn(suffix)
+        """The id of the special token after the answer, or of the tokenizer's EOS if the template has none there."""
 
     def render(self, messages: list[dict[str, str]], *, add_generation_prompt: bool) -> str:
-        """Return the template's text for `messages`.
+        """Render the template for `messages` as text.
 
         Raises:
-            ModelError: the tokenizer has no template.
-            RecipeError: the template raises, or does not end.
+            ModelError: If the tokenizer has no chat template.
+            RecipeError: If the template raises an error or takes too long.
         """
         if not self.tokenizer.chat_template:
             raise ModelError(
-                "The model's tokenizer has no chat template.", hint="Give one with task.chat_template in the recipe."
+                "The model's tokenizer has no chat template.", hint="Set task.chat_template in the recipe."
             )
         try:
+            # A template comes with a downloaded model, so it is untrusted. Jinja's sandbox prevents code execution,
+            # but not loops that take hours.
             apply = partial(self.tokenizer.apply_chat_template, messages, tokenize=False, **self._date)
             return run_with_timeout(_RENDER_SECONDS, partial(apply, add_generation_prompt=add_generation_prompt))
-        except Exception as error:  # Jinja's own errors, and whatever the template raises
+        except Exception as error:  # Jinja's errors, and anything that an expression in the template raises
             raise RecipeError(
                 f"The chat template cannot be rendered: {first_line(error).rstrip('.')}.",
-                hint="Mend task.chat_template, or the model's chat_template.jinja.",
+                hint="Fix task.chat_template or the model's chat_template.jinja.",
             ) from error
 
     def encode_prompt(self, texts: Sequence[str]) -> list[int]:
-        """Return the token ids up to the answer, for the texts of all messages before it."""
+        """Return the token ids of a prompt, given the texts of all messages before the answer."""
         return self._encode(self._prompt, texts)[0]
 
     def encode_conversation(self, texts: Sequence[str]) -> tuple[list[int], list[int]]:
-        """Encode a whole conversation, the answer included.
+        """Encode a complete conversation with its answer.
 
         Args:
-            texts: one for each role.
+            texts: The text of each message.
 
         Returns:
-            The token ids, and for each message the position of the first token of the plain text that holds it: what
-            the template writes in front of the message belongs to that text.
+            The token ids, and the start of each message: the position of the first token after the special token that
+            precedes it. Plain text which the template writes before the message is counted as part of it.
         """
         return self._encode(self._conversation, texts)
 
     def with_one_bos(self, ids: list[int]) -> list[int]:
-        """Return the ids with exactly one BOS in front, where the tokenizer has such a token."""
+        """Return the ids with exactly one BOS at the start, or unchanged if the tokenizer has no BOS."""
         bos = self.tokenizer.bos_token_id
         if bos is None:
             return ids
         start = next((i for i, token in enumerate(ids) if token != bos), len(ids))
         return [bos, *ids[start:]]
 
-    def pieces(self) -> list[tuple[str | None, str]]:
-        """Return the prompt's rendering, cut where a message's text goes.
+    def split_prompt(self) -> list[tuple[str | None, str]]:
+        """Split the rendered prompt into text of the template and slots for messages.
 
         Returns:
-            (None, text of the template) and (role, "") where that role's text goes, in order.
+            In order, `(None, text)` for text of the template and `(role, "")` for the slot of a message.
         """
         roles = {_SLOT.format(index): role for index, role in enumerate(self.roles)}
         pieces = re.split(f"({_SLOT_PATTERN})", self._prompt)
         return [(roles.get(piece), "" if piece in roles else piece) for piece in pieces if piece]
 
-    def holds_marker(self, text: str) -> bool:
-        """Return whether a text has the characters of a special token, which stay text here."""
-        return any(marker in text for marker in self._special_ids)
+    def contains_special_token(self, text: str) -> bool:
+        """Return whether a text spells out a special token."""
+        return any(token in text for token in self._special_ids)
 
-    def _end_of_turn(self, after_answer: str) -> int:
-        match = self._marker_pattern.match(after_answer.lstrip())
+    def _find_end_of_turn(self, text_after_answer: str) -> int:
+        match = self._split_pattern.match(text_after_answer.lstrip())
         if match:
             return self._special_ids[match.group()]
         if self.tokenizer.eos_token_id is None:
             raise RecipeError(
-                "Neither the chat template nor the tokenizer ends a turn, so no label could be told apart."
+                "Neither the chat template nor the tokenizer has an end-of-turn token, so an answer would not end.",
+                hint="Write a special token after the answer in task.chat_template.",
             )
         return self.tokenizer.eos_token_id
 
@@ -128,21 +133,23 @@ class ChatTemplate:
         slots = {_SLOT.format(index): index for index in range(len(texts))}
         ids: list[int] = []
         starts = [0] * len(texts)
-        text, pending = "", list[int]()
+        # `text` collects the plain text since the last special token, with the messages in it, because BPE can merge
+        # characters across the boundary between template and message.
+        text, pending_slots = "", list[int]()
 
         def flush() -> None:
-            nonlocal text, pending
-            for index in pending:
+            nonlocal text, pending_slots
+            for index in pending_slots:
                 starts[index] = len(ids)
             ids.extend(encode_plain(self.tokenizer, text) if text else [])
-            text, pending = "", []
+            text, pending_slots = "", []
 
-        for piece in self._marker_pattern.split(rendered):
+        for piece in self._split_pattern.split(rendered):
             if piece in self._special_ids:
                 flush()
                 ids.append(self._special_ids[piece])
             elif piece in slots:
-                pending.append(slots[piece])
+                pending_slots.append(slots[piece])
                 text += texts[slots[piece]]
             else:
                 text += piece

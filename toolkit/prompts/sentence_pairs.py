@@ -1,4 +1,4 @@
-"""A row as an encoder reads it: premise and hypothesis as a sentence pair."""
+"""Tokenization of rows for encoders: premise and hypothesis as a sentence pair."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,22 +6,21 @@ from typing import Any
 
 from toolkit.data.example import Example
 from toolkit.errors import ModelError
-from toolkit.prompts.encoder import PromptEncoder
+from toolkit.prompts.prompt_tokenizer import PromptTokenizer
 from toolkit.prompts.tokenizer import encode_pair
-from toolkit.prompts.truncation import encode_rows, fit_premise
+from toolkit.prompts.truncation import encode_rows, truncate_premise
 from toolkit.recipe.schema import Recipe
 
 
 @dataclass(frozen=True, slots=True)
 class EncodedPair:
-    """A row as an encoder reads it.
+    """A row as a sentence pair for an encoder.
 
     Args:
-        ids: token ids of the tokenizer's sentence pair, its special tokens included.
-        segments: for each token, 0 or 1: to which text it belongs (token_type_ids); None where the model has no such
-            input.
-        label: index of the label.
-        shortened: whether the premise lost its end to fit into `max_seq_length`.
+        ids: The token ids of the sentence pair, including special tokens.
+        segments: The text that each token belongs to, 0 or 1 (token_type_ids); None if the model has no such input.
+        label: The index of the label.
+        shortened: Whether the end of the premise was cut off to fit into `max_seq_length`.
     """
 
     ids: tuple[int, ...]
@@ -32,73 +31,83 @@ class EncodedPair:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def trained(self, loss_on: str) -> int:
-        """How many predictions are trained: the label."""
+    def count_targets(self, loss_on: str) -> int:
+        """Return the number of predictions that are trained on: one, the label."""
         return 1
 
     def inputs(self) -> dict[str, list[int]]:
-        """The row in the words of a model's inputs."""
+        """Return the row as arguments of the model."""
         segments = {} if self.segments is None else {"token_type_ids": list(self.segments)}
         return {"input_ids": list(self.ids), **segments}
 
 
-class PairEncoder:
-    """Turns rows into an encoder's sentence pairs: the premise first, the hypothesis second.
+class PairTokenizer:
+    """A converter from rows to sentence pairs, with the premise as the first sentence.
 
     Args:
-        tokenizer: a fast tokenizer.
-        labels: the classes; a row's label is its place among them.
-        max_seq_length: tokens per row, special tokens included.
+        tokenizer: A fast tokenizer.
+        labels: The classes, in the order of their indices.
+        max_seq_length: The maximum number of tokens per row, including special tokens.
 
     Raises:
-        ModelError: the tokenizer cannot pad.
+        ModelError: If the tokenizer has no padding token.
     """
 
     def __init__(self, tokenizer: Any, labels: Sequence[str], max_seq_length: int) -> None:
         if tokenizer.pad_token_id is None:
-            raise ModelError("The model's tokenizer has no padding token, so its rows cannot be read together.")
+            raise ModelError("The model's tokenizer has no padding token, so its rows cannot be batched.")
         self.tokenizer = tokenizer
         self.labels = tuple(labels)
         self.max_seq_length = max_seq_length
         self._has_segments = "token_type_ids" in tokenizer.model_input_names
 
-    def pair(self, example: Example) -> EncodedPair:
-        """One row; only its premise is shortened, at its end.
+    def encode_row(self, example: Example) -> EncodedPair:
+        """Encode one row, cutting off the end of its premise if it is too long.
 
         Raises:
-            DataError: the row does not fit even without its premise, or with nothing of it.
+            DataError: If the row is too long even if only the premise is shortened.
         """
 
         def encode(premise: str) -> list[tuple[int, int]]:
             return encode_pair(self.tokenizer, premise.strip(), example.hypothesis.strip())
 
-        tokens, shortened = fit_premise(example.premise, encode, self.max_seq_length)
+        tokens, shortened = truncate_premise(example.premise, encode, self.max_seq_length)
         ids, segments = zip(*tokens, strict=True)
         return EncodedPair(ids, segments if self._has_segments else None, self.labels.index(example.label), shortened)
 
-    def question(self, premise: str, hypothesis: str) -> EncodedPair:
-        """A row without a label, see `pair`; it stands as if it had the first one."""
-        return self.pair(Example("", premise, hypothesis, self.labels[0]))
+    def encode_unlabeled(self, premise: str, hypothesis: str) -> EncodedPair:
+        """Encode a row without a label, see `encode_row`; its `label` is 0 and has no meaning."""
+        return self.encode_row(Example("", premise, hypothesis, self.labels[0]))
 
     def encode(self, examples: Sequence[Example]) -> list[EncodedPair]:
-        """Encode rows in order.
+        """Encode rows with their labels, in order.
 
         Raises:
-            DataError: naming the rows in which `max_seq_length` leaves no room for the hypothesis.
+            DataError: If `max_seq_length` leaves no room for the hypothesis. The message names the rows.
         """
-        return encode_rows(examples, self.pair, self.max_seq_length, "the hypothesis")
+        return encode_rows(examples, self.encode_row, self.max_seq_length, "the hypothesis")
 
-    def show(self, row: EncodedPair, loss_on: str) -> tuple[str, str]:
-        """A row as text: what is read, and the label that is trained."""
+    def decode_row(self, row: EncodedPair, loss_on: str) -> tuple[str, str]:
+        """Return a row as two texts: the sentence pair, and the label that is trained on."""
         text = self.tokenizer.decode(row.ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
         return f"{text} ", self.labels[row.label]
 
 
-RowEncoder = PromptEncoder | PairEncoder
+RowTokenizer = PromptTokenizer | PairTokenizer
 
 
-def row_encoder(tokenizer: Any, recipe: Recipe, shots: Sequence[Example] = ()) -> RowEncoder:
-    """What turns rows into token ids for the recipe's kind of model; see the two classes for what they refuse."""
+def make_row_tokenizer(tokenizer: Any, recipe: Recipe, shots: Sequence[Example] = ()) -> RowTokenizer:
+    """Return the tokenizer of rows for the recipe's kind of model.
+
+    Args:
+        tokenizer: The model's fast tokenizer.
+        recipe: The recipe.
+        shots: Labeled examples that precede each row; decoders only.
+
+    Raises:
+        RecipeError: If the position of the answer in the chat template cannot be determined.
+        ModelError: If the tokenizer cannot be used, see `PromptTokenizer` and `PairTokenizer`.
+    """
     if recipe.model.kind == "encoder":
-        return PairEncoder(tokenizer, recipe.task.labels, recipe.model.max_seq_length)
-    return PromptEncoder(tokenizer, recipe.task, recipe.model.max_seq_length, shots)
+        return PairTokenizer(tokenizer, recipe.task.labels, recipe.model.max_seq_length)
+    return PromptTokenizer(tokenizer, recipe.task, recipe.model.max_seq_length, shots)

@@ -1,4 +1,4 @@
-"""A model's tokenizer, and the two ways in which text becomes ids: plain text, and an encoder's sentence pair."""
+"""Loading of tokenizers, and encoding of plain text and of sentence pairs."""
 
 from pathlib import Path
 from typing import Any
@@ -7,33 +7,36 @@ from toolkit.errors import ModelError
 
 
 def load_tokenizer(folder: Path) -> Any:
-    """The fast tokenizer of a local model folder.
+    """Load the fast tokenizer of a local model folder.
 
     Raises:
-        ModelError: the folder has no tokenizer that can be read.
+        ModelError: If the folder has no readable tokenizer.
     """
     from transformers import AutoTokenizer
 
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # the tokenizers package raises nothing narrower, and a damaged file breaks it anywhere
+    except Exception as error:  # tokenizers raises plain Exception, and a damaged file can fail at any point
         raise ModelError(
-            f"{folder} has no tokenizer that can be read ({type(error).__name__}: "
+            f"{folder} has no tokenizer that can be loaded ({type(error).__name__}: "
             f"{' '.join(str(error).split())[:200]}).",
-            hint="It needs a whole tokenizer.json and tokenizer_config.json, as save_pretrained writes them.",
+            hint="It needs intact tokenizer.json and tokenizer_config.json files, as written by save_pretrained.",
         ) from error
 
 
 def encode_plain(tokenizer: Any, text: str) -> list[int]:
-    """Token ids of text alone: nothing is added, and a marker such as `<|eot_id|>` in it stays text."""
+    """Return the token ids of a text without adding any token.
+
+    The text is untrusted: a special token that it spells out, such as `<|eot_id|>`, is encoded as ordinary characters.
+    """
     return tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
 
 
 def encode_pair(tokenizer: Any, first: str, second: str) -> list[tuple[int, int]]:
-    """Two texts as the tokenizer's sentence pair, its markers added; the same characters in a text stay text.
+    """Encode two texts as a sentence pair with the tokenizer's special tokens; those spelled out in a text stay text.
 
     Returns:
-        For each token its id and the text it belongs to, 0 or 1 (0 throughout where the tokenizer does not tell).
+        The id of each token, and the text it belongs to: 0 or 1, or always 0 if the tokenizer has no token type ids.
     """
     encoding = tokenizer(
         first,
@@ -43,10 +46,11 @@ def encode_pair(tokenizer: Any, first: str, second: str) -> list[tuple[int, int]
         return_special_tokens_mask=True,
         verbose=False,
     )
-    # Some vocabularies (CamemBERT's) have a marker as a piece of text too.
-    markers, unknown = set(tokenizer.all_special_ids), tokenizer.unk_token_id
+    # In some vocabularies (CamemBERT's) a special token is an ordinary piece of text, too, so a text can produce it
+    # despite `split_special_tokens`. Special tokens that the tokenizer did not add itself become unknown tokens.
+    special_ids, unknown = set(tokenizer.all_special_ids), tokenizer.unk_token_id
     ids = [
-        unknown if token in markers and not is_added and unknown is not None else token
+        unknown if token in special_ids and not is_added and unknown is not None else token
         for token, is_added in zip(encoding["input_ids"], encoding["special_tokens_mask"], strict=True)
     ]
     return list(zip(ids, encoding["token_type_ids"], strict=True))

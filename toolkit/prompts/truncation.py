@@ -1,4 +1,4 @@
-"""Rows that fit: where one is too long its premise gives way, never its hypothesis or its answer."""
+"""Truncation of rows that are too long: only the premise is shortened, never the hypothesis or the answer."""
 
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -8,45 +8,53 @@ from toolkit.data.example import Example
 from toolkit.errors import DataError
 from toolkit.utils.progress import progress_bar
 
-_LONG_LIST = 20_000
+_MIN_ROWS_FOR_PROGRESS = 20_000
 T = TypeVar("T")
 
 
-def fit_premise(premise: str, encode: Callable[[str], list[T]], max_tokens: int) -> tuple[list[T], bool]:
-    """The row's tokens with as much of the premise's beginning as fits, and whether any of it was lost.
+def truncate_premise(premise: str, encode: Callable[[str], list[T]], max_tokens: int) -> tuple[list[T], bool]:
+    """Encode a row, cutting off the end of its premise if it is too long.
 
-    The premise is cut between two words; within its first one where not even that fits, as with a long URL.
+    The premise is cut between words. If not even its first word fits, for example a long URL, that word is cut.
+
+    Args:
+        premise: The premise.
+        encode: A function that returns the tokens of the row with another premise.
+        max_tokens: The number of tokens that the row can have.
+
+    Returns:
+        The tokens of the row, and whether the premise was shortened.
 
     Raises:
-        DataError: the row does not fit even without its premise, or with nothing of it.
+        DataError: If the row is too long without its premise, or no character of the premise fits.
     """
     tokens = encode(premise)
     if len(tokens) <= max_tokens:
         return tokens, False
     words = premise.split()
-    kept = _largest_fitting(len(words), lambda count: len(encode(" ".join(words[:count]))) <= max_tokens)
+    kept = _largest_count(len(words), lambda count: len(encode(" ".join(words[:count]))) <= max_tokens)
     if kept or not words:
         beginning = " ".join(words[:kept])
     else:
         ends = _character_ends(words[0])
-        kept = _largest_fitting(len(ends) + 1, lambda count: len(encode(words[0][: ends[count - 1]])) <= max_tokens)
+        kept = _largest_count(len(ends) + 1, lambda count: len(encode(words[0][: ends[count - 1]])) <= max_tokens)
         beginning = words[0][: ends[kept - 1]] if kept else ""
     tokens = encode(beginning)
     if len(tokens) > max_tokens:
-        raise DataError(f"needs {len(tokens)} tokens without its premise, but {max_tokens} are left for it")
+        raise DataError(f"needs {len(tokens)} tokens without its premise, but at most {max_tokens} fit")
     if words and not beginning:
         raise DataError(
-            f"needs {len(tokens)} tokens without its premise, and {max_tokens} hold not one character of that"
+            f"needs {len(tokens)} tokens without its premise, so within {max_tokens} tokens no character of it fits"
         )
     return tokens, True
 
 
-def _largest_fitting(upper: int, is_fitting: Callable[[int], bool]) -> int:
-    """The greatest number below `upper` that is short; 0, which is not asked for, where none is."""
+def _largest_count(upper: int, fits: Callable[[int], bool]) -> int:
+    """Return the largest count below `upper` that fits (binary search), or 0, which is not tested."""
     lower = 0
     while upper - lower > 1:
         middle = (lower + upper) // 2
-        if is_fitting(middle):
+        if fits(middle):
             lower = middle
         else:
             upper = middle
@@ -54,7 +62,8 @@ def _largest_fitting(upper: int, is_fitting: Callable[[int], bool]) -> int:
 
 
 def _character_ends(word: str) -> list[int]:
-    """Where a word may be cut, in code points: not before a combining mark, which belongs to its base."""
+    """Return the positions at which a word can be cut, in code points."""
+    # Not before a combining mark (Unicode category M), which belongs to the character before it.
     return [end for end in range(1, len(word)) if not category(word[end]).startswith("M")] + [len(word)]
 
 
@@ -67,19 +76,28 @@ def encode_rows(
 ) -> list[T]:
     """Encode rows in order.
 
+    Args:
+        examples: The rows.
+        encode: A function that encodes one row.
+        max_seq_length: The value of model.max_seq_length, for the error message.
+        required_text: The part of a row that is never cut, for the error message.
+        remedy: Further advice, appended to the hint of the error.
+
     Raises:
-        DataError: naming the rows in which `max_seq_length` leaves no room for `required_text`.
+        DataError: If rows have no room for `required_text`. The message names them.
     """
-    rows, problems = [], []
-    for example in progress_bar(examples, desc="tokenising", unit="row", disable=len(examples) < _LONG_LIST):
+    rows, errors = [], []
+    for example in progress_bar(
+        examples, desc="tokenizing", unit="row", disable=len(examples) < _MIN_ROWS_FOR_PROGRESS
+    ):
         try:
             rows.append(encode(example))
         except DataError as error:
-            problems.append(f"{example.id} {error}")
-    if problems:
+            errors.append(f"{example.id} {error}")
+    if errors:
         raise DataError(
-            f"model.max_seq_length {max_seq_length} is too short for {required_text} in {len(problems)} rows; "
-            f"row {'; row '.join(problems[:3])}.",
+            f"model.max_seq_length {max_seq_length} is too short for {required_text} in {len(errors)} rows; "
+            f"row {'; row '.join(errors[:3])}.",
             hint=f"Raise model.max_seq_length{remedy}.",
         )
     return rows

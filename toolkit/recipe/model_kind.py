@@ -1,44 +1,51 @@
-"""The two kinds of model: a decoder that writes its answer, and an encoder with a classification head."""
+"""The two kinds of model: a decoder, which writes its answer, and an encoder with a classification head."""
 
 from typing import Any, Literal, get_args
 
 from toolkit.errors import RunError
 
-Kind = Literal["decoder", "encoder"]
+ModelKind = Literal["decoder", "encoder"]
 DecoderTarget = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 EncoderTarget = Literal["query", "key", "value", "dense", "query_proj", "key_proj", "value_proj"]
-"""Layers of the BERT and RoBERTa families (CamemBERT's too), and those of DeBERTa, which have names of their own."""
+"""Linear layers of the BERT and RoBERTa families (including CamemBERT) and of DeBERTa, which names them `*_proj`."""
 
 LoraTarget = Literal[DecoderTarget, EncoderTarget]
 
-_TARGETS: dict[Kind, tuple[str, ...]] = {"decoder": get_args(DecoderTarget), "encoder": get_args(EncoderTarget)}
+_TARGET_MODULES: dict[ModelKind, tuple[str, ...]] = {
+    "decoder": get_args(DecoderTarget),
+    "encoder": get_args(EncoderTarget),
+}
 ENCODER_DEFAULT_TARGETS = ("query", "value")
 
-_HEAD = "an encoder reads the two texts as a pair and has one output per label"
-_TREE = "an encoder reads in both directions, so its rows share no beginning"
+_HEAD = "an encoder reads the two texts as a sentence pair and has one output per label"
+# In bidirectional attention a token also depends on what follows, so a prefix cannot be computed once for all rows.
+_TREE = "an encoder attends in both directions, so its rows cannot share a prefix"
 _ENCODER_IGNORES = {
     "task.system": _HEAD,
     "task.user": _HEAD,
     "task.verbalizers": _HEAD,
     "task.chat_template": _HEAD,
     "task.date_string": _HEAD,
-    "model.load_in_4bit": "an encoder is small and is loaded unquantised",
-    "training.loss_on": "an encoder's loss is on the label",
+    "model.load_in_4bit": "an encoder is small and is never quantized",
+    "training.loss_on": "the loss of an encoder is always that of the label",
     "training.batch_tokens": _TREE,
-    "export.gguf": "only decoders are exported",
+    "export.gguf": "only decoders can be exported",
 }
-"""Keys that have no effect on an encoder, and why."""
+"""Keys that have no effect on an encoder, with the reason."""
 
 
-def kind_mistakes(recipe: Any) -> list[str]:
-    """What a recipe sets that its model.kind cannot use, or lacks that it needs, as `key: sentence`.
+def find_kind_errors(recipe: Any) -> list[str]:
+    """Find keys that do not fit the recipe's model.kind: unusable values, missing keys and keys without effect.
 
     Args:
-        recipe: a `toolkit.recipe.schema.Recipe`.
+        recipe: A `toolkit.recipe.schema.Recipe` (that module imports this one, so its type cannot be named here).
+
+    Returns:
+        One message per key, of the form `key: sentence`.
     """
-    kind, targets = recipe.model.kind, _TARGETS[recipe.model.kind]
+    kind, targets = recipe.model.kind, _TARGET_MODULES[recipe.model.kind]
     unsupported = [
-        f"lora.target_modules: {name!r} is no layer of a model of kind {kind}; choose from {', '.join(targets)}"
+        f"lora.target_modules: {name!r} is not a layer of a model of kind {kind}; choose from {', '.join(targets)}"
         for name in recipe.lora.target_modules
         if name not in targets
     ]
@@ -46,12 +53,13 @@ def kind_mistakes(recipe: Any) -> list[str]:
 
 
 def _missing_for_decoder(recipe: Any) -> list[str]:
+    # These keys have defaults only because an encoder does not need them. The recipe of a decoder must set them.
     fields_set = recipe.task.model_fields_set
-    return [f"task.{name}: missing; the recipe must give it" for name in ("system", "user") if name not in fields_set]
+    return [f"task.{name}: missing; the recipe must set it" for name in ("system", "user") if name not in fields_set]
 
 
 def _ignored_by_encoder(recipe: Any) -> list[str]:
-    """Keys that would change nothing and yet differ from their default: refused, never ignored."""
+    """Return a message for each key that has no effect on an encoder but differs from its default."""
     mistakes = []
     for key, reason in _ENCODER_IGNORES.items():
         section, name = (getattr(recipe, key.split(".")[0]), key.split(".")[1])
@@ -65,16 +73,16 @@ def _ignored_by_encoder(recipe: Any) -> list[str]:
     return mistakes
 
 
-def require_decoder(kind: Kind, feature: str, hint: str | None = None) -> None:
-    """Refuse what only a model that writes text can do.
+def require_decoder(kind: ModelKind, feature: str, hint: str | None = None) -> None:
+    """Check that a run's model can generate text.
 
     Args:
-        kind: the run's model.kind.
-        feature: what was asked for; the sentence begins with it.
-        hint: what to do instead.
+        kind: The run's model.kind.
+        feature: The requested feature, as the beginning of the error message.
+        hint: What to do instead.
 
     Raises:
-        RunError: the run's model is an encoder.
+        RunError: If the run's model is an encoder.
     """
     if kind == "encoder":
-        raise RunError(f"{feature} needs a model that writes text, but this run's model.kind is encoder.", hint=hint)
+        raise RunError(f"{feature} needs a model that generates text, but this run's model.kind is encoder.", hint=hint)

@@ -1,85 +1,83 @@
-"""The recipe: one frozen, validated description of a task, its data, its model, its training and its export."""
+"""The recipe: a frozen, validated description of a task, its data, its model, its training and its export."""
 
 from string import Formatter
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    NonNegativeFloat,
-    PositiveFloat,
-    ValidationError,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, ValidationError, model_validator
 from pydantic_core import InitErrorDetails
 
-from toolkit.recipe.model_kind import ENCODER_DEFAULT_TARGETS, Kind, LoraTarget, kind_mistakes
+from toolkit.recipe.model_kind import ENCODER_DEFAULT_TARGETS, LoraTarget, ModelKind, find_kind_errors
 
 Auto = Literal["auto"]
 GgufType = Literal[
     "f32", "f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q5_1", "q5_0", "q4_k_m", "q4_1", "q4_0", "mxfp4", "tq2_0", "tq1_0"
 ]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
-# Far above what any run has: beyond, a number is a slip of the keyboard, and loops and sizes made of it never end.
+# The upper bounds are far above those of any real run: a larger number is a typo, and a loop over it would never end.
 Count = Annotated[int, Field(gt=0, le=10**9)]
 BatchRows = Annotated[int, Field(gt=0, le=10**6)]
 LoraSize = Annotated[int, Field(gt=0, le=2**16)]
-# Strict mode takes no list for a tuple; YAML has only lists.
+# YAML has no tuples, and pydantic's strict mode does not convert lists to tuples.
 Labels = Annotated[tuple[str, ...], Field(strict=False, min_length=2)]
 Names = Annotated[tuple[str, ...], Field(strict=False)]
 
 
 class Section(BaseModel):
-    """A part of the recipe: frozen, unknown keys refused, no silent conversion of a value."""
+    """A section of the recipe: frozen, without unknown keys and without silent conversion of values."""
 
+    # Strict: without it, pydantic would turn "8" into 8 and 1 into True, and hide a mistake in the recipe.
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
-class Task(Section):
-    """What is asked of the model, in which words."""
+class TaskSection(Section):
+    """The classification task and the wording of its prompt."""
 
-    labels: Labels = Field(description="The classes; their order is that of every table.")
+    labels: Labels = Field(description="The classes. Tables and reports list them in this order.")
     verbalizers: dict[str, str] = Field(
-        default_factory=dict, description="The text that stands for each label; default: the label itself."
+        default_factory=dict, description="The text that the model writes for each label; default: the label itself."
     )
     system: str | None = Field(
-        default=None, description="The instruction; null sends no system message. A decoder's recipe must give it."
+        default=None, description="The instruction (system message); null sends none. A decoder requires this key."
     )
     user: str = Field(
         default="{premise}\n{hypothesis}",
-        description="The user's message, with {premise} and {hypothesis}. A decoder's recipe must give it.",
+        description="The user's message, with {premise} and {hypothesis}. A decoder requires this key.",
     )
     chat_template: str | None = Field(
-        default=None, description="Jinja text, or a file that holds it; null takes the tokenizer's own."
+        default=None, description="A chat template as Jinja text or a file's path; null: the tokenizer's own."
     )
     date_string: str | None = Field(
         default="26 Jul 2024",
-        description="The date that Llama 3.x templates print; pinned, since prompts would otherwise change daily.",
+        description="The date that Llama 3.x templates print; fixed so that prompts do not change daily.",
     )
 
     @model_validator(mode="before")
     @classmethod
     def _default_verbalizers(cls, values: Any) -> Any:
+        # A default cannot depend on another field, so it is filled in before validation; given verbalizers override it.
         if isinstance(values, dict) and isinstance(values.get("labels"), (list, tuple)):
             values = {"verbalizers": {str(label): str(label) for label in values["labels"]}, **values}
         return values
 
     @model_validator(mode="after")
-    def _check(self) -> "Task":
+    def _check(self) -> "TaskSection":
+        # `loading` splits each message into the key and the text at the first ": ".
         if len(set(self.labels)) < len(self.labels):
-            raise ValueError(f"task.labels: {list(self.labels)} names a label twice; name each once")
+            raise ValueError(f"task.labels: {list(self.labels)} lists a label twice; list each label once")
         if set(self.verbalizers) != set(self.labels):
             raise ValueError(
-                f"task.verbalizers: has keys {sorted(self.verbalizers)}, but the labels are {sorted(self.labels)}; "
+                f"task.verbalizers: its keys are {sorted(self.verbalizers)}, but the labels are {sorted(self.labels)}; "
                 "give one verbalizer for each label"
             )
         if any(not text.strip() for text in self.verbalizers.values()):
-            raise ValueError("task.verbalizers: a verbalizer is blank, so there is nothing to decode; give each a word")
+            raise ValueError(
+                "task.verbalizers: a verbalizer is blank, so the model could not write it; give each label a word"
+            )
         try:
             placeholders = [placeholder for placeholder in Formatter().parse(self.user) if placeholder[1] is not None]
         except ValueError as error:
-            raise ValueError(f"task.user: {error}; write a literal brace twice") from error
+            raise ValueError(f"task.user: {error}; double each literal brace") from error
+        # "{premise!r}" or "{premise:>9}" would alter the text, and "{premise.x}" or "{0}" could not be filled in.
         if {name for _, name, _, _ in placeholders} != {"premise", "hypothesis"} or any(
             spec or conversion for *_, spec, conversion in placeholders
         ):
@@ -92,118 +90,127 @@ class Task(Section):
 
 
 class Source(Section):
-    """Where rows come from."""
+    """A source of rows: a dataset of the Hugging Face Hub, a local file or an embedded dataset."""
 
     path: str = Field(
         min_length=1,
-        description="A hub id, a local file (.jsonl .json .csv .tsv .parquet), or embedded:nli-fr.",
+        description="A dataset id on the Hub, a local file (.jsonl .json .csv .tsv .parquet), or embedded:nli-fr.",
     )
-    name: str | None = Field(default=None, description="The hub dataset's configuration; ignored for a local file.")
-    split: str | None = Field(default=None, description="The split of a hub or embedded dataset.")
-    limit: Count | None = Field(default=None, description="Use the first N rows; null uses all.")
+    name: str | None = Field(default=None, description="The configuration of a dataset on the Hub; ignored for a file.")
+    split: str | None = Field(default=None, description="The split of a dataset on the Hub or of an embedded one.")
+    limit: Count | None = Field(default=None, description="Use only the first N rows; null uses all rows.")
 
 
 class Columns(Section):
-    """Which columns of the rows hold what."""
+    """The names of the data's columns."""
 
-    premise: str = Field(default="premise", description="The column of the premise.")
-    hypothesis: str = Field(default="hypothesis", description="The column of the hypothesis.")
-    label: str = Field(default="label", description="The column of the label.")
-    id: str | None = Field(default=None, description="The column of the row's id; null numbers the rows from 1.")
+    premise: str = Field(default="premise", description="The column with the premise.")
+    hypothesis: str = Field(default="hypothesis", description="The column with the hypothesis.")
+    label: str = Field(default="label", description="The column with the label.")
+    id: str | None = Field(default=None, description="The column with the row's id; null numbers the rows from 1.")
 
 
-class Data(Section):
-    """The rows to train on and to score."""
+class DataSection(Section):
+    """The training rows and the evaluation rows."""
 
     train: Source = Field(description="The training rows.")
-    eval: Source = Field(description="The evaluation rows; never trained on.")
-    columns: Columns = Field(default=Columns(), description="How the rows' columns are named.")
+    eval: Source = Field(description="The evaluation rows, which are never trained on.")
+    columns: Columns = Field(default=Columns(), description="The names of the data's columns.")
     label_map: dict[str | int, str] | None = Field(
-        default=None, description="From the file's values to labels, e.g. {0: entailment}; null: they are labels."
+        default=None, description="Maps values in the data to labels, e.g. {0: entailment}; null: they are labels."
     )
-    allow_overlap: bool = Field(default=False, description="Accept pairs that stand in both train and eval.")
+    allow_overlap: bool = Field(default=False, description="Allow rows that occur in both train and eval.")
     calibration_share: Fraction = Field(
-        default=0.0,
-        description="Share of the training rows, in whole premises, held back to fit a temperature on.",
+        default=0.0, description="Share of the training rows held out to calibrate probabilities (whole premises)."
     )
 
 
-class Model(Section):
-    """The base model."""
+class ModelSection(Section):
+    """The base model and the way it is loaded."""
 
-    name: str = Field(min_length=1, description="A hub id, a local folder, or embedded:tiny-llama-fr.")
-    kind: Kind = Field(
+    name: str = Field(min_length=1, description="A model id on the Hub, a local folder, or embedded:tiny-llama-fr.")
+    kind: ModelKind = Field(
         default="decoder",
-        description="decoder: writes its answer; encoder: has a classification head, which is trained.",
+        description="decoder: the model writes the label; encoder: a trained classification head predicts it.",
     )
-    revision: str | None = Field(default=None, description="A hub branch, tag or commit; null is the default branch.")
-    load_in_4bit: bool = Field(default=False, description="QLoRA: nf4 weights with double quantisation.")
+    revision: str | None = Field(
+        default=None, description="A branch, tag or commit on the Hub; null: the default branch."
+    )
+    load_in_4bit: bool = Field(
+        default=False, description="Load the weights in 4 bits to save memory (QLoRA: NF4, double quantization)."
+    )
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
         default="auto",
-        description="auto: bfloat16 on a GPU that has it or a CPU with AMX; else float16 on a GPU, float32 on a CPU.",
+        description="auto: bfloat16 on a GPU that supports it or a CPU with AMX; else float16 (GPU) or float32 (CPU).",
     )
     max_seq_length: Annotated[int, Field(ge=8, le=2**20)] = Field(
-        default=384, description="Tokens per row; a longer row loses the end of its premise, never its label."
+        default=384, description="Maximum tokens per row. A longer row loses the end of its premise, never its label."
     )
 
 
-class Lora(Section):
-    """The adapter."""
+class LoraSection(Section):
+    """The LoRA adapter."""
 
-    r: LoraSize = Field(default=16, description="Rank of the update matrices.")
-    alpha: LoraSize = Field(default=32, description="The update is scaled by alpha / r.")
-    dropout: Fraction = Field(default=0.05, description="Above 0, Unsloth leaves its fused kernels.")
+    r: LoraSize = Field(default=16, description="The rank of the adapter's matrices; a higher rank can learn more.")
+    alpha: LoraSize = Field(default=32, description="The adapter's output is multiplied by alpha / r.")
+    dropout: Fraction = Field(
+        default=0.05, description="Dropout on the adapter's input; 0 lets Unsloth use its fused kernels on a GPU."
+    )
     target_modules: Annotated[tuple[LoraTarget, ...], Field(strict=False, min_length=1)] = Field(
         default=("q_proj", "k_proj", "v_proj", "o_proj"),
-        description="The linear layers that get an adapter; an encoder's default is query and value.",
+        description="The linear layers that get an adapter; for an encoder, the default is query and value.",
     )
-    use_rslora: bool = Field(default=False, description="Scale by alpha / sqrt(r) instead (arXiv 2312.03732).")
-    use_dora: bool = Field(default=False, description="Weight-decomposed LoRA (arXiv 2402.09353); slower.")
+    use_rslora: bool = Field(default=False, description="Multiply by alpha / sqrt(r) instead (arXiv 2312.03732).")
+    use_dora: bool = Field(default=False, description="Train a weight-decomposed adapter (arXiv 2402.09353); slower.")
 
 
-class Training(Section):
-    """How the adapter is trained."""
+class TrainingSection(Section):
+    """The training of the adapter."""
 
-    epochs: PositiveFloat = Field(default=2.0, le=10**6, description="Passes over the training rows.")
-    max_steps: Count | None = Field(default=None, description="Stop after N optimiser steps; null: epochs rule.")
-    batch_size: BatchRows = Field(default=16, description="Rows per optimiser step, over all devices.")
+    epochs: PositiveFloat = Field(default=2.0, le=10**6, description="Number of passes over the training rows.")
+    max_steps: Count | None = Field(
+        default=None, description="Train for N optimizer steps and ignore epochs; null: train for the given epochs."
+    )
+    batch_size: BatchRows = Field(default=16, description="Rows per optimizer step, summed over all devices.")
     micro_batch_size: Auto | BatchRows = Field(
         default="auto",
-        description="Rows per forward pass of a padded batch; a divisor of batch_size. Smaller saves memory.",
+        description="Rows per forward pass of a padded batch (a divisor of batch_size); fewer need less memory.",
     )
     batch_tokens: Auto | Count = Field(
-        default="auto", description="Nodes per forward pass of a prefix-tree batch; auto: what memory holds."
+        default="auto", description="Tokens per forward pass of a prefix tree; fewer need less memory."
     )
-    learning_rate: PositiveFloat = Field(default=1e-4, description="Peak learning rate.")
-    warmup_ratio: Fraction = Field(default=0.03, description="Share of the steps in which the rate rises to its peak.")
+    learning_rate: PositiveFloat = Field(default=1e-4, description="The peak learning rate.")
+    warmup_ratio: Fraction = Field(default=0.03, description="Share of the steps in which the learning rate rises.")
     scheduler: Literal["cosine", "linear", "constant_with_warmup"] = Field(
-        default="cosine", description="How the rate falls after warm-up."
+        default="cosine", description="The course of the learning rate after the warmup."
     )
-    weight_decay: NonNegativeFloat = Field(default=0.0, description="Decoupled weight decay of AdamW.")
+    weight_decay: NonNegativeFloat = Field(default=0.0, description="The decoupled weight decay of AdamW.")
     optimizer: Literal["auto", "adamw_8bit", "adamw_torch_fused", "adamw_torch"] = Field(
-        default="auto", description="auto: adamw_8bit on a GPU, fused AdamW on a CPU."
+        default="auto", description="auto: adamw_8bit on a GPU, adamw_torch_fused on a CPU."
     )
     loss_on: Literal["completion", "full_text"] = Field(
-        default="completion", description="Train on the answer alone, or on the prompt too."
+        default="completion",
+        description="completion: train on the answer only; full_text: train on the prompt and the answer.",
     )
     batching: Literal["auto", "prefix_tree", "padded"] = Field(
-        default="auto", description="How rows become tensors; auto: as prefix trees, where rows share enough tokens."
+        default="auto",
+        description="prefix_tree: compute shared beginnings of rows once; padded: pad the rows; auto: the faster one.",
     )
     group_by_premise: Auto | bool = Field(
         default="auto",
-        description="Whether a premise's rows stand next to each other: fewer nodes; auto: in prefix trees.",
+        description="Train on the rows of a premise together, so that they share more tokens; auto: in prefix trees.",
     )
     gradient_checkpointing: Auto | bool = Field(
-        default="auto", description="Recompute activations in the backward pass; auto: on a GPU only."
+        default="auto", description="Recompute activations to save memory, at the cost of speed; auto: only on a GPU."
     )
-    save_steps: Count = Field(default=200, description="Optimiser steps between checkpoints to resume from.")
-    save_total_limit: Count = Field(default=2, description="Checkpoints kept on disk.")
+    save_steps: Count = Field(default=200, description="Optimizer steps between two checkpoints.")
+    save_total_limit: Count = Field(default=2, description="Number of checkpoints to keep on disk.")
     report_to: Literal["none", "tensorboard", "wandb"] = Field(
-        default="none", description="A tracker beside train_log.jsonl; nothing is sent anywhere by default."
+        default="none", description="An experiment tracker in addition to train_log.jsonl; none: send nothing anywhere."
     )
 
     @model_validator(mode="after")
-    def _check(self) -> "Training":
+    def _check(self) -> "TrainingSection":
         if self.micro_batch_size != "auto" and self.batch_size % self.micro_batch_size:
             raise ValueError(
                 f"training.micro_batch_size: {self.micro_batch_size} does not divide batch_size {self.batch_size}; "
@@ -220,35 +227,39 @@ class Training(Section):
         return self
 
 
-class Evaluation(Section):
-    """How the model is measured."""
+class EvaluationSection(Section):
+    """The evaluation of the model."""
 
     batch_tokens: Auto | Count = Field(
-        default="auto", description="Prefix-tree nodes per forward pass; an encoder's padded tokens."
+        default="auto", description="Tokens per forward pass; fewer need less memory. Shared prefixes count once."
     )
-    baselines: bool = Field(default=True, description="Report what a classifier without the model reaches.")
-    slice_by: Names = Field(default=(), description="Columns whose values get an accuracy each.")
+    baselines: bool = Field(
+        default=True, description="Compare with random guesses, the majority class and bag-of-words classifiers."
+    )
+    slice_by: Names = Field(default=(), description="Columns by which to break down the accuracy, e.g. [genre].")
 
 
-class Export(Section):
-    """What is shipped."""
+class ExportSection(Section):
+    """The export to GGUF files."""
 
     gguf: Annotated[tuple[GgufType, ...], Field(strict=False, min_length=1)] = Field(
-        default=("q8_0",), description="File types to write; q4_k_m, q5_k_m and q6_k need llama.cpp's quantiser."
+        default=("q8_0",), description="File types to write. q4_k_m, q5_k_m and q6_k need llama.cpp's quantizer."
     )
 
 
 class Recipe(Section):
-    """A whole recipe. Field descriptions serve --help, the documentation and the JSON Schema."""
+    """A complete recipe. The descriptions of its fields are used in --help, the documentation and the JSON Schema."""
 
-    task: Task = Field(description="What is asked of the model, in which words.")
-    data: Data = Field(description="The rows to train on and to score.")
-    model: Model = Field(description="The base model.")
-    lora: Lora = Field(default=Lora(), description="The adapter.")
-    training: Training = Field(default=Training(), description="How the adapter is trained.")
-    evaluation: Evaluation = Field(default=Evaluation(), description="How the model is measured.")
-    export: Export = Field(default=Export(), description="What is shipped.")
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(default=42, description="Seed of data order and adapter.")
+    task: TaskSection = Field(description="The classification task and the wording of its prompt.")
+    data: DataSection = Field(description="The training rows and the evaluation rows.")
+    model: ModelSection = Field(description="The base model and the way it is loaded.")
+    lora: LoraSection = Field(default=LoraSection(), description="The LoRA adapter.")
+    training: TrainingSection = Field(default=TrainingSection(), description="The training of the adapter.")
+    evaluation: EvaluationSection = Field(default=EvaluationSection(), description="The evaluation of the model.")
+    export: ExportSection = Field(default=ExportSection(), description="The export to GGUF files.")
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(
+        default=42, description="Seed of the data order, the calibration split and the initial weights."
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -260,11 +271,12 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _check(self) -> "Recipe":
-        mistakes = kind_mistakes(self)
+        mistakes = find_kind_errors(self)
         unknown = [label for label in (self.data.label_map or {}).values() if label not in self.task.labels]
         if unknown:
             mistakes.append(f"data.label_map: {unknown[0]!r} is not one of the labels {list(self.task.labels)}")
         if mistakes:
+            # Raising a ValueError would report only the first mistake.
             raise ValidationError.from_exception_data(
                 "Recipe",
                 [

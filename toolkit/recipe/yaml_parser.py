@@ -1,4 +1,4 @@
-"""YAML as recipes use it: version 1.2's scalars, no tags, no aliases, no repeated keys, and nothing that unfolds."""
+"""A strict YAML subset for recipes: YAML 1.2 scalars, no tags, no aliases and no repeated keys."""
 
 import re
 from typing import Any, ClassVar
@@ -7,7 +7,8 @@ import yaml
 
 from toolkit.errors import RecipeError, first_line
 
-# YAML 1.2's core schema: PyYAML's own rules are 1.1's, where 1e-4 is a string, `no` is false and 12:30 a number.
+# The core schema of YAML 1.2. PyYAML implements YAML 1.1, where 1e-4 is a string, `no` is false and 12:30 is a number.
+# Each tag has a pattern and the characters a matching scalar can start with.
 _CORE_SCHEMA = {
     "tag:yaml.org,2002:null": (r"~|null|Null|NULL|", ["~", "n", "N", ""]),
     "tag:yaml.org,2002:bool": (r"true|True|TRUE|false|False|FALSE", list("tTfF")),
@@ -18,64 +19,64 @@ _CORE_SCHEMA = {
     ),
 }
 _HINTS = {
-    "aliases": "Write the value out in each place.",
+    "aliases": "Write out the value in each place.",
     "tags": "Write the plain value.",
     "twice": "Keep one of the two.",
     "tab": "Indent with spaces.",
 }
-_HINT = "Compare with a file in recipes/; a text with special characters stands in quotation marks."
-_LONGEST = 200_000
-"""Characters; a recipe has a few thousand."""
-_MOST_DIGITS = 100
+_HINT = "Compare with a file in recipes/. Put text with special characters in quotation marks."
+_MAX_CHARACTERS = 200_000  # a recipe has a few thousand
+_MAX_DIGITS = 100  # Python refuses to convert more than 4,300 digits, with an error that does not name the line
 
 
 class _Loader(yaml.SafeLoader):
-    """A SafeLoader with YAML 1.2's scalars, that refuses repeated keys, aliases and tags."""
+    """A SafeLoader with YAML 1.2 scalars that rejects repeated keys, aliases and tags."""
 
     yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         event = self.peek_event()
+        # Nested aliases make a short text expand to gigabytes ("billion laughs").
         if isinstance(event, yaml.AliasEvent):
             raise yaml.MarkedYAMLError(problem="aliases are not used in recipes", problem_mark=event.start_mark)
-        if tag := getattr(
-            event, "tag", None
-        ):  # each calls a constructor of its own, some of which raise what they like
+        # A tag calls its constructor, and some constructors raise undocumented exceptions.
+        if tag := getattr(event, "tag", None):
             raise yaml.MarkedYAMLError(
                 problem=f"tags such as {tag!r} are not used in recipes", problem_mark=event.start_mark
             )
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        # PyYAML silently keeps the last of several equal keys.
         keys = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
             if isinstance(key, (list, dict)):
-                raise yaml.MarkedYAMLError(problem="a key is no plain word", problem_mark=key_node.start_mark)
+                raise yaml.MarkedYAMLError(problem="a key is not a plain value", problem_mark=key_node.start_mark)
             if key in keys:
-                problem = f"the key {key!r} stands twice in one section"
+                problem = f"the key {key!r} occurs twice in one section"
                 raise yaml.MarkedYAMLError(problem=problem, problem_mark=key_node.start_mark)
             keys.add(key)
         return super().construct_mapping(node, deep=deep)
 
 
 class _Dumper(yaml.SafeDumper):
-    """The loader's twin: quotes exactly the strings that the loader would take for something else."""
+    """The counterpart of the loader, which quotes exactly the strings that the loader would read as another type."""
 
     yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
 
 
-def _integer(_: Any, node: Any) -> int:
-    if len(node.value) > _MOST_DIGITS:
+def _construct_integer(_: Any, node: Any) -> int:
+    if len(node.value) > _MAX_DIGITS:
         problem = f"a number has {len(node.value):,} digits"
         raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
-    return int(node.value)  # 1.1: a leading 0 is octal
+    return int(node.value)  # decimal even with a leading 0, which means octal in YAML 1.1
 
 
-_Loader.add_constructor("tag:yaml.org,2002:int", _integer)
-for _tag, (_pattern, _first) in _CORE_SCHEMA.items():
+_Loader.add_constructor("tag:yaml.org,2002:int", _construct_integer)
+for _tag, (_pattern, _first_characters) in _CORE_SCHEMA.items():
     for _class in (_Loader, _Dumper):
-        _class.add_implicit_resolver(_tag, re.compile(f"^(?:{_pattern})$"), _first)
+        _class.add_implicit_resolver(_tag, re.compile(f"^(?:{_pattern})$"), _first_characters)
 _Dumper.add_representer(
     str,
     lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None),
@@ -83,18 +84,19 @@ _Dumper.add_representer(
 
 
 def parse_yaml(text: str, where: str) -> Any:
-    """The value of a YAML text.
+    """Parse a YAML document.
 
     Args:
-        text: one document.
-        where: what it is called in a message.
+        text: The document.
+        where: The name of the document in error messages.
 
     Raises:
-        RecipeError: it is no YAML, or uses what recipes do not.
+        RecipeError: If the text is not valid YAML or uses features that recipes do not allow.
     """
-    if len(text) > _LONGEST:
+    if len(text) > _MAX_CHARACTERS:
         raise RecipeError(
-            f"{where} has {len(text):,} characters, which no recipe has.", hint="Rows belong into a data file."
+            f"{where} has {len(text):,} characters, which is too long for a recipe.",
+            hint="Put rows into a data file.",
         )
     try:
         return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader subclass
@@ -113,5 +115,5 @@ def parse_yaml(text: str, where: str) -> Any:
 
 
 def dump_yaml(value: Any) -> str:
-    """A plain value as YAML that `parse_yaml` reads back to an equal one."""
+    """Return a plain value as YAML from which `parse_yaml` restores an equal value."""
     return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)

@@ -1,1 +1,1 @@
-"""What people look at: report, model card, charts."""
+"""Results for people to read: the HTML report, the model card, charts."""

@@ -1,4 +1,4 @@
-"""Drawings for a page: SVG whose colours come from the page's style sheet, so that they follow light and dark."""
+"""Charts of the report: SVG whose colors come from the page's style sheet, so that they follow light and dark mode."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -11,17 +11,18 @@ from markupsafe import Markup
 from toolkit.evaluation.calibration import ReliabilityBins
 from toolkit.reporting.formats import significant
 
+# In SVG user units: the style sheet scales the whole picture to the width of the page.
 _WIDTH, _HEIGHT = 560, 330
-_LEFT, _RIGHT, _TOP, _BOTTOM = 68, 8, 40, 56
-_POINTS = 300
-"""More points than this are no longer told apart at the width of a page."""
+_LEFT, _RIGHT, _TOP, _BOTTOM = 68, 8, 40, 56  # margins around the plot area
+_MAX_SEGMENTS = 300
+"""Number of segments that a long curve is reduced to; finer detail is invisible at the width of a page."""
 _LOG_SCALE_RATIO = 30.0
-"""Largest over smallest mean loss from which a linear axis would show one flat line."""
+"""Ratio of largest to smallest mean loss above which a linear axis would show little but a flat line."""
 
 
 @dataclass(frozen=True)
 class Axis:
-    """Maps values to places; `ticks` are values that a person would write."""
+    """A mapping from values to coordinates; the ticks are round numbers."""
 
     low: float
     high: float
@@ -31,7 +32,7 @@ class Axis:
     logarithmic: bool = False
 
     def __call__(self, value: float) -> float:
-        """The coordinate of a value, in user units."""
+        """Return the coordinate of a value, in user units."""
         low, high = self.low, self.high
         if self.logarithmic:
             low, high, value = math.log10(low), math.log10(high), math.log10(max(value, low))
@@ -39,10 +40,11 @@ class Axis:
 
 
 def linear_axis(low: float, high: float, start: float, end: float, ticks: int = 5) -> Axis:
-    """An axis from `low` to the first tick at or above `high`; steps are 1, 2 or 5 times a power of ten."""
+    """Return an axis from `low` to the first tick at or above `high`; steps are 1, 2 or 5 times a power of ten."""
     span = (high - low) or 1.0
     rough_step = span / ticks
     magnitude = 10.0 ** math.floor(math.log10(rough_step))
+    # Because of the tolerances, rounding errors do not add a tick when the range divides evenly.
     step = magnitude * next(factor for factor in (1, 2, 5, 10) if factor * magnitude >= rough_step * 0.999)
     step_count = math.ceil(span / step - 1e-9)
     return Axis(
@@ -51,7 +53,7 @@ def linear_axis(low: float, high: float, start: float, end: float, ticks: int = 
 
 
 def logarithmic_axis(low: float, high: float, start: float, end: float) -> Axis:
-    """An axis over whole powers of ten."""
+    """Return an axis that spans whole powers of ten, with at most seven ticks."""
     first_power, last_power = math.floor(math.log10(low)), math.ceil(math.log10(high))
     last_power = max(last_power, first_power + 1)
     stride = math.ceil((last_power - first_power) / 6)
@@ -60,11 +62,11 @@ def logarithmic_axis(low: float, high: float, start: float, end: float) -> Axis:
 
 
 def loss_curve(steps: Sequence[int], losses: Sequence[float]) -> Markup:
-    """Training loss over optimiser steps: each step's faint, a running mean on top of it.
+    """Draw the training loss over the optimizer steps: a faint line of all losses, their running mean on top.
 
     Args:
-        steps: ascending step numbers.
-        losses: finite losses of these steps; at least two.
+        steps: Step numbers in ascending order.
+        losses: The finite losses of these steps, at least two.
     """
     means = _running_mean(np.array(losses), window=max(1, len(losses) // 40))
     x = linear_axis(0, max(steps), _LEFT, _WIDTH - _RIGHT)
@@ -72,24 +74,26 @@ def loss_curve(steps: Sequence[int], losses: Sequence[float]) -> Markup:
     if len(positive) == len(means) and max(positive) / min(positive) > _LOG_SCALE_RATIO:
         y = logarithmic_axis(min(positive), max(positive), _HEIGHT - _BOTTOM, _TOP)
     else:
+        # The 99th percentile rather than the maximum: one spike must not flatten the rest of the curve.
         y = linear_axis(0, float(max(means.max(), np.percentile(losses, 99))), _HEIGHT - _BOTTOM, _TOP)
     scale_note = " (log scale)" if y.logarithmic else ""
     svg = _frame(f"Training loss from {losses[0]:.3g} at step {steps[0]} to {means[-1]:.3g} (running mean) at the end")
-    _axes(svg, x, y, "optimiser step", f"training loss{scale_note}", significant, significant)
-    area = SubElement(svg, "svg", {"x": "0", "y": "0", "width": str(_WIDTH), "height": str(_HEIGHT - _BOTTOM)})
+    _axes(svg, x, y, "optimizer step", f"training loss{scale_note}", significant, significant)
+    # A nested <svg> clips at its edges, so that losses outside the axis do not cover the labels below it.
+    plot_area = SubElement(svg, "svg", {"x": "0", "y": "0", "width": str(_WIDTH), "height": str(_HEIGHT - _BOTTOM)})
     for name, values in (("faint", np.array(losses)), ("line", means)):
         curve = _downsample(np.array(steps), values)
         points = " ".join(f"{x(step)},{y(value)}" for step, value in curve)
-        SubElement(area, "polyline", {"class": name, "points": points})
+        SubElement(plot_area, "polyline", {"class": name, "points": points})
     return _markup(svg)
 
 
 def reliability_diagram(bins: ReliabilityBins) -> Markup:
-    """Accuracy over confidence, a bar for each bin that has rows, its width the bin's; below, where the rows lie."""
+    """Draw accuracy by confidence, one bar for each non-empty bin; a strip below shows how many rows each bin has."""
     strip_height = 42
     x = linear_axis(0, 1, _LEFT, _WIDTH - _RIGHT)
     y = linear_axis(0, 1, _HEIGHT - _BOTTOM, _TOP)
-    svg = _frame("Accuracy against confidence; on the dashed diagonal the two are equal", extra=strip_height + 12)
+    svg = _frame("Accuracy by confidence; the dashed diagonal is perfect calibration", extra_height=strip_height + 12)
     _axes(svg, x, y, "", "accuracy", _format_percent, _format_percent)
     max_count, baseline = int(bins.counts.max()), _HEIGHT - _BOTTOM + strip_height + 36
     for bin_ in bins.filled:
@@ -107,8 +111,8 @@ def reliability_diagram(bins: ReliabilityBins) -> Markup:
     return _markup(svg)
 
 
-def _frame(description: str, extra: int = 0) -> Element:
-    view_box = f"0 0 {_WIDTH} {_HEIGHT + extra}"
+def _frame(description: str, extra_height: int = 0) -> Element:
+    view_box = f"0 0 {_WIDTH} {_HEIGHT + extra_height}"
     return Element("svg", {"viewBox": view_box, "role": "img", "aria-label": description})
 
 
@@ -123,22 +127,24 @@ def _axes(
     SubElement(svg, "line", {"class": "axis", **_endpoints(_LEFT, bottom, _WIDTH - _RIGHT, bottom)})
     for tick in x.ticks:
         SubElement(svg, "line", {"class": "axis", **_endpoints(x(tick), bottom, x(tick), bottom + 5)})
+        # Centered, the last label would stick out of the picture.
         _text(svg, x(tick), bottom + 21, x_text(tick), "end" if tick == x.ticks[-1] else "middle")
     _text(svg, (_LEFT + _WIDTH - _RIGHT) / 2, bottom + 48, x_label, "middle", "label")
     _text(svg, 0, 16, y_label, "start", "label")
 
 
 def _downsample(steps: np.ndarray, values: np.ndarray) -> list[tuple[float, float]]:
-    """The curve's points; of a long one the lowest and the highest of each stretch, so that no spike is lost."""
+    """Return the points of a curve, reduced to the minimum and maximum of each segment, so that no spike is lost."""
     kept_indices: list[int] = []
-    for segment in np.array_split(np.arange(len(values)), min(len(values), _POINTS)):
+    for segment in np.array_split(np.arange(len(values)), min(len(values), _MAX_SEGMENTS)):
         lowest, highest = segment[values[segment].argmin()], segment[values[segment].argmax()]
         kept_indices += sorted({int(lowest), int(highest)})
     return list(zip(steps[kept_indices].tolist(), values[kept_indices].tolist(), strict=True))
 
 
 def _running_mean(values: np.ndarray, window: int) -> np.ndarray:
-    """The mean of the `window` values on either side; fewer at the ends."""
+    """Return the mean of each value and its `window` neighbors on either side, fewer at the ends."""
+    # With cumulative sums, the mean of a window of any length takes one subtraction.
     cumulative = np.concatenate([[0.0], np.cumsum(values)])
     positions = np.arange(len(values))
     low, high = np.maximum(positions - window, 0), np.minimum(positions + window + 1, len(values))

@@ -1,4 +1,4 @@
-"""The report of a run: one HTML file without scripts or network, for a colleague who was not there."""
+"""The report of a run: one self-contained HTML file for a colleague who was not involved."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,22 +10,22 @@ from toolkit.errors import RunError, first_line
 from toolkit.reporting import formats
 from toolkit.reporting.charts import loss_curve, reliability_diagram
 from toolkit.reporting.report_data import BASELINES, Report, gather_report
-from toolkit.runs.run_folder import now
+from toolkit.runs.run_folder import utc_now
 from toolkit.runs.trained_run import TrainedRun
 from toolkit.utils.atomic_io import write_text
 
 
 def write_report(run: TrainedRun) -> Path:
-    """Write RUN/report.html from what stands in the run's folder; nothing is measured or loaded here.
+    """Write report.html from the files in the run folder, without measuring or loading a model.
 
     Args:
-        run: evaluations, training log and parity.json are shown where they are.
+        run: The run to report on; evaluations, training log and parity.json may be missing.
 
     Returns:
-        The report's path.
+        The path of the report.
 
     Raises:
-        RunError: a file of the run is missing or is not what it should be.
+        RunError: If run.json or recipe.yaml is missing, or a file of the run is damaged.
     """
     path = run.folder.report
     write_text(path, render(gather_report(run)))
@@ -33,7 +33,7 @@ def write_report(run: TrainedRun) -> Path:
 
 
 def render(report: Report) -> str:
-    """The page; every text of the run is escaped."""
+    """Return the page as HTML; all text from the run is escaped."""
     template = _environment().get_template("report.html.jinja")
     with wrap_render_errors(report):
         return template.render(
@@ -41,24 +41,24 @@ def render(report: Report) -> str:
             loss_curve=loss_curve(report.steps, report.losses) if len(report.steps) > 1 else None,
             reliability=reliability_diagram(report.summary.bins) if report.summary.bins else None,
             baselines=BASELINES,
-            written=now(),
+            written=utc_now(),
         )
 
 
 @contextmanager
 def wrap_render_errors(report: Report) -> Iterator[None]:
-    """Say in a sentence that a value in a run's files is not what its place needs.
+    """Turn errors of rendering into one sentence about the run's files.
 
     Raises:
-        RunError: the template, or what it calls, cannot show a value.
+        RunError: If the template, or a function that it calls, cannot handle a value.
     """
     try:
         yield
     except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
         raise RunError(
-            f"The files of {report.run.path} cannot be shown, since a value in one is not what it should be: "
+            f"Cannot write a report or model card for {report.run.path}: one of its files has an unexpected value: "
             f"{first_line(error).rstrip('.')}.",
-            hint="Look into run.json, gguf/parity.json and eval/*/metrics.json; evaluate or export again.",
+            hint="Check run.json, gguf/parity.json and eval/*/metrics.json, or evaluate and export again.",
         ) from error
 
 
@@ -66,17 +66,17 @@ def _environment() -> Environment:
     templates = Path(__file__).parent / "templates"
     environment = Environment(
         loader=FileSystemLoader(templates),
-        autoescape=True,
-        undefined=StrictUndefined,
+        autoescape=True,  # rows, recipes and answers are untrusted text
+        undefined=StrictUndefined,  # a field missing from a file is an error, not an empty cell
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    for name in ("percent", "interval", "decimal", "count", "significant", "moment"):
+    for name in ("percent", "interval", "decimal", "count", "significant", "timestamp"):
         environment.filters[name] = getattr(formats, name)
     environment.filters["join_with_or"] = join_with_or
     return environment
 
 
 def join_with_or(words: Sequence[str]) -> str:
-    """Words as a choice: "a, b or c"."""
+    """Join words as alternatives: "a, b or c"."""
     return f"{', '.join(words[:-1])} or {words[-1]}"

@@ -1,4 +1,4 @@
-"""The model card: adapter/README.md in Hugging Face's format, with the numbers that were measured."""
+"""The model card: adapter/README.md in the Hugging Face format, with the measured results."""
 
 import json
 import os
@@ -13,14 +13,14 @@ from toolkit.data.sources import EMBEDDED
 from toolkit.evaluation.evaluation import Evaluation
 from toolkit.models.model_folder import EMBEDDED as EMBEDDED_MODEL
 from toolkit.models.model_folder import card_license
-from toolkit.prompts.encoder import PromptEncoder
+from toolkit.prompts.prompt_tokenizer import PromptTokenizer
 from toolkit.prompts.tokenizer import load_tokenizer
 from toolkit.recipe.loading import LOCAL_SUFFIXES
 from toolkit.recipe.schema import Recipe
 from toolkit.reporting import formats
 from toolkit.reporting.html_report import wrap_render_errors
 from toolkit.reporting.report_data import BASELINES, Report, content_language, gather_report
-from toolkit.runs.run_folder import RunFolder, read_object
+from toolkit.runs.run_folder import RunFolder, read_json_object
 from toolkit.runs.trained_run import TrainedRun
 from toolkit.utils.atomic_io import write_text
 
@@ -32,13 +32,13 @@ _EXAMPLE = ("Un chien dort dans le jardin.", "Un animal dort.")
 
 
 def write_model_card(run: TrainedRun) -> Path | None:
-    """Write adapter/README.md once the adapter was measured on the run's own rows.
+    """Write adapter/README.md if the adapter has been evaluated on the run's own rows.
 
     Returns:
-        The card's path; None while eval/adapter/metrics.json is missing.
+        The path of the card, or None while eval/adapter/metrics.json is missing.
 
     Raises:
-        ToolkitError: a file of the run is missing or is not what it should be.
+        ToolkitError: If a file of the run is missing or damaged.
     """
     if not (run.folder.eval / "adapter" / "metrics.json").is_file():
         return None
@@ -51,7 +51,7 @@ def write_model_card(run: TrainedRun) -> Path | None:
 
 
 def card_data(report: Report) -> ModelCardData:
-    """The card's YAML head; a key whose value is not known is left out."""
+    """Return the YAML header of the card; keys with unknown values are left out."""
     recipe, license_ = report.recipe, base_license(report)
     is_encoder = _task_type(report.run) == "SEQ_CLS"
     sources = dict.fromkeys(source.path for source in (recipe.data.train, recipe.data.eval))
@@ -60,7 +60,7 @@ def card_data(report: Report) -> ModelCardData:
         base_model=base_model_id(recipe),
         language=content_language(recipe),
         library_name="peft",
-        # What the hub shows as the way to call it: the decoder says its label as text.
+        # The Hub derives its usage snippet from this tag, and a decoder writes its label as text.
         pipeline_tag="text-classification" if is_encoder else "text-generation",
         tags=["lora", "text-classification", "natural-language-inference"],
         datasets=[path for path in sources if _is_hub_id(path)] or None,
@@ -73,24 +73,24 @@ def card_data(report: Report) -> ModelCardData:
 
 
 def base_model_id(recipe: Recipe) -> str:
-    """The base model as the hub names models; of a local folder or the embedded model the bare name."""
+    """Return the base model's id on the Hub, or the bare name of a local folder or of the embedded model."""
     name = recipe.model.name
     return name if _is_hub_id(name) else name.rstrip("/").rpartition(":")[2].rpartition("/")[2]
 
 
 def base_license(report: Report) -> dict[str, str]:
-    """What the base model's own card says of its licence; empty where its folder is not known or has no card."""
+    """Return the license fields of the base model's own card; empty if its folder is unknown or has no card."""
     folder = report.record.get("model", {}).get("folder")
     return card_license(Path(folder)) if folder else {}
 
 
 def _eval_results(evaluation: Evaluation, recipe: Recipe) -> list[EvalResult]:
-    """The model-index entries of one evaluation; none unless it is the adapter's, as shipped."""
+    """Return the model-index entries of an evaluation; only evaluations of the adapter as shipped have any."""
     if evaluation.metrics["model"] != "adapter" or not evaluation.is_plain or evaluation.limit is not None:
         return []
     config, split = (recipe.data.eval.name, recipe.data.eval.split) if evaluation.uses_run_recipe else (None, None)
     path = recipe.data.eval.path if evaluation.uses_run_recipe else evaluation.source
-    if path.startswith("embedded:"):
+    if path.startswith("embedded:"):  # embedded:NAME or embedded:NAME:SPLIT
         path, _, embedded_split = path.removeprefix("embedded:").partition(":")
         split = split or embedded_split or None
     macro_average = {"average": "macro"}
@@ -137,7 +137,7 @@ def _render_body(report: Report) -> str:
         baselines=BASELINES,
         license_=base_license(report),
         data_licenses={
-            source.path: DATA_LICENSES.get(source.path, "not known here: see where the data come from")
+            source.path: DATA_LICENSES.get(source.path, "unknown; check the source of the data")
             for source in (recipe.data.train, recipe.data.eval)
         },
         base_name=base_model_id(recipe),
@@ -151,46 +151,50 @@ def _render_body(report: Report) -> str:
 
 
 def _chat_example(report: Report) -> dict[str, Any]:
-    """The prompt of the example as the model reads it, and how many tokens an answer has at most."""
+    """Return the example's prompt as the model reads it, and the maximum number of tokens of an answer."""
     recipe = report.recipe
     tokenizer = load_tokenizer(report.run.adapter)
-    encoder = PromptEncoder(tokenizer, recipe.task, recipe.model.max_seq_length)
-    ids, _ = encoder.prompt(*_EXAMPLE)
+    prompt_tokenizer = PromptTokenizer(tokenizer, recipe.task, recipe.model.max_seq_length)
+    ids, _ = prompt_tokenizer.encode_prompt(*_EXAMPLE)
     bos, template = tokenizer.bos_token, tokenizer.chat_template
     user = recipe.task.user.format(premise=_EXAMPLE[0], hypothesis=_EXAMPLE[1]).strip()
     return {
-        "prompt": encoder.decode(ids),
+        "prompt": prompt_tokenizer.decode(ids),
         "user": user,
-        # PromptEncoder puts a BOS where the template writes none; Transformers alone would not.
+        # PromptTokenizer adds a BOS token if the template writes none. The snippet has to do that explicitly.
         "needs_bos": bool(bos) and "bos_token" not in template and bos not in template,
         "has_custom_verbalizers": any(word != label for label, word in recipe.task.verbalizers.items()),
-        "max_new_tokens": max(len(answer) for answer in encoder.label_ids.values()),
+        "max_new_tokens": max(len(answer) for answer in prompt_tokenizer.label_ids.values()),
     }
 
 
 def _run_folder(path: Path) -> str:
-    """As a user types it from the repository; outside of it without the folders of this machine."""
+    """Return the run folder as a user types it; outside the working directory, without parent folders.
+
+    Cards are published, so they must not reveal the folders of this machine.
+    """
     return (
         str(path) if not path.is_absolute() else os.path.relpath(path) if path.is_relative_to(Path.cwd()) else path.name
     )
 
 
 def _task_type(run: RunFolder) -> str:
-    """PEFT's name for what the adapter does: CAUSAL_LM or SEQ_CLS."""
+    """Return PEFT's name for the kind of adapter: CAUSAL_LM or SEQ_CLS."""
     path = run.adapter / "adapter_config.json"
-    return str(read_object(path).get("task_type"))
+    return str(read_json_object(path).get("task_type"))
 
 
 def _is_hub_id(name: str) -> bool:
+    # The Hub's ids are NAME or OWNER/NAME. A colon marks what ships with the toolkit.
     is_path = name.startswith((".", "/", "~")) or name.endswith(LOCAL_SUFFIXES) or Path(name).is_dir()
     return not is_path and ":" not in name and name.count("/") <= 1
 
 
 def public_name(source: str) -> str:
-    """A source without the folders of the machine that it was read on."""
+    """Return the name of a data source without the folders of this machine."""
     return Path(source).name if source.endswith(LOCAL_SUFFIXES) else source
 
 
 def cell(text: object) -> str:
-    """Text for a cell of a Markdown table."""
+    """Escape text for a cell of a Markdown table."""
     return " ".join(str(text).split()).replace("|", "\\|").replace("<", "&lt;")

@@ -1,4 +1,4 @@
-"""What a report shows of predictions.jsonl, gathered in one pass: however many rows there are, few are held."""
+"""A summary of predictions.jsonl for the report, made in one pass with little memory."""
 
 import heapq
 import json
@@ -16,7 +16,7 @@ from toolkit.evaluation.calibration import ReliabilityBins, bin_confidences
 
 @dataclass(frozen=True)
 class ConfidentError:
-    """A wrong answer; `probability` is that of the predicted label."""
+    """A wrong prediction; `probability` is that of the predicted label."""
 
     id: str
     premise: str
@@ -28,10 +28,10 @@ class ConfidentError:
 
 @dataclass(frozen=True)
 class PredictionSummary:
-    """Rows by their confidence, and the most confident errors, the surest first.
+    """Rows binned by confidence, and the most confident errors in descending order.
 
     Args:
-        bins: as for `ece` in metrics.json; None where no row has probabilities.
+        bins: The bins behind `ece` in metrics.json, or None if no row has probabilities.
     """
 
     bins: ReliabilityBins | None = None
@@ -40,23 +40,25 @@ class PredictionSummary:
 
 @dataclass(frozen=True)
 class _Confidences:
-    """Of each row: the likeliest label's probability, and whether that label is the true one."""
+    """The probability of each row's most likely label, and whether that label is correct."""
 
+    # Typed arrays take 8 + 1 bytes per row. A list of floats would take about 32.
     confidence: "array[float]" = field(default_factory=lambda: array("d"))
     correct: "array[int]" = field(default_factory=lambda: array("b"))
 
 
 def summarize_predictions(path: Path, errors: int = 20) -> PredictionSummary:
-    """Read predictions.jsonl once; nine bytes of each row stay in memory.
+    """Summarize predictions.jsonl in one pass that keeps nine bytes per row in memory.
 
     Args:
-        path: the file; rows without probabilities (of free decoding) count for nothing here.
-        errors: how many of the most confident errors are kept; of equals, the earlier.
+        path: The file. Rows without probabilities (from free generation) are skipped.
+        errors: The number of most confident errors to keep; ties go to the earlier row.
 
     Raises:
-        RunError: a line is no prediction.
+        RunError: If a line is not a prediction.
     """
     confidences = _Confidences()
+    # nlargest consumes the generator, which fills `confidences`, and never holds more than `errors` rows.
     wrong_rows = heapq.nlargest(errors, _wrong_rows(path, confidences), key=lambda wrong_row: wrong_row[0])
     bins = (
         bin_confidences(np.array(confidences.confidence), np.array(confidences.correct))
@@ -67,7 +69,7 @@ def summarize_predictions(path: Path, errors: int = 20) -> PredictionSummary:
 
 
 def _wrong_rows(path: Path, confidences: _Confidences) -> Iterator[tuple[float, dict[str, Any]]]:
-    """Yield (probability of the prediction, row) of each wrong row, and add every row to `confidences` on the way."""
+    """Yield (probability of the prediction, row) for each wrong row; append every row to `confidences` on the way."""
     with path.open(encoding="utf-8") as lines:
         for number, line in enumerate(lines, 1):
             try:
@@ -75,15 +77,16 @@ def _wrong_rows(path: Path, confidences: _Confidences) -> Iterator[tuple[float, 
                 probabilities = row["probabilities"]
                 if not probabilities:
                     continue
-                likeliest = max(probabilities, key=probabilities.__getitem__)
-                confidence, gold, predicted = float(probabilities[likeliest]), row["label"], row["prediction"]
+                # Greedy decoding does not always choose the most likely label, which calibration is about.
+                most_likely_label = max(probabilities, key=probabilities.__getitem__)
+                confidence, gold, predicted = float(probabilities[most_likely_label]), row["label"], row["prediction"]
                 wrong_row = (probabilities.get(predicted, 0.0), row) if predicted != gold else None
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise RunError(
-                    f"{path}, line {number} is no prediction.", hint="Evaluate again: run.evaluate()"
+                    f"{path}, line {number} is not a prediction.", hint="Evaluate again: run.evaluate()"
                 ) from error
             confidences.confidence.append(confidence)
-            confidences.correct.append(likeliest == gold)
+            confidences.correct.append(most_likely_label == gold)
             if wrong_row:
                 yield wrong_row
 

@@ -1,4 +1,4 @@
-"""The sentences and tables of a report, gathered from a run's files; how they look is the template's."""
+"""The content of a report, gathered from the files of a run; the templates decide how it looks."""
 
 import shlex
 from collections.abc import Iterator
@@ -8,31 +8,31 @@ from typing import Any
 
 from toolkit.data.sources import EMBEDDED
 from toolkit.evaluation.evaluation import Evaluation, load_evaluations, main_evaluation, with_base_zero_shot
-from toolkit.recipe.loading import as_assignment
+from toolkit.recipe.loading import format_override
 from toolkit.recipe.schema import Recipe
 from toolkit.reporting.formats import count, interval, percent
 from toolkit.reporting.prediction_summary import PredictionSummary, summarize_predictions
 from toolkit.reporting.report_facts import Fact, decisions, training_facts
 from toolkit.reporting.run_results import load_losses, load_parity
-from toolkit.runs.run_folder import RunFolder, read_object
+from toolkit.runs.run_folder import RunFolder, read_json_object
 from toolkit.runs.trained_run import TrainedRun
 
 BASELINES = {
-    "random": "a uniform guess",
-    "majority": "the commonest training label",
-    "hypothesis_only": "TF-IDF and logistic regression, hypothesis alone",
-    "premise_hypothesis": "TF-IDF and logistic regression, premise and hypothesis",
-    "base_zero_shot": "the base model, zero-shot",
+    "random": "uniform guess",
+    "majority": "majority class of the training rows",
+    "hypothesis_only": "TF-IDF and logistic regression on the hypothesis only",
+    "premise_hypothesis": "TF-IDF and logistic regression on premise and hypothesis",
+    "base_zero_shot": "base model, zero-shot",
 }
-"""What the names in `baselines` of metrics.json stand for."""
+"""Descriptions of the keys in the `baselines` field of metrics.json."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """Everything that the template shows.
+    """Everything that the templates show.
 
     Args:
-        main: the evaluation that speaks for the run, None before there is one.
+        main: The evaluation that represents the run, or None before the first one.
     """
 
     run: RunFolder
@@ -47,54 +47,56 @@ class Report:
 
     @property
     def name(self) -> str:
-        """The run's."""
+        """The name of the run folder."""
         return self.run.path.resolve().name
 
+    # cached_property also works on a frozen dataclass: it writes to __dict__ and bypasses __setattr__.
     @cached_property
     def summary(self) -> PredictionSummary:
-        """Of the main evaluation's predictions; read when it is asked for."""
+        """A summary of the main evaluation's predictions, read on first use."""
         if self.main is None or not self.main.predictions.is_file():
             return PredictionSummary()
         return summarize_predictions(self.main.predictions)
 
     @property
     def language(self) -> str:
-        """The rows' language, as HTML names it."""
+        """The language of the rows as an HTML `lang` value."""
         return content_language(self.recipe)
 
     @property
     def headline(self) -> tuple[str, str] | None:
-        """The result and the rest of its sentence."""
+        """The accuracy and the rest of the sentence about it."""
         return (percent(self.main.metrics["accuracy"]), headline_details(self.main)) if self.main else None
 
     @property
     def warnings(self) -> list[str]:
-        """What a reader has to know before believing a number."""
+        """Reasons to read the results with care, without duplicates."""
+        # Evaluations of the same rows repeat the same warnings.
         return list(dict.fromkeys(_warnings(self)))
 
     @property
     def decisions(self) -> list[Fact]:
-        """What was chosen for this run, and why."""
+        """The decisions made for this run, with their reasons."""
         return list(decisions(self.record, self.recipe))
 
     @property
     def training_facts(self) -> list[Fact]:
-        """What training took."""
+        """Facts about training: parameters, steps, time, memory."""
         return list(training_facts(self.record))
 
     @property
     def commands(self) -> list[str]:
-        """What makes the run and its evaluations again."""
+        """The commands that reproduce the run and its evaluations."""
         return list(_commands(self))
 
 
 def gather_report(run: TrainedRun) -> Report:
-    """Read a run's results.
+    """Read the results of a run.
 
     Raises:
-        RunError: recipe.yaml or run.json is missing, or a file is not what it should be.
+        RunError: If run.json or recipe.yaml is missing, or a file of the run is damaged.
     """
-    read_object(run.folder.run_json)  # which may be missing for others, not for a report
+    read_json_object(run.folder.run_json)  # RunFolder.record accepts a missing run.json, a report does not
     evaluations = with_base_zero_shot(load_evaluations(run.folder))
     steps, losses = load_losses(run.folder)
     return Report(
@@ -111,22 +113,28 @@ def gather_report(run: TrainedRun) -> Report:
 
 
 def headline_details(evaluation: Evaluation) -> str:
-    """What follows the accuracy in a sentence: interval, rows, and what one reaches without the model."""
+    """Return what follows the accuracy in its sentence: interval, number of rows, and baselines."""
     metrics = evaluation.metrics
     baselines = metrics.get("baselines") or {}
-    references = [f"chance {percent(baselines.get('random', evaluation.chance))}"]
+    # With evaluation.baselines: false nothing is recorded, but chance follows from the number of labels.
+    references = [f"chance is {percent(baselines.get('random', evaluation.chance))}"]
     if "hypothesis_only" in baselines:
-        references.append(f"hypothesis-only {percent(baselines['hypothesis_only'])}")
+        references.append(f"the hypothesis-only baseline reaches {percent(baselines['hypothesis_only'])}")
     if baselines.get("base_zero_shot") is not None:
-        references.append(f"base model {percent(baselines['base_zero_shot'])}")
+        references.append(f"the base model reaches {percent(baselines['base_zero_shot'])}")
     rows = f"{count(metrics['n'])} rows"
     if evaluation.mode != "constrained":
-        rows += f", answers unconstrained, {percent(metrics.get('invalid', 0) / metrics['n'])} of them no label"
-    return f"{interval(metrics.get('accuracy_ci95'))} on {rows}; {', '.join(references)}".strip()
+        rows += (
+            f" with free generation ({percent(metrics.get('invalid', 0) / metrics['n'])} of the answers are invalid)"
+        )
+    return f"accuracy {interval(metrics.get('accuracy_ci95'))} on {rows}; {', '.join(references)}".strip()
 
 
 def content_language(recipe: Recipe) -> str:
-    """The rows' language: the hub dataset's configuration where that is a language's code, as XNLI's are, else fr."""
+    """Return the language code of the rows.
+
+    XNLI and similar datasets on the Hub name their configurations after languages. Anything else is taken for French.
+    """
     name = recipe.data.train.name or ""
     return name if len(name) == 2 and name.isalpha() and name.islower() else "fr"
 
@@ -134,34 +142,35 @@ def content_language(recipe: Recipe) -> str:
 def _warnings(report: Report) -> Iterator[str]:
     record, data = report.record, report.record.get("data", {})
     if (status := record.get("status")) != "completed":
-        yield f"Training did not end as it should: run.json says {status or 'nothing'}."
+        yield f"Training did not complete. Its status in run.json is {status or 'missing'}."
     if report.main and report.main.metrics["model"] != "adapter":
-        yield f"The adapter was not measured on the run's own rows; what is shown first is {report.main.name}."
+        yield f"The adapter has not been evaluated on the evaluation rows. The headline shows {report.main.name}."
     if pairs := data.get("overlap", {}).get("pairs"):
-        yield f"{pairs:,} pairs stand in the training rows and in the evaluation rows: part of the score is memory."
+        yield f"{pairs:,} pairs occur in both the training and the evaluation rows, so the score rewards memorization."
     for evaluation in report.evaluations:
         yield from evaluation.metrics.get("warnings") or []
         rows = evaluation.metrics.get("shortened_rows")
         if rows and evaluation.metrics["model"] == "adapter":
-            yield f"{evaluation.name}: {count(rows)} rows lost the end of their premise to fit model.max_seq_length."
-        trained_on = data.get("eval", {}).get("fingerprint")
+            yield f"{evaluation.name}: the premises of {count(rows)} rows were truncated to fit model.max_seq_length."
+        recorded_fingerprint = data.get("eval", {}).get("fingerprint")
         if (
             evaluation.uses_run_recipe
-            and trained_on
+            and recorded_fingerprint
             and evaluation.fingerprint
-            and evaluation.fingerprint != trained_on
+            and evaluation.fingerprint != recorded_fingerprint
         ):
-            yield f"{evaluation.name}: its rows are not those that training recorded; the data has changed since."
+            yield f"{evaluation.name}: the evaluation rows have changed since training."
     if str(record.get("git_commit") or "").endswith("-dirty"):
-        yield "The code had changes that were not committed, so the commit alone does not give this run again."
+        yield "The code had uncommitted changes, so the recorded commit is not enough to reproduce this run."
 
 
 def _commands(report: Report) -> Iterator[str]:
+    # In a folder of its own, so that reproducing a run cannot overwrite it.
     rerun = RunFolder(report.run.path.resolve().with_name(f"{report.name}-again"))
     recipe_file = report.run.recipe_file
     if commit := report.record.get("git_commit"):
         yield f"git checkout {str(commit).removesuffix('-dirty')}"
-    if "command" in report.record and report.record["command"] is None:  # Python called, not a script
+    if "command" in report.record and report.record["command"] is None:  # started from Python, not by a script
         call = f"toolkit.train({str(recipe_file)!r}, output_dir={str(rerun.path)!r})"
         yield f"python -c {shlex.quote(f'import toolkit; {call}')}"
     else:
@@ -188,6 +197,7 @@ def _evaluation_command(evaluation: Evaluation, run: RunFolder) -> str:
     needs_data_flag = "data.eval.path" in overrides or (
         evaluation.source.startswith(f"{EMBEDDED}:") and "data.eval.split" in overrides
     )
+    # Without a data flag, the rows are those of the recipe; overrides of the hub dataset become --set below.
     if needs_data_flag:
         flags += ["--data", evaluation.source]
     if evaluation.mode != "constrained":
@@ -199,5 +209,5 @@ def _evaluation_command(evaluation: Evaluation, run: RunFolder) -> str:
     data_keys = ("data.eval.path", "data.eval.name", "data.eval.split") if needs_data_flag else ()
     other_overrides = {key: value for key, value in overrides.items() if key not in (*data_keys, "data.eval.limit")}
     for key, value in other_overrides.items():
-        flags += ["--set", as_assignment(key, value)]
+        flags += ["--set", format_override(key, value)]
     return f"python scripts/eval_generate.py {shlex.join(flags)}"

@@ -1,4 +1,4 @@
-"""What was decided for a run, and what training took: facts for a report, from run.json."""
+"""Facts for a report from run.json: the decisions made for a run, and the resources that training used."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from toolkit.reporting.formats import duration, percent, significant, size
 
 @dataclass(frozen=True)
 class Fact:
-    """A name, its value, and why it is that value where someone or something decided."""
+    """A named value, with a reason if somebody or something decided it."""
 
     name: str
     value: str
@@ -18,49 +18,50 @@ class Fact:
 
 
 def decisions(record: dict[str, Any], recipe: Recipe) -> Iterator[Fact]:
-    """What was chosen for the run and why, as run.json and the recipe tell it."""
+    """Yield the decisions recorded in run.json with their reasons: device, precision, batching, optimizer."""
     training = recipe.training
     if "device" in record:
-        yield Fact("device", str(record["device"]), "the machine's")
+        yield Fact("device", str(record["device"]), "detected on this machine")
     for name in ("precision", "batching"):
         if isinstance(decision := record.get(name), dict):
             yield Fact(name, str(decision.get("name", "")), str(decision.get("reason", "")))
     if verification := (record.get("batching") or {}).get("verification"):
         yield _verification_fact(verification)
     is_tree = (record.get("batching") or {}).get("name") == "prefix_tree"
+    # A tree micro-batch is limited by its tokens, a padded one by its rows.
     size_key = "batch_tokens" if is_tree else "micro_batch_size"
     for name in ("group_by_premise", size_key, "gradient_checkpointing", "optimizer"):
         if name in record:
             is_auto = getattr(training, name, None) == "auto"
-            reason = "auto: from device, model and rows" if is_auto else f"the recipe sets training.{name}"
+            reason = "auto: derived from device, model and rows" if is_auto else f"the recipe sets training.{name}"
             yield Fact(name.replace("_", " "), _format_value(record[name]), reason)
 
 
 def _verification_fact(verification: dict[str, Any]) -> Fact:
-    name, tolerance = "tree against padded rows", verification.get("tolerance", 0.0)
+    name, tolerance = "prefix tree vs. padded rows", verification.get("tolerance", 0.0)
     if verification.get("error"):
-        return Fact(name, "refused", f"a tree cannot be computed: {verification['error']}")
+        return Fact(name, "refused", f"the model cannot process prefix trees: {verification['error']}")
     differences = [verification.get("loss_difference"), verification.get("gradient_difference")]
     is_same = all(difference is not None and difference <= tolerance for difference in differences)
-    loss, gradient = ("no number" if difference is None else significant(difference, 2) for difference in differences)
-    reason = f"before the first step the loss differed by {loss}, the gradient by {gradient}; rounding explains "
-    return Fact(name, "the same" if is_same else "refused", f"{reason}{tolerance:g}")
+    loss, gradient = ("NaN or inf" if difference is None else significant(difference, 2) for difference in differences)
+    reason = f"before the first step, loss and gradient differed by {loss} and {gradient}; rounding explains up to "
+    return Fact(name, "equal" if is_same else "refused", f"{reason}{tolerance:g}")
 
 
 def _format_value(value: Any) -> str:
-    if isinstance(value, bool):
+    if isinstance(value, bool):  # before int, because bool is a subclass of int
         return "yes" if value else "no"
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def training_facts(record: dict[str, Any]) -> Iterator[Fact]:
-    """What training took."""
+    """Yield facts about training: parameters, steps, loss, tokens, time and memory."""
     timings, tokens = record.get("timings", {}), record.get("tokens", {})
     trainable, total = record.get("trainable_parameters"), record.get("total_parameters")
     if trainable and total:
-        yield Fact("parameters trained", f"{trainable:,} of {total:,} ({percent(trainable / total)})")
+        yield Fact("trainable parameters", f"{trainable:,} of {total:,} ({percent(trainable / total)})")
     if "steps" in record:
-        yield Fact("optimiser steps", f"{record['steps']:,} of {record.get('batch_size', '?')} rows")
+        yield Fact("optimizer steps", f"{record['steps']:,} with batches of {record.get('batch_size', '?')} rows")
     if record.get("final_loss") is not None:
         yield Fact("mean training loss", significant(record["final_loss"]))
     if "median" in tokens:

@@ -1,1 +1,1 @@
-"""Run folders: paths, records, digests."""
+"""Run folders: paths, records and references to models."""

@@ -1,11 +1,11 @@
-"""A reference to one of the models that belong to a run."""
+"""References to the models of a run."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from toolkit.errors import RunError
-from toolkit.recipe.model_kind import Kind
+from toolkit.recipe.model_kind import ModelKind
 from toolkit.runs.run_folder import RunFolder
 
 ModelName = Literal["adapter", "base", "merged", "gguf"]
@@ -13,11 +13,11 @@ ModelName = Literal["adapter", "base", "merged", "gguf"]
 
 @dataclass(frozen=True)
 class ModelRef:
-    """A run's adapter, its base model, its merged weights, or a GGUF file; parsed once, from what the user typed.
+    """A reference to a run's adapter, base model, merged model or GGUF file, parsed from the user's input.
 
     Args:
-        name: which of the four.
-        gguf: the GGUF file; None for the others.
+        name: The kind of model.
+        gguf: The path of the GGUF file, or None for the other kinds.
     """
 
     name: ModelName
@@ -25,53 +25,54 @@ class ModelRef:
 
     @classmethod
     def parse(cls, text: "str | Path | ModelRef") -> "ModelRef":
-        """Read `adapter`, `base`, `merged` or the path of a GGUF file.
+        """Parse `adapter`, `base`, `merged` or the path of a GGUF file.
 
         Raises:
-            RunError: it is none of them.
+            RunError: If the text is none of them.
         """
         if isinstance(text, ModelRef):
             return text
         if str(text) in ("adapter", "base", "merged"):
             return cls(str(text))  # type: ignore[arg-type]
-        # pathlib drops the slash of `file.gguf/`, which a shell's completion may add.
+        # Shell completion can add a slash to a file's name; Path removes it.
         if isinstance(text, (str, Path)) and Path(text).suffix == ".gguf":
             return cls("gguf", Path(text))
-        raise RunError(f"model={str(text)!r} is none of adapter, base, merged and FILE.gguf.")
+        raise RunError(f"model={str(text)!r} is not adapter, base, merged or FILE.gguf.")
 
     def __str__(self) -> str:
         return str(self.gguf) if self.gguf else self.name
 
     @property
     def file(self) -> Path:
-        """The GGUF file of a reference to one."""
+        """The path of the GGUF file, for a reference to one."""
         if self.gguf is None:
             raise ValueError(f"{self.name} is not a GGUF file")
         return self.gguf
 
-    def check(self, run: RunFolder, kind: Kind = "decoder") -> None:
-        """Refuse a model that the run does not have; a look alone, for before packages that take seconds to import.
+    def check(self, run: RunFolder, kind: ModelKind = "decoder") -> None:
+        """Check that the run has the model, without importing the packages that load it, which takes seconds.
 
         Args:
-            run: the run's folder.
-            kind: the run's model.kind; of an encoder, only the adapter can be scored.
+            run: The folder of the run.
+            kind: The run's model.kind. Only the adapter of an encoder can be scored.
 
         Raises:
-            RunError: there is no such model in the run, and no such file.
+            RunError: If the run does not have the model, or the file does not exist.
         """
         if kind == "encoder" and self.name != "adapter":
-            reason = ", whose base has no trained head and which is neither merged nor exported"
+            reason = "their base model has no trained head, and they are neither merged nor exported"
             raise RunError(
-                f"model={str(self)!r} is not available for encoder runs{reason}.", hint='Use model="adapter".'
+                f"model={str(self)!r} is not available for encoder runs: {reason}.", hint='Use model="adapter".'
             )
-        hint = f"Make it: toolkit.open_run({str(run.path)!r}).export()"
+        hint = f"Create it with: toolkit.open_run({str(run.path)!r}).export()"
         if self.name == "merged" and not (run.merged / "config.json").is_file():
-            raise RunError(f"{run.path} holds no merged model.", hint=hint)
+            raise RunError(f"{run.path} contains no merged model.", hint=hint)
         if self.gguf and not self.gguf.is_file():
             raise RunError(f"There is no GGUF file {self.gguf}.", hint=hint)
 
-    def label(self, run: RunFolder) -> str:
-        """Return what an evaluation of the model is called: adapter, base, merged, or gguf-<file type>."""
+    def evaluation_name(self, run: RunFolder) -> str:
+        """Return the name of an evaluation of the model: adapter, base, merged or gguf-<file type>."""
+        # A file of the run is named <run>-<file type>.gguf. Any other GGUF file keeps its full name.
         if self.gguf is None:
             return self.name
         return f"gguf-{self.gguf.stem.removeprefix(f'{run.path.resolve().name}-')}"

@@ -1,4 +1,4 @@
-"""A run's folder: the names of its files, and its run.json."""
+"""Run folders: the names of their files, and run.json."""
 
 import json
 import math
@@ -12,22 +12,23 @@ from toolkit.errors import RunError
 from toolkit.runs.run_paths import check_run_path
 from toolkit.utils.atomic_io import remove, write_json, write_text
 
+# torchrun and accelerate set RANK before the program starts, so it is known without importing torch.
 IS_MAIN_PROCESS = os.environ.get("RANK", "0") == "0"
-"""Whether this process prints and writes the run's files, of those that a launcher started together."""
+"""Whether this process prints and writes the run's files. Of the processes that a launcher starts, only rank 0 does."""
 
-_SECTIONS = ("model", "data", "precision", "batching", "versions")
+_OBJECT_FIELDS = ("model", "data", "precision", "batching", "versions")
 
 
-def finite(value: float | None) -> float | None:
-    """The value for a JSON file, which has neither NaN nor infinity: null stands for both."""
+def finite_or_none(value: float | None) -> float | None:
+    """Return the value, or None instead of NaN or infinity, which JSON cannot represent."""
     return value if value is not None and math.isfinite(value) else None
 
 
 class RunFolder:
-    """The files of one run, by name.
+    """The folder of a run, with the paths of its files.
 
     Args:
-        path: the folder; it need not exist yet.
+        path: The folder, which need not exist yet.
     """
 
     def __init__(self, path: Path) -> None:
@@ -45,67 +46,78 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: Path) -> "RunFolder":
-        """The folder of a run that was trained.
+        """Open the folder of a finished run.
 
         Raises:
-            RunError: there is no such folder, or no finished run in it.
+            RunError: If there is no such folder, or if it is not a finished run.
         """
         run = cls(path)
         if not path.is_dir():
             raise RunError(f"There is no run folder {path}.", hint="Train first: toolkit.train(RECIPE)")
         if not run.recipe_file.is_file() or not (run.adapter / "adapter_config.json").is_file():
             raise RunError(
-                f"{path} holds no finished run: its recipe.yaml or its adapter is missing.",
+                f"{path} is not a finished run: recipe.yaml or the adapter is missing.",
                 hint="Finish it with `toolkit.train(RECIPE, resume=True)`, or give another folder.",
             )
         return run
 
     def gguf(self, file_type: str) -> Path:
-        """Where the GGUF of one file type (f16, q8_0, ...) stands."""
+        """Return the path of the GGUF file of a file type (f16, q8_0, ...)."""
+        # Resolved, because the path can be "." or end in "..", which have no name.
         return self.path / "gguf" / f"{self.path.resolve().name}-{file_type}.gguf"
 
     @property
     def is_taken(self) -> bool:
-        """Whether the folder already holds anything but what a process left that was killed as it began."""
+        """True if the path exists and is anything but an empty folder."""
+        # A process that is killed while it writes its first file leaves a .partial file.
         return self.path.exists() and (
             not self.path.is_dir() or any(path.suffix != ".partial" for path in self.path.iterdir())
         )
 
     def check_not_taken(self, *, overwrite: bool) -> None:
-        """Refuse a folder that holds something, unless that is an older run which may be overwritten.
+        """Check that the folder is free, or is an older run that can be overwritten.
 
         Raises:
-            RunError: the folder is taken.
+            RunError: If the folder is taken.
         """
-        if not IS_MAIN_PROCESS:  # the main process may have begun already
+        if not IS_MAIN_PROCESS:  # the main process can already have created the folder
             return
         check_run_path(self.path)
         if not self.is_taken:
             return
         if not overwrite:
             raise RunError(
-                f"{self.path} exists already, and a run is never overwritten silently.",
+                f"{self.path} already exists, and runs are not overwritten by default.",
                 hint="Add resume=True to finish it, overwrite=True to replace it, or output_dir for another folder.",
             )
         if not self.run_json.is_file():
             raise RunError(
-                f"{self.path} is not a run folder (it has no run.json), so it is not overwritten.",
+                f"{self.path} is not a run folder (it has no run.json), so it will not be overwritten.",
                 hint="Give another folder with output_dir.",
             )
 
-    def begin(self, record: dict[str, Any], recipe: str, *, replace: bool) -> None:
-        """Create the folder, its recipe.yaml and a run.json of status `running`; `replace` empties an older run first.
+    def create(self, record: dict[str, Any], recipe: str, *, replace: bool) -> None:
+        """Create the folder with recipe.yaml and a run.json of status `running`.
 
-        A kill at any moment leaves a folder that can be resumed, or started again, with `overwrite` if it held a run.
+        If the process is killed at any moment, the run can be resumed or started again (with `overwrite` if the folder
+        contained a run).
+
+        Args:
+            record: Further fields of run.json.
+            recipe: The text of recipe.yaml.
+            replace: Whether to delete the files of an older run first.
         """
         if replace and self.path.is_dir():
             self._empty()
         self.path.mkdir(parents=True, exist_ok=True)
+        # The recipe comes first: a folder with only recipe.yaml can be resumed, but one with only run.json cannot.
         write_text(self.recipe_file, recipe)
-        write_json(self.run_json, {"status": "running", "started": now(), **record})
+        write_json(self.run_json, {"status": "running", "started": utc_now(), **record})
 
     def _empty(self) -> None:
-        """Remove all but a run.json that promises nothing, the recipe first: without it nothing is resumed."""
+        """Delete all files except run.json."""
+        # The order matters if the process is killed. With run.json the folder can still be overwritten, and without
+        # recipe.yaml nobody can resume a half-deleted run.
         write_json(self.run_json, {"status": "overwritten"})
         self.recipe_file.unlink(missing_ok=True)
         for path in self.path.iterdir():
@@ -114,46 +126,46 @@ class RunFolder:
 
     @property
     def is_finished(self) -> bool:
-        """Whether all steps were made and the adapter is there."""
+        """True if training is complete and the adapter exists."""
         return self.record.get("status") == "completed" and (self.adapter / "adapter_config.json").is_file()
 
     @property
     def record(self) -> dict[str, Any]:
-        """What run.json holds; empty before the run began.
+        """The content of run.json, empty if the run has not started.
 
         Raises:
-            RunError: it is damaged.
+            RunError: If run.json is damaged.
         """
         if not self.run_json.is_file():
             return {}
         try:
-            record = read_object(self.run_json)
+            record = read_json_object(self.run_json)
         except RunError as error:
-            error.hint = "Put it back from a copy, or train again with overwrite=True or another output_dir."
+            error.hint = "Restore it from a copy, or train again with overwrite=True or another output_dir."
             raise
-        if invalid_sections := [key for key in _SECTIONS if not isinstance(record.get(key), (dict, NoneType))]:
+        if invalid_fields := [key for key in _OBJECT_FIELDS if not isinstance(record.get(key), (dict, NoneType))]:
             raise RunError(
-                f"{self.run_json} has no object under {invalid_sections[0]!r}, so it is damaged.",
-                hint="Copy the file again.",
+                f"{self.run_json} is damaged: {invalid_fields[0]!r} is not an object.",
+                hint="Restore it from a copy.",
             )
         return record
 
     def update(self, **fields: Any) -> None:
-        """Set fields of run.json; fields that were there and are not named stay."""
+        """Set fields of run.json and keep all others."""
         write_json(self.run_json, self.record | fields)
 
 
-def read_object(path: Path) -> dict[str, Any]:
-    """A JSON file that holds an object.
+def read_json_object(path: Path) -> dict[str, Any]:
+    """Read a JSON file that contains an object.
 
     Raises:
-        RunError: it is not there, or holds none.
+        RunError: If the file does not exist or does not contain a JSON object.
     """
-    hint = "Make it again, or remove it."
+    hint = "Recreate it or remove it."
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise RunError(f"There is no {path}.", hint="Give the whole folder.") from error
+        raise RunError(f"{path} does not exist.", hint="Give a complete folder.") from error
     except UnicodeDecodeError as error:
         raise RunError(f"{path} is not UTF-8 text (byte {error.start}).", hint=hint) from error
     except RecursionError as error:
@@ -161,24 +173,24 @@ def read_object(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise RunError(f"{path} is not JSON: {error}.", hint=hint) from error
     if not isinstance(value, dict):
-        raise RunError(f"{path} holds a {type(value).__name__}, not an object.", hint=hint)
+        raise RunError(f"{path} contains a {type(value).__name__}, not an object.", hint=hint)
     return value
 
 
 def check_is_evaluation(folder: Path) -> None:
-    """Refuse a folder that is not one which `eval_generate.py` wrote.
+    """Check that a folder contains an evaluation, as written by `run.evaluate()`.
 
     Raises:
-        RunError: metrics.json or predictions.jsonl is missing.
+        RunError: If metrics.json or predictions.jsonl is missing.
     """
     if (folder / "metrics.json").is_file() and (folder / "predictions.jsonl").is_file():
         return
-    hint = "Make one: run.evaluate()"
+    hint = "Create one with: run.evaluate()"
     if evaluations := sorted(path.parent for path in folder.glob("eval/*/metrics.json")):
         hint = f"Give one of its evaluations, e.g. {evaluations[0]}."
-    raise RunError(f"{folder} is no evaluation: it has not both metrics.json and predictions.jsonl.", hint=hint)
+    raise RunError(f"{folder} is not an evaluation folder: metrics.json or predictions.jsonl is missing.", hint=hint)
 
 
-def now() -> str:
-    """The time in UTC, ISO 8601, to the second."""
+def utc_now() -> str:
+    """Return the current time in UTC as ISO 8601 with seconds."""
     return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,4 +1,4 @@
-"""Where a new run may stand: refused before anything is loaded, not when hours of training want to be written."""
+"""Checks of the paths that a run is written to, made before hours of training instead of after."""
 
 import os
 from collections.abc import Iterable
@@ -10,59 +10,61 @@ _OUTPUT_DIR_HINT = "Give another folder with output_dir."
 
 
 def check_run_path(path: Path) -> None:
-    """Refuse a path at which no run folder can be made, or where it would do harm.
+    """Check that a run folder can be created at a path without harm.
 
     Raises:
-        RunError: its name has control characters, it is a link, stands inside another run or below a file, or cannot
-            be written.
+        RunError: If the name is not printable, or the path is a link, leads through a missing folder, is inside another
+            run, is below a file, or is not writable.
     """
+    # Not Path.resolve, which raises if symbolic links form a loop.
     resolved = Path(os.path.realpath(path))
     name = resolved.name
-    if not name.isprintable():  # it becomes part of file names, of a Modelfile and of a report
-        raise RunError(f"The run folder's name {name!r} has characters that cannot be printed.", hint=_OUTPUT_DIR_HINT)
-    if path.is_symlink():  # a run is made, and replaced, as a whole
+    if not name.isprintable():  # the name becomes part of file names, a Modelfile and a report
+        raise RunError(f"The run folder's name {name!r} contains unprintable characters.", hint=_OUTPUT_DIR_HINT)
+    if path.is_symlink():  # overwriting would delete the files of the target
         raise RunError(
             f"{path} is a symbolic link to {path.readlink()}.", hint="Give the folder itself with output_dir."
         )
-    if resolved.exists() and not path.exists():  # a missing folder and `..`: it would be made, and another one taken
-        raise RunError(f"{path} leads through a folder that does not exist to {resolved}.", hint=_OUTPUT_DIR_HINT)
+    # In "missing/../other", mkdir would create "missing", after which the path leads to an existing folder.
+    if resolved.exists() and not path.exists():
+        raise RunError(f"{path} leads to {resolved} through a folder that does not exist.", hint=_OUTPUT_DIR_HINT)
     parents = resolved.parents
     if enclosing_runs := [
         folder for folder in parents if (folder / "run.json").is_file() and (folder / "recipe.yaml").is_file()
     ]:
         raise RunError(
-            f"{path} would stand inside the run {enclosing_runs[0]}, and vanish with it.", hint=_OUTPUT_DIR_HINT
+            f"{path} is inside the run {enclosing_runs[0]} and would be deleted with it.", hint=_OUTPUT_DIR_HINT
         )
     if not (nearest := nearest_existing(resolved)).is_dir():
         raise RunError(f"{path} cannot be a run folder: {nearest} is a file.", hint=_OUTPUT_DIR_HINT)
     check_writable(resolved, hint=_OUTPUT_DIR_HINT)
 
 
-def check_writable(path: Path, *, hint: str = "Give yourself the right to write there, or copy the run.") -> None:
-    """Refuse what is to be written into a folder that this user may not write.
+def check_writable(path: Path, *, hint: str = "Change the permissions, or copy the run elsewhere.") -> None:
+    """Check that the user has permission to write a file or folder.
 
     Raises:
-        RunError: naming the folder.
+        RunError: If the path, or the nearest folder above it that exists, is not writable.
     """
     nearest = nearest_existing(path)
     if not os.access(nearest, os.W_OK | os.X_OK if nearest.is_dir() else os.W_OK):
-        raise RunError(f"{path} cannot be written: this user may not write {nearest}.", hint=hint)
+        raise RunError(f"{path} cannot be written: permission denied for {nearest}.", hint=hint)
 
 
 def nearest_existing(path: Path) -> Path:
-    """Where a path leads, or the first folder above that exists."""
+    """Return the path after following links, or the nearest folder above it that exists."""
     resolved = Path(os.path.realpath(path))
     return next(candidate for candidate in (resolved, *resolved.parents) if os.path.lexists(candidate))
 
 
 def check_no_links(paths: Iterable[Path]) -> None:
-    """Refuse folders of a run that are links: what is written and removed there would be another folder's.
+    """Check that folders of a run are not links, because files would be written to and deleted from another folder.
 
     Raises:
-        RunError: naming the first link.
+        RunError: If one of the paths is a link.
     """
     for path in paths:
         if path.is_symlink():
             raise RunError(
-                f"{path} is a symbolic link to {path.readlink()}.", hint="Put the folder itself in its place."
+                f"{path} is a symbolic link to {path.readlink()}.", hint="Replace the link with the folder itself."
             )

@@ -1,24 +1,24 @@
-"""A run that was trained, opened to be evaluated, asked or exported."""
+"""A finished run that is opened for evaluation, prediction or export."""
 
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from toolkit.recipe.loading import Overrides, build_recipe, differences, parse_recipe, read_recipe_text
+from toolkit.recipe.loading import Overrides, build_recipe, diff_recipes, parse_recipe, read_recipe_text
 from toolkit.recipe.schema import Recipe
 from toolkit.runs.run_folder import RunFolder
 
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """A run's files, and its recipe as the caller uses it.
+    """A finished run: its folder, and its recipe with the caller's overrides.
 
     Args:
-        folder: the files.
-        recipe_text: what recipe.yaml holds.
-        saved_recipe: the recipe that the run was trained with, from recipe.yaml.
-        recipe: the same with what the caller overrides.
+        folder: The folder of the run.
+        recipe_text: The content of recipe.yaml.
+        saved_recipe: The recipe in recipe.yaml, with which the run was trained.
+        recipe: The saved recipe with the caller's overrides.
     """
 
     folder: RunFolder
@@ -31,17 +31,18 @@ class TrainedRun:
         """Open the folder of a finished run; recipe.yaml is read once.
 
         Raises:
-            RunError: there is no such folder, or no finished run in it.
-            RecipeError: recipe.yaml is damaged, or an override cannot be used.
+            RunError: If there is no such folder, or if it is not a finished run.
+            RecipeError: If recipe.yaml is damaged, or an override is invalid.
         """
         folder = RunFolder.open(path)
+        # Read once, so that a report shows the text of the recipe in use even if the file changes meanwhile.
         text, name = read_recipe_text(folder.recipe_file), folder.recipe_file.name
         values = parse_recipe(text, str(folder.recipe_file))
         saved = build_recipe(values, name)
         return cls(folder, text, saved, build_recipe(values, name, overrides) if overrides else saved)
 
     def with_recipe(self, recipe: Recipe) -> "TrainedRun":
-        """Return the same run, used with another recipe."""
+        """Return the same run with another recipe in use."""
         return replace(self, recipe=recipe)
 
     @property
@@ -51,10 +52,10 @@ class TrainedRun:
 
     @cached_property
     def record(self) -> dict[str, Any]:
-        """What run.json holds; read once."""
+        """The content of run.json, which is read once."""
         return self.folder.record
 
     @property
     def overridden(self) -> dict[str, Any]:
-        """The dotted keys in which `recipe` differs from what the run was trained with, with their values."""
-        return differences(self.saved_recipe, self.recipe)
+        """The dotted keys in which `recipe` differs from the saved recipe, with their values in `recipe`."""
+        return diff_recipes(self.saved_recipe, self.recipe)

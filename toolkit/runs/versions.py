@@ -1,4 +1,4 @@
-"""What a result depends on beside the recipe: package versions and the commit of this repository."""
+"""Package versions and the git commit, on which a result depends in addition to the recipe."""
 
 import platform
 import subprocess
@@ -12,7 +12,7 @@ PACKAGES = (
 
 
 def package_versions() -> dict[str, str | None]:
-    """Installed versions of Python and of the packages that a result depends on; None where one is absent."""
+    """Return the versions of Python and of the packages that a result depends on, None for a package not installed."""
     versions: dict[str, str | None] = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
@@ -23,7 +23,7 @@ def package_versions() -> dict[str, str | None]:
 
 
 def git_commit() -> str | None:
-    """The commit that this code stands at, with `-dirty` when it was changed since; None outside a checkout."""
+    """Return the commit of this code, with `-dirty` if files have changed since, or None outside a git checkout."""
     try:
         result = subprocess.run(
             ["git", "describe", "--always", "--abbrev=40", "--dirty"],
@@ -33,6 +33,7 @@ def git_commit() -> str | None:
             timeout=10,
             check=True,
         )
+    # No git, no repository (an installed package), or a file system that is too slow: a run must not fail for that.
     except (OSError, subprocess.SubprocessError):
         return None
     return result.stdout.strip()

@@ -1,1 +1,1 @@
-"""From checked rows to a trained adapter: the plan, the loss, the trainer and the record."""
+"""Training: the objective, the trainers, checkpoints and resuming, from checked rows to a saved adapter."""

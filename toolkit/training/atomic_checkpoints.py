@@ -1,7 +1,7 @@
-"""A trainer's checkpoints: whole or not there, and all that the next step depends on, exactly.
+"""Saving and loading of a trainer's checkpoints: atomic, without pickle, and with all state of a bit-exact resume.
 
-transformers writes a checkpoint file by file under its final name, pickles half of it, and lets PEFT ask the hub about
-the base model's vocabulary each time; so saving and loading are done here.
+This replaces what transformers does. Transformers writes a checkpoint file by file under its final name, pickles the
+optimizer and the random number generators, and lets PEFT ask the Hub about the base model's vocabulary at each save.
 """
 
 import json
@@ -12,20 +12,20 @@ from accelerate.utils import gather_object
 
 from toolkit.models.backend import TrainerState
 from toolkit.training.checkpoint_state import (
+    capture_rng_state,
     load_optimizer,
-    load_trained,
-    random_states,
-    save_trained,
-    save_tree,
-    set_random_states,
+    load_trainable,
+    restore_rng_state,
+    save_pytree,
+    save_trainable,
 )
 from toolkit.training.checkpoints import checkpoint_folder, keep_newest, new_checkpoint
 
-_STATE = "trainer_state.json"  # transformers reads it by this name
+_STATE = "trainer_state.json"  # Trainer.train reads the step and the log history from the file of this name
 
 
 class AtomicCheckpointMixin:
-    """Stands before transformers' Trainer, whose saving and loading it replaces."""
+    """Atomic checkpoints for transformers' Trainer; list this class before it among the bases."""
 
     accelerator: Any
     args: Any
@@ -35,21 +35,27 @@ class AtomicCheckpointMixin:
     state: Any
 
     def _save_checkpoint(self, *_: Any) -> None:
-        states = gather_object([random_states()])
+        # Each process draws its own dropout masks, so the states of all of them are saved. Gathering is a collective
+        # operation: every process must take part in it before all but the main one return.
+        rng_states = gather_object([capture_rng_state()])
         if not self.args.should_save:
             return
         checkpoints, scaler = Path(self.args.output_dir), self.accelerator.scaler
+        # Weights are not enough for a bit-exact resume. The next step also depends on the optimizer's moments, the
+        # learning-rate schedule, the loss scale of fp16, the random number generators, and the step number, from which
+        # the trainer computes how many batches of the epoch to skip.
         schedule = {"scheduler": self.lr_scheduler.state_dict(), "scaler": scaler.state_dict() if scaler else None}
         with new_checkpoint(checkpoint_folder(checkpoints, self.state.global_step)) as folder:
-            save_trained(folder / "adapter.safetensors", self.model)
-            save_tree(folder / "optimizer", self.optimizer.state_dict())
+            save_trainable(folder / "adapter.safetensors", self.model)
+            save_pytree(folder / "optimizer", self.optimizer.state_dict())
             (folder / "schedule.json").write_text(json.dumps(schedule), encoding="utf-8")
-            (folder / "random.json").write_text(json.dumps(states), encoding="utf-8")
+            (folder / "random.json").write_text(json.dumps(rng_states), encoding="utf-8")
             self.state.save_to_json(str(folder / _STATE))
+        # Older checkpoints are removed only now, when the new one is on the disk under its final name.
         keep_newest(checkpoints, self.args.save_total_limit)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, *_: Any) -> None:
-        load_trained(Path(resume_from_checkpoint) / "adapter.safetensors", self.model)
+        load_trainable(Path(resume_from_checkpoint) / "adapter.safetensors", self.model)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is not None:
@@ -62,10 +68,10 @@ class AtomicCheckpointMixin:
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         if checkpoint is not None:
-            set_random_states(_read_json(checkpoint, "random.json")[self.args.process_index])
+            restore_rng_state(_read_json(checkpoint, "random.json")[self.args.process_index])
 
     def restore(self, checkpoint: Path) -> None:
-        """Take weights and log of a run's last step, where `train` would make one step more."""
+        """Load the weights and the log of the last step; `train` would make one more step before it stops."""
         self._load_from_checkpoint(str(checkpoint))
         self.state = TrainerState.load_from_json(str(checkpoint / _STATE))
 

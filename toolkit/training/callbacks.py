@@ -1,4 +1,4 @@
-"""What happens beside the optimiser's steps: the log, the progress bar, and the order of an epoch's rows."""
+"""Callbacks of the trainer: the training log, the progress bar and the row order of each epoch."""
 
 import json
 import time
@@ -8,20 +8,20 @@ from typing import Any
 
 from toolkit.batching.sampling import RowOrder
 from toolkit.models.backend import TrainerCallback
-from toolkit.runs.run_folder import finite
+from toolkit.runs.run_folder import finite_or_none
 from toolkit.utils.atomic_io import write_text
 from toolkit.utils.progress import progress_bar
 from toolkit.utils.storage import storage_errors
 
 
 class TrainLog(TrainerCallback):
-    """Writes train_log.jsonl, one line per optimiser step, beside the trainer's own history of logs.
+    """A writer of train_log.jsonl, with one line per optimizer step.
 
-    The history goes into checkpoints, and a resumed run writes the log anew from it: steps that will be redone, a torn
-    line and a lost file leave no trace.
+    The trainer saves its own log history in each checkpoint, and a resumed run rewrites the file from it. This drops
+    the steps after the checkpoint, which will be repeated, and repairs a truncated line or a missing file.
 
     Args:
-        path: the log; None in a process that writes none.
+        path: The log file; None in a process that does not write one.
     """
 
     def __init__(self, path: Path | None) -> None:
@@ -31,24 +31,25 @@ class TrainLog(TrainerCallback):
 
     @property
     def seconds(self) -> float:
-        """Training time behind the latest state, over all starts; steps that were lost do not count."""
+        """The training time in seconds over all starts of the run, excluding steps lost to a kill."""
         return round(self._previous_seconds + time.monotonic() - self._start, 3)
 
     def begin(self, history: Sequence[dict[str, Any]]) -> None:
-        """Write the steps of a trainer's `log_history`."""
+        """Start the log with the steps in a trainer's `log_history`."""
         steps = [entry for entry in history if "loss" in entry]
         self._previous_seconds, self._start = steps[-1].get("seconds", 0.0) if steps else 0.0, time.monotonic()
         if self.path:
             write_text(self.path, "".join(map(_log_line, steps)))
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Begin behind the steps that a checkpoint holds."""
+        """Start the log with the steps of the checkpoint, if there is one."""
         self.begin(state.log_history)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
-        """Write what the trainer logged for a step; its closing summary is no step."""
+        """Write a line for a step. The summary at the end of training has no `loss` and is skipped."""
         if self.path is None or logs is None or "loss" not in logs:
             return
+        # The trainer logs before it saves, so the time of this step is in its checkpoint, too.
         state.log_history[-1]["seconds"] = self.seconds
         with storage_errors(self.path), self.path.open("a", encoding="utf-8") as log:
             log.write(_log_line(state.log_history[-1]))
@@ -58,9 +59,9 @@ def _log_line(entry: dict[str, Any]) -> str:
     record = {
         "step": entry["step"],
         "epoch": round(float(entry.get("epoch") or 0), 4),
-        "loss": finite(entry["loss"]),
+        "loss": finite_or_none(entry["loss"]),
         "learning_rate": entry.get("learning_rate"),
-        "grad_norm": finite(entry.get("grad_norm")),
+        "grad_norm": finite_or_none(entry.get("grad_norm")),
         "tokens": int(entry.get("num_tokens", 0)),
         "seconds": entry.get("seconds"),
     }
@@ -68,23 +69,23 @@ def _log_line(entry: dict[str, Any]) -> str:
 
 
 class Progress(TrainerCallback):
-    """A progress bar over the optimiser's steps with the latest loss."""
+    """A progress bar of optimizer steps that shows the latest loss."""
 
     def __init__(self) -> None:
         self._bar: Any | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Open the bar where a resumed run stands."""
+        """Open the bar, at the checkpoint's step if the run is resumed."""
         if state.is_world_process_zero:
             self._bar = progress_bar(total=state.max_steps, initial=state.global_step, desc="training", unit="step")
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
-        """Show the loss of the step."""
+        """Show the step's loss."""
         if self._bar is not None and logs and "loss" in logs:
             self._bar.set_postfix(loss=f"{logs['loss']:.4f}", refresh=False)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Advance by one."""
+        """Advance the bar by one step."""
         if self._bar is not None:
             self._bar.update(1)
 
@@ -95,15 +96,19 @@ class Progress(TrainerCallback):
 
 
 class EpochOrder(TrainerCallback):
-    """Tells the row order its epoch; accelerate does not reach it when a resumed epoch is shared by processes.
+    """A callback that sets the epoch of the row order.
+
+    Transformers and accelerate call `set_epoch`, too. But when several processes resume in the middle of an epoch, the
+    sampler is inside one more wrapper, which skips batches, and their call does not reach it.
 
     Args:
-        order: the sampler of the training rows.
+        order: The sampler of the training rows.
     """
 
     def __init__(self, order: RowOrder) -> None:
         self._order = order
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Called before the epoch's rows are drawn; a resumed epoch has a fraction already."""
+        """Set the epoch before its rows are drawn."""
+        # In a run that resumes in the middle of an epoch, state.epoch is a fraction such as 1.33.
         self._order.set_epoch(int(state.epoch or 0))

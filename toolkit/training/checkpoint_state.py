@@ -1,7 +1,8 @@
-"""All that a run's next step depends on, to plain files and back: safetensors and JSON, no pickle.
+"""The state of training as safetensors and JSON files, without pickle.
 
-A checkpoint holds adapter.safetensors (what is trained, by parameter name), optimizer.safetensors and optimizer.json,
-schedule.json (scheduler and loss scaler), random.json (every process's generators), and trainer_state.json.
+A checkpoint contains adapter.safetensors (the trainable parameters by name), optimizer.safetensors and optimizer.json,
+schedule.json (scheduler and loss scaler), random.json (the random number generators of every process) and
+trainer_state.json.
 """
 
 import json
@@ -15,25 +16,27 @@ from safetensors.torch import load_file, save_file
 
 from toolkit.errors import RunError
 
+# The key of the JSON object that replaces a tensor. Its value is the tensor's name in the safetensors file.
 _TENSOR = "tensor in the safetensors file"
 
 
-def save_tree(path: Path, tree: Any) -> None:
-    """Write nested dictionaries and lists as `path`.json, and the tensors among their values as `path`.safetensors."""
+def save_pytree(path: Path, tree: Any) -> None:
+    """Write nested dictionaries and lists to `path`.json, and the tensors in them to `path`.safetensors."""
     tensors: dict[str, torch.Tensor] = {}
     path.with_suffix(".json").write_text(json.dumps(_without_tensors(tree, "", tensors)), encoding="utf-8")
     save_file(tensors, path.with_suffix(".safetensors"))
 
 
-def load_tree(path: Path) -> Any:
-    """Read what `save_tree` wrote; tuples come back as lists, and keys as strings."""
+def load_pytree(path: Path) -> Any:
+    """Load what `save_pytree` wrote. JSON turns tuples into lists and keys into strings."""
     tensors = load_file(path.with_suffix(".safetensors"))
     return _with_tensors(json.loads(path.with_suffix(".json").read_bytes()), tensors)
 
 
 def _without_tensors(tree: Any, name: str, tensors: dict[str, torch.Tensor]) -> Any:
     if isinstance(tree, torch.Tensor):
-        tensors[name] = tree.detach().cpu().clone(memory_format=torch.contiguous_format)  # some optimisers share theirs
+        # safetensors refuses tensors that share memory, as the quantization maps of 8-bit optimizers do.
+        tensors[name] = tree.detach().cpu().clone(memory_format=torch.contiguous_format)
         return {_TENSOR: name}
     if isinstance(tree, dict):
         return {key: _without_tensors(value, f"{name}.{key}", tensors) for key, value in tree.items()}
@@ -50,43 +53,44 @@ def _with_tensors(tree: Any, tensors: dict[str, torch.Tensor]) -> Any:
     return [_with_tensors(value, tensors) for value in tree] if isinstance(tree, list) else tree
 
 
-def save_trained(path: Path, model: Any) -> None:
-    """Write the model's trained parameters by name, in their own type."""
+def save_trainable(path: Path, model: Any) -> None:
+    """Write the model's trainable parameters by name, in their own data types."""
     save_file(
-        {name: parameter.detach().cpu().contiguous() for name, parameter in _trained_parameters(model).items()}, path
+        {name: parameter.detach().cpu().contiguous() for name, parameter in _trainable_parameters(model).items()}, path
     )
 
 
-def load_trained(path: Path, model: Any) -> None:
-    """Set the model's trained parameters.
+def load_trainable(path: Path, model: Any) -> None:
+    """Load the model's trainable parameters from a file.
 
     Raises:
-        RunError: the file holds those of another model.
+        RunError: If the file has the parameters of a different model.
     """
-    saved, trained = load_file(path), _trained_parameters(model)
+    saved, trained = load_file(path), _trainable_parameters(model)
     if saved.keys() != trained.keys():
         names = sorted(saved.keys() ^ trained.keys())
         raise RunError(
-            f"The checkpoint {path.parent} is of another model: {names[0]} stands in one of them only.",
-            hint="Start anew with overwrite=True or output_dir.",
+            f"The checkpoint {path.parent} does not fit the model: only one of them has the parameter {names[0]}.",
+            hint="Start over with overwrite=True or another output_dir.",
         )
     with torch.no_grad():
         for name, parameter in trained.items():
             parameter.copy_(saved[name])
 
 
-def _trained_parameters(model: Any) -> dict[str, torch.nn.Parameter]:
+def _trainable_parameters(model: Any) -> dict[str, torch.nn.Parameter]:
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
 def load_optimizer(path: Path, optimizer: Any) -> None:
-    """Set an optimiser's state, written by `save_tree`; it numbers its parameters, and JSON's keys are strings."""
-    saved = load_tree(path)
+    """Load an optimizer's state that `save_pytree` wrote."""
+    saved = load_pytree(path)
+    # An optimizer numbers its parameters, and JSON has turned these numbers into strings.
     optimizer.load_state_dict({**saved, "state": {int(key): value for key, value in saved["state"].items()}})
 
 
-def random_states() -> dict[str, Any]:
-    """The generators of this process: Python's, NumPy's, torch's on the CPU and, where there is one, on the GPU."""
+def capture_rng_state() -> dict[str, Any]:
+    """Return the states of this process's random number generators: Python, NumPy, and torch on CPU and GPU."""
     numpy_name, keys, *numpy_rest = np.random.get_state(legacy=True)
     return {
         "python": random.getstate(),
@@ -96,8 +100,8 @@ def random_states() -> dict[str, Any]:
     }
 
 
-def set_random_states(states: dict[str, Any]) -> None:
-    """Set the generators of this process to what `random_states` gave, also after it went through JSON."""
+def restore_rng_state(states: dict[str, Any]) -> None:
+    """Set this process's random number generators to states from `capture_rng_state`, which may come from JSON."""
     version, numbers, gauss = states["python"]
     random.setstate((version, tuple(numbers), gauss))
     numpy_name, keys, *numpy_rest = states["numpy"]

@@ -1,7 +1,8 @@
-"""Checkpoints on the disk: each is complete or not used, and older ones make room.
+"""Checkpoint folders: written atomically, verified before use, and removed when newer ones exist.
 
-A checkpoint is written beside its name, flushed, and renamed; a kill leaves no part of one under its name. What
-happens to it later - a file cut, lost or changed - shows in its manifest, which has every file's size and digest.
+A checkpoint is written under a temporary name, flushed to the disk and then renamed, so a killed process never leaves
+an incomplete one under its final name. Later damage (a truncated, missing or changed file) is found by comparing the
+files with manifest.json, which lists their sizes and SHA-256 digests.
 """
 
 import json
@@ -20,56 +21,59 @@ _DAMAGED_PREFIX = "damaged-"
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """What a search found: the newest complete checkpoint, and newer ones that are damaged, each with its damage."""
+    """The newest intact checkpoint, and newer ones that are damaged, each with a description of its damage."""
 
     newest: Path | None
     damaged: tuple[tuple[Path, str], ...] = ()
 
     @property
     def step(self) -> int:
-        """The step that training goes on behind; 0 without a checkpoint."""
+        """The step of the newest intact checkpoint; 0 if there is none."""
         return checkpoint_step(self.newest) if self.newest else 0
 
 
 def checkpoint_folder(checkpoints: Path, step: int) -> Path:
-    """Where the checkpoint of a step stands."""
+    """Return the folder of the checkpoint of a step."""
     return checkpoints / f"checkpoint-{step}"
 
 
 def checkpoint_step(checkpoint: Path) -> int:
-    """The step of a checkpoint's folder."""
+    """Return the step in the name of a checkpoint's folder."""
     return int(checkpoint.name.rpartition("-")[2])
 
 
 @contextmanager
 def new_checkpoint(folder: Path) -> Iterator[Path]:
-    """Yield a folder to write into; at the end it is sealed, flushed and renamed to `folder`.
+    """Yield a temporary folder for the files of a checkpoint, and rename it to `folder` when it is complete.
 
     Raises:
-        StorageError: the disk is full; earlier checkpoints stay.
+        StorageError: If the disk is full. Earlier checkpoints are kept.
     """
     with atomic_path(folder) as partial:
         partial.mkdir()
         yield partial
         files = {path.name: _manifest_entry(path) for path in sorted(partial.iterdir())}
         (partial / _MANIFEST).write_text(json.dumps(files, indent=2), encoding="utf-8")
+        # The contents must be on the disk before the rename is. Otherwise a power loss could leave the final name with
+        # empty files.
         flush_to_disk(partial)
-    flush_to_disk(folder.parent)
+    flush_to_disk(folder.parent)  # makes the rename itself durable
 
 
 def find_checkpoints(checkpoints: Path) -> Checkpoints:
-    """Look from the newest checkpoint back for a complete one; every file of it is read.
+    """Find the newest intact checkpoint by reading every file of each candidate, from the newest backwards.
 
     Raises:
-        RunError: a file may not or cannot be read at all, which need not be the file's fault.
+        RunError: If a file cannot be read at all. That can be a fault of the system, so the checkpoint is not treated
+            as damaged.
     """
     damaged: list[tuple[Path, str]] = []
     for folder in reversed(_sorted_checkpoints(checkpoints)):
         try:
-            damage = find_damage(folder)
+            damage = describe_damage(folder)
         except OSError as error:
             raise RunError(
-                f"{folder} cannot be read: {first_line(error)}.", hint="Make its disk and its files readable again."
+                f"{folder} cannot be read: {first_line(error)}.", hint="Check the disk and the file permissions."
             ) from error
         if not damage:
             return Checkpoints(folder, tuple(damaged))
@@ -77,21 +81,21 @@ def find_checkpoints(checkpoints: Path) -> Checkpoints:
     return Checkpoints(None, tuple(damaged))
 
 
-def find_damage(folder: Path) -> str | None:
-    """What is wrong with a checkpoint, in words; None if nothing is.
+def describe_damage(folder: Path) -> str | None:
+    """Return a description of a checkpoint's damage, or None if it is intact.
 
     Raises:
-        OSError: a file is there and cannot be read.
+        OSError: If a file exists but cannot be read.
     """
     try:
         files = json.loads((folder / _MANIFEST).read_bytes())
         expected = {str(name): (int(entry["bytes"]), str(entry["sha256"])) for name, entry in files.items()}
     except (FileNotFoundError, IsADirectoryError):
-        return f"it has no {_MANIFEST}"
+        return f"{_MANIFEST} is missing"
     except (ValueError, TypeError, KeyError, AttributeError):
-        return f"its {_MANIFEST} cannot be read"
+        return f"{_MANIFEST} is not a valid manifest"
     if not expected:
-        return f"its {_MANIFEST} names no file"
+        return f"{_MANIFEST} lists no files"
     for name, (size, digest) in expected.items():
         path = folder / name
         try:
@@ -101,12 +105,12 @@ def find_damage(folder: Path) -> str | None:
         if actual_size != size:
             return f"{name} has {actual_size:,} of {size:,} bytes"
         if file_sha256(path) != digest:
-            return f"{name} was changed"
+            return f"{name} has changed since it was written"
     return None
 
 
 def clean_up(checkpoints: Path, existing: Checkpoints) -> None:
-    """Set damaged checkpoints aside and remove what killed processes left, in a folder that this process holds."""
+    """Rename damaged checkpoints and remove the leftovers of killed processes; the run folder must be locked."""
     for folder, _ in existing.damaged:
         damaged_path = folder.with_name(_DAMAGED_PREFIX + folder.name)
         remove(damaged_path)
@@ -116,7 +120,8 @@ def clean_up(checkpoints: Path, existing: Checkpoints) -> None:
 
 
 def keep_newest(checkpoints: Path, limit: int) -> None:
-    """Remove the oldest checkpoints beyond `limit`, and damaged ones: there are newer ones now."""
+    """Remove damaged checkpoints and all but the newest `limit` others; call it after a new one was written."""
+    # `discard` renames a folder before it deletes the files, so a kill cannot leave a checkpoint with some of them.
     for folder in checkpoints.glob(f"{_DAMAGED_PREFIX}checkpoint-*"):
         discard(folder)
     for folder in _sorted_checkpoints(checkpoints)[:-limit]:

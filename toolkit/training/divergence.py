@@ -1,4 +1,4 @@
-"""Numbers that cannot be right end training at the step that has them, and leave what is needed to look into it."""
+"""Detection of diverged training: it stops at the first bad loss or gradient and records the rows of that step."""
 
 import math
 from pathlib import Path
@@ -11,19 +11,20 @@ from toolkit.models.backend import TrainerCallback
 from toolkit.utils.atomic_io import write_json
 
 _SMALLEST_SCALE = 1.0
-"""Of fp16's losses: below it gradients overflow that were not even scaled up, so no scale will help."""
-_NOT_A_NUMBER = "Lower training.learning_rate, or set model.dtype to bfloat16 or float32."
-_NOTHING_TO_LEARN = (
-    "Stop earlier (training.epochs, training.max_steps), or see whether the answers stand in the prompts."
+"""The smallest useful loss scale of fp16. Gradients that overflow below it were not even scaled up."""
+_NOT_FINITE_HINT = "Lower training.learning_rate, or set model.dtype to bfloat16 or float32."
+_ZERO_LOSS_HINT = (
+    "Stop earlier (training.epochs, training.max_steps), or check whether the prompts contain the answers."
 )
 
 
 class DivergenceGuard(TrainerCallback):
-    """Ends training at the first step whose numbers cannot be right.
+    """A callback that stops training at the first step with a loss or gradient norm that cannot be right.
 
     Args:
-        path: where the step is described then: its number, row ids, learning rate, loss scale, loss and gradient norm.
-        ids: of the training rows, in the order of the trainer's dataset.
+        path: The JSON file that describes this step: its number, row ids, learning rate, loss scale, loss and gradient
+            norm.
+        ids: The ids of the training rows, in the order of the trainer's dataset.
     """
 
     def __init__(self, path: Path, ids: list[str]) -> None:
@@ -33,54 +34,57 @@ class DivergenceGuard(TrainerCallback):
         self._scale: float | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Remove what an earlier start of the run left: the step it tells of is made again."""
+        """Remove the file of an earlier start of the run, whose bad step is repeated now."""
         self.path.unlink(missing_ok=True)
 
     def begin_step(self, rows: torch.Tensor, scale: float | None) -> None:
-        """Take down what a step begins with.
+        """Record the rows and the loss scale of a step before it runs.
 
         Args:
-            rows: [rows], their places in the trainer's dataset; of this process.
-            scale: what fp16's losses are multiplied with; None without a scaler.
+            rows: [rows], this process's rows as indices into the trainer's dataset.
+            scale: The loss scale of fp16; None in other precisions.
         """
         self._rows, self._scale = rows, scale
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
-        """Check what the trainer logged for a step; its closing summary is no step."""
+        """Check the loss and gradient norm of a step. The summary at the end of training is skipped."""
         if logs is None or "loss" not in logs:
             return
         loss, norm, rate = logs["loss"], logs.get("grad_norm"), logs.get("learning_rate")
         metrics = {"learning_rate": rate, "loss": loss, "grad_norm": norm}
         if not math.isfinite(loss):
-            self.stop(state.global_step, f"The loss is {loss}.", _NOT_A_NUMBER, **metrics)
+            self.stop(state.global_step, f"The loss is {loss}.", _NOT_FINITE_HINT, **metrics)
         if loss == 0.0:
-            self.stop(state.global_step, "The loss is exactly 0.0, so nothing is learnt.", _NOTHING_TO_LEARN, **metrics)
+            self.stop(
+                state.global_step, "The loss is exactly 0.0, so nothing is left to learn.", _ZERO_LOSS_HINT, **metrics
+            )
         if norm is not None and not math.isfinite(norm) and not self._is_skipped(args.fp16):
-            self.stop(state.global_step, f"The norm of the gradient is {norm}.", _NOT_A_NUMBER, **metrics)
+            self.stop(state.global_step, f"The gradient norm is {norm}.", _NOT_FINITE_HINT, **metrics)
 
     def _is_skipped(self, fp16: bool) -> bool:
-        """Whether fp16's scaler skips the step for its overflow: that is how it finds its scale."""
+        """Return True if fp16's loss scaler skips a step whose gradients overflow."""
+        # The scaler starts with a large scale and halves it after each overflow, so some skipped steps are normal.
         return fp16 and (self._scale is None or self._scale >= _SMALLEST_SCALE)
 
     def stop(self, step: int, reason: str, hint: str | None, **metrics: float | None) -> NoReturn:
-        """Describe the step in `path`, and end training.
+        """Write the step's description to `path` and raise the error that ends training.
 
         Raises:
-            TrainingError: always.
+            TrainingError: Always.
         """
         json_metrics = {name: _json_value(value) for name, value in metrics.items()}
         rows = [self._ids[index] for index in self._rows.tolist()]
-        details = f"Its rows are named in {self.path}."
+        details = f"The rows of this step are listed in {self.path}."
         try:
             write_json(
                 self.path, {"step": step, "what": reason, **json_metrics, "loss_scale": self._scale, "rows": rows}
             )
-        except OSError as error:  # the number is the news, not that there was no room to describe its step
+        except OSError as error:  # must not hide the reason for the stop
             is_full = isinstance(error, StorageError)
             details = str(error) if is_full else f"{self.path} could not be written: {error.strerror}."
         raise TrainingError(f"Training stopped at step {step}: {reason} {details}", hint=hint)
 
 
 def _json_value(value: float | None) -> float | str | None:
-    """JSON has neither NaN nor infinity, and here they are what matters: they are written as text."""
+    """Return NaN and infinity as text, since JSON has neither and they are what matters here."""
     return value if value is None or math.isfinite(value) else str(value)

@@ -1,4 +1,4 @@
-"""Training an encoder with a classification head: the same plan, steps and record as a decoder's, another loss."""
+"""Training of an encoder with a classification head; apart from the loss, it works like training of a decoder."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from datasets import Dataset
 
-from toolkit.batching.collators import MicroBatch, NumberedCollator, numbered
+from toolkit.batching.collators import MicroBatch, NumberedCollator, number_rows
 from toolkit.models.backend import DataCollatorWithPadding, Trainer, TrainingArguments, quiet
 from toolkit.models.encoder import attach_encoder_lora, load_encoder
 from toolkit.planning.job import TrainingJob
@@ -18,7 +18,7 @@ from toolkit.training.trainer import MicroBatchAccumulationMixin, configure_trai
 
 
 def load_encoder_for_training(job: TrainingJob) -> Any:
-    """Load the encoder with a new head and a new adapter."""
+    """Load the encoder with a new classification head and a new adapter."""
     preflight = job.preflight
     model = load_encoder(preflight.folder, preflight.recipe, preflight.precision)
     return attach_encoder_lora(model, preflight.recipe.lora, seed=preflight.recipe.seed)
@@ -26,22 +26,22 @@ def load_encoder_for_training(job: TrainingJob) -> Any:
 
 @dataclass(frozen=True)
 class PairCollator:
-    """Pads the rows of an optimiser step, part by part.
+    """A collator that pads encoded sentence pairs, one micro-batch at a time.
 
     Args:
-        pad: pads rows of equal keys to the longest one, e.g. transformers' DataCollatorWithPadding.
-        micro_batch_size: rows of a part.
+        pad: A function that pads rows to the longest one, e.g. transformers' DataCollatorWithPadding.
+        micro_batch_size: The rows of a micro-batch.
     """
 
     pad: Any
     micro_batch_size: int
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        """Collate the rows of one optimiser step.
+        """Collate the rows of one optimizer step.
 
         Returns:
-            `parts`, each with what the model reads [rows, longest] and `labels` [rows]; `trained` [1], the rows;
-            `tokens` [1], the tokens of all rows.
+            `parts`, the micro-batches, each with the model's inputs [rows, longest] and `labels` [rows]; `trained` [1],
+            the number of predictions, one per row; `tokens` [1], the tokens of all rows.
         """
         starts = range(0, len(rows), self.micro_batch_size)
         return {
@@ -52,33 +52,39 @@ class PairCollator:
 
 
 class EncoderTrainer(MicroBatchAccumulationMixin, Trainer):
-    """Transformers' trainer on padded sentence pairs."""
+    """Transformers' trainer for an encoder, on padded batches."""
 
     def summed_loss(self, model: Any, micro_batch: MicroBatch) -> torch.Tensor:
-        """See `training.objective`."""
+        """Return the summed loss of a micro-batch, see `training.objective.summed_label_loss`."""
         return summed_label_loss(model, micro_batch)
 
 
 def make_encoder_trainer(job: TrainingJob, model: Any, checkpoints: Path) -> EncoderTrainer:
-    """The trainer on rows that are tokenised already, saving into `checkpoints`.
+    """Return the trainer for the job's encoded rows.
+
+    Args:
+        job: The rows and the plan.
+        model: The encoder with its head and its adapter.
+        checkpoints: The folder for checkpoints.
 
     Raises:
-        TrainingError: it would compute in another type than the recipe asks for.
+        TrainingError: If the trainer would not compute in the recipe's data type.
     """
-    rows = Dataset.from_list(numbered({**row.inputs(), "label": row.label} for row in job.preflight.train_rows))
+    rows = Dataset.from_list(number_rows({**row.inputs(), "label": row.label} for row in job.preflight.train_rows))
     arguments = TrainingArguments(
         **shared_arguments(job, checkpoints),
-        # Reentrant checkpoints lose the gradient where, as here, the embeddings are frozen.
+        # Reentrant checkpointing gives no gradient unless an input of the checkpointed block requires one, and the
+        # output of frozen embeddings does not.
         gradient_checkpointing_kwargs={"use_reentrant": False},
     )
-    pad = DataCollatorWithPadding(job.preflight.encoder.tokenizer)
+    pad = DataCollatorWithPadding(job.preflight.row_tokenizer.tokenizer)
     with quiet():
         trainer = EncoderTrainer(
             model=model,
             args=arguments,
             train_dataset=rows,
             data_collator=NumberedCollator(PairCollator(pad, job.plan.micro_batch_size)),
-            processing_class=job.preflight.encoder.tokenizer,
+            processing_class=job.preflight.row_tokenizer.tokenizer,
             callbacks=[Progress()],
         )
     configure_trainer(trainer, job, checkpoints)

@@ -1,4 +1,8 @@
-"""The training loss: the head reads the trained positions alone, whatever the batch looks like and whoever runs it."""
+"""The training loss, the same for padded batches and prefix trees.
+
+The language-model head is applied only to positions with a prediction. Logits of all positions would take
+vocabulary x positions numbers, which for a long prompt and a short answer is mostly waste.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,28 +12,29 @@ import torch
 
 from toolkit.batching.collators import MicroBatch
 from toolkit.errors import TrainingError
-from toolkit.models.attention import model_mask
+from toolkit.models.attention import prepare_mask
 
 
 def summed_loss(model: Any, head: Any, micro_batch: MicroBatch) -> torch.Tensor:
-    """Cross-entropy of a part's predictions, each weighted by its rows, summed.
+    """Return the summed cross-entropy of a micro-batch, each prediction weighted by the rows that share it.
 
-    The model's own public forward runs, with adapters, wrappers, fused kernels and whatever it does to logits; only its
-    head is given the predicting places instead of all.
+    The model's public forward is called as it is, so adapters, wrappers, fused kernels and changes to the logits (such
+    as a soft cap) all take part. Only its head is limited to the positions with a prediction.
 
     Args:
-        model: the model in training mode, wrapped or not, whose output embedding is `head`.
-        micro_batch: see `batching.collators`.
+        model: The model in training mode, wrapped by DDP or not.
+        head: The model's output embeddings.
+        micro_batch: See `batching.collators`.
 
     Returns:
         A scalar, float32, in nats.
 
     Raises:
-        TrainingError: the model's logits are not those of its head, e.g. empty (unslothai/unsloth#3126), or all equal.
+        TrainingError: If the logits have an unexpected shape, e.g. empty (unslothai/unsloth#3126), or are all equal.
     """
     inputs = {
         "input_ids": micro_batch["input_ids"],
-        "attention_mask": model_mask(micro_batch["attention_mask"], head.weight.dtype),
+        "attention_mask": prepare_mask(micro_batch["attention_mask"], head.weight.dtype),
     }
     if "position_ids" in micro_batch:
         inputs["position_ids"] = micro_batch["position_ids"]
@@ -38,7 +43,7 @@ def summed_loss(model: Any, head: Any, micro_batch: MicroBatch) -> torch.Tensor:
     if logits.shape[:2] != (1, len(micro_batch["nodes"])):
         raise TrainingError(
             f"The model returned logits of shape {list(logits.shape)} for {len(micro_batch['nodes'])} predictions, so "
-            "its loss cannot be known.",
+            "the loss cannot be computed.",
             hint="Use the pinned versions of Unsloth and transformers, see README.",
         )
     check_logits_differ(logits)
@@ -47,17 +52,17 @@ def summed_loss(model: Any, head: Any, micro_batch: MicroBatch) -> torch.Tensor:
 
 
 def summed_label_loss(model: Any, micro_batch: MicroBatch) -> torch.Tensor:
-    """Cross-entropy of an encoder's labels, summed over the rows of a part.
+    """Return the cross-entropy of an encoder's labels, summed over the rows of a micro-batch.
 
     Args:
-        model: the model in training mode, wrapped or not.
-        micro_batch: `labels` [rows], and what the model reads, see `training.encoder_trainer`.
+        model: The model in training mode, wrapped by DDP or not.
+        micro_batch: `labels` [rows] and the model's inputs, see `training.encoder_trainer`.
 
     Returns:
         A scalar, float32, in nats.
 
     Raises:
-        TrainingError: the logits are all equal.
+        TrainingError: If the logits are all equal.
     """
     logits = model(**{name: tensor for name, tensor in micro_batch.items() if name != "labels"}).logits
     check_logits_differ(logits)
@@ -66,26 +71,30 @@ def summed_label_loss(model: Any, micro_batch: MicroBatch) -> torch.Tensor:
 
 @torch.no_grad()
 def check_logits_differ(logits: torch.Tensor) -> None:
-    """Refuse logits [..., classes] of which no prediction tells one class from another.
+    """Check that some prediction in logits [..., classes] has different values for different classes.
+
+    Without this check, a model of zero weights would train: its loss is that of a uniform guess, its gradient 0.
 
     Raises:
-        TrainingError: they are such.
+        TrainingError: If each prediction gives the same logit to all classes.
     """
     if (logits.amax(dim=-1) == logits.amin(dim=-1)).all():
         raise TrainingError(
-            "The model's logits are all equal, so it knows nothing and cannot learn.",
-            hint="Look at the base model's weights: a file of them may be damaged or zero.",
+            "The model's logits are all equal, so the model cannot learn.",
+            hint="Check the base model's weights: a file may be damaged or contain only zeros.",
         )
 
 
 @contextmanager
 def _restricted_head(head: Any, positions: torch.Tensor) -> Iterator[None]:
-    """Let the head read only `positions` of its flattened input, as one row."""
+    """Apply the head only to `positions` of its flattened input; its output has one row."""
+    # accelerate's hooks replace `forward` on the instance, where this context puts its own. So an earlier replacement
+    # is called inside and put back at the end. Without one, the attribute is deleted and the class's method is back.
     forward, instance_forward = head.forward, vars(head).get("forward")
     head.forward = lambda hidden: forward(hidden.flatten(0, 1)[positions])[None]
     try:
         yield
     finally:
         del head.forward
-        if instance_forward is not None:  # a hook that stood on the module itself
+        if instance_forward is not None:
             head.forward = instance_forward

@@ -1,4 +1,4 @@
-"""A few steps of the real trainer that leave nothing behind: what a step takes, before hours of them are begun."""
+"""A probe of a few real training steps, which measures how long the run would take."""
 
 import statistics
 import time
@@ -18,13 +18,13 @@ _STEPS = 4
 
 @dataclass(frozen=True)
 class Probe:
-    """Seconds of a step, the median of those behind the first, and what all steps of the run would take."""
+    """The median time of an optimizer step, and the time of all steps of the run, both in seconds."""
 
     step_seconds: float
     run_seconds: float
 
     def __str__(self) -> str:
-        return f"{self.step_seconds:.2f} s a step, {self.run_seconds / 60:,.1f} minutes for all steps"
+        return f"{self.step_seconds:.2f} s per step, {self.run_seconds / 60:,.1f} minutes for all steps"
 
 
 class _StepTimes(TrainerCallback):
@@ -40,10 +40,10 @@ class _StepTimes(TrainerCallback):
 
 
 def probe(job: TrainingJob) -> Probe:
-    """Load the model and train on the first steps' rows, in a folder that is gone at the end.
+    """Load the model and train for a few steps in a temporary folder.
 
     Raises:
-        ToolkitError: the model cannot be loaded, or a step has numbers that cannot be right.
+        ToolkitError: If the model cannot be loaded or training has to stop.
     """
     steps = min(_STEPS, job.plan.steps)
     training = job.recipe.training.model_copy(update={"max_steps": steps})
@@ -57,5 +57,5 @@ def probe(job: TrainingJob) -> Probe:
         trainer = backend.make_trainer(short_job, model, Path(folder) / "checkpoints")
         trainer.add_callback(step_times)
         trainer.train()
-    seconds = statistics.median(step_times.seconds[1:] or step_times.seconds)  # the first step warms up
+    seconds = statistics.median(step_times.seconds[1:] or step_times.seconds)  # the first step is a warm-up
     return Probe(seconds, seconds * job.plan.steps)

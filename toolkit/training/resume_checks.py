@@ -1,90 +1,104 @@
-"""May a run be gone on with? Only where it would end in the weights that it would have had.
+"""Checks that a resumed run would reproduce the uninterrupted one.
 
-Nothing here takes seconds to import: what the recipe and the installed packages refuse is refused at once.
+This module imports nothing slow, so that a changed recipe or package version is reported at once.
 """
 
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from toolkit.errors import RunError
-from toolkit.recipe.loading import differences, load_recipe
+from toolkit.recipe.loading import diff_recipes, load_recipe
 from toolkit.recipe.schema import Recipe
 from toolkit.runs.run_folder import RunFolder
 from toolkit.runs.run_paths import check_no_links, check_run_path
 from toolkit.runs.versions import package_versions
 
-_MACHINE = ("device", "precision.name")
-_MODEL = ("model.commit", "model.fingerprint")
-_DATA = ("data.train.fingerprint", "data.calibration.fingerprint", "data.eval.fingerprint")
-_TOKENS = ("tokens_sha256",)
-_PLAN = (
+# Fields of run.json, by dotted path. Each group has its own hint.
+_MACHINE_FIELDS = ("device", "precision.name")
+_MODEL_FIELDS = ("model.commit", "model.fingerprint")
+_DATA_FIELDS = ("data.train.fingerprint", "data.calibration.fingerprint", "data.eval.fingerprint")
+# The digest of the training rows as token ids. It also changes when a chat template writes today's date.
+_TOKEN_FIELDS = ("tokens_sha256",)
+_PLAN_FIELDS = (
     "batching.name", "batch_size", "processes", "steps", "micro_batch_size", "batch_tokens", "group_by_premise",
     "gradient_checkpointing", "optimizer",
 )  # fmt: skip
-_START_OVER = "or start anew with overwrite=True or output_dir."
+_START_OVER = "or start over with overwrite=True or another output_dir."
 
 
-def check_same_run(recipe: Recipe, run: RunFolder) -> None:
-    """Refuse what recipe, run folder and packages alone tell.
+def check_resumable(recipe: Recipe, run: RunFolder) -> None:
+    """Check everything that can be checked before the data and the model are read.
 
     Raises:
-        RunError: there is no run, it stands where none may be, its run.json is damaged, or recipe or package versions
-            differ.
+        RunError: If there is no run to resume, its path is not allowed, its run.json is damaged, or the recipe or a
+            package version has changed.
     """
     if not run.recipe_file.is_file():
-        raise RunError(f"{run.path} holds no run that could be resumed.", hint="Leave out resume=True.")
+        raise RunError(f"{run.path} contains no run to resume.", hint="Leave out resume=True.")
     check_run_path(run.path)
     check_no_links([run.checkpoints, run.adapter])
     if (saved := load_recipe(run.recipe_file)) != recipe:
         raise RunError(
-            f"The recipe differs from that of {run.path} in {', '.join(differences(saved, recipe))}, "
-            "so the run cannot be resumed.",
+            f"Cannot resume {run.path}: the recipe has changed since the run started "
+            f"({', '.join(diff_recipes(saved, recipe))}).",
             hint=f"Resume with the same recipe and overrides, {_START_OVER}",
         )
     versions = package_versions()
     fields = [f"versions.{name}" for name in versions]
-    _check_fields(run, {"versions": versions}, fields, f"Install the versions that {run.run_json} names, {_START_OVER}")
+    _check_fields(run, {"versions": versions}, fields, f"Install the versions that {run.run_json} lists, {_START_OVER}")
 
 
 def check_same_data(run: RunFolder, current: Mapping[str, Any]) -> None:
-    """Refuse other rows, another model or tokenizer, another device or another precision.
+    """Check that rows, model, prompts, device and precision are those that the run was started with.
 
     Args:
-        run: the run.
-        current: what `Preflight.record` finds today.
+        run: The run to resume.
+        current: The result of `Preflight.record` today.
 
     Raises:
-        RunError: naming what differs.
+        RunError: If a field differs from run.json. The message names it.
     """
-    _check_fields(run, current, _DATA, f"Bring back the rows that the run began with, {_START_OVER}")
-    _check_fields(run, current, _MODEL, f"Bring back the model that the run began with, {_START_OVER}")
+    _check_fields(run, current, _DATA_FIELDS, f"Restore the rows that the run was started with, {_START_OVER}")
+    _check_fields(run, current, _MODEL_FIELDS, f"Restore the model that the run was started with, {_START_OVER}")
+    # After rows and model, since either of them changes the tokens too and has the more helpful message.
     _check_fields(
-        run, current, _TOKENS, f"Bring back the prompts that it began with, or set task.date_string, {_START_OVER}"
+        run,
+        current,
+        _TOKEN_FIELDS,
+        f"Restore the prompts that the run was started with (task.date_string sets their date), {_START_OVER}",
     )
-    _check_fields(run, current, _MACHINE, f"Go on where it began (OMP_NUM_THREADS sets a CPU's threads), {_START_OVER}")
+    _check_fields(
+        run,
+        current,
+        _MACHINE_FIELDS,
+        f"Resume on the same kind of device (OMP_NUM_THREADS sets the number of CPU threads), {_START_OVER}",
+    )
 
 
 def check_same_plan(run: RunFolder, current: Mapping[str, Any]) -> None:
-    """Refuse steps that would be made otherwise; `current` holds a plan's fields.
+    """Check that the optimizer steps are planned as they were when the run started.
+
+    Args:
+        run: The run to resume.
+        current: The fields of the plan.
 
     Raises:
-        RunError: naming what differs.
+        RunError: If a field differs from run.json. The message names it.
     """
-    _check_fields(run, current, _PLAN, f"Start as many processes as then, {_START_OVER}")
+    _check_fields(run, current, _PLAN_FIELDS, f"Resume with the same number of processes, {_START_OVER}")
 
 
 def _check_fields(run: RunFolder, current: Mapping[str, Any], fields: Iterable[str], hint: str) -> None:
-    recorded = run.record  # of a run that was killed as it began, empty
+    # A run that was killed before it wrote run.json has an empty record. It made no step, so any value will do.
+    recorded = run.record
     differing = [
-        f"{field} ({recorded_value!r} then, {current_value!r} now)"
+        f"{field} {recorded_value!r} (now {current_value!r})"
         for field in fields
         if recorded
         and (recorded_value := _nested_value(recorded, field)) != (current_value := _nested_value(current, field))
     ]
     if differing:
-        raise RunError(
-            f"{run.path} was begun with another {' and another '.join(differing)}: it cannot go on.", hint=hint
-        )
+        raise RunError(f"Cannot resume {run.path}: it was started with {' and '.join(differing)}.", hint=hint)
 
 
 def _nested_value(record: Any, field: str) -> Any:

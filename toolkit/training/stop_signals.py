@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C during training: the running step is finished and saved, then the run ends."""
+"""Handling of SIGTERM and Ctrl-C during training: the current step is finished and saved before the run ends."""
 
 import logging
 import signal
@@ -15,24 +15,27 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopSignals:
-    """While it is entered, the first SIGTERM or Ctrl-C is only noted; the same one again ends the process as usual.
+    """A context in which SIGTERM and Ctrl-C only request a stop; the same signal again interrupts immediately.
+
+    An exception in the middle of a step would lose the work since the last checkpoint, so the handler sets a flag that
+    `StopOnSignal` reads between steps.
 
     Args:
-        resume_hint: what resumes the run, for the message of the second signal.
+        resume_hint: The command or call that resumes the run, for the message after a second signal.
     """
 
     def __init__(self, resume_hint: str) -> None:
         self._resume_hint = resume_hint
-        self._received: set[int] = set()
+        self._received_signals: set[int] = set()
         self._previous_handlers: dict[int, Any] = {}
 
     @property
-    def received(self) -> bool:
-        """Whether the process was asked to stop."""
-        return bool(self._received)
+    def is_stop_requested(self) -> bool:
+        """True after the first signal."""
+        return bool(self._received_signals)
 
     def __enter__(self) -> "StopSignals":
-        if threading.current_thread() is threading.main_thread():  # no other may choose what a signal does
+        if threading.current_thread() is threading.main_thread():  # Python allows handlers only there
             self._previous_handlers = {number: signal.signal(number, self._handle_signal) for number in _SIGNALS}
         return self
 
@@ -43,21 +46,23 @@ class StopSignals:
             signal.signal(number, handler)
 
     def _handle_signal(self, number: int, frame: FrameType | None) -> None:
-        # A launcher passes a Ctrl-C on as a SIGTERM: two different ones are one wish.
-        if number in self._received:
-            raise KeyboardInterrupt(f"at once; go on from the last checkpoint with: {self._resume_hint}")
-        if not self._received and IS_MAIN_PROCESS:
-            logger.warning("\nstopping    after this step and its checkpoint; once more stops at once")
-        self._received.add(number)
+        # Under a launcher, one Ctrl-C can arrive twice: as SIGINT from the terminal and as SIGTERM from the launcher.
+        # Only the same signal again is a second request.
+        if number in self._received_signals:
+            raise KeyboardInterrupt(f"immediately. Resume from the last checkpoint with: {self._resume_hint}")
+        if not self._received_signals and IS_MAIN_PROCESS:
+            logger.warning("\nstopping    after this step and its checkpoint. Press Ctrl-C again to stop immediately.")
+        self._received_signals.add(number)
 
 
 class StopOnSignal(TrainerCallback):
-    """Ends training behind the running step, with a checkpoint, when any process was asked to stop."""
+    """A callback that saves a checkpoint and ends training after the current step if a stop was requested."""
 
     def __init__(self, signals: StopSignals) -> None:
         self._signals = signals
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Ask all processes, which step together or not at all."""
-        if any_process(self._signals.received):
+        """Stop all processes at the same step, even if only one got the signal."""
+        # A process that stopped before the others would leave them waiting in the next step's all-reduce.
+        if any_process(self._signals.is_stop_requested):
             control.should_save = control.should_training_stop = True

@@ -1,4 +1,4 @@
-"""A trainer taught three things: the order of rows, a step in parts of any number and size, and its loss."""
+"""Trainers that accumulate micro-batches of any number and size within one optimizer step."""
 
 import math
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 import torch
 from datasets import Dataset
 
-from toolkit.batching.collators import MicroBatch, NumberedCollator, numbered, training_row
+from toolkit.batching.collators import MicroBatch, NumberedCollator, number_rows, to_training_row
 from toolkit.batching.sampling import RowOrder
 from toolkit.errors import TrainingError
 from toolkit.models.backend import DEVICE, PrinterCallback, SFTConfig, SFTTrainer, quiet
@@ -22,52 +22,64 @@ from toolkit.utils.memory_errors import memory_errors
 
 
 def step_errors() -> AbstractContextManager[None]:
-    """Return `memory_errors` for training steps."""
+    """Turn running out of memory during a training step into a DeviceMemoryError."""
     return memory_errors(
-        "The device's memory does not hold a training step.",
-        hint="Lower training.batch_tokens (training.micro_batch_size where rows are padded), "
-        "or set training.gradient_checkpointing: true, or model.load_in_4bit: true.",
+        "Out of memory during a training step.",
+        hint="Lower training.batch_tokens (training.micro_batch_size for padded batches), "
+        "or set training.gradient_checkpointing: true or model.load_in_4bit: true.",
     )
 
 
 class MicroBatchAccumulationMixin(AtomicCheckpointMixin):
-    """What a trainer needs for batches that hold a whole optimiser step, see `batching.collators`; it stands first.
+    """Gradient accumulation over the micro-batches of one optimizer step, for transformers' trainers.
 
-    A step has as many parts as its nodes need, which no fixed `gradient_accumulation_steps` could say; so the trainer
-    counts one batch per step, and the parts are accumulated here.
+    The rows of a step are split by the number of tree nodes they need, so the number of micro-batches varies from step
+    to step, while `gradient_accumulation_steps` is fixed for a run. The trainer therefore counts each optimizer step as
+    one batch (see `batching.collators`), and `training_step` accumulates its micro-batches.
+
+    List the mixin before the trainer among the bases: it overrides the trainer's methods.
     """
 
     row_order: RowOrder
-    divergence: DivergenceGuard
+    divergence_guard: DivergenceGuard
     _prepare_inputs: Callable[[Any], Any]
 
     def _get_train_sampler(self, *_: Any) -> RowOrder:
         return self.row_order
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
-        """Forward and backward of one optimiser step.
-
-        Each prediction weighs the same in the whole batch, over all parts and processes.
+        """Run the forward and backward passes of one optimizer step.
 
         Returns:
-            This process's share of the mean loss, times the number of processes, so that their mean is the loss.
+            This process's share of the mean loss, multiplied by the number of processes. The trainer logs the mean over
+            all processes, which is the mean loss of the step.
         """
         model.train()
         step = self._prepare_inputs(inputs)
         scaler = self.accelerator.scaler
-        self.divergence.begin_step(step["rows"], scaler.get_scale() if scaler is not None else None)
-        trained, tokens = self.accelerator.reduce(torch.stack([step["trained"], step["tokens"].float()]), "sum")
-        if not trained:
-            self._stop(TrainingError("No token of its rows is trained.", hint="Look at the answers of these rows."))
+        self.divergence_guard.begin_step(step["rows"], scaler.get_scale() if scaler is not None else None)
+        predictions, tokens = self.accelerator.reduce(torch.stack([step["trained"], step["tokens"].float()]), "sum")
+        if not predictions:
+            self._stop(
+                TrainingError("None of the step's tokens is trained on.", hint="Check the answers of these rows.")
+            )
         self.state.num_input_tokens_seen += int(tokens)
         loss = torch.zeros((), device=self.args.device)
         for number, micro_batch in enumerate(step["parts"], 1):
             is_last = number == len(step["parts"])
-            # Processes may have different numbers of parts: they meet once a step.
+            # Processes can have different numbers of micro-batches, so DDP must all-reduce gradients only once per
+            # step, in the last backward pass. With one all-reduce per micro-batch, a process with more of them would
+            # wait for the others forever.
             with nullcontext() if is_last else self.accelerator.no_sync(model):
-                share = self._checked_loss(model, micro_batch) / trained.squeeze() * self.accelerator.num_processes
-                self.accelerator.backward(share)
-            loss += share.detach()
+                # Averaging the means of micro-batches would weight predictions in small micro-batches more. Losses are
+                # summed and divided by the predictions of the whole step, on all processes, so each counts the same.
+                # DDP averages gradients over processes, and the factor num_processes turns that mean into a sum.
+                loss_share = (
+                    self._checked_loss(model, micro_batch) / predictions.squeeze() * self.accelerator.num_processes
+                )
+                # accelerator.backward, unlike loss.backward, applies the loss scale of fp16.
+                self.accelerator.backward(loss_share)
+            loss += loss_share.detach()
         return loss
 
     def _checked_loss(self, model: Any, micro_batch: MicroBatch) -> torch.Tensor:
@@ -77,35 +89,42 @@ class MicroBatchAccumulationMixin(AtomicCheckpointMixin):
             self._stop(error)
 
     def _stop(self, error: TrainingError) -> NoReturn:
-        rate = self.lr_scheduler.get_last_lr()[0]
-        self.divergence.stop(self.state.global_step + 1, str(error), error.hint, learning_rate=rate)
+        learning_rate = self.lr_scheduler.get_last_lr()[0]
+        # global_step counts finished steps, so the step that failed is the next one.
+        self.divergence_guard.stop(self.state.global_step + 1, str(error), error.hint, learning_rate=learning_rate)
 
     def summed_loss(self, model: Any, micro_batch: MicroBatch) -> torch.Tensor:
-        """The loss of a part, summed over its predictions; a TrainingError where it cannot be known."""
+        """Return the loss of a micro-batch, summed over its predictions.
+
+        Raises:
+            TrainingError: If the model's logits cannot be trained on.
+        """
         raise NotImplementedError
 
     def log(self, logs: dict[str, float], *rest: Any) -> None:
-        """Add the tokens of all rows so far, counted as the rows have them, shared or not."""
+        """Add the tokens of all rows so far to the log; a token that rows share in a tree counts once per row."""
         super().log({**logs, "num_tokens": self.state.num_input_tokens_seen}, *rest)  # type: ignore[misc]
 
 
 class ClassifierTrainer(MicroBatchAccumulationMixin, SFTTrainer):
-    """TRL's trainer on a decoder's rows, padded or in trees."""
+    """TRL's trainer for a decoder, on padded batches or prefix trees."""
 
     def summed_loss(self, model: Any, micro_batch: MicroBatch) -> torch.Tensor:
-        """See `training.objective`."""
+        """Return the summed loss of a micro-batch, see `training.objective.summed_loss`."""
         head = self.accelerator.unwrap_model(model).get_base_model().get_output_embeddings()
         return summed_loss(model, head, micro_batch)
 
 
 def shared_arguments(job: TrainingJob, checkpoints: Path) -> dict[str, Any]:
-    """What every trainer is told, in the words of transformers' TrainingArguments."""
+    """Return the arguments for transformers' TrainingArguments that decoders and encoders share."""
     plan, precision, recipe, training = job.plan, job.preflight.precision, job.recipe, job.recipe.training
     return {
         "output_dir": str(checkpoints),
-        "per_device_train_batch_size": job.rows_per_process,  # a whole step: see the mixin
+        # One batch is one optimizer step, see MicroBatchAccumulationMixin.
+        "per_device_train_batch_size": job.rows_per_process,
         "gradient_accumulation_steps": 1,
-        "dataloader_drop_last": plan.processes > 1,  # accelerate would fill it with rows of the epoch's beginning
+        # With several processes, accelerate would fill up an incomplete last batch with the epoch's first rows.
+        "dataloader_drop_last": plan.processes > 1,
         "num_train_epochs": training.epochs,
         "max_steps": training.max_steps or -1,
         "learning_rate": training.learning_rate,
@@ -118,26 +137,33 @@ def shared_arguments(job: TrainingJob, checkpoints: Path) -> dict[str, Any]:
         "use_cpu": DEVICE == "cpu",
         "gradient_checkpointing": plan.gradient_checkpointing,
         "logging_steps": 1,
+        # The filter replaces NaN and inf by earlier losses, and DivergenceGuard would not see them.
         "logging_nan_inf_filter": False,
         "save_steps": training.save_steps,
         "save_total_limit": training.save_total_limit,
         "report_to": training.report_to,
         "seed": recipe.seed,
-        "remove_unused_columns": False,
-        "disable_tqdm": True,
+        "remove_unused_columns": False,  # the collators read columns that are not arguments of the model's forward
+        "disable_tqdm": True,  # see callbacks.Progress
         "ddp_find_unused_parameters": False,
     }
 
 
 def make_trainer(job: TrainingJob, model: Any, checkpoints: Path) -> ClassifierTrainer:
-    """TRL's trainer on rows that are tokenised already, saving into `checkpoints`.
+    """Return TRL's trainer for the job's encoded rows.
+
+    Args:
+        job: The rows and the plan.
+        model: The base model with its adapter.
+        checkpoints: The folder for checkpoints.
 
     Raises:
-        TrainingError: it would compute in another type than the recipe asks for.
+        TrainingError: If the trainer would not compute in the recipe's data type.
     """
-    rows = Dataset.from_list(numbered(training_row(row) for row in job.preflight.train_rows))
+    rows = Dataset.from_list(number_rows(to_training_row(row) for row in job.preflight.train_rows))
     arguments = SFTConfig(
         **shared_arguments(job, checkpoints),
+        # Rows are encoded and shortened already, by `prompts`. TRL must neither tokenize nor truncate them again.
         max_length=None,
         dataset_kwargs={"skip_prepare_dataset": True},
     )
@@ -147,7 +173,7 @@ def make_trainer(job: TrainingJob, model: Any, checkpoints: Path) -> ClassifierT
             args=arguments,
             train_dataset=rows,
             data_collator=NumberedCollator(job.collator()),
-            processing_class=job.preflight.encoder.tokenizer,
+            processing_class=job.preflight.row_tokenizer.tokenizer,
             callbacks=[Progress()],
         )
     configure_trainer(trainer, job, checkpoints)
@@ -155,20 +181,20 @@ def make_trainer(job: TrainingJob, model: Any, checkpoints: Path) -> ClassifierT
 
 
 def configure_trainer(trainer: Any, job: TrainingJob, checkpoints: Path) -> None:
-    """Give a trainer its row order and its watch over numbers, and check its number format.
+    """Set a trainer's row order and callbacks, and check its data type.
 
     Raises:
-        TrainingError: it would compute in another type than the recipe asks for.
+        TrainingError: If the trainer would not compute in the recipe's data type.
     """
     trainer.remove_callback(PrinterCallback)
     trainer.row_order = job.row_order()
     trainer.add_callback(EpochOrder(trainer.row_order))
     ids = [row.id for row in job.preflight.splits.train]
-    trainer.divergence = DivergenceGuard(checkpoints.parent / "bad_step.json", ids)
-    trainer.add_callback(trainer.divergence)
+    trainer.divergence_guard = DivergenceGuard(checkpoints.parent / "bad_step.json", ids)
+    trainer.add_callback(trainer.divergence_guard)
     name = job.preflight.precision.name
     if (trainer.args.bf16, trainer.args.fp16) != (name == "bfloat16", name == "float16"):
         raise TrainingError(
-            f"The trainer would compute in another type than model.dtype, which resolves to {name}.",
+            f"model.dtype resolves to {name}, but the trainer would compute in another data type.",
             hint="Set model.dtype to auto.",
         )

@@ -1,4 +1,4 @@
-"""What differs between the kinds of model when one is trained: loading, and the trainer."""
+"""The steps of training that depend on the kind of model: loading it and making its trainer."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,14 +9,14 @@ from toolkit.models.backend import DEVICE
 from toolkit.models.loading import attach_lora, load_base
 from toolkit.planning.heap import return_freed_blocks
 from toolkit.planning.job import TrainingJob
-from toolkit.recipe.model_kind import Kind
+from toolkit.recipe.model_kind import ModelKind
 from toolkit.training.encoder_trainer import load_encoder_for_training, make_encoder_trainer
 from toolkit.training.trainer import make_trainer
 
 
 @dataclass(frozen=True)
 class TrainingBackend:
-    """A kind of model: how it is loaded for training, and its trainer."""
+    """The functions that load one kind of model for training and make its trainer."""
 
     load: Callable[[TrainingJob], Any]
     make_trainer: Callable[[TrainingJob, Any, Path], Any]
@@ -30,7 +30,7 @@ def _load_decoder(job: TrainingJob) -> Any:
     return attach_lora(model, recipe.lora, seed=recipe.seed, gradient_checkpointing=checkpointing)
 
 
-TRAINING_BACKENDS: dict[Kind, TrainingBackend] = {
+TRAINING_BACKENDS: dict[ModelKind, TrainingBackend] = {
     "decoder": TrainingBackend(_load_decoder, make_trainer),
     "encoder": TrainingBackend(load_encoder_for_training, make_encoder_trainer),
 }

@@ -1,4 +1,4 @@
-"""Supervised fine-tuning: a recipe in, an adapter and the record of how it came about out."""
+"""Supervised fine-tuning from a recipe to a run folder with the adapter and the record of its training."""
 
 import shlex
 import time
@@ -18,15 +18,15 @@ from toolkit.planning.device import peak_memory_bytes
 from toolkit.planning.job import TrainingJob
 from toolkit.planning.plan import plan_job
 from toolkit.planning.preflight import Preflight, run_preflight
-from toolkit.planning.resource_estimate import ResourceEstimate, disk_warning, estimate_lines, estimate_resources
+from toolkit.planning.resource_estimate import ResourceEstimate, disk_warning, estimate_resources, format_estimate
 from toolkit.planning.suggestions import verdict
 from toolkit.recipe.loading import dump_recipe
 from toolkit.recipe.schema import Recipe
-from toolkit.runs.run_folder import IS_MAIN_PROCESS, RunFolder, now
+from toolkit.runs.run_folder import IS_MAIN_PROCESS, RunFolder, utc_now
 from toolkit.runs.versions import git_commit, package_versions
 from toolkit.training.checkpoints import Checkpoints, find_checkpoints
 from toolkit.training.fit import announce, fit
-from toolkit.training.resume_checks import check_same_data, check_same_plan, check_same_run
+from toolkit.training.resume_checks import check_resumable, check_same_data, check_same_plan
 from toolkit.training.trainer import step_errors
 from toolkit.training.training_backends import TRAINING_BACKENDS
 from toolkit.training.verification import verify_tree
@@ -36,13 +36,13 @@ from toolkit.utils.terminal import use_color
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """How a run is started.
+    """Options for the start of a run.
 
     Args:
-        resume: go on from the newest checkpoint.
-        overwrite: replace an older run.
-        dry_run: do everything but the steps, and write nothing.
-        command: the command line, for run.json and for what to type to resume; None where Python called.
+        resume: Continue from the newest intact checkpoint.
+        overwrite: Replace an older run.
+        dry_run: Do everything except the optimizer steps, and write nothing.
+        command: The command line, for run.json and for messages on resuming; None if Python code started the run.
     """
 
     resume: bool = False
@@ -52,7 +52,7 @@ class TrainingOptions:
 
     @property
     def resume_hint(self) -> str:
-        """What resumes the run: a command, or the call of the API."""
+        """The command, or the call of the API, that resumes the run."""
         if self.command is None:
             return "toolkit.train(..., resume=True)"
         arguments = [argument for argument in self.command if argument not in ("--overwrite", "--resume")]
@@ -63,50 +63,55 @@ def train_run(recipe: Recipe, run: RunFolder, options: TrainingOptions) -> None:
     """Train the recipe's adapter into a run folder.
 
     Args:
-        recipe: what to do.
-        run: where the results go; nothing is written there before data, model and recipe have been checked.
-        options: how the run is started.
+        recipe: The recipe.
+        run: The run folder. Nothing is written to it before the recipe, the data and the model have been checked.
+        options: Options for the start of the run.
 
     Raises:
-        ToolkitError: the recipe cannot work, the run cannot be resumed, or the loss is no number.
+        ToolkitError: If the recipe cannot work, the run cannot be resumed, or training has to stop.
     """
+    # Checks run from cheap to expensive: recipe and paths, rows, the plan and its memory, weights. So a mistake is
+    # reported before minutes of downloading or loading.
     if options.resume:
-        check_same_run(recipe, run)
+        check_resumable(recipe, run)
         if run.is_finished:
-            announce(f"{run.path} is finished; there is nothing to resume.")
+            announce(f"{run.path} is finished. There is nothing to resume.")
             return
     elif not options.dry_run:
         run.check_not_taken(overwrite=options.overwrite)
-    preflight = run_preflight(recipe, recorded=Precision.from_record(run.record) if options.resume else None)
+    preflight = run_preflight(recipe, recorded_precision=Precision.from_record(run.record) if options.resume else None)
     announce(f"{preflight.report()}\n\n{preflight.examples(color=use_color())}\n")
     job, record = _plan_run(preflight, run, resume=options.resume)
     announce(f"batch       {job.plan}")
     estimate = estimate_resources(job) if recipe.model.kind == "decoder" else None
     if estimate:
-        announce(estimate_lines(estimate, verdict(preflight, estimate)))
-        if not options.resume and (warning := disk_warning(estimate, run.path)):  # else its checkpoints are there
+        announce(format_estimate(estimate, verdict(preflight, estimate)))
+        # A run that is resumed has its checkpoints already, and new ones replace them.
+        if not options.resume and (warning := disk_warning(estimate, run.path)):
             announce(warning)
     fetch_weights(recipe.model.name, preflight.folder)
     start_time = time.monotonic()
     model = TRAINING_BACKENDS[recipe.model.kind].load(job)
     _check_trainable(model, preflight)
-    job = _verify(job, model)
+    job = _verify_trees(job, model)
     if options.resume:
-        check_same_plan(run, asdict(job.plan))
+        check_same_plan(run, asdict(job.plan))  # again, because the verification may have switched to padded batches
     if options.dry_run:
-        with TemporaryDirectory() as folder:  # a trainer makes its output folder at once
+        with TemporaryDirectory() as folder:  # a trainer creates its output folder when it is constructed
             TRAINING_BACKENDS[recipe.model.kind].make_trainer(job, model, Path(folder))
-        announce("Dry run: data, model and trainer are ready; no step was made and nothing was written.")
+        announce("Dry run: data, model and trainer are ready. No step was taken and nothing was written.")
         return
     _run_job(job, model, run, options, record | _job_record(job, estimate), start_time)
 
 
 def _plan_run(preflight: Preflight[Any], run: RunFolder, *, resume: bool) -> tuple[TrainingJob, dict[str, Any]]:
-    """The job, and what run.json says of rows and model; of a resumed run as it was started."""
+    """Return the job and the fields of run.json about rows and model."""
     job, record = plan_job(preflight), preflight.record()
     record["model"]["fingerprint"] = model_fingerprint(preflight.folder)
     if resume:
         check_same_data(run, record)
+        # `auto` sizes depend on the available memory. Other micro-batches would add up gradients in another order and
+        # change their last bits, so a resumed run keeps the sizes that it was started with.
         job = job.with_plan(job.plan.as_recorded(run.record))
         check_same_plan(run, asdict(job.plan))
     return job, record
@@ -122,12 +127,15 @@ def _run_job(
     with folder_lock(run.path) if IS_MAIN_PROCESS else nullcontext():
         checkpoints = find_checkpoints(run.checkpoints) if options.resume else Checkpoints(None)
         if not options.resume:
-            run.check_not_taken(overwrite=options.overwrite)  # again: another process may have started meanwhile
-        _begin(run, job.recipe, record, options)
-        if job.plan.processes > 1:  # a trainer makes its output folder at once, which the main process may be emptying
+            # Again, now that the folder is locked: another process may have trained into it in the meantime.
+            run.check_not_taken(overwrite=options.overwrite)
+        _record_start(run, job.recipe, record, options)
+        # Each process's trainer creates the folder of checkpoints, while the main process may still empty an older run.
+        if job.plan.processes > 1:
             wait_for_all_processes()
         _fit_and_record(job, model, run, checkpoints, options, load_seconds=time.monotonic() - start_time)
-        if job.plan.processes > 1:  # any process may read the run next, which the main one writes
+        # Only the main process writes the run, but any process may read it next.
+        if job.plan.processes > 1:
             wait_for_all_processes()
 
 
@@ -145,33 +153,35 @@ def _fit_and_record(
             trainer = TRAINING_BACKENDS[job.recipe.model.kind].make_trainer(job, model, run.checkpoints)
             results = fit(trainer, job, run, checkpoints, options.resume_hint)
     except BaseException as error:
-        with suppress(OSError):  # what ended the run is the news, not that there is no room to note it
-            _finish(run, status="interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
+        with suppress(OSError):  # a full disk must not hide the error that ended the run
+            _record_end(run, status="interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
         if isinstance(error, StorageError):
-            error.hint = f"Make room (`df -h` tells how much there is), then go on with: {options.resume_hint}"
+            error.hint = f"Free some disk space (`df -h` shows what is left), then resume with: {options.resume_hint}"
         raise
     timings = {"load_seconds": round(load_seconds, 2), "train_seconds": round(results.seconds, 2)}
-    _finish(run, status="completed", final_loss=results.loss, timings=timings, peak_memory_bytes=peak_memory_bytes())
+    _record_end(
+        run, status="completed", final_loss=results.loss, timings=timings, peak_memory_bytes=peak_memory_bytes()
+    )
     announce(f"adapter     {run.adapter}")
 
 
-def _finish(run: RunFolder, **fields: Any) -> None:
+def _record_end(run: RunFolder, **fields: Any) -> None:
     if IS_MAIN_PROCESS:
-        run.update(ended=now(), **fields)
+        run.update(ended=utc_now(), **fields)
 
 
 def _check_trainable(model: Any, preflight: Preflight[Any]) -> None:
     trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     expected = preflight.parameters.trainable
     if trainable != expected:
-        raise TrainingError(f"{trainable:,} parameters would be trained, but the recipe's adapter has {expected:,}.")
+        raise TrainingError(f"The model has {trainable:,} trainable parameters, but the recipe defines {expected:,}.")
 
 
-def _verify(job: TrainingJob, model: Any) -> TrainingJob:
-    """The job, with padded rows where a tree does not give what they give.
+def _verify_trees(job: TrainingJob, model: Any) -> TrainingJob:
+    """Return the job after a comparison of a tree with padded rows; if it fails, the job uses padded rows.
 
     Raises:
-        TrainingError: it does not, and the recipe allows nothing but trees.
+        TrainingError: If the comparison fails and the recipe requires trees.
     """
     if not job.plan.is_tree:
         return job
@@ -184,20 +194,23 @@ def _verify(job: TrainingJob, model: Any) -> TrainingJob:
     accept_trees(model, False)
     if training.batching == "prefix_tree":
         raise TrainingError(
-            f"On this model and device {verification}: tree batches cannot be trained on.",
+            f"Tree batches cannot be used for this model and device: {verification}.",
             hint="Set training.batching: padded, and please report this with the versions in run.json.",
         )
-    announce(f"WARNING     {verification}. Training goes on with padded rows, which are slower.")
+    announce(
+        f"WARNING     tree batches failed the verification: {verification}. "
+        "Training continues with padded rows, which are slower."
+    )
     return job.with_verification(verification)
 
 
-def _begin(run: RunFolder, recipe: Recipe, findings: dict[str, Any], options: TrainingOptions) -> None:
+def _record_start(run: RunFolder, recipe: Recipe, job_record: dict[str, Any], options: TrainingOptions) -> None:
     if not IS_MAIN_PROCESS:
         return
     command = None if options.command is None else list(options.command)
     origin = {"versions": package_versions(), "git_commit": git_commit(), "command": command, "seed": recipe.seed}
-    record = {**origin, **findings}
+    record = {**origin, **job_record}
     if options.resume and run.record:
-        run.update(status="running", resumed=now(), **record)
-    else:  # also a run that was killed before it had a run.json
-        run.begin(record, dump_recipe(recipe), replace=options.overwrite)
+        run.update(status="running", resumed=utc_now(), **record)
+    else:  # a new run, or one that is resumed after a kill before it had a run.json
+        run.create(record, dump_recipe(recipe), replace=options.overwrite)

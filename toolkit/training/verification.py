@@ -1,4 +1,4 @@
-"""Before the first step: does the tree give what padded rows give, on this model, device and precision?"""
+"""A check before the first step that a prefix tree gives the gradient of padded rows on this model and device."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,44 +11,50 @@ from toolkit.errors import first_line
 from toolkit.models.attention import limit_sequence_length
 from toolkit.models.precision import Precision
 from toolkit.planning.job import Verification
-from toolkit.runs.run_folder import finite
+from toolkit.runs.run_folder import finite_or_none
 from toolkit.training.objective import summed_loss
 from toolkit.utils.memory_errors import memory_errors
 
 _ROWS = 4
 _TOLERANCE = {"float32": 1e-3, "bfloat16": 1e-1, "float16": 3e-2}
-"""Largest relative difference of the gradient that rounding explains; a wrong mask makes it 0.5 and more."""
-_HINT = "Set model.load_in_4bit: true and training.gradient_checkpointing: true, or take a smaller model."
-_SCALE = 1024.0
-"""A power of two, which changes no digit, keeps float16's small gradients above zero."""
+"""Largest relative difference of the gradients that rounding can explain. A wrong mask gives 0.5 or more."""
+_HINT = "Set model.load_in_4bit: true and training.gradient_checkpointing: true, or use a smaller model."
+_LOSS_SCALE = 1024.0
+"""Keeps small float16 gradients from underflowing to zero. A power of two does not change their digits."""
 
 
 def verify_tree(model: Any, rows: list[Row], loss_on: LossOn, precision: Precision) -> Verification:
-    """Compare a tree with padded rows, in training mode, without dropout.
+    """Compare loss and gradient of a prefix tree with those of the same rows padded.
+
+    A backend can accept the mask of a tree and ignore it, as Unsloth's fused forward does in training unless a flag is
+    set (see `models.attention`). So both kinds of batch run through the real model, in training mode.
 
     Args:
-        model: the model with its adapter; its mode and the random state are left as they were, gradients are cleared.
-        rows: some of the training rows; the first four in sorted order are taken, which begin alike.
-        precision: what the model computes in.
+        model: The model with its adapter. Its mode and the random state do not change; its gradients are cleared.
+        rows: Some of the training rows. Four of them are compared.
+        loss_on: The tokens that are trained on.
+        precision: The precision of the model's computation.
 
     Raises:
-        DeviceMemoryError: not even four rows fit.
+        DeviceMemoryError: If four rows do not fit into memory.
     """
-    rows = sorted(rows, key=lambda row: row["prompt"])[:_ROWS]
+    rows = sorted(rows, key=lambda row: row["prompt"])[:_ROWS]  # sorted rows are most likely to share a prefix
     tolerance = _TOLERANCE[precision.name]
     padded, tree = PaddedCollator(len(rows), loss_on)(rows), TreeCollator(10**9, loss_on)(rows)
+    # Unsloth truncates what exceeds max_seq_length. A tree of many rows does, but this small one would not. With the
+    # limit lowered to the longest row, this tree would be truncated, too, and the comparison would fail.
     longest = padded["parts"][0]["input_ids"].shape[1]
     with _no_dropout(model), torch.random.fork_rng(), limit_sequence_length(model, longest):
         try:
-            with memory_errors(f"The device's memory does not hold {len(rows)} rows of a training step.", hint=_HINT):
+            with memory_errors(f"Out of memory during a training step of {len(rows)} rows.", hint=_HINT):
                 padded_loss, padded_gradient = _loss_and_gradient(model, padded, precision)
                 tree_loss, tree_gradient = _loss_and_gradient(model, tree, precision)
-        except (RuntimeError, ValueError, IndexError) as error:  # however a backend refuses a mask of its own
+        except (RuntimeError, ValueError, IndexError) as error:  # the ways in which backends reject a custom mask
             model.zero_grad()
             return Verification(None, None, tolerance, first_line(error))
     return Verification(
-        loss_difference=finite(abs(tree_loss - padded_loss) / abs(padded_loss)),
-        gradient_difference=finite(float((tree_gradient - padded_gradient).norm() / padded_gradient.norm())),
+        loss_difference=finite_or_none(abs(tree_loss - padded_loss) / abs(padded_loss)),
+        gradient_difference=finite_or_none(float((tree_gradient - padded_gradient).norm() / padded_gradient.norm())),
         tolerance=tolerance,
     )
 
@@ -59,7 +65,8 @@ def _loss_and_gradient(model: Any, step: dict[str, Any], precision: Precision) -
     micro_batch = {name: tensor.to(device) for name, tensor in step["parts"][0].items()}
     with torch.autocast(device.type, precision.dtype, enabled=precision.name != "float32"):
         loss = summed_loss(model, head, micro_batch) / step["trained"].item()
-    (loss * _SCALE).backward()
+    # The scale cancels out, since both gradients have it and only their relative difference is used.
+    (loss * _LOSS_SCALE).backward()
     gradients = [parameter.grad.float().cpu().flatten() for parameter in trained if parameter.grad is not None]
     model.zero_grad()
     return loss.item(), torch.cat(gradients)
@@ -67,6 +74,11 @@ def _loss_and_gradient(model: Any, step: dict[str, Any], precision: Precision) -
 
 @contextmanager
 def _no_dropout(model: Any) -> Iterator[None]:
+    """Put the model into training mode without dropout.
+
+    Evaluation mode would turn off dropout, too, but backends take other code paths in it: Unsloth's fused forward drops
+    the mask only in training, and gradient checkpointing works only in training.
+    """
     was_training = model.training
     dropouts = [(module, module.p) for module in model.modules() if isinstance(module, torch.nn.Dropout)]
     model.train()

@@ -1,1 +1,1 @@
-"""Helpers that know nothing of language models."""
+"""Helpers that are independent of language models."""

@@ -1,4 +1,4 @@
-"""The disk: a full one in one sentence, whichever package was writing, and a folder kept by one process."""
+"""Disks: errors of a full disk, flushing, and folder locks."""
 
 import errno
 import fcntl
@@ -13,15 +13,17 @@ from toolkit.errors import RunError, StorageError, ToolkitError
 _REASONS = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "the disk quota is used up",
-    errno.EFBIG: "a file may not become this large here (see `ulimit -f`)",
+    errno.EFBIG: "the file exceeds the size limit (see `ulimit -f`)",
 }
 _SCRATCH = re.compile(r"\.([^/]+?)\.\d+\.partial")
-_RUST_ERROR = re.compile(r"os error (\d+)")  # safetensors and tokenizers raise errors of their own
+# safetensors and tokenizers are written in Rust and raise exceptions with this message. numpy raises an OSError without
+# an error number.
+_RUST_ERROR = re.compile(r"os error (\d+)")
 _NUMPY_SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")
 
 
 def disk_full_reason(error: BaseException) -> str | None:
-    """Why there was no room for a file, in words; None where the error says something else."""
+    """Return the reason why there was no space for a file, or None for any other error."""
     error_number = error.errno if isinstance(error, OSError) else None
     if error_number is None and (match := _RUST_ERROR.search(str(error))):
         error_number = int(match[1])
@@ -31,16 +33,16 @@ def disk_full_reason(error: BaseException) -> str | None:
 
 
 def final_name(path: str) -> str:
-    """Of what is written beside its name (see `atomic_io.scratch_path`), the name."""
+    """Replace the name of a scratch file (see `atomic_io.scratch_path`) by the final name of that file."""
     return _SCRATCH.sub(r"\1", path)
 
 
 @contextmanager
 def storage_errors(path: Path) -> Iterator[None]:
-    """Turn what packages raise on a full disk while they write `path` into one sentence.
+    """Turn any package's full-disk error while it writes `path` into an error with one message.
 
     Raises:
-        StorageError: there was no room for the file.
+        StorageError: If there is no space for the file.
     """
     try:
         yield
@@ -51,26 +53,26 @@ def storage_errors(path: Path) -> Iterator[None]:
             raise
         raise StorageError(
             f"{final_name(str(path))} could not be written: {reason}.",
-            hint="Make room there (`df -h` tells how much there is), then give the same command again.",
+            hint="Free some space (`df -h` shows how much is left), then run the same command again.",
         ) from error
 
 
-def is_written(scratch: Path) -> bool:
-    """Whether the process that a hidden path is named after (see `atomic_io.scratch_path`) still writes it.
+def is_being_written(scratch: Path) -> bool:
+    """Return whether the process whose id is in a scratch path's name (see `atomic_io`) is still writing it."""
+    import psutil  # imported here because it takes 50 ms, which would delay --help
 
-    In a container each start has the same few numbers: a process that began after the last change is another one.
-    """
-    import psutil  # here, since it takes a twentieth of a second that --help need not wait
-
-    number = scratch.name.split(".")[-2]
+    pid = scratch.name.split(".")[-2]
     try:
-        return not number.isdecimal() or psutil.Process(int(number)).create_time() <= scratch.lstat().st_ctime
+        # Process ids are reused, in a container at almost every start. A process that started after the last change of
+        # the path cannot be the one that created it.
+        return not pid.isdecimal() or psutil.Process(int(pid)).create_time() <= scratch.lstat().st_ctime
     except (psutil.NoSuchProcess, FileNotFoundError, OverflowError):
         return False
 
 
 def flush_to_disk(path: Path) -> None:
-    """Return when a file, or a folder with all that is in it, would survive a loss of power."""
+    """Wait until a file, or a folder with everything in it, would survive a power failure."""
+    # Folders need an fsync, too: it makes the names of their files durable.
     for entry in [*(path.rglob("*") if path.is_dir() else ()), path]:
         descriptor = os.open(entry, os.O_RDONLY)
         try:
@@ -81,15 +83,16 @@ def flush_to_disk(path: Path) -> None:
 
 @contextmanager
 def folder_lock(folder: Path) -> Iterator[None]:
-    """Create a folder and keep it for this process; the system lets it go when the process ends, however it ends.
+    """Create a folder and lock it for this process.
 
     Raises:
-        RunError: another process keeps it.
+        RunError: If another process has locked it.
     """
+    # The operating system releases the lock when the process ends, even if it is killed, so no stale lock can remain.
     folder.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        with suppress(OSError):  # not every file system has locks
+        with suppress(OSError):  # some file systems do not support locks
             _lock(descriptor, folder)
         yield
     finally:
@@ -102,5 +105,5 @@ def _lock(descriptor: int, folder: Path) -> None:
     except BlockingIOError as error:
         raise RunError(
             f"Another process is training in {folder}.",
-            hint="Wait for it or stop it, or give another folder with output_dir.",
+            hint="Wait until it ends, stop it, or give another folder with output_dir.",
         ) from error

@@ -1,4 +1,4 @@
-"""A limit on the time of what others wrote, such as a chat template whose loops do not end."""
+"""A time limit for untrusted computations, such as a chat template with an endless loop."""
 
 from collections.abc import Callable
 from threading import Thread
@@ -8,12 +8,12 @@ T = TypeVar("T")
 
 
 def run_with_timeout(seconds: float, compute: Callable[[], T]) -> T:
-    """What `compute` returns or raises, if it takes no longer than `seconds`.
+    """Return or raise what `compute` does if it takes at most `seconds`.
 
-    It runs in a thread, which cannot be ended from outside: one that takes too long goes on until the process ends.
+    It runs in a thread. Python cannot stop a thread, so one that takes too long continues until the process ends.
 
     Raises:
-        TimeoutError: it takes longer.
+        TimeoutError: If `compute` takes longer.
     """
     results: list[T] = []
     errors: list[Exception] = []
@@ -21,10 +21,10 @@ def run_with_timeout(seconds: float, compute: Callable[[], T]) -> T:
     def run() -> None:
         try:
             results.append(compute())
-        except Exception as error:  # raised again where it is waited for
+        except Exception as error:  # raised in the calling thread below
             errors.append(error)
 
-    thread = Thread(target=run, daemon=True)  # a daemon does not keep the process from ending
+    thread = Thread(target=run, daemon=True)  # a daemon thread does not prevent the process from exiting
     thread.start()
     thread.join(seconds)
     if errors:

@@ -1,4 +1,4 @@
-"""The command line of the embedded model and its data: pre-train the model, or write the rows that ship."""
+"""The command line that pre-trains the embedded model or generates the embedded dataset."""
 
 import argparse
 import json
@@ -36,7 +36,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--output-dir", type=Path, default=DEFAULT_OUTPUT, help="model folder (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=Settings.steps, help="optimizer steps (default: %(default)s)")
     parser.add_argument(
-        "--seed", type=int, default=Settings.seed, help="seed of weights and texts (default: %(default)s)"
+        "--seed", type=int, default=Settings.seed, help="seed of the weights and the texts (default: %(default)s)"
     )
     parser.add_argument("--resume", action="store_true", help="resume from the checkpoint in the output folder")
     parser.add_argument(
@@ -45,13 +45,15 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         nargs="?",
         const=DATA_FOLDER,
         metavar="DIR",
-        help="write the rows of every split as JSON Lines instead of pre-training (default: %(const)s)",
+        help="write the rows of every split as JSON Lines instead of pre-training (default folder: %(const)s)",
     )
     options = parser.parse_args(arguments)
     if options.steps < 1:
         parser.error("--steps must be at least 1")
-    pretraining = ("output_dir", "steps", "seed", "resume")
-    if options.write_rows is not None and any(getattr(options, key) != parser.get_default(key) for key in pretraining):
+    pretraining_options = ("output_dir", "steps", "seed", "resume")
+    if options.write_rows is not None and any(
+        getattr(options, key) != parser.get_default(key) for key in pretraining_options
+    ):
         parser.error("--write-rows cannot be combined with the pre-training flags")
     return options
 

@@ -1,7 +1,7 @@
-"""Candidates for the data: a premise and, under each label, possible hypotheses with their signatures.
+"""Candidates for the dataset: a premise and its possible hypotheses, each with a label and a signature.
 
-Labels come from sets: a sentence is the set of situations in which it is true, so a hypothesis follows when it holds
-in all of the premise's situations, is excluded when it holds in none, and is open otherwise.
+Labels follow from set relations. A sentence is represented by the set of situations in which it is true. A hypothesis
+is entailed if it holds in all of the premise's situations, contradicted if it holds in none, and neutral otherwise.
 """
 
 import random
@@ -16,7 +16,10 @@ Item = TypeVar("Item")
 
 
 class Option(NamedTuple):
-    """A possible hypothesis; `signature` is all that a reader of the hypothesis alone could learn a label from."""
+    """A possible hypothesis.
+
+    `signature` is everything in the hypothesis from which a hypothesis-only baseline could learn the label.
+    """
 
     label: str
     signature: tuple[Hashable, ...]
@@ -31,15 +34,15 @@ class Candidate(NamedTuple):
 
 
 def relation(premise: Situations, hypothesis: Situations) -> str:
-    """Return the label of a hypothesis, both sentences given as the sets of situations in which they are true."""
+    """Return the label of a hypothesis. Both sentences are given as the sets of situations in which they are true."""
     if premise <= hypothesis:
         return ENTAILMENT
     return NEUTRAL if premise & hypothesis else CONTRADICTION
 
 
-def polarity_label(negated: bool) -> str:
-    """Return the label of a hypothesis whose positive form follows: contradiction when it is negated."""
-    return CONTRADICTION if negated else ENTAILMENT
+def polarity_label(is_reversed: bool) -> str:
+    """Return contradiction if the polarity of an otherwise entailed hypothesis is reversed, else entailment."""
+    return CONTRADICTION if is_reversed else ENTAILMENT
 
 
 def flip(rng: random.Random) -> bool:
@@ -48,5 +51,5 @@ def flip(rng: random.Random) -> bool:
 
 
 def draw(rng: random.Random, items: Sequence[Item], count: int) -> list[Item]:
-    """Draw `count` different items."""
+    """Draw `count` distinct items."""
     return rng.sample(items, count)

@@ -1,8 +1,8 @@
-"""Exercises on two lines: what a reader of the second should notice about the first.
+"""Exercises on two lines: how the words of the second line relate to the first line.
 
-A mark at each content word of the second line says how the word relates to those of the first; the tokens that close
-the user's turn say whether one line alone is negated, which word is new, which is lost, how the related words relate,
-and whether the persons changed roles. Each is a question about words: what follows from a line is never asked.
+A mark at each content word of the second line gives its relation to the words of the first line. The tokens that close
+the user's turn give the differences between the lines: whether only one is negated, which word is new, which is lost,
+how related words relate, and whether the persons changed roles. All of these concern words, never inference.
 """
 
 import random
@@ -32,18 +32,18 @@ from tools.tiny_llama_fr.word_forms import (
 )
 
 NOTHING, NEGATED = "rien", "pas"
-# The roles in an event: agent, giver, the earlier, the greater; and the other one's.
+# The two roles in an event. The leading person acts, gives, comes earlier or ranks higher.
 LEADS, FOLLOWS = "précède", "suit"
-# Of three in a row, the one who both follows and precedes.
+# The role of the middle person of three.
 BETWEEN = "entre"
 _ROLES = frozenset({LEADS, BETWEEN, FOLLOWS})
 _BOUNDED = re.compile(rf"({'|'.join(BOUNDS)}) ({'|'.join(NUMBERS)})\b", re.IGNORECASE)
-# Too frequent to tell anything about an alignment.
+# Words that are too frequent to align two lines.
 _UNALIGNED = frozenset(listed("le la les l un une d de du des a ont est sont été n que qu à au"))
 
 
 def word_lists(rng: random.Random, lexicon: Lexicon, text: str, sibling: str) -> Document:
-    """Return two lines of random words, which no grammar helps to compare."""
+    """Return two lines of random words, so that grammar does not help to compare them."""
     known = vocabulary(lexicon)
     first = draw(rng, known, rng.randint(3, 9))
     second = [rng.choice(first) if flip(rng) else rng.choice(known) for _ in range(rng.randint(3, 8))]
@@ -53,72 +53,80 @@ def word_lists(rng: random.Random, lexicon: Lexicon, text: str, sibling: str) ->
 
 def sentences(rng: random.Random, lexicon: Lexicon, text: str, sibling: str) -> Document:
     """Return two sentences about the same things."""
-    closing = tuple(tell(text, sibling, lexicon) for tell in PROPERTIES.values())
+    closing = tuple(compare(text, sibling, lexicon) for compare in PROPERTIES.values())
     return Document(f"{text}\n{sibling}", "", marks=_marks(text, sibling, lexicon), closing=closing)
 
 
-def property_asked(rng: random.Random, lexicon: Lexicon, text: str, sibling: str) -> Document:
-    """Return two sentences, and as the answer the one property that the system's turn names."""
+def single_property(rng: random.Random, lexicon: Lexicon, text: str, sibling: str) -> Document:
+    """Return two sentences with one property as the answer, which the system's turn names."""
     name = rng.choice(tuple(PROPERTIES))
     return sentences(rng, lexicon, text, sibling)._replace(system=name, answer=PROPERTIES[name](text, sibling, lexicon))
 
 
-def signed_sentences(rng: random.Random, lexicon: Lexicon, text: str, sibling: str) -> Document:
-    """Return `sentences` with a mark at the end of the first one: is it negated?"""
+def sentences_with_polarity(rng: random.Random, lexicon: Lexicon, text: str, sibling: str) -> Document:
+    """Return `sentences` with a mark for the polarity of the first sentence at its end."""
     document = sentences(rng, lexicon, text, sibling)
     sign = Mark(len(text) + 1, NEGATED if is_negated(text) else NOTHING)
     return document._replace(marks=(sign, *document.marks))
 
 
-class _Exchange(NamedTuple):
-    """Two sentences about an event: who is in each, the leading person first, and how the second's roles relate."""
+class _RoleComparison(NamedTuple):
+    """Two sentences about an event, the persons in each (the leading one first), and how their roles relate."""
 
     lines: tuple[str, str]
-    before: tuple[Phrase, ...]
-    after: tuple[Phrase, Phrase]
+    first_persons: tuple[Phrase, ...]
+    second_persons: tuple[Phrase, Phrase]
     verdict: str
 
 
-def _exchange(rng: random.Random, lexicon: Lexicon) -> _Exchange:
+def _draw_role_comparison(rng: random.Random, lexicon: Lexicon) -> _RoleComparison:
     event = rng.choice(EVENTS)(rng, lexicon)
-    *before, stranger = draw(rng, persons(lexicon), 4 if event.rank and flip(rng) else 3)
-    first, second = draw(rng, before, 2)
-    verdict = SAME if before.index(first) < before.index(second) else OPPOSITE
+    *first_persons, stranger = draw(rng, persons(lexicon), 4 if event.describe_chain and flip(rng) else 3)
+    first, second = draw(rng, first_persons, 2)
+    verdict = SAME if first_persons.index(first) < first_persons.index(second) else OPPOSITE
     if flip(rng):
+        # A person who is not in the first sentence, so no role can be compared.
         first, second = rng.choice(((first, stranger), (stranger, second)))
         verdict = OTHER
-    opening = event.rank(*before) if event.rank and len(before) == 3 else event.tell(*before)
-    return _Exchange((opening, event.tell(first, second)), tuple(before), (first, second), verdict)
+    opening = (
+        event.describe_chain(*first_persons)
+        if event.describe_chain and len(first_persons) == 3
+        else event.describe(*first_persons)
+    )
+    return _RoleComparison((opening, event.describe(first, second)), tuple(first_persons), (first, second), verdict)
 
 
 def roles(rng: random.Random, lexicon: Lexicon, text: str, sibling: str) -> Document:
-    """Return two sentences about an event, each in any voice: its persons keep, exchange or change their roles."""
-    exchange = _exchange(rng, lexicon)
-    document = sentences(rng, lexicon, *exchange.lines)
-    return document._replace(closing=(*document.closing, exchange.verdict))
+    """Return two sentences about an event in any voice, in which the persons keep, swap or change their roles."""
+    comparison = _draw_role_comparison(rng, lexicon)
+    document = sentences(rng, lexicon, *comparison.lines)
+    return document._replace(closing=(*document.closing, comparison.verdict))
 
 
 def roles_by_steps(rng: random.Random, lexicon: Lexicon, text: str, sibling: str) -> Document:
     """Return `roles` with marks for the steps that lead to the verdict.
 
-    At each full stop: was the leading person named first? At each person of the second sentence: the role in the first
-    one. Three things that only together decide the verdict are hardly ever learned at once.
+    Each full stop is marked with the role of the person who was named first in its sentence. Each person of the second
+    sentence is marked with the role that this person has in the first one.
     """
-    exchange = _exchange(rng, lexicon)
-    lines, before = exchange.lines, exchange.before
+    # The verdict depends on these three values together, which a model hardly ever learns without the single steps.
+    comparison = _draw_role_comparison(rng, lexicon)
+    lines, first_persons = comparison.lines, comparison.first_persons
     document = sentences(rng, lexicon, *lines)
     marks = dict(document.marks)
-    for person, role in zip(before, (LEADS, BETWEEN, FOLLOWS) if len(before) == 3 else (LEADS, FOLLOWS), strict=True):
+    for person, role in zip(
+        first_persons, (LEADS, BETWEEN, FOLLOWS) if len(first_persons) == 3 else (LEADS, FOLLOWS), strict=True
+    ):
         match = _find(lines[1], person)
         if match:
             marks[len(lines[0]) + 1 + match.end()] = role
-    first, second = _named_first(lines[0], before), _named_first(lines[1], exchange.after)
+    first, second = _named_first(lines[0], first_persons), _named_first(lines[1], comparison.second_persons)
     steps = (Mark(len(lines[0]) + 1, first), *(Mark(end, verdict) for end, verdict in marks.items()))
-    return document._replace(marks=steps, closing=(second, *document.closing[1:], exchange.verdict))
+    return document._replace(marks=steps, closing=(second, *document.closing[1:], comparison.verdict))
 
 
 def roles_at_once(rng: random.Random, lexicon: Lexicon, text: str, sibling: str) -> Document:
-    """Return `roles_by_steps` with the verdict at the second of two known persons, where it can be decided."""
+    """Return `roles_by_steps` with the verdict already at the second known person, where it is decidable."""
     document = roles_by_steps(rng, lexicon, text, sibling)
     verdict = document.closing[-1]
     if verdict == OTHER:
@@ -129,9 +137,9 @@ def roles_at_once(rng: random.Random, lexicon: Lexicon, text: str, sibling: str)
 
 
 def bounded_numbers(rng: random.Random, lexicon: Lexicon, text: str, sibling: str) -> Document:
-    """Return two sentences with bounds on a number, and whether each bound allows the number of the other sentence.
+    """Return two sentences with bounds on a number, and whether each bound allows the other sentence's number.
 
-    The first sentence's bound is asked about at the second one's number, the second's after the sentences.
+    The verdict on the first bound is a mark at the second number. The verdict on the second bound closes the turn.
     """
     candidate = cardinals(rng, lexicon)
     first, second = candidate.premise, rng.choice(candidate.options).render()
@@ -146,7 +154,7 @@ def bounded_numbers(rng: random.Random, lexicon: Lexicon, text: str, sibling: st
 
 
 def _bounded(line: str) -> tuple[str, int, int]:
-    """Return the bound of a line, the number that it bounds, and the position where the number ends."""
+    """Return the bound in a line, its number, and the position at which the number ends."""
     match = next(_BOUNDED.finditer(line))
     return match[1].lower(), NUMBERS.index(match[2]), match.end()
 
@@ -165,37 +173,42 @@ def _named_first(line: str, ordered: tuple[Phrase, ...]) -> str:
 
 
 def _key(person: Phrase) -> str:
-    """Return the word that names the person in any sentence: without its article."""
+    """Return the word that names the person in every sentence, without the article."""
     return words(person.text)[-1]
 
 
 def _marks(first_line: str, second_line: str, lexicon: Lexicon) -> tuple[Mark, ...]:
     present, start = words(first_line), len(first_line) + 1
-    found = ((plain_word(match.group()), start + match.end()) for match in WORD.finditer(second_line))
-    return tuple(Mark(end, word_relation(word, present, lexicon)) for word, end in found if word not in _UNALIGNED)
+    ends = ((plain_word(match.group()), start + match.end()) for match in WORD.finditer(second_line))
+    return tuple(Mark(end, word_relation(word, present, lexicon)) for word, end in ends if word not in _UNALIGNED)
 
 
 Property = Callable[[str, str, Lexicon], str]
 
 
-def _sign(first: str, second: str, lexicon: Lexicon) -> str:
+def _compare_polarity(first: str, second: str, lexicon: Lexicon) -> str:
     return SAME if is_negated(first) == is_negated(second) else OTHER
 
 
-def _new(first: str, second: str, lexicon: Lexicon) -> str:
+def _find_new_word(first: str, second: str, lexicon: Lexicon) -> str:
     present = words(first)
     content = [word for word in words(second) if word not in _UNALIGNED | NEGATION]
     return next((word for word in content if word_relation(word, present, lexicon) == OTHER), NOTHING)
 
 
-def _lost(first: str, second: str, lexicon: Lexicon) -> str:
-    return _new(second, first, lexicon)
+def _find_lost_word(first: str, second: str, lexicon: Lexicon) -> str:
+    return _find_new_word(second, first, lexicon)
 
 
-def _link(first: str, second: str, lexicon: Lexicon) -> str:
+def _find_relation(first: str, second: str, lexicon: Lexicon) -> str:
     present = words(first)
     relations = [word_relation(word, present, lexicon) for word in words(second) if word not in _UNALIGNED]
     return next((relation for relation in relations if relation not in (SAME, OTHER)), NOTHING)
 
 
-PROPERTIES: dict[str, Property] = {"signe": _sign, "nouveau": _new, "perdu": _lost, "lien": _link}
+PROPERTIES: dict[str, Property] = {
+    "signe": _compare_polarity,
+    "nouveau": _find_new_word,
+    "perdu": _find_lost_word,
+    "lien": _find_relation,
+}

@@ -1,7 +1,7 @@
 """The pre-training corpus: unlabeled French sentences, facts about words, and exercises on words.
 
 No document is an inference pair: an exercise asks about words, never whether one sentence follows from another. No line
-of any document is a sentence of any split of the inference data, training included.
+of a document is a sentence of the inference data, in any split, including train.
 """
 
 import random
@@ -10,7 +10,7 @@ from functools import lru_cache
 from typing import TypeVar
 
 from tools.tiny_llama_fr import comparisons, exercises
-from tools.tiny_llama_fr import exercises_words as by_word
+from tools.tiny_llama_fr import exercises_words as word_exercises
 from tools.tiny_llama_fr.candidates import LABELS
 from tools.tiny_llama_fr.documents import Document
 from tools.tiny_llama_fr.lexicon import HELD_OUT, LEXICON
@@ -18,26 +18,26 @@ from tools.tiny_llama_fr.nli_fr import DEFAULT_SEED, SPLITS, generate
 from tools.tiny_llama_fr.phenomena import PHENOMENA
 from tools.tiny_llama_fr.vocabulary import Lexicon
 
-# How often the words of test_lexical occur: it asks for words unseen in fine-tuning, not in pre-training.
+# The share of documents with words of test_lexical. That split tests words unseen in fine-tuning, not in pre-training.
 _HELD_OUT_SHARE = 0.4
 
-Made = TypeVar("Made")
-# Drawn with a lexicon and two sentences of it; None if the sentences do not serve.
-Exercise = Callable[[random.Random, Lexicon, str, str], Made]
+Drawn = TypeVar("Drawn")
+# A function of a lexicon and two of its sentences. It returns None if the sentences are unsuitable.
+Exercise = Callable[[random.Random, Lexicon, str, str], Drawn]
 
 Weights = tuple[int, int, int, int]
-# Exercises on two lines, and how often each is drawn in each of the stages of training.
+# Exercises on two lines, with the frequency of each one in each stage of training.
 COMPARISONS: dict[str, tuple[Exercise[Document], Weights]] = {
     "listes": (comparisons.word_lists, (7, 3, 2, 3)),
     "phrases": (comparisons.sentences, (38, 0, 0, 0)),
-    "phrases signées": (comparisons.signed_sentences, (0, 32, 36, 38)),
+    "phrases signées": (comparisons.sentences_with_polarity, (0, 32, 36, 38)),
     "rôles": (comparisons.roles, (10, 0, 0, 0)),
     "rôles pas à pas": (comparisons.roles_by_steps, (0, 26, 0, 0)),
     "rôles d'un coup": (comparisons.roles_at_once, (0, 0, 45, 40)),
     "nombres bornés": (comparisons.bounded_numbers, (0, 6, 12, 6)),
-    "propriété": (comparisons.property_asked, (12, 6, 5, 4)),
+    "propriété": (comparisons.single_property, (12, 6, 5, 4)),
 }
-# Exercises that are named in the system's turn and answered in the assistant's.
+# Exercises that the system's turn names and the assistant's turn answers.
 ANSWERED: dict[str, tuple[Exercise[exercises.Task | None], Weights]] = {
     "copie": (exercises.copying, (2, 1, 1, 1)),
     "mots": (exercises.word_list, (2, 1, 1, 1)),
@@ -45,17 +45,17 @@ ANSWERED: dict[str, tuple[Exercise[exercises.Task | None], Weights]] = {
     "signe": (exercises.polarity, (1, 1, 1, 1)),
     "rôle": (exercises.role, (4, 4, 3, 2)),
     "rang": (exercises.rank, (6, 6, 5, 3)),
-    "sorte": (by_word.kinds, (5, 6, 4, 9)),
-    "forme": (by_word.dictionary_forms, (1, 1, 1, 1)),
-    "opposé": (by_word.opposites, (2, 2, 2, 2)),
-    "nombre": (by_word.comparisons, (2, 1, 2, 1)),
-    "borne": (by_word.bounds, (5, 5, 4, 2)),
-    "suite": (by_word.counting, (1, 0, 0, 0)),
+    "sorte": (word_exercises.kinds, (5, 6, 4, 9)),
+    "forme": (word_exercises.dictionary_forms, (1, 1, 1, 1)),
+    "opposé": (word_exercises.opposites, (2, 2, 2, 2)),
+    "nombre": (word_exercises.comparisons, (2, 1, 2, 1)),
+    "borne": (word_exercises.bounds, (5, 5, 4, 2)),
+    "suite": (word_exercises.counting, (1, 0, 0, 0)),
 }
 _PLAIN, _LABEL_WORDS = (4, 3, 3, 2), (1, 2, 2, 2)
 EXERCISES = (*COMPARISONS, *ANSWERED)
-# Until that step only these are drawn. Finding a word again is a sudden insight: lists and copies force it, and a model
-# that has learned to do without it hardly ever comes to it.
+# Until this step only these exercises are drawn. A model learns suddenly to find a word again in its context, and lists
+# and copies force it to. A model that has first learned other shortcuts hardly ever learns it.
 _FIRST_STEPS = 250
 _FIRST = {"listes": 2, "mots": 1, "phrases": 1}
 
@@ -68,17 +68,17 @@ def forbidden_sentences() -> frozenset[str]:
 
 
 def draw_document(rng: random.Random, step: int = _FIRST_STEPS, stage: int = 0) -> Document:
-    """Draw a document for a step of training and its stage, 0 to 3, without any sentence of the inference data."""
+    """Draw a document for a training step and its stage (0 to 3) that contains no sentence of the inference data."""
     weights = _FIRST if step < _FIRST_STEPS else _WEIGHTS[stage]
-    return _permitted(lambda: _draw(rng, rng.choices(list(weights), list(weights.values()))[0]))
+    return _draw_permitted(lambda: _draw(rng, rng.choices(list(weights), list(weights.values()))[0]))
 
 
 def draw_exercise(rng: random.Random, name: str) -> Document:
-    """Draw a document of one exercise, without any sentence of the inference data."""
-    return _permitted(lambda: _draw(rng, name))
+    """Draw a document of one exercise that contains no sentence of the inference data."""
+    return _draw_permitted(lambda: _draw(rng, name))
 
 
-def _permitted(make: Callable[[], Document | None]) -> Document:
+def _draw_permitted(make: Callable[[], Document | None]) -> Document:
     while True:
         document = make()
         if document and forbidden_sentences().isdisjoint(document.lines):
@@ -86,7 +86,7 @@ def _permitted(make: Callable[[], Document | None]) -> Document:
 
 
 def draw_sentences(rng: random.Random, lexicon: Lexicon) -> tuple[str, str]:
-    """Draw two sentences of one phenomenon about the same things; how they relate does not matter."""
+    """Draw two sentences of one phenomenon about the same things, whatever their relation."""
     while True:
         candidate = rng.choice(tuple(PHENOMENA.values()))(rng, lexicon)
         first, second = (option.render() for option in rng.sample(candidate.options, 2))
@@ -101,7 +101,7 @@ def _draw(rng: random.Random, name: str) -> Document | None:
         return Document(word, word, system=rng.choice(("relation", "répète")))
     pair = draw_sentences(rng, lexicon)
     if name == "texte":
-        facts = " ".join(by_word.fact(rng, lexicon) for _ in range(3))
+        facts = " ".join(word_exercises.fact(rng, lexicon) for _ in range(3))
         return Document("", facts if rng.random() < 0.5 else pair[0])
     if name in COMPARISONS:
         return COMPARISONS[name][0](rng, lexicon, *pair)

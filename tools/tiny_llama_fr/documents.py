@@ -4,17 +4,18 @@ from typing import NamedTuple
 
 
 class Mark(NamedTuple):
-    """A verdict about a word, to be predicted where the user's text has reached `end` (in characters)."""
+    """A verdict about a word that the model has to predict at the character position `end` of the user's text."""
 
     end: int
     verdict: str
 
 
 class Document(NamedTuple):
-    """A text to pre-train on: a chat, or one plain text in `answer` alone.
+    """A text of the corpus: a chat, or a plain text that is only in `answer`.
 
-    Besides the answer, a model may have to predict something while it reads, without writing it: `marks` about words of
-    the user's text, `closing` at the tokens that end the user's turn, in their order ("" where nothing is asked).
+    In addition to the answer, the model can be asked for predictions while it reads. They are targets of the loss, but
+    not part of the text. `marks` are predicted at words of the user's text, and `closing` at the tokens that end the
+    user's turn, in this order ("" for no target).
     """
 
     user: str
@@ -25,7 +26,7 @@ class Document(NamedTuple):
 
     @property
     def turns(self) -> list[tuple[str, str]]:
-        """The role and the text of each message of a chat, in order."""
+        """The role and the text of each chat message, in order."""
         turns = [("system", self.system)] if self.system else []
         return [*turns, ("user", self.user), ("assistant", self.answer)]
 

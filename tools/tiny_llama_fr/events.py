@@ -1,4 +1,4 @@
-"""Events between persons that can be told from either side: what the exercises on roles are made of."""
+"""Events between persons that can be described from either side, the material of the exercises on roles."""
 
 import random
 from collections.abc import Callable
@@ -12,89 +12,92 @@ from tools.tiny_llama_fr.vocabulary import Lexicon
 
 
 class Event(NamedTuple):
-    """An event that can be told in many ways: side and polarity are drawn again each time.
+    """An event that has many descriptions: each call draws a side and a polarity.
 
-    tell: of two persons, first who acts, gives, comes earlier or is more.
-    roles: what the two are called.
-    rank: of three persons, each related to the next; None where that means nothing.
+    Attributes:
+        describe: Describes the event with two persons. The first one acts, gives, comes earlier or ranks higher.
+        role_names: The names of the two roles.
+        describe_chain: Describes three persons, each related to the next. None if the relation is not transitive.
     """
 
-    tell: Callable[[Phrase, Phrase], str]
-    roles: tuple[str, str]
-    rank: Callable[[Phrase, Phrase, Phrase], str] | None = None
+    describe: Callable[[Phrase, Phrase], str]
+    role_names: tuple[str, str]
+    describe_chain: Callable[[Phrase, Phrase, Phrase], str] | None = None
 
 
 def persons(lexicon: Lexicon) -> list[Phrase]:
-    """Return everybody whom an event can be about."""
+    """Return all persons that can take part in an event."""
     return [*lexicon.names, *(definite(noun) for noun in lexicon.roles)]
 
 
 def social(rng: random.Random, lexicon: Lexicon) -> Event:
-    """Draw something that one person does to another, active or passive."""
+    """Draw an action of one person on another, described in the active or passive voice."""
     verb, tense = rng.choice(lexicon.social), tense_of(rng)
 
-    def tell(agent: Phrase, patient: Phrase) -> str:
+    def describe(agent: Phrase, patient: Phrase) -> str:
         negated = flip(rng)
         if flip(rng):
             return sentence(agent.text, predicate(verb, agent, tense, negated), patient.text)
         return sentence(patient.text, passive(verb, patient, tense, negated), "par", agent.text)
 
-    return Event(tell, ("agent", "patient"))
+    return Event(describe, ("agent", "patient"))
 
 
 def converse(rng: random.Random, lexicon: Lexicon) -> Event:
-    """Draw something with a verb for either side, such as prêter and emprunter."""
+    """Draw an event with a verb for either side, such as prêter and emprunter."""
     entry, tense = rng.choice(lexicon.converses), tense_of(rng)
     goods = indefinite(rng.choice(lexicon.concepts).noun).text if entry.has_thing else ""
 
-    def tell(giver: Phrase, taker: Phrase) -> str:
+    def describe(giver: Phrase, taker: Phrase) -> str:
         negated = rng.random() < 0.3
         if flip(rng):
             return sentence(giver.text, predicate(entry.verb, giver, tense, negated), goods, entry.link, taker.text)
         return sentence(taker.text, predicate(entry.converse, taker, tense, negated), goods, entry.back, giver.text)
 
-    same = entry.verb == entry.converse
-    return Event(tell, (entry.link, entry.back) if same else (entry.verb.singular, entry.converse.singular))
+    # With the verb être on both sides, only the prepositions (devant, derrière) name the roles.
+    has_one_verb = entry.verb == entry.converse
+    return Event(describe, (entry.link, entry.back) if has_one_verb else (entry.verb.singular, entry.converse.singular))
 
 
 def before(rng: random.Random, lexicon: Lexicon) -> Event:
-    """Draw something that one person does earlier than another."""
+    """Draw an action that one person performs earlier than another."""
     verb = rng.choice(lexicon.moving)
 
-    def tell(first: Phrase, second: Phrase) -> str:
+    def describe(first: Phrase, second: Phrase) -> str:
         negated = rng.random() < 0.3
         if flip(rng):
             return sentence(first.text, predicate(verb, first, "past", negated), "avant", second.text)
         return sentence(second.text, predicate(verb, second, "past", negated), "après", first.text)
 
-    def rank(first: Phrase, middle: Phrase, last: Phrase) -> str:
+    def describe_chain(first: Phrase, middle: Phrase, last: Phrase) -> str:
         sides = [("après", first.text), ("avant", last.text)]
         rng.shuffle(sides)
         return sentence(middle.text, predicate(verb, middle, "past"), *sides[0], "et", *sides[1])
 
-    return Event(tell, ("premier", "dernier"), rank)
+    return Event(describe, ("premier", "dernier"), describe_chain)
 
 
 def compared(rng: random.Random, lexicon: Lexicon) -> Event:
-    """Draw a comparison: more of a quality, or less of its opposite."""
+    """Draw a comparison of two persons by a quality or its opposite."""
     pair = rng.choice(COMPARABLE)
 
     def clause(greater: Phrase, lesser: Phrase, side: int, upwards: bool, negated: bool) -> list[str]:
-        subject, other = (greater, lesser) if upwards == (side == 0) else (lesser, greater)
+        subject, standard = (greater, lesser) if upwards == (side == 0) else (lesser, greater)
         verb, comparator = predicate(ETRE, subject, negated=negated), "plus" if upwards else "moins"
-        return [subject.text, verb, comparator, pair[side].agree(subject.feminine), "que", other.text]
+        return [subject.text, verb, comparator, pair[side].agree(subject.feminine), "que", standard.text]
 
-    def tell(greater: Phrase, lesser: Phrase) -> str:
+    def describe(greater: Phrase, lesser: Phrase) -> str:
         return sentence(*clause(greater, lesser, rng.randrange(2), flip(rng), rng.random() < 0.3))
 
-    def rank(first: Phrase, middle: Phrase, last: Phrase) -> str:
+    def describe_chain(first: Phrase, middle: Phrase, last: Phrase) -> str:
         side, upwards = rng.randrange(2), flip(rng)
-        steps = [clause(*step, side, upwards, False) for step in ((first, middle), (middle, last))]
+        clauses = [clause(*persons, side, upwards, False) for persons in ((first, middle), (middle, last))]
+        # The second clause must start with the middle person: "C est moins grand que B et B est moins grand que A".
         if upwards != (side == 0):
-            steps.reverse()
-        return sentence(*steps[0], "et", *steps[1])
+            clauses.reverse()
+        return sentence(*clauses[0], "et", *clauses[1])
 
-    return Event(tell, (pair[0].masculine, pair[1].masculine), rank)
+    return Event(describe, (pair[0].masculine, pair[1].masculine), describe_chain)
 
 
 EVENTS: tuple[Callable[[random.Random, Lexicon], Event], ...] = (social, converse, before, compared)

@@ -1,4 +1,4 @@
-"""Exercises on one sentence: copying, word order, polarity, roles, ranks. What follows from it is never asked."""
+"""Exercises on one sentence: copying, word order, polarity, roles and ranks. None of them asks about inference."""
 
 import random
 from itertools import pairwise
@@ -10,6 +10,7 @@ from tools.tiny_llama_fr.lexicon import COMPARABLE
 from tools.tiny_llama_fr.vocabulary import Lexicon
 from tools.tiny_llama_fr.word_forms import is_negated, vocabulary, words
 
+# The text that the user's turn shows, and the answer.
 Task = tuple[str, str]
 
 YES, NO = "oui", "non"
@@ -21,51 +22,54 @@ def copying(rng: random.Random, lexicon: Lexicon, text: str, sibling: str) -> Ta
 
 
 def word_list(rng: random.Random, lexicon: Lexicon, text: str, sibling: str) -> Task:
-    """Repeat words in random order, which no grammar helps to guess."""
+    """Repeat words in random order, so that grammar does not help."""
     drawn = " ".join(draw(rng, vocabulary(lexicon), rng.randint(3, 16)))
     return drawn, drawn
 
 
 def word_order(rng: random.Random, lexicon: Lexicon, text: str, sibling: str) -> Task | None:
-    """Put words of the sentence into their order there."""
+    """Put words of the sentence into their original order."""
     present = list(dict.fromkeys(words(text)))
     if len(present) < 4:
         return None
-    spots = sorted(draw(rng, range(len(present)), rng.randint(2, 4)))
-    ordered = [present[spot] for spot in spots]
+    positions = sorted(draw(rng, range(len(present)), rng.randint(2, 4)))
+    ordered = [present[position] for position in positions]
     return f"{text}\n{' '.join(draw(rng, ordered, len(ordered)))}", " ".join(ordered)
 
 
 def polarity(rng: random.Random, lexicon: Lexicon, text: str, sibling: str) -> Task:
-    """Ask if the sentence is negated."""
+    """Ask whether the sentence is negated."""
     return text, "négative" if is_negated(text) else "positive"
 
 
 def role(rng: random.Random, lexicon: Lexicon, text: str, sibling: str) -> Task:
-    """Ask who does it to whom: in the active, in the passive, and from both sides of a converse verb."""
+    """Ask for the roles of two persons in an active or passive sentence or with a converse verb."""
     event = rng.choice((social, converse))(rng, lexicon)
     first, second = draw(rng, persons(lexicon), 2)
-    return event.tell(first, second), elide(f"{event.roles[0]} {first.text} {event.roles[1]} {second.text}")
+    return event.describe(first, second), elide(
+        f"{event.role_names[0]} {first.text} {event.role_names[1]} {second.text}"
+    )
 
 
 def rank(rng: random.Random, lexicon: Lexicon, text: str, sibling: str) -> Task:
-    """Ask in which order people came, or how they rank by a quality."""
+    """Ask for the order in which people acted, or for their ranking by a quality."""
     people = draw(rng, lexicon.names, rng.choice((2, 2, 3)))
     ascending = flip(rng)
     parts: list[str] = []
     if flip(rng):
         verb, link = rng.choice(lexicon.moving), "après" if ascending else "avant"
-        for one, two in pairwise(people):
+        for subject, standard in pairwise(people):
             parts += ["et"] if parts else []
-            parts += [one.text, predicate(verb, one, "past"), link, two.text]
-        asked, reverse = rng.choice((("premier", ascending), ("dernier", not ascending)))
+            parts += [subject.text, predicate(verb, subject, "past"), link, standard.text]
+        query, reverse = rng.choice((("premier", ascending), ("dernier", not ascending)))
     else:
         pair = list(rng.choice(COMPARABLE))
         rng.shuffle(pair)
-        for one, two in pairwise(people):
+        for subject, standard in pairwise(people):
             parts += ["et"] if parts else []
-            parts += [one.text, "est", "moins" if ascending else "plus", pair[0].agree(one.feminine), "que", two.text]
+            parts += [subject.text, "est", "moins" if ascending else "plus", pair[0].agree(subject.feminine)]
+            parts += ["que", standard.text]
         side = rng.randrange(2)
-        asked, reverse = pair[side].masculine, ascending != (side == 1)
+        query, reverse = pair[side].masculine, ascending != (side == 1)
     ordered = [person.text for person in people]
-    return f"{sentence(*parts)}\n{asked}", " ".join(ordered[::-1] if reverse else ordered)
+    return f"{sentence(*parts)}\n{query}", " ".join(ordered[::-1] if reverse else ordered)

@@ -1,4 +1,4 @@
-"""Exercises on words alone: kinds, forms, opposites, numbers. An answer repeats each word before it describes it."""
+"""Exercises on single words: kinds, forms, opposites and numbers. An answer repeats each word and then describes it."""
 
 import random
 
@@ -13,12 +13,14 @@ from tools.tiny_llama_fr.word_forms import OPPOSITES, verbs_of, word_relation
 
 
 def kinds(rng: random.Random, lexicon: Lexicon, text: str, sibling: str) -> Task:
-    """Ask how kinds relate: the first is within the second, contains it, is the same, or another."""
+    """Ask how the first kind relates to the second: it is within it, contains it, is the same or another kind."""
     questions, answers = [], []
     for _ in range(rng.randint(1, 4)):
         pool = rng.choice((lexicon.concepts, lexicon.concepts, lexicon.people))
         first = rng.choice(pool)
-        second = rng.choice([other for other in pool if other.related(first)] if rng.random() < 0.6 else pool)
+        second = rng.choice(
+            [concept for concept in pool if concept.is_related_to(first)] if rng.random() < 0.6 else pool
+        )
         forms = [noun.plural if rng.random() < 0.3 else noun.singular for noun in (first.noun, second.noun)]
         questions.append(" ".join(forms))
         answers += [*forms, word_relation(forms[0], forms[1:], lexicon)]
@@ -46,7 +48,7 @@ def dictionary_forms(rng: random.Random, lexicon: Lexicon, text: str, sibling: s
 
 
 def opposites(rng: random.Random, lexicon: Lexicon, text: str, sibling: str) -> Task:
-    """Ask for opposite adjectives in the same gender, and for the verbs of the other side."""
+    """Ask for opposite adjectives in the same gender and for converse verbs."""
     questions, answers = [], []
     for _ in range(rng.randint(1, 4)):
         if flip(rng):
@@ -65,7 +67,7 @@ def opposites(rng: random.Random, lexicon: Lexicon, text: str, sibling: str) -> 
 
 
 def comparisons(rng: random.Random, lexicon: Lexicon, text: str, sibling: str) -> Task:
-    """Ask if the first number is less than, equal to or more than the second."""
+    """Ask whether the first number is less than, equal to or more than the second."""
     questions, answers = [], []
     for _ in range(rng.randint(1, 5)):
         pair = [rng.choice(NUMBERS[2:11]) for _ in range(2)]
@@ -92,7 +94,7 @@ def counting(rng: random.Random, lexicon: Lexicon, text: str, sibling: str) -> T
 
 
 def fact(rng: random.Random, lexicon: Lexicon) -> str:
-    """Draw a sentence about words or names: "Un labrador est un chien."."""
+    """Draw a fact about words or names, such as "Un labrador est un chien."."""
     kind = rng.randrange(4)
     if kind == 0:
         first, second, *_ = rng.choice(OPPOSITES)

@@ -1,6 +1,6 @@
 """French morphology for generated sentences: articles, elision, contraction, agreement, negation and the passive.
 
-Phrases are built without elision ("de le ami"); `sentence` applies it once, at the end ("de l'ami").
+Phrases are built without elision ("de le ami"). `sentence` applies it once at the end ("de l'ami").
 """
 
 import re
@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 Tense = Literal["present", "past"]
 
 _VOWELS = "aâàeéèêëiîïoôuûœ"
-# An aspirated h blocks elision, and so do two numbers; every other h-word of the lexicon elides.
+# An aspirated h blocks elision, as do the numbers huit and onze. All other words with h in the lexicon elide.
 _ASPIRATED = r"(?:(?:hamster|harpe|hameau|homard|hibou|héron|hêtre)s?|hameaux|hiboux|huit|onze)\b"
 _ELISION = re.compile(rf"\b(le|la|de|ne|que) (?!{_ASPIRATED})(?=[{_VOWELS}h])", re.IGNORECASE)
 _CONTRACTION = re.compile(r"\b(de|à) (le|les)\b", re.IGNORECASE)
@@ -18,7 +18,7 @@ _CONTRACTED = {"de le": "du", "de les": "des", "à le": "au", "à les": "aux"}
 
 
 class Noun(NamedTuple):
-    """A common noun; `singular` is also its dictionary form."""
+    """A common noun. Its singular is also its dictionary form."""
 
     singular: str
     feminine: bool = False
@@ -38,19 +38,19 @@ class Phrase(NamedTuple):
 
 
 class Adjective(NamedTuple):
-    """An adjective by its two singular forms."""
+    """An adjective, given by its two singular forms."""
 
     masculine: str
     feminine: str
 
     def agree(self, feminine: bool, plural: bool = False) -> str:
-        """Return the form for a gender and number."""
+        """Return the form for a gender and a number."""
         form = self.feminine if feminine else self.masculine
         return pluralize(form) if plural else form
 
 
 class Verb(NamedTuple):
-    """A verb by the forms the generator needs, all of the third person."""
+    """A verb, given by the forms that the generator needs, all in the third person."""
 
     singular: str
     plural: str
@@ -62,7 +62,7 @@ ETRE = Verb("est", "sont", "été")
 
 
 def pluralize(word: str) -> str:
-    """Return the plural of a noun or adjective, by the regular rules of French."""
+    """Return the plural of a noun or adjective according to the regular rules of French."""
     if word[-1] in "sxz":
         return word
     if word.endswith("al"):
@@ -73,12 +73,12 @@ def pluralize(word: str) -> str:
 
 
 def indefinite(noun: Noun, adjective: Adjective | None = None) -> Phrase:
-    """Return an indefinite phrase: "un chien noir"."""
+    """Return an indefinite noun phrase: "un chien noir"."""
     return Phrase(f"{'une' if noun.feminine else 'un'} {_modified(noun, adjective)}", noun.feminine)
 
 
 def definite(noun: Noun, plural: bool = False) -> Phrase:
-    """Return a definite phrase: "le chien", "les chiens"."""
+    """Return a definite noun phrase: "le chien", "les chiens"."""
     if plural:
         return Phrase(f"les {noun.plural}", noun.feminine, True)
     return Phrase(f"{'la' if noun.feminine else 'le'} {noun.singular}", noun.feminine)
@@ -95,7 +95,10 @@ def direct_object(noun: Noun, negated: bool, adjective: Adjective | None = None)
 
 
 def join(phrases: Iterable[Phrase], conjunction: str) -> Phrase:
-    """Coordinate phrases: "Léa, Paul et Luc". One masculine phrase makes the whole masculine; "ou" stays singular."""
+    """Coordinate phrases: "Léa, Paul et Luc".
+
+    The result is masculine if any phrase is masculine, and singular with "ou".
+    """
     items = list(phrases)
     if conjunction == "ni":
         text = "ni " + " ni ".join(item.text for item in items)
@@ -110,7 +113,11 @@ def predicate(
     """Return the verb group without its subject: "dort", "ne dort pas", "est arrivée", "n'a pas chanté".
 
     Args:
-        particle: what follows the negated verb; empty where "aucun" or "ni" already negates.
+        verb: The verb.
+        subject: The subject, with which the verb agrees.
+        tense: The tense.
+        negated: Whether to negate the verb.
+        particle: The word after the negated verb. Empty if "aucun" or "ni" already negates the sentence.
     """
     if tense == "present":
         head, tail = (verb.plural if subject.plural else verb.singular), ""
@@ -122,13 +129,13 @@ def predicate(
 
 
 def passive(verb: Verb, patient: Phrase, tense: Tense = "present", negated: bool = False) -> str:
-    """Return the passive verb group, its participle agreeing with the patient: "n'a pas été invitée"."""
+    """Return the passive verb group, whose participle agrees with the patient: "n'a pas été invitée"."""
     participle = agree_participle(verb.participle, patient)
     return f"{predicate(ETRE, patient, tense, negated)} {participle}"
 
 
 def agree_participle(participle: str, subject: Phrase) -> str:
-    """Return a past participle in the subject's gender and number."""
+    """Return a past participle in the gender and number of the subject."""
     form = participle + "e" if subject.feminine else participle
     return pluralize(form) if subject.plural else form
 
@@ -140,7 +147,7 @@ def elide(text: str) -> str:
 
 
 def sentence(*parts: str) -> str:
-    """Join the parts that are not empty into a sentence with a capital and a full stop."""
+    """Join the non-empty parts into a sentence with a capital letter and a full stop."""
     text = elide(" ".join(part for part in parts if part))
     return f"{text[0].upper()}{text[1:]}."
 

@@ -1,13 +1,13 @@
-"""The words of the generated data, in two lexicons that share no noun, name or verb.
+"""The words of the generated data: two lexicons without a common noun, name or verb.
 
-`LEXICON` serves train, dev and test; `HELD_OUT` serves test_lexical alone. Adjectives, numbers, prepositions and the
-auxiliaries être and avoir belong to both.
+`LEXICON` is for train, dev and test, `HELD_OUT` only for test_lexical. Both use the same adjectives, numbers,
+prepositions and auxiliary verbs (être and avoir).
 """
 
 from tools.tiny_llama_fr.vocabulary import Converse, Lexicon, adjective, hierarchy, listed, nouns, places, verb, verbs
 
 COLORS = tuple(adjective(text) for text in listed("noir/noire blanc/blanche gris/grise brun/brune"))
-# (adjective, opposite, complementary): of a complementary pair exactly one holds; otherwise there is a middle ground.
+# (adjective, opposite, complementary): exactly one of a complementary pair holds. Other pairs have a middle ground.
 PERSON_OPPOSITES = tuple(
     (adjective(first), adjective(second), complementary)
     for first, second, complementary in (

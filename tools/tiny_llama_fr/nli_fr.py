@@ -1,8 +1,8 @@
-"""French natural language inference pairs, generated: deterministic, balanced, and split without overlap.
+"""The generator of French natural language inference pairs: deterministic, balanced, with disjoint splits.
 
-Each premise comes with three hypotheses, one per label, as in XNLI. A phenomenon offers many hypotheses for a premise;
-the generator keeps those that leave every signature (polarity, quantifier, level of the noun ...) equally frequent
-under the three labels, so that a hypothesis alone says nothing about its label.
+Each premise has three hypotheses, one per label, as in XNLI. A phenomenon offers many hypotheses for a premise. The
+generator keeps those that make every signature (polarity, quantifier, level of the noun ...) equally frequent under
+the three labels, so that a hypothesis without its premise does not reveal the label.
 """
 
 import random
@@ -21,12 +21,12 @@ SPLITS: tuple[str, ...] = ("train", "dev", "test", "test_lexical")
 DEFAULT_SEED = 2026
 SIZES = {"train": 3000, "dev": 600, "test": 600, "test_lexical": 600}
 
-# Premises tried for each one that is kept: more make the signatures' balance finer and generation slower.
-_TRIES = 6
+# Premises drawn for each one that is kept. More draws balance the signatures better but make generation slower.
+_PREMISE_DRAWS = 6
 
 
 class Triple(NamedTuple):
-    """A premise and its hypotheses in the order of `LABELS`, with their signatures."""
+    """A premise with its hypotheses and their signatures, in the order of `LABELS`."""
 
     premise: str
     hypotheses: tuple[str, ...]
@@ -36,40 +36,41 @@ class Triple(NamedTuple):
 def generate(split: str, seed: int = DEFAULT_SEED) -> list[dict[str, str]]:
     """Return the rows of a split: `id`, `premise`, `hypothesis`, `label`, `phenomenon`.
 
-    Three consecutive rows share a premise, one per label, in an order that varies.
+    Three consecutive rows share a premise and have one label each, in random order.
 
     Args:
-        split: one of `SPLITS`; `test_lexical` uses nouns, names and verbs of no other split.
-        seed: decides every row; splits of one seed do not overlap.
+        split: One of `SPLITS`. Nouns, names and verbs of `test_lexical` do not occur in other splits.
+        seed: The seed that determines every row. The splits of a seed are disjoint.
 
     Raises:
-        DataError: there is no such split.
+        DataError: If there is no such split.
     """
     if split not in SPLITS:
-        raise DataError(f"embedded:nli-fr has no split {split!r}.", hint=f"Its splits: {', '.join(SPLITS)}.")
+        raise DataError(f"embedded:nli-fr has no split {split!r}.", hint=f"Available splits: {', '.join(SPLITS)}.")
     return [dict(row) for row in _splits(seed)[split]]
 
 
 @lru_cache(maxsize=2)
 def _splits(seed: int) -> dict[str, list[dict[str, str]]]:
-    # The small splits come first: training, which has far more room, then avoids every sentence of theirs.
+    # The small splits are generated first. Train comes last because it can avoid their sentences most easily.
     used: set[str] = set()
     rows = {}
     for split in ("test_lexical", "test", "dev", "train"):
+        # Python hashes a string seed with SHA-512, so the rows do not depend on PYTHONHASHSEED.
         rng = random.Random(f"nli-fr {split} {seed}")
-        triples = _triples(rng, HELD_OUT if split == "test_lexical" else LEXICON, SIZES[split] // 3, used)
-        rows[split] = _rows(rng, split, triples)
+        triples = _draw_triples(rng, HELD_OUT if split == "test_lexical" else LEXICON, SIZES[split] // 3, used)
+        rows[split] = _to_rows(rng, split, triples)
     return rows
 
 
-def _triples(rng: random.Random, lexicon: Lexicon, count: int, used: set[str]) -> list[tuple[str, Triple]]:
-    """Return `count` triples, the phenomena in turn and then shuffled; their sentences are added to `used`."""
+def _draw_triples(rng: random.Random, lexicon: Lexicon, count: int, used: set[str]) -> list[tuple[str, Triple]]:
+    """Return `count` shuffled triples, equally many per phenomenon, and add their sentences to `used`."""
     balance: dict[str, dict[str, Counter]] = {name: {label: Counter() for label in LABELS} for name in PHENOMENA}
     names = list(PHENOMENA)
     triples = []
     for index in range(count):
         name = names[index % len(names)]
-        triple = _best(rng, PHENOMENA[name], lexicon, balance[name], used)
+        triple = _draw_best(rng, PHENOMENA[name], lexicon, balance[name], used)
         for label, signature in zip(LABELS, triple.signatures, strict=True):
             balance[name][label][signature] += 1
         used.update((triple.premise, *triple.hypotheses))
@@ -78,48 +79,52 @@ def _triples(rng: random.Random, lexicon: Lexicon, count: int, used: set[str]) -
     return triples
 
 
-def _best(rng: random.Random, phenomenon: Callable, lexicon: Lexicon, balance: dict, used: set[str]) -> Triple:
+def _draw_best(rng: random.Random, phenomenon: Callable, lexicon: Lexicon, balance: dict, used: set[str]) -> Triple:
     best: tuple[float, Triple] | None = None
-    tries = 0
-    while best is None or tries < _TRIES:
-        tries += 1
+    draws = 0
+    while best is None or draws < _PREMISE_DRAWS:
+        draws += 1
         candidate = phenomenon(rng, lexicon)
         if candidate.premise in used:
             continue
-        scored = _choose(rng, candidate, balance, used)
+        scored = _choose_hypotheses(rng, candidate, balance, used)
         if scored and (best is None or scored[0] < best[0]):
             best = scored
     return best[1]
 
 
-def _choose(rng: random.Random, candidate: Candidate, balance: dict, used: set[str]) -> tuple[float, Triple] | None:
-    """Choose the hypotheses whose signatures their labels lack most, and return them with the imbalance they add.
+def _choose_hypotheses(
+    rng: random.Random, candidate: Candidate, balance: dict, used: set[str]
+) -> tuple[float, Triple] | None:
+    """Choose for each label the hypothesis whose signature is rarest there, compared with the other labels.
 
-    None means that a label has no hypothesis left.
+    Returns:
+        The imbalance that the hypotheses add, and the triple. None if a label has no unused hypothesis left.
     """
-    taken, total = [candidate.premise], 0.0
+    chosen, total = [candidate.premise], 0.0
     signatures = []
     for label in LABELS:
         options = [option for option in candidate.options if option.label == label]
-        costs = [(_cost(option, balance), rng.random(), index) for index, option in enumerate(options)]
+        # The random number breaks ties between equal costs.
+        costs = [(_imbalance(option, balance), rng.random(), index) for index, option in enumerate(options)]
         for cost, _, index in sorted(costs):
             text = options[index].render()
-            if text not in used and text not in taken:
-                taken.append(text)
+            if text not in used and text not in chosen:
+                chosen.append(text)
                 signatures.append(options[index].signature)
                 total += cost
                 break
         else:
             return None
-    return total, Triple(taken[0], tuple(taken[1:]), tuple(signatures))
+    return total, Triple(chosen[0], tuple(chosen[1:]), tuple(signatures))
 
 
-def _cost(option: Option, balance: dict[str, Counter]) -> int:
-    mine = balance[option.label][option.signature]
-    return sum(mine - balance[label][option.signature] for label in LABELS)
+def _imbalance(option: Option, balance: dict[str, Counter]) -> int:
+    count = balance[option.label][option.signature]
+    return sum(count - balance[label][option.signature] for label in LABELS)
 
 
-def _rows(rng: random.Random, split: str, triples: list[tuple[str, Triple]]) -> list[dict[str, str]]:
+def _to_rows(rng: random.Random, split: str, triples: list[tuple[str, Triple]]) -> list[dict[str, str]]:
     rows: list[dict[str, str]] = []
     for name, triple in triples:
         order = list(zip(LABELS, triple.hypotheses, strict=True))

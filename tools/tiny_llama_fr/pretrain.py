@@ -1,7 +1,7 @@
-"""The pre-training of the embedded model; `python -m tools.tiny_llama_fr --output-dir DIR` runs it.
+"""The pre-training of the embedded model, run by `python -m tools.tiny_llama_fr --output-dir DIR`.
 
-On two CPU cores the defaults take about 80 minutes. A run that is interrupted and resumed ends with the same weights
-as an uninterrupted one.
+With the default settings it takes about 80 minutes on two CPU cores. A resumed run ends with the same weights as an
+uninterrupted one.
 """
 
 import json
@@ -28,57 +28,64 @@ _TOKENIZER_DOCUMENTS = 20_000
 
 
 def pretrain(output: Path, settings: Settings, resume: bool = False, stop_after: int | None = None) -> dict[str, Any]:
-    """Train a model from scratch and save it, its tokenizer, its card and its figures in `output`.
+    """Train a model from scratch and save it with its tokenizer, model card and metrics in `output`.
 
     Args:
-        resume: continue from `output`/checkpoint.
-        stop_after: leave a checkpoint after this step and return without saving the model.
+        output: The model folder.
+        settings: The settings of the run.
+        resume: Whether to resume from the checkpoint in `output`.
+        stop_after: The step after which to stop with a checkpoint and without saving the model.
 
     Returns:
-        The figures that are also written to `pretrain.json`.
+        The metrics, which are also written to `pretrain.json`. Empty if the run stopped early.
 
     Raises:
-        ModelError: there is no checkpoint to resume, it has other settings, or it would be overwritten.
+        ModelError: If there is no checkpoint to resume from, its settings differ, or it would be overwritten.
     """
     from tools.tiny_llama_fr.tiny_llama import build_model
 
     checkpoint = output / "checkpoint"
     remove_leftovers(checkpoint)
     if resume and not (checkpoint / "state.json").exists():
-        raise ModelError(f"{output} has no checkpoint to resume.", hint="Start it without resuming.")
+        raise ModelError(f"{output} has no checkpoint to resume from.", hint="Start without --resume.")
     if not resume and checkpoint.exists():
-        raise ModelError(f"{output} holds an interrupted run.", hint="Resume it, or choose another output folder.")
-    tokenizer = _tokenizer(settings.seed)
+        raise ModelError(f"{output} contains an interrupted run.", hint="Add --resume or choose another --output-dir.")
+    tokenizer = _train_tokenizer(settings.seed)
     model = build_model(tokenizer, settings.seed)
     progress = _load_progress(checkpoint, settings) if resume else Progress(losses=[])
-    optimizers = _optimizers(model, settings.stage_at(max(0, progress.step - 1)).stage)
+    # These are the optimizers of the last finished step. If the next step starts a new stage, the loop replaces them.
+    optimizers = _make_optimizers(model, settings.stage_at(max(0, progress.step - 1)).stage)
     if resume:
         _load_tensors(checkpoint, model, optimizers)
-    _train(model, tokenizer, optimizers, settings, progress, checkpoint, stop_after)
+    _train_steps(model, tokenizer, optimizers, settings, progress, checkpoint, stop_after)
     if progress.step < settings.steps:
         return {}
-    figures = _figures(model, tokenizer, settings, progress)
-    save_model(output, model, tokenizer, figures)
+    metrics = _collect_metrics(model, tokenizer, settings, progress)
+    save_model(output, model, tokenizer, metrics)
     shutil.rmtree(checkpoint)
-    return figures
+    return metrics
 
 
-def _tokenizer(seed: int) -> Any:
+def _train_tokenizer(seed: int) -> Any:
     from tools.tiny_llama_fr.corpus import draw_document
     from tools.tiny_llama_fr.tiny_llama import build_tokenizer, tokenizer_texts
 
     rng = random.Random(f"tokenizer {seed}")
-    # The last stage has no new exercises.
-    documents = (draw_document(rng, stage=number % 3) for number in range(_TOKENIZER_DOCUMENTS))
+    # Only the first three stages, because the last one has no new exercises.
+    documents = (draw_document(rng, stage=index % 3) for index in range(_TOKENIZER_DOCUMENTS))
     return build_tokenizer(text for document in documents for text in tokenizer_texts(document))
 
 
-def _optimizers(model: Any, stage: Stage) -> "list[Optimizer]":
-    """Return Muon for the matrices and AdamW for the rest: with Muon, matching words takes a fraction of the steps."""
+def _make_optimizers(model: Any, stage: Stage) -> "list[Optimizer]":
+    """Return Muon for the matrices and AdamW for all other parameters.
+
+    With Muon the model learns to match words in a fraction of the steps.
+    """
     import torch
 
     from tools.tiny_llama_fr.muon import Muon
 
+    # The tied embedding is a lookup table rather than a linear map, so AdamW trains it too.
     matrices: list[Tensor] = []
     rest: list[Tensor] = []
     for name, parameter in model.named_parameters():
@@ -91,7 +98,7 @@ def _optimizers(model: Any, stage: Stage) -> "list[Optimizer]":
     return [muon, adam]
 
 
-def _train(
+def _train_steps(
     model: Any,
     tokenizer: Any,
     optimizers: "list[Optimizer]",
@@ -111,13 +118,13 @@ def _train(
     bar = tqdm(range(progress.step, last), initial=progress.step, total=settings.steps, unit="step", mininterval=5)
     for step in bar:
         start = time.perf_counter()
-        number, stage, done = settings.stage_at(step)
+        stage_number, stage, done = settings.stage_at(step)
         if step and not done:
-            # A later stage begins as if from shipped weights: in 16 bits, with new optimizers.
+            # A new stage starts as if it loaded saved weights: rounded to 16 bits, with new optimizers.
             for parameter in model.parameters():
                 parameter.data.copy_(parameter.data.half())
-            optimizers = _optimizers(model, stage)
-        batch = training_batch(tokenizer, settings.seed, step, number, settings.rows, settings.length)
+            optimizers = _make_optimizers(model, stage)
+        batch = training_batch(tokenizer, settings.seed, step, stage_number, settings.rows, settings.length)
         for group in (group for optimizer in optimizers for group in optimizer.param_groups):
             group["lr"] = group["peak"] * stage.rate(done)
         loss = _loss(model, batch)
@@ -135,22 +142,23 @@ def _train(
             bar.set_postfix(loss=progress.losses[-1])
             recent = []
         if progress.step % settings.save_every == 0 or progress.step == last:
-            _save(checkpoint, model, optimizers, settings, progress)
+            _save_checkpoint(checkpoint, model, optimizers, settings, progress)
 
 
 def _loss(model: Any, batch: "Batch") -> "Tensor":
-    """Return the mean negative log-likelihood of the targets, weighted by their weights."""
+    """Return the weighted mean of the targets' negative log-likelihoods."""
     import torch
 
     hidden = model.model(
         input_ids=batch.input_ids, position_ids=batch.position_ids, attention_mask=batch.mask
     ).last_hidden_state
+    # Only positions with a target need logits.
     logits = model.lm_head(hidden.flatten(0, 1)[batch.at])
     losses = torch.nn.functional.cross_entropy(logits, batch.tokens, reduction="none")
     return (losses * batch.weights).sum() / batch.weights.sum()
 
 
-def _figures(model: Any, tokenizer: Any, settings: Settings, progress: Progress) -> dict[str, Any]:
+def _collect_metrics(model: Any, tokenizer: Any, settings: Settings, progress: Progress) -> dict[str, Any]:
     return {
         **asdict(settings),
         "tokens": progress.tokens,
@@ -163,7 +171,7 @@ def _figures(model: Any, tokenizer: Any, settings: Settings, progress: Progress)
 
 
 def exercise_accuracy(model: Any, tokenizer: Any, probes: int) -> dict[str, float]:
-    """Return for each exercise the share of targets in fresh documents that the most likely token gets right."""
+    """Return the accuracy of the most likely token for each exercise, on new documents."""
     import torch
 
     from tools.tiny_llama_fr.corpus import EXERCISES, draw_exercise
@@ -178,18 +186,21 @@ def exercise_accuracy(model: Any, tokenizer: Any, probes: int) -> dict[str, floa
         with torch.inference_mode():
             inputs = {"input_ids": batch.input_ids, "position_ids": batch.position_ids, "attention_mask": batch.mask}
             predicted = model(**inputs).logits.argmax(-1).flatten()[batch.at]
-        asked = batch.weights == 1
-        accuracy[name] = round((predicted == batch.tokens)[asked].float().mean().item(), 3)
+        # Targets with a lower weight are words of questions, which cannot be predicted.
+        is_scored = batch.weights == 1
+        accuracy[name] = round((predicted == batch.tokens)[is_scored].float().mean().item(), 3)
     return accuracy
 
 
-def _save(folder: Path, model: Any, optimizers: "list[Optimizer]", settings: Settings, progress: Progress) -> None:
+def _save_checkpoint(
+    folder: Path, model: Any, optimizers: "list[Optimizer]", settings: Settings, progress: Progress
+) -> None:
     from safetensors.torch import save_file
 
     tensors = {}
     for name, parameter in model.named_parameters():
         tensors[f"model.{name}"] = parameter.data
-        for key, value in _state(optimizers, parameter).items():
+        for key, value in _optimizer_state(optimizers, parameter).items():
             tensors[f"{key}.{name}"] = value
     with atomic_path(folder) as partial:
         partial.mkdir()
@@ -198,17 +209,20 @@ def _save(folder: Path, model: Any, optimizers: "list[Optimizer]", settings: Set
 
 
 def _owns(optimizer: "Optimizer", parameter: "Tensor") -> bool:
+    # `in` would compare the values of tensors.
     return any(parameter is owned for group in optimizer.param_groups for owned in group["params"])
 
 
-def _state(optimizers: "list[Optimizer]", parameter: "Tensor") -> dict[str, "Tensor"]:
+def _optimizer_state(optimizers: "list[Optimizer]", parameter: "Tensor") -> dict[str, "Tensor"]:
     return next(optimizer.state[parameter] for optimizer in optimizers if _owns(optimizer, parameter))
 
 
 def _load_progress(folder: Path, settings: Settings) -> Progress:
     state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
     if state["settings"] != asdict(settings):
-        raise ModelError("The checkpoint was made with other steps or another seed.", hint="Use the same settings.")
+        raise ModelError(
+            "The checkpoint was made with another number of steps or another seed.", hint="Use the same settings."
+        )
     return Progress(**state["progress"])
 
 
@@ -219,5 +233,6 @@ def _load_tensors(folder: Path, model: Any, optimizers: "list[Optimizer]") -> No
     for name, parameter in model.named_parameters():
         parameter.data.copy_(tensors.pop(f"model.{name}"))
         owner = next(optimizer for optimizer in optimizers if _owns(optimizer, parameter))
+        # Names such as momentum_buffer.model.norm.weight: the key in the optimizer's state, then the parameter.
         keys = [key for key in tensors if key.split(".", 1)[1] == name]
         owner.state[parameter] = {key.split(".", 1)[0]: tensors[key] for key in keys}

@@ -1,4 +1,4 @@
-"""The JSON Lines files that ship with the package, one for each split."""
+"""The JSON Lines files that ship with the package, one per split."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ from tools.tiny_llama_fr.nli_fr import SPLITS, generate
 
 
 def json_lines(split: str) -> str:
-    """Return the text of a split's file: one JSON object per row, accents unescaped."""
+    """Return the text of a split's file: one JSON object per row, with unescaped accents."""
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in generate(split))
 
 
@@ -16,7 +16,7 @@ def write_rows(folder: Path) -> list[Path]:
     """Generate every split, write it to `folder`/<split>.jsonl, and return the paths.
 
     Raises:
-        StorageError: the disk is full.
+        StorageError: If the disk is full.
     """
     paths = []
     for split in SPLITS:

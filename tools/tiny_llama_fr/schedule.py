@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of training with its own mixture of exercises; its learning rates fall to a fiftieth of these peaks."""
+    """A stage of training with its own mixture of exercises. Its learning rates decay to 2 % of these peaks."""
 
     steps: int
     muon_rate: float
@@ -15,7 +15,7 @@ class Stage:
     warmup: int = 30
 
     def rate(self, step: int) -> float:
-        """Return the share of the peak rates at a step of the stage: linear warm-up, then a cosine."""
+        """Return the factor of the peak learning rates at a step: linear warm-up, then cosine decay."""
         if step < self.warmup:
             return (step + 1) / self.warmup
         progress = (step - self.warmup) / max(1, self.steps - self.warmup)
@@ -23,7 +23,7 @@ class Stage:
 
 
 class StagePosition(NamedTuple):
-    """The stage of a step, the number of that stage from 0, and how many of its steps come before."""
+    """The stage of a step, its number from 0, and the number of steps that are already done in it."""
 
     number: int
     stage: Stage
@@ -32,7 +32,7 @@ class StagePosition(NamedTuple):
 
 @dataclass(frozen=True)
 class Settings:
-    """The settings that decide a run: steps of `rows` rows of `length` tokens."""
+    """The settings of a run, whose steps have `rows` rows of `length` tokens each."""
 
     steps: int = 9700
     seed: int = 7
@@ -42,27 +42,27 @@ class Settings:
 
     @property
     def stages(self) -> tuple[Stage, ...]:
-        """The four stages: words first; then signs and roles, which build on them; then verdicts; then all again."""
+        """The four stages: words, then polarity and roles (which build on words), then verdicts, then everything."""
         first, second, third = (self.steps * share // 97 for share in (28, 18, 27))
         last = self.steps - first - second - third
         return Stage(first, 0.02, 2e-3), Stage(second, 0.01, 1e-3), Stage(third, 0.01, 1e-3), Stage(last, 0.01, 1e-3)
 
     def stage_at(self, step: int) -> StagePosition:
-        """Return the position of a step of the run in the stages.
+        """Return the stage of a step and the position of the step in it.
 
         Raises:
-            ValueError: the run has fewer steps.
+            ValueError: If the run has fewer steps.
         """
         for number, stage in enumerate(self.stages):
             if step < stage.steps:
                 return StagePosition(number, stage, step)
             step -= stage.steps
-        raise ValueError("past the last step")
+        raise ValueError("The step is after the last stage.")
 
 
 @dataclass
 class Progress:
-    """The progress of a run; `losses` holds the mean loss of every 50 steps."""
+    """The progress of a run, with the mean loss of every 50 steps."""
 
     step: int = 0
     seconds: float = 0.0

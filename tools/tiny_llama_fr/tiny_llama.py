@@ -1,7 +1,7 @@
-"""The architecture and tokenizer of the embedded model: Llama 3's, made small.
+"""The architecture and tokenizer of the embedded model, a small version of Llama 3.
 
-The tokenizer is byte-level BPE with Llama 3's split rule, special tokens and `ignore_merges`, so llama.cpp reads it as
-`llama-bpe`; special tokens come after the learned vocabulary, as in Llama 3.
+The tokenizer is byte-level BPE with the split rule, special tokens and `ignore_merges` of Llama 3, so llama.cpp reads
+it as `llama-bpe`. As in Llama 3, the special tokens come after the learned vocabulary.
 """
 
 from collections.abc import Iterable
@@ -31,7 +31,7 @@ CHAT_TEMPLATE = r"""{{- bos_token }}
 
 
 def tokenizer_texts(document: Document) -> list[str]:
-    """Return the texts of a document that a tokenizer is trained on: those between special tokens, and the verdicts."""
+    """Return the texts that a tokenizer is trained on: those between special tokens, and the verdicts."""
     if not document.user:
         return [document.answer]
     verdicts = [f" {verdict}" for verdict in (*(mark.verdict for mark in document.marks), *document.closing)]
@@ -42,8 +42,8 @@ def build_tokenizer(texts: Iterable[str], vocabulary_size: int = VOCABULARY_SIZE
     """Train a tokenizer.
 
     Args:
-        texts: to encode well; every other text can be encoded too, down to single bytes.
-        vocabulary_size: number of learned tokens plus special tokens.
+        texts: The training texts. All other texts can be encoded too, with single bytes if necessary.
+        vocabulary_size: The number of learned tokens plus special tokens.
     """
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
@@ -58,6 +58,7 @@ def build_tokenizer(texts: Iterable[str], vocabulary_size: int = VOCABULARY_SIZE
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary_size - len(SPECIAL_TOKENS),
+        # All 256 byte symbols, sorted so that the token ids do not depend on the order of `alphabet()`.
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
@@ -80,9 +81,10 @@ def build_tokenizer(texts: Iterable[str], vocabulary_size: int = VOCABULARY_SIZE
 
 
 def build_model(tokenizer: "PreTrainedTokenizerFast", seed: int = 0, layers: int = 4) -> "LlamaForCausalLM":
-    """Build a Llama with random weights, in fp32: grouped-query attention, tied embeddings, about 3 million parameters.
+    """Build a Llama with random float32 weights, grouped-query attention and tied embeddings.
 
-    Widths are multiples of 32 and the hidden size is 256, so that every GGUF quantization has complete blocks.
+    The default of 4 layers has about 3 million parameters. The rows of every matrix have a multiple of 256 values,
+    because GGUF types quantize rows in blocks of 32 (q8_0) or 256 values (k-quants).
     """
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM

@@ -1,6 +1,6 @@
-"""The structure of a lexicon, and the compact notation it is written in.
+"""The structure of a lexicon and its compact notation.
 
-`:f` marks a feminine noun, `+` a verb that takes être, `/` separates an adjective's masculine from its feminine form.
+`:f` marks a feminine noun, `+` a verb that takes être, and `/` separates the masculine and feminine adjective forms.
 """
 
 from dataclasses import dataclass
@@ -13,12 +13,12 @@ Opposites = tuple[Adjective, Adjective, bool]
 
 
 def listed(text: str) -> tuple[str, ...]:
-    """Split a text into words at its spaces."""
+    """Split a text into words at spaces."""
     return tuple(text.split())
 
 
 def noun(text: str) -> Noun:
-    """Parse a noun: `rose:f` is feminine."""
+    """Parse a noun, such as the feminine `rose:f`."""
     word, _, gender = text.partition(":")
     return Noun(word, gender == "f")
 
@@ -34,13 +34,13 @@ def verbs(text: str) -> tuple[Verb, ...]:
 
 
 def verb(text: str) -> Verb:
-    """Parse a verb: `tombe tombent tombé+` takes être."""
+    """Parse a verb, such as `tombe tombent tombé+`, which takes être."""
     singular, plural, participle = text.split()
     return Verb(singular, plural, participle.removesuffix("+"), participle.endswith("+"))
 
 
 def adjective(text: str) -> Adjective:
-    """Parse an adjective: `noir/noire` or, where both genders agree, `jeune`."""
+    """Parse an adjective: `noir/noire`, or `jeune` if both forms are equal."""
     masculine, _, feminine = text.partition("/")
     return Adjective(masculine, feminine or masculine)
 
@@ -51,23 +51,23 @@ def places(text: str) -> tuple[tuple[str, Noun], ...]:
 
 
 class Concept(NamedTuple):
-    """A noun in the hierarchy; `level` is 0 for a kind such as labrador, 1 for chien, 2 for animal."""
+    """A noun in the hierarchy. The level is 0 for a leaf such as labrador, 1 for chien and 2 for animal."""
 
     noun: Noun
     level: int
     ancestors: tuple[Noun, ...]
 
-    def below(self, other: "Concept") -> bool:
-        """Return whether every thing of this kind is one of the other."""
+    def is_below(self, other: "Concept") -> bool:
+        """Return whether the other concept is an ancestor, so that it includes everything of this kind."""
         return other.noun in self.ancestors
 
-    def related(self, other: "Concept") -> bool:
-        """Return whether one contains the other; kinds that are not related exclude each other."""
-        return self.noun == other.noun or self.below(other) or other.below(self)
+    def is_related_to(self, other: "Concept") -> bool:
+        """Return whether one concept includes the other. Unrelated concepts exclude each other."""
+        return self.noun == other.noun or self.is_below(other) or other.is_below(self)
 
 
 def hierarchy(text: str) -> tuple[Concept, ...]:
-    """Parse lines of `top > middle > kinds` or `middle > kinds` into concepts, each listed once."""
+    """Parse lines of `top > middle > kinds` or `middle > kinds` into unique concepts."""
     concepts: dict[Noun, Concept] = {}
     for line in text.strip().splitlines():
         *heads, kinds = [part.strip() for part in line.split(">")]
@@ -81,9 +81,9 @@ def hierarchy(text: str) -> tuple[Concept, ...]:
 
 
 class Converse(NamedTuple):
-    """Two verbs for one event seen from its two sides: A `verb` (thing) `link` B = B `converse` (thing) `back` A.
+    """Two verbs that describe one event from its two sides: A `verb` (thing) `link` B = B `converse` (thing) `back` A.
 
-    `asymmetric`: the relation excludes its own reversal (before, ahead of); otherwise the reversal stays possible.
+    An `asymmetric` relation excludes its reversal (such as "in front of"). Otherwise both can be true.
     """
 
     verb: Verb
@@ -96,7 +96,7 @@ class Converse(NamedTuple):
 
 @dataclass(frozen=True)
 class Lexicon:
-    """The open-class words one split may use."""
+    """The open-class words that a split can use."""
 
     men: tuple[str, ...]
     women: tuple[str, ...]
@@ -118,10 +118,10 @@ class Lexicon:
 
     @cached_property
     def names(self) -> tuple[Phrase, ...]:
-        """First names as phrases."""
+        """The first names as phrases."""
         return tuple(Phrase(name) for name in self.men) + tuple(Phrase(name, True) for name in self.women)
 
     @cached_property
     def concepts(self) -> tuple[Concept, ...]:
-        """Everything that can be drawn, bought or given."""
+        """All animals and things, which can be drawn, bought or given."""
         return self.animals + self.things

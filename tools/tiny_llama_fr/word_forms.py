@@ -1,4 +1,4 @@
-"""The word forms of a lexicon, and how two words relate: what the pre-training exercises ask about."""
+"""The word forms of a lexicon and the relations between words, the subject of the pre-training exercises."""
 
 import re
 from functools import lru_cache
@@ -15,19 +15,19 @@ OPPOSITES = COMPARABLE + PERSON_OPPOSITES + THING_OPPOSITES
 WORD = re.compile(r"[\w-]+")
 NEGATION = frozenset(listed("ne n pas ni aucun aucune"))
 _FUNCTION_PAIRS = (("avant", "après"), ("devant", "derrière"), ("plus", "moins"))
-# Written with a capital only where they begin a sentence.
+# Words with a capital letter only at the start of a sentence.
 _NOT_NAMES = frozenset(
     listed("le la les l un une aucun aucune au tous toutes certains certaines plus moins exactement ni")
 )
 
 
 def words(text: str) -> list[str]:
-    """Return the words of a text without apostrophes and full stops; only names keep a capital."""
+    """Return the words of a text without punctuation. Only names keep their capital letter."""
     return [plain_word(word) for word in WORD.findall(text)]
 
 
 def plain_word(word: str) -> str:
-    """Return a word as it is spelled inside a sentence: only names have a capital."""
+    """Return a word as in the middle of a sentence, where only names have a capital letter."""
     return word.lower() if word.lower() in _NOT_NAMES else word
 
 
@@ -61,16 +61,16 @@ def vocabulary(lexicon: Lexicon) -> tuple[str, ...]:
 
 @lru_cache(maxsize=4)
 def verbs_of(lexicon: Lexicon) -> tuple[Verb, ...]:
-    """Return every verb of a lexicon, each once."""
+    """Return the verbs of a lexicon without duplicates."""
     pairs = [verb for entry in lexicon.converses for verb in (entry.verb, entry.converse)]
     kinds = (lexicon.creating, lexicon.living, lexicon.acting, lexicon.moving, lexicon.social, pairs)
     return tuple(dict.fromkeys(verb for kind in kinds for verb in kind))
 
 
 def word_relation(word: str, others: list[str], lexicon: Lexicon) -> str:
-    """Return how a word relates to the nearest of the other words, as one of `RELATIONS`.
+    """Return the closest relation of a word to any of the other words, as one of `RELATIONS`.
 
-    Of two adjectives that are each other's complement (ouvert, fermé) always one holds; of opposites at most one.
+    Exactly one of two complementary adjectives (ouvert, fermé) holds, but at most one of two opposites.
     """
     if word in others:
         return SAME
@@ -83,8 +83,8 @@ def word_relation(word: str, others: list[str], lexicon: Lexicon) -> str:
         return COMPLEMENT if lemma in _complementary() else OPPOSITE
     if lemma in concepts:
         for other in filter(None, map(concepts.get, other_lemmas)):
-            if concepts[lemma].related(other):
-                return WITHIN if concepts[lemma].below(other) else CONTAINS
+            if concepts[lemma].is_related_to(other):
+                return WITHIN if concepts[lemma].is_below(other) else CONTAINS
     if word in NUMBERS[2:]:
         for number in filter(NUMBERS[2:].__contains__, others):
             return MORE if NUMBERS.index(word) > NUMBERS.index(number) else LESS
@@ -97,8 +97,9 @@ def _lemmas(lexicon: Lexicon) -> dict[str, str]:
     for verb in verbs_of(lexicon):
         for form in (verb.plural, *_inflected(Adjective(verb.participle, verb.participle + "e"))):
             lemmas[form] = verb.singular
-    for adjective in [*COLORS, *(item for pair in OPPOSITES for item in pair[:2] if isinstance(item, Adjective))]:
+    for adjective in [*COLORS, *(member for pair in OPPOSITES for member in pair[:2] if isinstance(member, Adjective))]:
         lemmas |= dict.fromkeys(_inflected(adjective), adjective.masculine)
+    # Nouns come last to take precedence over verbs with the same form, such as surprise.
     lemmas |= {form: form for form in word_groups(lexicon)[1]}
     lemmas |= dict(zip(word_groups(lexicon)[2], word_groups(lexicon)[1], strict=True))
     return lemmas

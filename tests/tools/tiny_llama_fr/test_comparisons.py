@@ -1,4 +1,4 @@
-"""Exercises on two lines: marks are at the words they are about, and their verdicts are true."""
+"""Exercises on two lines: every mark is at the right word, and its verdict is true."""
 
 import random
 from collections import Counter
@@ -26,7 +26,7 @@ def tokenizer() -> Any:
 
 
 def marked(document: Document) -> list[tuple[str, str]]:
-    """Return the words that end at the marks, each with its verdict."""
+    """Return the words at the marks with their verdicts."""
     return [(words(document.user[:end])[-1], verdict) for end, verdict in document.marks]
 
 
@@ -55,10 +55,10 @@ def test_word_lists_are_marked_by_membership() -> None:
     ],
 )
 def test_properties_name_the_differences_of_two_lines(first: str, second: str, expected: dict[str, str]) -> None:
-    assert expected.items() <= {name: tell(first, second, LEXICON) for name, tell in PROPERTIES.items()}.items()
+    assert expected.items() <= {name: compare(first, second, LEXICON) for name, compare in PROPERTIES.items()}.items()
     for seed in range(20):
-        asked = comparisons.property_asked(random.Random(seed), LEXICON, first, second)
-        assert asked.answer == PROPERTIES[asked.system](first, second, LEXICON)
+        document = comparisons.single_property(random.Random(seed), LEXICON, first, second)
+        assert document.answer == PROPERTIES[document.system](first, second, LEXICON)
 
 
 def test_a_change_of_voice_keeps_the_roles() -> None:
@@ -90,7 +90,7 @@ def test_roles_by_steps_lead_to_the_verdict() -> None:
         verdict = document.closing[-1]
         assert len(roles) == (1 if verdict == "autre" else 2)
         if verdict != "autre":
-            # Who is named first in the second sentence leads there if its full stop says "précède".
+            # The verdict "précède" at a full stop means that the person who was named first has the leading role.
             leads_before = ROLES.index(roles[0]) < ROLES.index(roles[1])
             assert (leads_before == (document.closing[0] == "précède")) == (verdict == "même")
         seen[verdict, document.closing[0]] += 1
@@ -115,7 +115,7 @@ def test_the_second_known_person_gives_the_verdict() -> None:
     assert min(seen[verdict] for verdict in ("même", "contraire", "autre")) > 50
 
 
-def test_a_name_inside_another_is_different() -> None:
+def test_names_match_whole_words() -> None:
     persons = (Phrase("Julie", True), Phrase("Julien"))
     assert comparisons._named_first("Julien aide Julie.", persons) == "suit"
     assert comparisons._named_first("Julie aide Julien.", persons) == "précède"
@@ -133,7 +133,7 @@ def test_the_leading_person_acts_or_comes_earlier() -> None:
     assert min(seen.values()) > 10
 
 
-def test_the_middle_one_of_three_is_between() -> None:
+def test_the_middle_person_is_between() -> None:
     seen = Counter()
     for seed in range(600):
         document = comparisons.roles_by_steps(random.Random(seed), LEXICON, "", "")
@@ -151,7 +151,7 @@ def test_the_middle_one_of_three_is_between() -> None:
     assert min(seen.values()) > 20
 
 
-def test_bounds_concern_the_other_sentences_number() -> None:
+def test_bounds_apply_to_the_other_number() -> None:
     seen = Counter()
     allowed = {"exactement": int.__eq__, "au moins": int.__ge__, "au plus": int.__le__}
     for seed in range(200):
@@ -169,21 +169,22 @@ def test_bounds_concern_the_other_sentences_number() -> None:
     assert set(seen) == {("oui", "oui"), ("oui", "non"), ("non", "oui"), ("non", "non")}
 
 
-def test_the_first_sentence_ends_with_its_sign() -> None:
-    for text, said in (("Léa rit.", "rien"), ("Léa ne rit pas.", "pas")):
-        document = comparisons.signed_sentences(random.Random(0), LEXICON, text, SIBLING)
-        assert document.marks[0] == Mark(len(text) + 1, said)
+def test_first_sentence_ends_with_its_polarity() -> None:
+    for text, verdict in (("Léa rit.", "rien"), ("Léa ne rit pas.", "pas")):
+        document = comparisons.sentences_with_polarity(random.Random(0), LEXICON, text, SIBLING)
+        assert document.marks[0] == Mark(len(text) + 1, verdict)
         assert document.marks[1:] == comparisons.sentences(random.Random(0), LEXICON, text, SIBLING).marks
 
 
 def test_verdicts_are_targets_at_their_tokens(tokenizer: Any) -> None:
-    """A mark is at the last token of its word, a closing verdict after the text."""
+    """A mark is at the last token of its word, and a closing verdict is after the text."""
     document = Document(
         "Léa rit.\nSolène rit.", "", marks=(Mark(15, "autre"), Mark(19, "même")), closing=("même", "", "Léa")
     )
     ids, targets = encode_document(tokenizer, document)
     predicted = [
-        (tokenizer.decode(ids[: place + 1]).rpartition("\n")[2], tokenizer.decode(token)) for place, token, _ in targets
+        (tokenizer.decode(ids[: position + 1]).rpartition("\n")[2], tokenizer.decode(token))
+        for position, token, _ in targets
     ]
     assert predicted == [
         ("Solène", " autre"),
@@ -194,10 +195,10 @@ def test_verdicts_are_targets_at_their_tokens(tokenizer: Any) -> None:
     assert {weight for _, _, weight in targets} == {1.0}
 
 
-def test_the_prompts_end_predicts_the_answer(tokenizer: Any) -> None:
+def test_the_prompt_end_predicts_the_answer(tokenizer: Any) -> None:
     ids, targets = encode_document(tokenizer, Document("Léa rit.", "oui", system="mot"))
     answer = [
-        (tokenizer.decode(ids[place]), tokenizer.decode(token)) for place, token, weight in targets if weight == 1
+        (tokenizer.decode(ids[position]), tokenizer.decode(token)) for position, token, weight in targets if weight == 1
     ]
     assert answer == [("\n\n", "oui"), ("oui", "<|eot_id|>")]
-    assert all(ids[place + 1] == token for place, token, _ in targets)
+    assert all(ids[position + 1] == token for position, token, _ in targets)

@@ -1,4 +1,4 @@
-"""French morphology: the mistakes that a reader would notice first."""
+"""French morphology: the errors that a reader would notice first."""
 
 import pytest
 
@@ -54,7 +54,7 @@ def test_elision_before_vowels_and_mute_h_only(raw: str, elided: str) -> None:
         ("de le arbre", "de l'arbre"),
     ],
 )
-def test_prepositions_contract_with_articles_that_stay(raw: str, contracted: str) -> None:
+def test_prepositions_contract_with_articles(raw: str, contracted: str) -> None:
     assert elide(raw) == contracted
 
 

@@ -1,15 +1,15 @@
-"""Muon: the update has the gradient's directions, all equally long."""
+"""Muon: an update has the singular directions of the gradient, all of about equal length."""
 
 import torch
 
-from tools.tiny_llama_fr.muon import Muon, orthogonal
+from tools.tiny_llama_fr.muon import Muon, orthogonalize
 
 
 def test_singular_values_become_nearly_one() -> None:
     torch.manual_seed(0)
     for shape in ((2, 16, 48), (2, 48, 16)):
         matrices = torch.randn(shape)
-        update = orthogonal(matrices)
+        update = orthogonalize(matrices)
         assert update.shape == shape
         values = torch.linalg.svdvals(update)
         assert values.min() > 0.6 and values.max() < 1.3

@@ -1,4 +1,4 @@
-"""Documents as token ids and targets: those of chats that are spelled out here, token by token."""
+"""Documents as token ids and targets, compared with an independent implementation, token by token."""
 
 import random
 from collections.abc import Iterator
@@ -20,8 +20,8 @@ def tokenizer() -> Any:
     return load_tokenizer(MODEL_FOLDER)
 
 
-def spelled(tokenizer: Any, document: Document) -> tuple[list[int], Targets]:
-    """Return the ids and targets of a document, written without a chat template."""
+def reference_encoding(tokenizer: Any, document: Document) -> tuple[list[int], Targets]:
+    """Return the ids and targets of a document, built without a chat template."""
 
     def plain(text: str) -> list[int]:
         return tokenizer._tokenizer.encode(text, add_special_tokens=False).ids
@@ -36,7 +36,7 @@ def spelled(tokenizer: Any, document: Document) -> tuple[list[int], Targets]:
     if not document.user:
         ids += [*plain(document.answer), special("end_of_text")]
         return ids, next_tokens(0, len(ids) - 1, 1.0)
-    user = 0  # where the user's message begins, after the header's line breaks
+    user = 0  # the position of the user's message, after the line breaks of its header
     for role, text in (("system", document.system), ("user", document.user), ("assistant", document.answer)):
         if role == "system" and not text:
             continue
@@ -51,14 +51,14 @@ def spelled(tokenizer: Any, document: Document) -> tuple[list[int], Targets]:
     for end, verdict in sorted(document.marks):
         targets.append((user + len(plain(document.user[:end])) - 1, plain(f" {verdict}")[0], 1.0))
     last = user + len(plain(document.user)) - 1
-    for step, verdict in enumerate(document.closing):
+    for offset, verdict in enumerate(document.closing):
         if verdict:
-            targets.append((last + step, plain(f" {verdict}")[0], 1.0))
+            targets.append((last + offset, plain(f" {verdict}")[0], 1.0))
     return ids, targets
 
 
 def traits(document: Document) -> set[str]:
-    """Return the names of the traits that a document has."""
+    """Return the names of a document's traits."""
     if not document.user:
         return {"plain text"}
     present = {
@@ -75,17 +75,17 @@ def traits(document: Document) -> set[str]:
     return {name for name, value in present.items() if value}
 
 
-def drawn(stage: int) -> Iterator[Document]:
+def draw_documents(stage: int) -> Iterator[Document]:
     rng = random.Random(f"packing {stage}")
-    yield from (draw_document(rng, step=0) for _ in range(40))  # the first steps draw few kinds of documents
+    yield from (draw_document(rng, step=0) for _ in range(40))  # the first steps use only a few exercises
     yield from (draw_document(rng, stage=stage) for _ in range(260))
 
 
 @pytest.mark.parametrize("stage", range(4))
-def test_drawn_documents_equal_the_spelled_ones(stage: int, tokenizer: Any) -> None:
+def test_drawn_documents_match_the_reference(stage: int, tokenizer: Any) -> None:
     seen: set[str] = set()
-    for document in drawn(stage):
-        assert encode_document(tokenizer, document) == spelled(tokenizer, document)
+    for document in draw_documents(stage):
+        assert encode_document(tokenizer, document) == reference_encoding(tokenizer, document)
         seen |= traits(document)
     assert seen == {
         "plain text", "chat", "system", "no system", "marks", "no marks", "closing", "no answer", "marks and answer",
@@ -94,11 +94,11 @@ def test_drawn_documents_equal_the_spelled_ones(stage: int, tokenizer: Any) -> N
 
 
 @pytest.mark.parametrize("name", EXERCISES)
-def test_every_exercise_equals_the_spelled_one(name: str, tokenizer: Any) -> None:
+def test_every_exercise_matches_the_reference(name: str, tokenizer: Any) -> None:
     rng = random.Random(f"packing {name}")
     for _ in range(15):
         document = draw_exercise(rng, name)
-        assert encode_document(tokenizer, document) == spelled(tokenizer, document)
+        assert encode_document(tokenizer, document) == reference_encoding(tokenizer, document)
         assert bool(document.marks) == (name in COMPARISONS)
 
 
@@ -115,24 +115,24 @@ def test_every_exercise_equals_the_spelled_one(name: str, tokenizer: Any) -> Non
         Document("a<|eot_id|>b", "<|begin_of_text|>"),
     ],
 )
-def test_rare_documents_equal_the_spelled_ones(document: Document, tokenizer: Any) -> None:
-    """Markers in a text stay text."""
+def test_rare_documents_match_the_reference(document: Document, tokenizer: Any) -> None:
+    """Special tokens that are written in a text stay text."""
     ids, targets = encode_document(tokenizer, document)
     if "<|" in document.user:
         turns = ["<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
         assert [ids.count(tokenizer.convert_tokens_to_ids(token)) for token in turns] == [2, 2, 2]
         assert ids.count(tokenizer.bos_token_id) == 1
     else:
-        assert (ids, targets) == spelled(tokenizer, document)
+        assert (ids, targets) == reference_encoding(tokenizer, document)
 
 
 def test_a_template_is_rendered_once_per_roles(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     rendered: list[int] = []
     render = type(tokenizer).apply_chat_template
     monkeypatch.setattr(
-        type(tokenizer), "apply_chat_template", lambda *given, **more: rendered.append(1) or render(*given, **more)
+        type(tokenizer), "apply_chat_template", lambda *args, **kwargs: rendered.append(1) or render(*args, **kwargs)
     )
     _chat_format.cache_clear()
-    for document in drawn(0):
+    for document in draw_documents(0):
         encode_document(tokenizer, document)
     assert len(rendered) == 4  # prompt and conversation, with and without a system turn

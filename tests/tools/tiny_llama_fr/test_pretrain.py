@@ -1,4 +1,4 @@
-"""Pre-training: a corpus without inference pairs, resumed runs equal to uninterrupted ones, and the command line."""
+"""Pre-training: the corpus has no inference pairs, resuming is exact, and the command line works."""
 
 import json
 import random
@@ -37,7 +37,7 @@ SMALL = Settings(steps=4, rows=2, length=128, save_every=1)
 
 @pytest.fixture
 def small_tokenizer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Train the tokenizer and measure accuracy on few documents, which takes a fraction of a second."""
+    """Train the tokenizer and measure accuracy on few documents, to save time."""
     monkeypatch.setattr("tools.tiny_llama_fr.pretrain._TOKENIZER_DOCUMENTS", 300)
     monkeypatch.setattr("tools.tiny_llama_fr.pretrain.PROBES", 3)
 
@@ -63,7 +63,7 @@ def test_inference_sentences_are_drawn_again(monkeypatch: pytest.MonkeyPatch) ->
     assert draw_document(random.Random(0)).user == "Un texte."
 
 
-def test_labels_only_answer_the_same_word() -> None:
+def test_labels_occur_only_as_copied_words() -> None:
     rng = random.Random(12)
     documents = [draw_document(rng) for _ in range(3000)]
     with_label = [document for document in documents if set(LABELS) & set(document.answer.split())]
@@ -114,11 +114,11 @@ def test_roles_and_ranks_are_those_of_the_sentence() -> None:
             agent = answer.removeprefix("agent ").split(" patient ")[0]
             seen["passive"] += elide(f"par {agent}").lower() in text.lower()
         question, answer = exercises.rank(random.Random(seed), LEXICON, "", "")
-        text, asked = question.split("\n")
-        if asked == "premier" and " avant " in text:
+        text, query = question.split("\n")
+        if query == "premier" and " avant " in text:
             assert answer.split()[0] == text.split()[0]
             seen["first"] += 1
-        if asked == "dernier" and " avant " in text:
+        if query == "dernier" and " avant " in text:
             assert answer.split()[-1] == text.split()[0]
             seen["last"] += 1
     assert min(seen["passive"], seen["first"], seen["last"]) >= 20
@@ -129,9 +129,9 @@ def test_bounds_allow_the_numbers_they_name() -> None:
     checked = 0
     for seed in range(3000):
         question, answer = exercises_words.bounds(random.Random(seed), LEXICON, "", "")
-        bound, asked = question.split("\n")
+        bound, query = question.split("\n")
         if bound.endswith(" trois"):
-            for word, verdict in zip(asked.split(), answer.split()[1::2], strict=True):
+            for word, verdict in zip(query.split(), answer.split()[1::2], strict=True):
                 if NUMBERS.index(word) <= 5:
                     assert (verdict == "oui") == (NUMBERS.index(word) in allowed[bound.removesuffix(" trois")])
                     checked += 1
@@ -145,7 +145,7 @@ def test_every_document_fits_into_a_row(tokenizer: Any) -> None:
         assert max(len(encode_document(tokenizer, document).ids) for document in drawn) <= Settings.length
 
 
-def test_first_steps_see_lists_copies_and_pairs() -> None:
+def test_first_steps_use_few_exercises() -> None:
     rng = random.Random(16)
     assert {document.system for document in (draw_document(rng, step=0) for _ in range(100))} == {"", "mots"}
     for stage in range(3):
@@ -158,39 +158,37 @@ def test_packing_does_not_change_the_logits(tokenizer: Any) -> None:
     model = build_model(tokenizer, seed=1, layers=2).eval()
     rng = random.Random(15)
     entries = [encode_document(tokenizer, draw_document(rng)) for _ in range(3)]
-    together = pack([entries], 320, tokenizer.pad_token_id)
+    batch = pack([entries], 320, tokenizer.pad_token_id)
     with torch.inference_mode():
-        packed = model(
-            input_ids=together.input_ids, position_ids=together.position_ids, attention_mask=together.mask
-        ).logits[0]
+        packed = model(input_ids=batch.input_ids, position_ids=batch.position_ids, attention_mask=batch.mask).logits[0]
         start = 0
         for entry in entries:
-            alone = model(torch.tensor([entry.ids])).logits[0]
-            torch.testing.assert_close(packed[start : start + len(entry.ids)], alone, atol=1e-4, rtol=1e-4)
+            expected = model(torch.tensor([entry.ids])).logits[0]
+            torch.testing.assert_close(packed[start : start + len(entry.ids)], expected, atol=1e-4, rtol=1e-4)
             start += len(entry.ids)
 
 
-def test_a_batch_depends_on_seed_and_step_alone(tokenizer: Any) -> None:
+def test_a_batch_depends_on_seed_and_step(tokenizer: Any) -> None:
     first, again = (training_batch(tokenizer, 3, 500, 0, 2, 128) for _ in range(2))
     assert first.input_ids.equal(again.input_ids)
     for step, stage in ((501, 0), (500, 1)):
         assert not first.input_ids.equal(training_batch(tokenizer, 3, step, stage, 2, 128).input_ids)
 
 
-def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    pretrain(whole, SMALL)
+def test_resume_is_exact(tmp_path: Path) -> None:
+    uninterrupted, resumed = tmp_path / "uninterrupted", tmp_path / "resumed"
+    pretrain(uninterrupted, SMALL)
     for step in (1, 2, 3):  # at the end of the first stage, of the second, in the third
-        assert pretrain(parts, SMALL, resume=step > 1, stop_after=step) == {}
-    assert not (parts / "model.safetensors").exists()
+        assert pretrain(resumed, SMALL, resume=step > 1, stop_after=step) == {}
+    assert not (resumed / "model.safetensors").exists()
     with pytest.raises(ModelError, match="interrupted run"):
-        pretrain(parts, SMALL)
-    pretrain(parts, SMALL, resume=True)
-    assert (whole / "model.safetensors").read_bytes() == (parts / "model.safetensors").read_bytes()
+        pretrain(resumed, SMALL)
+    pretrain(resumed, SMALL, resume=True)
+    assert (uninterrupted / "model.safetensors").read_bytes() == (resumed / "model.safetensors").read_bytes()
 
 
 def test_a_kill_while_saving_loses_nothing(tmp_path: Path) -> None:
-    """A process killed between the two renames leaves the older checkpoint under a hidden name."""
+    """A process that is killed between the two renames leaves the older checkpoint under a hidden name."""
     pretrain(tmp_path, SMALL, stop_after=1)
     (tmp_path / "checkpoint").rename(tmp_path / ".checkpoint.old.4194305.partial")
     with pytest.raises(ModelError, match="interrupted run"):
@@ -203,21 +201,21 @@ def test_a_kill_while_saving_loses_nothing(tmp_path: Path) -> None:
 def test_the_command_pretrains_a_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "model"
     assert main(["--output-dir", str(folder), "--steps", "1", "--seed", "3"]) == 0
-    figures = json.loads((folder / "pretrain.json").read_text(encoding="utf-8"))
-    assert json.loads(capsys.readouterr().out) == figures["accuracy"]
-    assert set(figures["accuracy"]) == set(EXERCISES)
-    assert {key: figures[key] for key in ("steps", "seed", "rows", "length")} == {
+    metrics = json.loads((folder / "pretrain.json").read_text(encoding="utf-8"))
+    assert json.loads(capsys.readouterr().out) == metrics["accuracy"]
+    assert set(metrics["accuracy"]) == set(EXERCISES)
+    assert {key: metrics[key] for key in ("steps", "seed", "rows", "length")} == {
         "steps": 1,
         "seed": 3,
         "rows": 8,
         "length": 256,
     }
-    assert (folder / "README.md").read_text(encoding="utf-8") == model_card(figures)
+    assert (folder / "README.md").read_text(encoding="utf-8") == model_card(metrics)
     assert main(["--output-dir", str(folder), "--resume"]) == 2
     assert "no checkpoint to resume" in capsys.readouterr().err
 
 
-def test_the_command_passes_its_flags_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_passes_its_flags(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple[object, ...]] = []
     monkeypatch.setattr(command, "pretrain", lambda *arguments: calls.append(arguments) or {"accuracy": {}})
     assert main([]) == main(["--output-dir", "x", "--steps", "8", "--seed", "2", "--resume"]) == 0
@@ -236,29 +234,29 @@ def test_the_command_passes_its_flags_on(monkeypatch: pytest.MonkeyPatch) -> Non
         (["--out", "x"], "unrecognized arguments"),
     ],
 )
-def test_unusable_flags_are_refused(flags: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_flags_are_rejected(flags: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as error:
         main(flags)
     assert error.value.code == 2
     assert message in capsys.readouterr().err
 
 
-def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
+def test_other_settings_cannot_be_resumed(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no checkpoint"):
         pretrain(tmp_path / "empty", SMALL, resume=True)
     pretrain(tmp_path / "run", SMALL, stop_after=1)
-    with pytest.raises(ModelError, match="other steps or another seed"):
+    with pytest.raises(ModelError, match="another number of steps or another seed"):
         pretrain(tmp_path / "run", Settings(steps=5, rows=2, length=128, save_every=1), resume=True)
 
 
 def test_help_does_not_import_torch() -> None:
     start = time.perf_counter()
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "tools.tiny_llama_fr", "--help"],
         capture_output=True,
         text=True,
         check=True,
     )
-    assert "--resume" in done.stdout
-    assert " torch\n" not in done.stderr
+    assert "--resume" in result.stdout
+    assert " torch\n" not in result.stderr
     assert time.perf_counter() - start < 3

@@ -1,4 +1,4 @@
-"""The shipped JSON Lines files: byte for byte what the generator writes."""
+"""The shipped JSON Lines files are byte-identical to the output of the generator."""
 
 from pathlib import Path
 

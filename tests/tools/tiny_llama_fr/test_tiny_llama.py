@@ -1,4 +1,4 @@
-"""The tool's constants, tokenizer and exercises against the model that ships."""
+"""The shipped model agrees with the constants, the tokenizer and the exercises of the tool."""
 
 import json
 from typing import Any
@@ -18,7 +18,7 @@ def tokenizer() -> Any:
 
 
 def test_special_tokens_come_after_the_vocabulary(tokenizer: Any) -> None:
-    """A text never becomes one of them."""
+    """A text is never encoded as a special token."""
     ids = tokenizer.convert_tokens_to_ids(list(SPECIAL_TOKENS))
     assert ids == list(range(len(tokenizer) - len(SPECIAL_TOKENS), len(tokenizer)))
     assert (tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token) == (BOS, EOT, PAD)
@@ -30,13 +30,13 @@ def test_the_vocabulary_covers_every_byte() -> None:
     assert small.decode(encode_plain(small, "日本 \x00")) == "日本 \x00"
 
 
-def test_the_shipped_template_is_the_tools(tokenizer: Any) -> None:
+def test_the_shipped_chat_template_is_current(tokenizer: Any) -> None:
     assert tokenizer.chat_template == CHAT_TEMPLATE
 
 
-def test_the_shipped_card_is_the_tools() -> None:
-    figures = json.loads((MODEL_FOLDER / "pretrain.json").read_text(encoding="utf-8"))
-    assert (MODEL_FOLDER / "README.md").read_text(encoding="utf-8") == model_card(figures)
+def test_the_shipped_model_card_is_current() -> None:
+    metrics = json.loads((MODEL_FOLDER / "pretrain.json").read_text(encoding="utf-8"))
+    assert (MODEL_FOLDER / "README.md").read_text(encoding="utf-8") == model_card(metrics)
 
 
 def test_the_shipped_model_copies_and_compares_words(tokenizer: Any) -> None:

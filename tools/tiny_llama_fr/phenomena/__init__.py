@@ -1,4 +1,4 @@
-"""The phenomena of the embedded data: each draws a premise and offers hypotheses for it under every label."""
+"""The phenomena of the embedded dataset. Each one draws a premise and offers hypotheses for every label."""
 
 import random
 from collections.abc import Callable

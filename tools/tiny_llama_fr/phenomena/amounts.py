@@ -1,4 +1,4 @@
-"""Phenomena of amounts and logical words: cardinals, quantifiers, coordination."""
+"""Phenomena of amounts and logical words: cardinals, quantifiers and coordination."""
 
 import random
 from collections.abc import Callable
@@ -37,17 +37,17 @@ BOUNDS: dict[str, Callable[[int, int], bool]] = {
     "au moins": int.__ge__,
     "au plus": int.__le__,
 }
-"""Does a bound on the second number allow the first?"""
+"""For each bound, a predicate of a number and a limit: does the bound on the limit allow the number?"""
 
 
 def cardinals(rng: random.Random, lexicon: Lexicon) -> Candidate:
-    """Draw bounds on a number. Every number carries its bound ("au moins trois"), so no reading is left open."""
+    """Draw bounds on a number. Each number has an explicit bound ("au moins trois"), so no sentence is ambiguous."""
     form, number = rng.choice(tuple(BOUNDS)), rng.randint(2, 9)
     tense = tense_of(rng)
     if flip(rng):
         first = rng.choice(lexicon.animals + lexicon.people)
-        others = [concept for concept in lexicon.animals + lexicon.people if not concept.related(first)]
-        nouns = [first.noun, rng.choice(others).noun]
+        strangers = [concept for concept in lexicon.animals + lexicon.people if not concept.is_related_to(first)]
+        nouns = [first.noun, rng.choice(strangers).noun]
         verb, place = rng.choice(lexicon.living), place_phrase(rng, lexicon)
         head = ""
         tails = [f"{noun.plural} {predicate(verb, Phrase('', noun.feminine, True), tense)} {place}" for noun in nouns]
@@ -64,11 +64,13 @@ def cardinals(rng: random.Random, lexicon: Lexicon) -> Candidate:
     for bound, count in product(("au moins", "au plus"), range(3, 9)):
         label = relation(premise, _counts(bound, count))
         options.append(Option(label, (bound, count), partial(render, bound, count, tails[0])))
+        # The same bound on another noun is always neutral, so every signature occurs with this label.
         options.append(Option(NEUTRAL, (bound, count), partial(render, bound, count, tails[1])))
     return Candidate(render(form, number, tails[0]), tuple(options))
 
 
 def _counts(bound: str, number: int) -> Situations:
+    # Bounds are at most 9, so larger counts than 12 would not change any relation.
     return frozenset(count for count in range(13) if BOUNDS[bound](count, number))
 
 
@@ -79,7 +81,8 @@ _QUANTIFIERS: dict[str, Situations] = {
     "certains pas": frozenset({"none", "few", "most"}),
     "aucun": frozenset({"none"}),
 }
-# What follows for a wider or narrower noun; pairs that are not listed are left out because they depend on existence.
+# The labels of (premise quantifier, hypothesis quantifier) if the hypothesis has a wider or a narrower noun. Missing
+# pairs are omitted because their label depends on whether the noun has any instances.
 _WIDER = {
     ("tous", "tous"): NEUTRAL,
     ("tous", "certains"): ENTAILMENT,
@@ -111,7 +114,7 @@ _NARROWER = {
 
 
 def quantifiers(rng: random.Random, lexicon: Lexicon) -> Candidate:
-    """Draw quantifiers: "Tous les chiens du village dorment" against some, most or none, and other animals."""
+    """Draw quantifiers: "Tous les chiens du village dorment" with some, most or none, and other animals."""
     pool = rng.choice((lexicon.animals, lexicon.animals, lexicon.people))
     concept, form = of_any_level(rng, pool), rng.choice(tuple(_QUANTIFIERS))
     verb, tense = rng.choice(lexicon.living), tense_of(rng)
@@ -120,16 +123,16 @@ def quantifiers(rng: random.Random, lexicon: Lexicon) -> Candidate:
     def render(quantifier: str, noun: Noun, domain: str) -> str:
         return _quantified(quantifier, noun, domain, verb, tense)
 
-    # Nothing lies above the top, so some quantifiers would never follow there: it occurs in premises only.
+    # The top level has no wider noun, so some labels could not occur for it. It is used only in premises.
     top = max(other.level for other in pool)
     options = []
     for other, quantifier in product(nearby(rng, concept, pool), _QUANTIFIERS):
         label: str | None = None
         if other.noun == concept.noun:
             label = relation(_QUANTIFIERS[form], _QUANTIFIERS[quantifier])
-        elif concept.below(other):
+        elif concept.is_below(other):
             label = _WIDER.get((form, quantifier))
-        elif other.below(concept):
+        elif other.is_below(concept):
             label = _NARROWER.get((form, quantifier))
         if other.level < top:
             signature = (quantifier, other.level)
@@ -150,7 +153,7 @@ def _quantified(quantifier: str, noun: Noun, domain: str, verb: Verb, tense: Ten
 
 
 def coordination(rng: random.Random, lexicon: Lexicon) -> Candidate:
-    """Draw et, ou and ni between three subjects or three objects; "ou" only in premises, where it leaves both open."""
+    """Draw et, ou and ni with three subjects or three objects. "Ou" occurs only in premises."""
     return _coordinated_subjects(rng, lexicon) if flip(rng) else _coordinated_objects(rng, lexicon)
 
 

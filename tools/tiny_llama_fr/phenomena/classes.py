@@ -1,4 +1,4 @@
-"""Phenomena of containment: negation, hypernymy, adjuncts."""
+"""Phenomena of containment: negation, hypernymy and adjuncts."""
 
 import random
 from functools import partial
@@ -30,7 +30,7 @@ from tools.tiny_llama_fr.vocabulary import Lexicon
 
 
 def negation(rng: random.Random, lexicon: Lexicon) -> Candidate:
-    """Draw changes of noun and color: up from "un labrador noir" to "un chien", under negation down instead."""
+    """Draw changes of noun and color: "un labrador noir" entails "un chien", and negation reverses the direction."""
     name, verb, tense = rng.choice(lexicon.names), rng.choice(lexicon.creating), tense_of(rng)
     concept, negated = rng.choice(lexicon.concepts), flip(rng)
     first, second = draw(rng, COLORS, 2)
@@ -53,7 +53,7 @@ def negation(rng: random.Random, lexicon: Lexicon) -> Candidate:
 
 
 def hypernymy(rng: random.Random, lexicon: Lexicon) -> Candidate:
-    """Draw kinds that contain or exclude each other: of a gift ("est un violon"), or of a doer ("un chat dort")."""
+    """Draw concepts that include or exclude each other, for a gift ("est un violon") or an agent ("un chat dort")."""
     return _gift(rng, lexicon) if flip(rng) else _existence(rng, lexicon)
 
 
@@ -69,13 +69,15 @@ def _gift(rng: random.Random, lexicon: Lexicon) -> Candidate:
     for other in nearby(rng, concept, lexicon.concepts):
         follows = inclusion(concept, other, negated)
         for negative in BOTH:
+            # A gift is one thing, so with exclusive nouns a positive premise contradicts the positive hypothesis and
+            # entails the negative one.
             if follows:
                 label = polarity_label(negative != negated)
             elif follows is None and not negated:
                 label = polarity_label(not negative)
             else:
                 label = NEUTRAL
-            # A positive sentence about the narrowest kind never follows from another one, so it is not asked.
+            # No other sentence entails a positive sentence with the narrowest noun, so it would reveal its label.
             if negative or other.level > 0:
                 signature = ("gift", negative, other.level)
                 options.append(Option(label, signature, partial(render, other.noun, negative)))
@@ -97,14 +99,14 @@ def _existence(rng: random.Random, lexicon: Lexicon) -> Candidate:
         follows = inclusion(concept, other, negated)
         for negative in BOTH:
             label = polarity_label(negative != negated) if follows else NEUTRAL
-            # Nor does one that denies the widest kind.
+            # As in `_gift`, and likewise no other sentence entails a negative one with the widest noun.
             if (negative or other.level > 0) and not (negative and other.level == 2):
                 options.append(Option(label, ("exists", negative, other.level), partial(render, other.noun, negative)))
     return Candidate(render(concept.noun, negated), tuple(options))
 
 
 def adjuncts(rng: random.Random, lexicon: Lexicon) -> Candidate:
-    """Draw adjuncts: dropping one is safe in a positive sentence, adding one in a negative sentence."""
+    """Draw adjuncts: a positive sentence entails those with fewer adjuncts, a negative one those with more."""
     subject, stranger, friend = draw(rng, lexicon.names, 3)
     verb, tense, negated = rng.choice(lexicon.acting), tense_of(rng), flip(rng)
     adjunct = (place_phrase(rng, lexicon), occasion_phrase(rng, lexicon), f"avec {friend.text}")
@@ -119,7 +121,8 @@ def adjuncts(rng: random.Random, lexicon: Lexicon) -> Candidate:
     for chosen in subsets:
         follows = given <= set(chosen) if negated else set(chosen) <= given
         for negative in BOTH:
-            # What has most adjuncts never follows when positive, what has none never when negative.
+            # No other sentence entails a positive one with two adjuncts or a negative one without adjuncts, so they
+            # would reveal their label.
             if len(chosen) < 2 if not negative else chosen:
                 label = polarity_label(negative != negated) if follows else NEUTRAL
                 options.append(Option(label, (negative, chosen), partial(render, chosen, negative)))

@@ -1,4 +1,4 @@
-"""Draws that several phenomena share: adjuncts, tense, and the kinds near a kind."""
+"""Draws that several phenomena share: adjuncts, tense and related concepts."""
 
 import random
 from itertools import permutations
@@ -11,7 +11,7 @@ BOTH = (False, True)
 
 
 def tense_of(rng: random.Random) -> Tense:
-    """Draw present or past, equally often."""
+    """Draw present or past with equal probability."""
     return "past" if flip(rng) else "present"
 
 
@@ -27,38 +27,37 @@ def occasion_phrase(rng: random.Random, lexicon: Lexicon) -> str:
 
 
 def inclusion(premise: Concept, hypothesis: Concept, premise_negated: bool) -> bool | None:
-    """Return whether the hypothesis, with the premise's polarity, follows from a change of noun.
+    """Return whether replacing the premise's noun with the hypothesis's noun preserves truth, with equal polarity.
 
-    None means that the two nouns exclude each other.
-
-    Negation reverses the direction: "un chien" follows from "un labrador", "pas de labrador" from "pas de chien".
+    None means that the two nouns exclude each other. Negation reverses the direction: "un chien" follows from "un
+    labrador", but "pas de labrador" follows from "pas de chien".
     """
-    if not premise.related(hypothesis):
+    if not premise.is_related_to(hypothesis):
         return None
     if premise.noun == hypothesis.noun:
         return True
-    return hypothesis.below(premise) if premise_negated else premise.below(hypothesis)
+    return hypothesis.is_below(premise) if premise_negated else premise.is_below(hypothesis)
 
 
 def of_any_level(rng: random.Random, pool: tuple[Concept, ...]) -> Concept:
-    """Draw a kind of the pool, each level as likely as the others, though there are far more labradors than animals."""
+    """Draw a concept of a random level. All levels are equally likely, although lower levels have more concepts."""
     level = rng.choice(sorted({concept.level for concept in pool}))
     return rng.choice([concept for concept in pool if concept.level == level])
 
 
 def nearby(rng: random.Random, concept: Concept, pool: tuple[Concept, ...]) -> list[Concept]:
-    """Return the concept, its relatives (two of those below) and two strangers, one of them of its own level."""
-    below = [other for other in pool if other.below(concept)]
-    above = [other for other in pool if concept.below(other)]
-    strangers = [other for other in pool if not concept.related(other)]
-    level = [other for other in strangers if other.level == concept.level] or strangers
-    others = [rng.choice(strangers), rng.choice(level)] if strangers else []
-    return [concept, *above, *draw(rng, below, min(2, len(below))), *others]
+    """Return the concept, its ancestors, two descendants and two unrelated concepts, one of them of the same level."""
+    descendants = [candidate for candidate in pool if candidate.is_below(concept)]
+    ancestors = [candidate for candidate in pool if concept.is_below(candidate)]
+    strangers = [candidate for candidate in pool if not concept.is_related_to(candidate)]
+    same_level = [stranger for stranger in strangers if stranger.level == concept.level] or strangers
+    drawn_strangers = [rng.choice(strangers), rng.choice(same_level)] if strangers else []
+    return [concept, *ancestors, *draw(rng, descendants, min(2, len(descendants))), *drawn_strangers]
 
 
 def unrelated(rng: random.Random, lexicon: Lexicon) -> list[Concept]:
-    """Draw three kinds of which none contains another."""
+    """Draw three mutually unrelated concepts."""
     while True:
         chosen = draw(rng, lexicon.concepts, 3)
-        if not any(first.related(second) for first, second in permutations(chosen, 2)):
+        if not any(first.is_related_to(second) for first, second in permutations(chosen, 2)):
             return chosen

@@ -1,4 +1,4 @@
-"""Phenomena of order: before and after, comparison. Both are rankings of three people, equal ranks included."""
+"""Phenomena of order: before and after, and comparatives. Both are rankings of three people that allow equal ranks."""
 
 import random
 from functools import partial
@@ -10,12 +10,16 @@ from tools.tiny_llama_fr.lexicon import COMPARABLE
 from tools.tiny_llama_fr.phenomena.common import BOTH
 from tools.tiny_llama_fr.vocabulary import Lexicon
 
+# All assignments of ranks to three people, including equal ranks.
 _RANKINGS = tuple(product(range(3), repeat=3))
 _RANKS: Situations = frozenset(_RANKINGS)
 
 
 def temporal_order(rng: random.Random, lexicon: Lexicon) -> Candidate:
-    """Draw avant and après, and their chains: earlier ranks first, equal ranks at the same time."""
+    """Draw sentences with avant and après, and their chains.
+
+    An earlier event has a lower rank, and events with equal ranks are simultaneous.
+    """
     people = draw(rng, lexicon.names, 3)
     verb = rng.choice(lexicon.moving)
 
@@ -44,7 +48,7 @@ def _earlier(first: int, second: int, reverse: bool = False) -> Situations:
 
 
 def comparatives(rng: random.Random, lexicon: Lexicon) -> Candidate:
-    """Draw plus, moins and aussi, with an adjective or its opposite, between three people."""
+    """Draw comparisons of three people with plus, moins and aussi, by an adjective or its opposite."""
     people = draw(rng, lexicon.names, 3)
     pair, unrelated = draw(rng, COMPARABLE, 2)
 
@@ -66,15 +70,15 @@ def comparatives(rng: random.Random, lexicon: Lexicon) -> Candidate:
         text = sentence(text[:-1], "et", people[1].text, *rest)
 
     options = []
-    for adjectives, to, (first, second), comparator, negative in product(
+    for adjectives, new_side, (first, second), comparator, negative in product(
         (pair, unrelated), (0, 1), permutations(range(3), 2), words, BOTH
     ):
-        # "Pas aussi grand" is understood as "moins grand", not as a plain denial; "pas moins petit" is hardly said.
-        if (negative and comparator != "plus") or (to != side and comparator != word):
+        # "Pas aussi grand" is understood as "moins grand", not as its literal denial. "Pas moins petit" is hardly used.
+        if (negative and comparator != "plus") or (new_side != side and comparator != word):
             continue
-        meaning = _compared(first, second, comparator, to)
+        meaning = _compared(first, second, comparator, new_side)
         label = relation(premise, _RANKS - meaning if negative else meaning) if adjectives is pair else NEUTRAL
-        build = partial(render, first, comparator, adjectives[to], second, negative)
+        build = partial(render, first, comparator, adjectives[new_side], second, negative)
         options.append(Option(label, (comparator, negative), build))
     return Candidate(text, tuple(options))
 

@@ -1,4 +1,4 @@
-"""Phenomena of opposites and of who does what to whom: antonyms, converses, voice."""
+"""Phenomena of opposites and of semantic roles: antonyms, converses, voice."""
 
 import random
 from functools import partial
@@ -10,25 +10,26 @@ from tools.tiny_llama_fr.lexicon import PERSON_OPPOSITES, THING_OPPOSITES
 from tools.tiny_llama_fr.phenomena.common import BOTH, tense_of, unrelated
 from tools.tiny_llama_fr.vocabulary import Lexicon, Opposites
 
-# An adjective pair on a scale: very first, first, neither, second, very second.
+# Situations for an antonym pair. -2: very much the second adjective, -1: the second, 0: neither, 1: the first, 2: very
+# much the first. Of a complementary pair exactly one holds, so it has only -1 and 1.
 _SCALE = frozenset({-2, -1, 0, 1, 2})
 _POLES = frozenset({-1, 1})
 
 
 def antonyms(rng: random.Random, lexicon: Lexicon) -> Candidate:
-    """Draw opposites: of ouvert and fermé one always holds; between grand and petit there is a middle ground."""
+    """Draw opposites, either complementary (ouvert, fermé) or with a middle ground (grand, petit)."""
     if flip(rng):
         subject, pairs = definite(rng.choice(lexicon.roles)), PERSON_OPPOSITES
         subject = rng.choice((subject, rng.choice(lexicon.names)))
     else:
         thing, owner = definite(rng.choice(lexicon.openables)), rng.choice(lexicon.names)
         subject, pairs = Phrase(f"{thing.text} de {owner.text}", thing.feminine), THING_OPPOSITES
-    pair, other = draw(rng, pairs, 2)
+    pair, unrelated_pair = draw(rng, pairs, 2)
     forms = [
         (side, very, negative) for side in (1, -1) for very, negative in ((False, False), (True, False), (False, True))
     ]
     side, very, negated = rng.choice(forms)
-    very = very and not pair[2]
+    very = very and not pair[2]  # complementary adjectives have no degrees
 
     def render(opposites: Opposites, side: int, very: bool, negative: bool) -> str:
         adjective = (opposites[0] if side > 0 else opposites[1]).agree(subject.feminine)
@@ -36,12 +37,14 @@ def antonyms(rng: random.Random, lexicon: Lexicon) -> Candidate:
 
     premise = _degrees(pair[2], side, very, negated)
     options = []
-    for opposites, (to, much, negative) in product((pair, other), forms):
-        if much and opposites[2]:
+    for opposites, (new_side, intense, negative) in product((pair, unrelated_pair), forms):
+        if intense and opposites[2]:
             continue
-        follows = relation(premise, _degrees(opposites[2], to, much, negative)) if opposites is pair else NEUTRAL
-        signature = (negative, much, opposites[2])
-        options.append(Option(follows, signature, partial(render, opposites, to, much, negative)))
+        follows = (
+            relation(premise, _degrees(opposites[2], new_side, intense, negative)) if opposites is pair else NEUTRAL
+        )
+        signature = (negative, intense, opposites[2])
+        options.append(Option(follows, signature, partial(render, opposites, new_side, intense, negative)))
     return Candidate(render(pair, side, very, negated), tuple(options))
 
 
@@ -53,11 +56,11 @@ def _degrees(complementary: bool, side: int, very: bool, negated: bool) -> Situa
 
 
 def converses(rng: random.Random, lexicon: Lexicon) -> Candidate:
-    """Draw two sides of an event: "Paul prête un livre à Léa" means "Léa emprunte un livre à Paul"."""
+    """Draw an event from its two sides: "Paul prête un livre à Léa" means "Léa emprunte un livre à Paul"."""
     entry = rng.choice(lexicon.converses)
     first, second, third = draw(rng, lexicon.names, 3)
     tense = "present" if entry.asymmetric else tense_of(rng)
-    thing, other, _ = (concept.noun for concept in unrelated(rng, lexicon))
+    thing, other_thing, _ = (concept.noun for concept in unrelated(rng, lexicon))
 
     def render(giver: Phrase, taker: Phrase, noun: Noun, reverse: bool, negative: bool) -> str:
         subject, partner = (taker, giver) if reverse else (giver, taker)
@@ -69,7 +72,7 @@ def converses(rng: random.Random, lexicon: Lexicon) -> Candidate:
     premise_event = (first, second, thing)
     options = []
     events = [premise_event, (second, first, thing), (first, third, thing), (third, second, thing)]
-    events += [(first, second, other)] if entry.has_thing else []
+    events += [(first, second, other_thing)] if entry.has_thing else []
     for event, backwards, negative in product(events, BOTH, BOTH):
         label = NEUTRAL
         if event == premise_event:
@@ -82,7 +85,7 @@ def converses(rng: random.Random, lexicon: Lexicon) -> Candidate:
 
 
 def voice(rng: random.Random, lexicon: Lexicon) -> Candidate:
-    """Draw active and passive, which mean the same; exchanging agent and patient changes the meaning."""
+    """Draw active and passive, which have the same meaning, unless agent and patient are swapped."""
     people = [definite(noun) for noun in draw(rng, lexicon.roles, 2)]
     if flip(rng):
         people[rng.randrange(2)] = rng.choice(lexicon.names)
@@ -97,10 +100,10 @@ def voice(rng: random.Random, lexicon: Lexicon) -> Candidate:
 
     form, negated = rng.choice(("active", "passive")), flip(rng)
     options = []
-    for swapped, to, negative in product(BOTH, ("active", "passive", "short"), BOTH):
+    for swapped, new_form, negative in product(BOTH, ("active", "passive", "short"), BOTH):
         roles = (patient, agent) if swapped else (agent, patient)
         # "La voisine n'est pas aidée par Paul" leaves open whether somebody else helps her.
-        follows = not swapped and not (negated and to == "short")
+        follows = not swapped and not (negated and new_form == "short")
         label = polarity_label(negative != negated) if follows else NEUTRAL
-        options.append(Option(label, (to, negative), partial(render, *roles, to, negative)))
+        options.append(Option(label, (new_form, negative), partial(render, *roles, new_form, negative)))
     return Candidate(render(agent, patient, form, negated), tuple(options))
