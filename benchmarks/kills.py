@@ -2,8 +2,8 @@
 
     python benchmarks/kills.py --kills 35 --export-kills 20 --out /tmp/kills
 
-The real scripts run as separate processes, receive SIGKILL and are started again, training with --resume. Three of four
-kills happen after the first output has appeared (a log line, a merged model), the others during startup.
+The real scripts run as separate processes, receive SIGKILL and are started again, training with --resume. Three out of
+four kills happen after the first output has appeared (a log line, a merged model), the others during startup.
 """
 
 import argparse
@@ -30,7 +30,7 @@ _START_TIMEOUT_S = 600
 
 
 class Killer:
-    """A process that starts commands and kills them at random moments.
+    """An object that starts commands and kills them at random moments.
 
     Args:
         seed: The seed of the random moments.
@@ -39,7 +39,7 @@ class Killer:
     """
 
     def __init__(self, seed: int, folder: Path, log: Path) -> None:
-        self.moments: Counter[str] = Counter()
+        self.activities: Counter[str] = Counter()
         self.kills = 0
         self._random = random.Random(seed)
         self._folder = folder
@@ -65,7 +65,7 @@ class Killer:
             process.kill()
             process.wait()
             self.kills += 1
-            self.moments[self._describe_activity(has_started())] += 1
+            self.activities[self._describe_activity(has_started())] += 1
             return False
         return True
 
@@ -194,19 +194,19 @@ def main() -> None:
             "training": run_to_completion(training_command(arguments.recipe, reference)),
             "export": run_to_completion(export_command(reference)),
         }
-        moments, killed = kill_training(arguments.recipe, Path(scratch), arguments.kills, arguments.seed, log)
+        activities, killed = kill_training(arguments.recipe, Path(scratch), arguments.kills, arguments.seed, log)
         differing = [differing_files(read_trained_files(folder), read_trained_files(reference)) for folder in killed]
-        export_moments, half_written = kill_export(killed[0], reference, arguments.export_kills, arguments.seed, log)
+        export_activities, half_written = kill_export(killed[0], reference, arguments.export_kills, arguments.seed, log)
         export_differing = differing_files(read_exported_files(killed[0]), read_exported_files(reference))
         results: dict[str, Any] = {
-            "training": {"moments": moments, "runs": len(killed), "different_files": differing,
+            "training": {"activities": activities, "runs": len(killed), "different_files": differing,
                          "files": sorted(read_trained_files(reference))},
-            "export": {"moments": export_moments, "different_files": export_differing, "torn_files": half_written,
-                       "files": sorted(read_exported_files(reference))},
+            "export": {"activities": export_activities, "different_files": export_differing,
+                       "half_written_files": half_written, "files": sorted(read_exported_files(reference))},
         }  # fmt: skip
     rows = [
-        table_row("training", moments, sum(map(len, differing)), "not checked", seconds["training"]),
-        table_row("export", export_moments, len(export_differing), str(half_written), seconds["export"]),
+        table_row("training", activities, sum(map(len, differing)), "not checked", seconds["training"]),
+        table_row("export", export_activities, len(export_differing), str(half_written), seconds["export"]),
     ]
     header = [
         "command",

@@ -114,7 +114,7 @@ def measure(model: Path, overrides: list[str], folder: Path) -> dict[str, dict[s
 
 def main() -> None:
     """Run the benchmark and report the results."""
-    parser = argparse.ArgumentParser(case=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", metavar="FOLDER", type=Path, nargs="*", help="folders of other models to measure")
     parser.add_argument(
         "--shapes", nargs="*", choices=SHAPES, default=list(SHAPES), help="shapes to measure (default: all)"

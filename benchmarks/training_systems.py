@@ -48,7 +48,7 @@ def prepare(job: dict[str, Any], file: Path) -> None:
 
 
 class StepRecorder:
-    """A callback and a collator that record the times, tokens and first gradient of a training.
+    """A callback and a collator that record the times, tokens and first gradient of a training run.
 
     A step is timed from the end of the previous step, so its collation is included.
     """
@@ -78,7 +78,7 @@ class StepRecorder:
         """Collate the rows and count the tokens that the model will read."""
         batch = self._collate(rows)
         # The toolkit's collators return the micro-batches of a whole step, those of the peers a single micro-batch.
-        micro_batches = batch.get("parts", [batch])
+        micro_batches = batch.get("micro_batches", [batch])
         self.tokens.append(sum(micro_batch["input_ids"].numel() for micro_batch in micro_batches))
         return batch
 

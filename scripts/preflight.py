@@ -11,7 +11,6 @@ from pathlib import Path
 
 from toolkit.api.preflight import measure_steps, preflight
 from toolkit.cli.command_line import add_overrides, byte_size, parser, recipe_keys, run_command
-from toolkit.errors import GateError
 from toolkit.utils.terminal import use_color
 
 
@@ -29,8 +28,7 @@ def parse() -> Namespace:
 def main(arguments: Namespace) -> None:
     report = preflight(arguments.recipe, arguments.overrides, memory=arguments.memory, weights=arguments.probe)
     print(report.report(color=use_color()))
-    if report.fits is False:
-        raise GateError(f"On {report.verdict}.")
+    report.check_fits()
     if arguments.probe:
         from toolkit.planning.device import peak_memory_bytes
 

@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.conftest import ROOT
 
 EMBEDDED = ["embedded:tiny-llama-fr", "--recipe", "recipes/quickstart.yaml", "--rounds", "1"]
@@ -18,6 +20,13 @@ def run_benchmark(name: str, out: Path, *arguments: str) -> dict[str, Any]:
     # print() adds a line break that the file does not have.
     assert out.with_suffix(".md").read_text(encoding="utf-8") == finished.stdout.removesuffix("\n")
     return json.loads(out.with_suffix(".json").read_text(encoding="utf-8"))["results"]
+
+
+@pytest.mark.parametrize("name", ["export", "kills", "memory", "scoring", "scoring_gguf", "training"])
+def test_benchmark_prints_its_help(name: str) -> None:
+    command = [sys.executable, f"benchmarks/{name}.py", "--help"]
+    finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert finished.returncode == 0 and "usage:" in finished.stdout, finished.stderr
 
 
 def test_tree_gradient_matches_trl_on_unsloth(tmp_path: Path) -> None:

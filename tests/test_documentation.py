@@ -1,4 +1,4 @@
-"""README and docs: every command runs as it is written, or is marked as not tested; links and figures hold."""
+"""README and docs: every command runs as written or is marked as not tested, and all links lead to files."""
 
 import os
 import re
@@ -82,7 +82,7 @@ def prepare(
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_commands_stand_in_blocks(page: Path) -> None:
+def test_commands_are_in_code_blocks(page: Path) -> None:
     """A command outside of a block, or in an indented one, would be neither run nor marked."""
     rest = BLOCK.sub("", page.read_text(encoding="utf-8"))
     assert [line for line in rest.splitlines() if line.startswith("    ") and COMMAND.match(line)] == []

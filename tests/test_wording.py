@@ -34,7 +34,7 @@ BRITISH = re.compile(
     r"|colour\w*|licence\w*|neighbour\w*|behaviour\w*|favour\w*|labell(ed|ing)|grey)\b",
     re.IGNORECASE,
 )
-MOST_WORDS_OF_A_TEST_NAME = 8
+MAX_TEST_NAME_WORDS = 8
 
 
 def name_of(path: Path) -> str:
@@ -80,7 +80,7 @@ def test_avoided_words_do_not_occur(path: Path) -> None:
 @pytest.mark.parametrize("path", TESTS, ids=name_of)
 def test_test_names_are_short(path: Path) -> None:
     names = re.findall(r"^\s*def (test_\w+)", path.read_text(encoding="utf-8"), re.MULTILINE)
-    assert [name for name in names if name.count("_") > MOST_WORDS_OF_A_TEST_NAME] == []
+    assert [name for name in names if name.count("_") > MAX_TEST_NAME_WORDS] == []
 
 
 @pytest.mark.parametrize(

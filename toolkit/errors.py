@@ -16,7 +16,7 @@ def first_line(error: BaseException) -> str:
 class ToolkitError(Exception):
     """Base class of the toolkit's errors.
 
-    Each subclass also derives from a fitting built-in exception, so that code which does not know the toolkit can catch
+    Each subclass also derives from a matching built-in exception, so that code that does not know the toolkit can catch
     it, for example as a ValueError.
 
     Args:

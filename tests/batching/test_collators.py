@@ -21,28 +21,28 @@ def predictions(micro_batch: dict[str, torch.Tensor]) -> list[tuple[int, int]]:
 
 def test_only_the_completion_is_trained() -> None:
     """The completion includes the end-of-turn token."""
-    (micro_batch,) = PaddedCollator(2, "completion")(ROWS)["parts"]
+    (micro_batch,) = PaddedCollator(2, "completion")(ROWS)["micro_batches"]
     assert micro_batch["input_ids"].tolist() == [[1, 2, 3, 7], [1, 0, 0, 0]]
     assert micro_batch["attention_mask"].tolist() == [[1, 1, 1, 1], [1, 0, 0, 0]]
     assert predictions(micro_batch) == [(2, 7), (3, END), (4, END)]
 
 
 def test_full_text_trains_all_but_first_token() -> None:
-    (micro_batch,) = PaddedCollator(2, "full_text")(ROWS)["parts"]
+    (micro_batch,) = PaddedCollator(2, "full_text")(ROWS)["micro_batches"]
     assert predictions(micro_batch) == [(0, 2), (1, 3), (2, 7), (3, END), (4, END)]
 
 
 def test_step_totals_cover_all_micro_batches() -> None:
     for collator in (PaddedCollator(1, "completion"), TreeCollator(1, "completion")):
         step = collator(ROWS)
-        assert len(step["parts"]) == 2
-        assert step["tokens"].tolist() == [7] and step["trained"].tolist() == [3.0]
+        assert len(step["micro_batches"]) == 2
+        assert step["tokens"].tolist() == [7] and step["predictions"].tolist() == [3.0]
 
 
 def test_shared_node_trains_for_every_row() -> None:
     """A shared node predicts each row's next token: equal ones once with a weight, different ones separately."""
     rows = [to_training_row(EncodedRow(prompt, (END,))) for prompt in [(1, 2, 3), (1, 2, 3), (1, 4, 3)]]
-    (micro_batch,) = TreeCollator(100, "full_text")(rows)["parts"]
+    (micro_batch,) = TreeCollator(100, "full_text")(rows)["micro_batches"]
     assert micro_batch["input_ids"].tolist() == [[1, 2, 3, 3, 4, 3]]
     assert predictions(micro_batch) == [(0, 2), (0, 4), (1, 3), (2, END), (3, END), (4, 3), (5, END)]
     assert micro_batch["weights"].tolist() == [2, 1, 2, 1, 1, 1, 1]
@@ -58,7 +58,7 @@ ROW = st.builds(
 def count_predictions(step: dict[str, Any]) -> Counter[tuple[tuple[int, ...], int]]:
     """Count how often each token is trained after each context, reading the contexts through the masks."""
     counts: Counter[tuple[tuple[int, ...], int]] = Counter()
-    for micro_batch in step["parts"]:
+    for micro_batch in step["micro_batches"]:
         ids, mask = micro_batch["input_ids"].flatten(), micro_batch["attention_mask"]
         for node, target, weight in zip(
             micro_batch["nodes"], micro_batch["targets"], micro_batch["weights"], strict=True
@@ -80,8 +80,8 @@ def test_trees_train_as_padded_rows(loss_on: LossOn, rows: list[Any], micro_batc
     """Trees and padded rows train the same predictions, however the step is split into micro-batches."""
     padded, tree = PaddedCollator(micro_batch_size, loss_on)(rows), TreeCollator(batch_tokens, loss_on)(rows)
     assert count_predictions(padded) == count_predictions(tree)
-    assert padded["trained"] == tree["trained"] == sum(count_predictions(tree).values())
-    assert all(micro_batch["input_ids"].numel() <= batch_tokens for micro_batch in tree["parts"]) or any(
+    assert padded["predictions"] == tree["predictions"] == sum(count_predictions(tree).values())
+    assert all(micro_batch["input_ids"].numel() <= batch_tokens for micro_batch in tree["micro_batches"]) or any(
         len(row["prompt"]) - 1 + len(row["answer"]) > batch_tokens for row in rows
     )
 

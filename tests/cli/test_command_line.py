@@ -41,7 +41,7 @@ def test_commands_show_progress(capsys: pytest.CaptureFixture[str]) -> None:
     ("interrupt", "printed"),
     [
         (KeyboardInterrupt(), "interrupted\n"),
-        (KeyboardInterrupt("after 2 of 3 rows"), "interrupted after 2 of 3 rows\n"),
+        (KeyboardInterrupt("2 of 3 rows are saved."), "interrupted: 2 of 3 rows are saved.\n"),
     ],
 )
 def test_interrupt_is_one_line(interrupt: KeyboardInterrupt, printed: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -61,17 +61,17 @@ class Case:
 
 
 def sft(recipe: Callable[[Workspace], object], *flags: str) -> Callable[[Workspace], Sequence[object]]:
-    """A training that must be refused."""
+    """A training command that must be refused."""
     return lambda workspace: ["sft", recipe(workspace), "--output-dir", workspace.folder / "new", *flags]
 
 
 def text(content: str | bytes) -> Callable[[Workspace], Sequence[object]]:
-    """A training with a recipe file of this content."""
+    """A training command with a recipe file of this content."""
     return sft(lambda workspace: workspace.put("recipe.yaml", content))
 
 
 def overrides(*assignments: str) -> Callable[[Workspace], Sequence[object]]:
-    """A training with a valid recipe and --set."""
+    """A training command with a valid recipe and --set."""
     return sft(
         lambda workspace: workspace.recipe(),
         *[argument for assignment in assignments for argument in ("--set", assignment)],
@@ -79,7 +79,7 @@ def overrides(*assignments: str) -> Callable[[Workspace], Sequence[object]]:
 
 
 def rows(name: str, content: str | bytes, **columns: str) -> Callable[[Workspace], Sequence[object]]:
-    """A training with a valid recipe on a data file of this content."""
+    """A training command with a valid recipe on a data file of this content."""
 
     def recipe(workspace: Workspace) -> Path:
         data = {"train": {"path": str(workspace.put(name, content))}, "columns": {"id": None, **columns}}
@@ -89,7 +89,7 @@ def rows(name: str, content: str | bytes, **columns: str) -> Callable[[Workspace
 
 
 def model(edit: Edit) -> Callable[[Workspace], Sequence[object]]:
-    """A training with a valid recipe on a modified model folder."""
+    """A training command with a valid recipe on a modified model folder."""
     return sft(lambda workspace: workspace.recipe(model={"name": str(workspace.copy(workspace.model, edit))}))
 
 

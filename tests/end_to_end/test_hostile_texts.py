@@ -97,7 +97,7 @@ def test_texts_never_become_special_tokens(text: str, prompt_tokenizer: PromptTo
 def test_training_and_scoring_read_the_same_ids(text: str, prompt_tokenizer: PromptTokenizer) -> None:
     (row,) = prompt_tokenizer.encode([Example("1", text, PLAIN, "neutral")])
     for collate in (PaddedCollator(1, "completion"), TreeCollator(512, "completion")):
-        (micro_batch,) = collate([to_training_row(row)])["parts"]
+        (micro_batch,) = collate([to_training_row(row)])["micro_batches"]
         assert tuple(micro_batch["input_ids"][0].tolist()[: len(row.prompt)]) == row.prompt
 
 

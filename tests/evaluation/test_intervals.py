@@ -59,7 +59,7 @@ def test_single_row_groups_match_plain_bootstrap() -> None:
     samples = [rng.integers(0, 600, 600) for _ in range(1500)]
     scores = [f1_score(GOLD[i], PREDICTED[i], labels=[0, 1, 2], average="macro") for i in samples]
     expected = percentile_interval(np.array(scores))
-    # The standard deviation of macro F1 is 0.018, that of a 2.5 % quantile of 1,000 samples is about 0.0012.
+    # The standard deviation of macro F1 is 0.018, that of a 2.5% quantile of 1,000 samples is about 0.0012.
     assert (low, high) == pytest.approx(expected, abs=0.005)
 
 

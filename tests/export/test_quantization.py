@@ -1,4 +1,4 @@
-"""llama.cpp's quantizer: located or asked for, and never a partial file."""
+"""llama.cpp's quantizer: its absence is an error with a hint, and it never leaves a partial file."""
 
 import importlib.util
 from pathlib import Path

@@ -144,7 +144,7 @@ def test_interrupted_file_resumes(
     with pytest.raises(error) as interruption:
         predict_file(open_classifier(trained), source, target)
     if error is KeyboardInterrupt:
-        assert f"after 6 of 10 rows, which are saved in {target}.partial. Run the" in str(interruption.value)
+        assert f"6 of 10 rows are saved in {target}.partial. Run the" in str(interruption.value)
     assert target.read_text(encoding="utf-8") == "an older file"
     opened = scorers()
     predict_file(open_classifier(trained), source, target)

@@ -60,7 +60,7 @@ def test_layer_allocates_kept_and_freed_vectors(
     lora = LoraSection(r=4, alpha=8, dropout=dropout, target_modules=targets, use_dora=use_dora)
     model = attach_lora(base, lora, seed=0, gradient_checkpointing=False).train()
     shape = ModelShape.from_config(base.config)
-    (micro_batch,) = PaddedCollator(6, "completion")(ROWS)["parts"]
+    (micro_batch,) = PaddedCollator(6, "completion")(ROWS)["micro_batches"]
     allocated = []
     for count in (shape.layers, shape.layers - 1):  # the difference is one layer, including its mask
         model.get_base_model().model.layers = model.get_base_model().model.layers[:count]

@@ -61,7 +61,9 @@ def test_prediction_matches_what_autograd_keeps(
     lora = LoraSection(r=4, alpha=8, dropout=dropout, target_modules=targets, use_dora=use_dora)
     model = attach_lora(base, lora, seed=0, gradient_checkpointing=False).train()
     accept_trees(model, is_tree)
-    (micro_batch,) = (TreeCollator(999, "completion") if is_tree else PaddedCollator(6, "completion"))(ROWS)["parts"]
+    (micro_batch,) = (TreeCollator(999, "completion") if is_tree else PaddedCollator(6, "completion"))(ROWS)[
+        "micro_batches"
+    ]
     rows, length = micro_batch["input_ids"].shape
     batch_shape = BatchShape(rows * length, rows * length**2, len(micro_batch["nodes"]), is_tree)
     # Two of the three terms of logits are gradients, which do not exist yet after the forward pass.

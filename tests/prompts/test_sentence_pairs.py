@@ -73,9 +73,9 @@ def test_micro_batches_are_padded_separately(pair_tokenizer: PairTokenizer) -> N
     rows = [EncodedPair((5, 6, 7), None, 2), EncodedPair((5,), None, 0), EncodedPair((8, 9), None, 1)]
     collate = PairCollator(DataCollatorWithPadding(pair_tokenizer.tokenizer), 2)
     step = collate([{**row.inputs(), "label": row.label} for row in rows])
-    first, second = step["parts"]
+    first, second = step["micro_batches"]
     pad = pair_tokenizer.tokenizer.pad_token_id
     assert first["input_ids"].tolist() == [[5, 6, 7], [5, pad, pad]]
     assert first["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
     assert (first["labels"].tolist(), second["labels"].tolist()) == ([2, 0], [1])
-    assert torch.equal(step["trained"], torch.tensor([3.0])) and step["tokens"].tolist() == [6]
+    assert torch.equal(step["predictions"], torch.tensor([3.0])) and step["tokens"].tolist() == [6]

@@ -26,7 +26,7 @@ PARITY = {
         "model": "gguf-q8_0", "file": "gguf/x-q8_0.gguf", "rows": 200, "equal": 197, "agreement": 0.985,
         "min_agreement": 0.99, "accuracy": 0.895, "accuracy_ci95": [0.84, 0.93],
         "probability_difference": {"mean": 0.0012, "max": 0.034}, "different_tokens": 0, "verdict": "refused",
-        "reasons": ["98.5 % of the answers agree <b>"],
+        "reasons": ["98.5% of the answers agree <b>"],
         "disagreements": [{"id": "7", "label": "neutral", "adapter": "neutral", "model": "entailment", "margin": 0.01,
                            "kind": "near tie"}],
     }],
@@ -70,7 +70,7 @@ def test_headline_has_interval_rows_and_baselines(run: RunFolder) -> None:
     write_evaluation(run, "adapter", **fields, baselines={"random": 1 / 3, "hypothesis_only": 0.48})
     text = " ".join(page_of(run).text.split())
     assert (
-        "70.8 % accuracy [69.0, 72.6] on 2,490 rows; chance is 33.3 %, the hypothesis-only baseline reaches 48.0 %."
+        "70.8% accuracy [69.0, 72.6] on 2,490 rows; chance is 33.3%, the hypothesis-only baseline reaches 48.0%."
         in text
     )
 
@@ -88,7 +88,7 @@ def test_tables_show_every_metric(run: RunFolder) -> None:
         assert expected <= page.values
     assert 0.4821 in page.values
     accuracy, macro_f1 = adapter_metrics["accuracy"], adapter_metrics["macro"]["f1"]
-    assert f"{100 * accuracy:.1f} %" in page.text and f"{macro_f1:.4f}" in page.text
+    assert f"{100 * accuracy:.1f}%" in page.text and f"{macro_f1:.4f}" in page.text
 
 
 def test_evaluations_are_ordered_adapter_first(run: RunFolder) -> None:
@@ -205,7 +205,7 @@ def test_free_evaluation_can_be_the_headline(tmp_path: Path) -> None:
     report = gather_report(TrainedRun.open(run.path))
     assert not any("not been evaluated" in warning for warning in report.warnings)
     assert (
-        report.headline is not None and "with free generation (10.0 % of the answers are invalid)" in report.headline[1]
+        report.headline is not None and "with free generation (10.0% of the answers are invalid)" in report.headline[1]
     )
 
 
@@ -221,7 +221,7 @@ def test_parity_calibration_and_warnings_are_shown(run: RunFolder) -> None:
         "The hypothesis gives the label away.",
         "refused",
         "197 of 200",
-        "98.5 % of the answers agree",
+        "98.5% of the answers agree",
     ):
         assert words in page.text
 

@@ -63,7 +63,7 @@ def test_hugging_face_reads_metadata_and_results(run: RunFolder) -> None:
     assert data.eval_results[0].dataset_type == "nli-fr" and data.eval_results[0].dataset_split == "dev"
     again = ModelCard(str(card))
     assert again.data.to_dict() == data.to_dict() and again.text == card.text
-    assert f"{100 * metrics['accuracy']:.1f} %" in card.text and f"{metrics['macro']['f1']:.4f}" in card.text
+    assert f"{100 * metrics['accuracy']:.1f}%" in card.text and f"{metrics['macro']['f1']:.4f}" in card.text
 
 
 @pytest.mark.parametrize("writes_bos", [True, False], ids=["template with BOS", "template without BOS"])

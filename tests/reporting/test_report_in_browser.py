@@ -61,7 +61,7 @@ def test_tables_show_metrics_without_console_errors(report: Path, tmp_path: Path
         assert {metrics["accuracy"], metrics["macro"]["f1"], metrics["nll"], metrics["ece"]} <= page.values
         assert {float(n) for row in metrics["confusion_matrix"] for n in row} <= page.values
         cells = re.findall(r"<td[^>]*>(?:<data[^>]*>)?([^<]*)", dom)
-        assert f"{metrics['accuracy']:.1%}".replace("%", " %") in cells and f"{metrics['macro']['f1']:.4f}" in cells
+        assert f"{metrics['accuracy']:.1%}" in cells and f"{metrics['macro']['f1']:.4f}" in cells
     assert [tag for tag, _ in page.tags].count("svg") >= 2
 
 
@@ -73,7 +73,7 @@ def test_console_errors_are_noticed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("width", [390, 1280])
 def test_page_never_scrolls_sideways(report: Path, tmp_path: Path, width: int) -> None:
-    # Chromium windows are at least 500 pixels wide, so that a phone is simulated by a frame.
+    # Chromium windows are at least 500 pixels wide, so a phone is simulated by a frame.
     text = report.read_text(encoding="utf-8").replace("</body>", f"{MEASURE}</body>")
     frame = tmp_path / "frame.html"
     frame.write_text(f'<iframe style="width: {width}px; border: 0" srcdoc="{escape(text)}"></iframe>', encoding="utf-8")

@@ -73,7 +73,7 @@ def train_in_child(path: Path, prepare: Callable[[], None] | None, *, resume: bo
     """Train into `path` in a forked process, and return its exit code, or minus the signal that killed it."""
     if child := os.fork():
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    # Recreates torch's thread pools after the fork. Otherwise the threads that load weights would do so concurrently.
+    # Recreate torch's thread pools after the fork. Otherwise each thread that loads weights would try to create them.
     torch.set_num_threads(1)
     try:
         if prepare:

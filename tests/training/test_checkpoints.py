@@ -1,4 +1,4 @@
-"""Tests of checkpoint folders: the newest intact one is checkpoints, damaged ones are skipped, old ones are removed."""
+"""Tests of checkpoint folders: the newest intact one is used, damaged ones are skipped, old ones are removed."""
 
 import errno
 import json

@@ -27,7 +27,7 @@ MakeRecipe = Callable[..., Recipe]
 
 @pytest.fixture
 def guard(tmp_path: Path) -> DivergenceGuard:
-    """A guard of a step with the rows c and a."""
+    """A guard that has begun a step with the rows c and a."""
     guard = DivergenceGuard(tmp_path / "bad_step.json", ["a", "b", "c"])
     guard.begin_step(torch.tensor([2, 0]), None)
     return guard
@@ -99,8 +99,8 @@ def test_step_without_predictions_stops_training(guard: DivergenceGuard) -> None
         state = SimpleNamespace(global_step=3)
         _prepare_inputs = staticmethod(lambda inputs: inputs)
 
-    step: dict[str, Any] = {"parts": [], "trained": torch.zeros(1), "tokens": torch.tensor([9])}
-    with pytest.raises(TrainingError, match=r"step 4: None of the step's tokens is trained on\."):
+    step: dict[str, Any] = {"micro_batches": [], "predictions": torch.zeros(1), "tokens": torch.tensor([9])}
+    with pytest.raises(TrainingError, match=r"step 4: No token of this step contributes to the loss\."):
         Trainer().training_step(torch.nn.Identity(), {**step, "rows": torch.tensor([1])})
     description = json.loads(guard.path.read_text(encoding="utf-8"))
     assert (description["rows"], description["learning_rate"]) == (["b"], 0.25)

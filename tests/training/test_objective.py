@@ -37,8 +37,8 @@ def model_with_adapter(folder: Path, recipe: Recipe, *, checkpointing: bool = Fa
 
 def loss_and_gradient(model: Any, step: dict[str, Any]) -> tuple[float, torch.Tensor]:
     head, loss = model.get_base_model().get_output_embeddings(), 0.0
-    for micro_batch in step["parts"]:
-        loss_share = summed_loss(model, head, micro_batch) / step["trained"].item()
+    for micro_batch in step["micro_batches"]:
+        loss_share = summed_loss(model, head, micro_batch) / step["predictions"].item()
         loss_share.backward()
         loss += loss_share.item()
     flat = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
@@ -60,7 +60,7 @@ def test_tree_gradient_equals_padded_gradient(
     expected_loss, expected = loss_and_gradient(model, PaddedCollator(len(ROWS), loss_on)(ROWS))
     steps = [PaddedCollator(1, loss_on)(ROWS), PaddedCollator(2, loss_on)(ROWS)]
     steps += [TreeCollator(budget, loss_on)(ROWS) for budget in (1, 40, 60, 10_000)]
-    assert [len(step["parts"]) for step in steps] == [9, 5, 9, 5, 2, 1]
+    assert [len(step["micro_batches"]) for step in steps] == [9, 5, 9, 5, 2, 1]
     for step in steps:
         loss, actual = loss_and_gradient(model, step)
         assert loss == pytest.approx(expected_loss, rel=1e-5)
@@ -164,7 +164,7 @@ def test_real_rows_on_llama_architecture(nano: Path, shared: Path, loss_on: Loss
     nodes = []
     for budget in (400, 10_000):
         step = TreeCollator(budget, loss_on)(rows)
-        nodes.append(sum(micro_batch["input_ids"].numel() for micro_batch in step["parts"]))
+        nodes.append(sum(micro_batch["input_ids"].numel() for micro_batch in step["micro_batches"]))
         tree_loss, actual = loss_and_gradient(model, step)
         assert tree_loss == pytest.approx(loss, rel=1e-5) and relative_error(actual, expected) < 1e-5
     assert nodes[1] < nodes[0] < sum(len(row["prompt"]) for row in rows) / 2

@@ -51,7 +51,7 @@ def uninterrupted(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> R
 
 @pytest.fixture
 def at_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[], object]], None]:
-    """A function that makes training call another function at the end of a step; step 0 never comes."""
+    """A function that makes training call another function at the end of a step. Step 0 disables it."""
     advance = Progress.on_step_end
 
     def install(step: int, action: Callable[[], object]) -> None:
@@ -79,7 +79,10 @@ def test_signal_saves_step_and_explains_resume(
     at_step(3, lambda: os.kill(os.getpid(), number))
     code, _, err = call("sft", recipe_file, "--output-dir", run.path)
     assert code == 130 and "Traceback" not in err
-    assert f"interrupted after step 3 of 5, which is saved. Resume with: python sft.py {recipe_file}" in err
+    assert (
+        f"interrupted: Training stopped after step 3 of 5, which is saved. Resume with: python sft.py {recipe_file}"
+        in err
+    )
     assert run.record["status"] == "interrupted" and (run.checkpoints / "checkpoint-3").is_dir()
     assert not run.adapter.exists() and signal.getsignal(number) is before
     at_step(0, lambda: None)
@@ -113,7 +116,9 @@ def test_second_signal_stops_immediately(
 ) -> None:
     at_step(3, lambda: [os.kill(os.getpid(), signal.SIGINT) for _ in range(2)])
     code, _, err = call("sft", recipe_file, "--output-dir", tmp_path / "run")
-    assert code == 130 and "interrupted immediately. Resume from the last checkpoint with: python" in err
+    assert (
+        code == 130 and "interrupted: Training stopped immediately. Resume from the last checkpoint with: python" in err
+    )
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["checkpoint-2"]
 
 

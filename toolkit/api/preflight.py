@@ -56,8 +56,8 @@ def preflight(
     from toolkit.planning.preflight import run_preflight
     from toolkit.planning.preflight_report import PreflightReport
 
-    target_device = Device(f"a GPU of {memory / 1e9:.3g} GB", "cuda", memory) if memory else None
-    # A probe loads the model, so that its weights are needed in any case.
+    target_device = Device(f"a GPU with {memory / 1e9:.3g} GB", "cuda", memory) if memory else None
+    # A probe loads the model, so its weights are needed in any case.
     report = PreflightReport(plan_job(run_preflight(checked, fetch_weights=weights or probe)), target_device)
     # A probe of a recipe that does not fit would only run out of memory.
     return report if not probe or report.fits is False else replace(report, probe=measure_steps(report))

@@ -97,7 +97,7 @@ class Run:
             progress: True for progress bars on standard error, or a callback.
 
         Raises:
-            ToolkitError: If the model or the rows cannot be used, or do not fit each other.
+            ToolkitError: If the model or the rows cannot be used, or are incompatible.
         """
         run = self._overridden(overrides)
         path = None if data is None else str(data)
@@ -228,7 +228,7 @@ class Run:
 
 def _check_export(file_types: tuple[GgufType, ...], verify: int | Literal["all"], min_agreement: float | None) -> None:
     """Check values that argparse checks for the command line."""
-    # Python does not enforce type hints, so that a caller can pass anything.
+    # Python does not enforce type hints, so a caller can pass anything.
     known = get_args(GgufType)
     if unknown := [file_type for file_type in file_types if file_type not in known]:
         raise ExportError(f"{unknown[0]!r} is not a GGUF file type.", hint=f"Choose from {', '.join(known)}.")

@@ -1,4 +1,4 @@
-"""The Python functions that train a recipe."""
+"""The Python functions that train a model from a recipe."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -60,7 +60,7 @@ def dry_run(
     """Do everything that `train` does except the steps, and write nothing; it takes the arguments of `train`.
 
     Raises:
-        ToolkitError: If the recipe cannot be trained on this machine.
+        ToolkitError: If training from this recipe cannot work on this machine.
     """
     checked, run = _prepare(recipe, overrides, output_dir, overwrite=None, resume=resume)
     from toolkit.training.training_run import TrainingOptions, train_run

@@ -46,8 +46,10 @@ def _first_trained_position(row: Row, loss_on: LossOn) -> int:
 
 def _collate_step(micro_batches: list[MicroBatch], rows: Sequence[Row]) -> dict[str, Any]:
     return {
-        "parts": micro_batches,
-        "trained": torch.stack([micro_batch["weights"].sum() for micro_batch in micro_batches]).sum(0, keepdim=True),
+        "micro_batches": micro_batches,
+        "predictions": torch.stack([micro_batch["weights"].sum() for micro_batch in micro_batches]).sum(
+            0, keepdim=True
+        ),
         "tokens": torch.tensor([sum(len(row["prompt"]) + len(row["answer"]) for row in rows)]),
     }
 
@@ -58,7 +60,7 @@ class PaddedCollator:
 
     Args:
         micro_batch_size: The rows per micro-batch.
-        loss_on: The tokens to train: only the completion, or the full text.
+        loss_on: The tokens to train on: only the completion, or the full text.
     """
 
     micro_batch_size: int
@@ -100,7 +102,7 @@ class TreeCollator:
 
     Args:
         batch_tokens: The largest number of nodes per micro-batch.
-        loss_on: The tokens to train: only the completion, or the full text.
+        loss_on: The tokens to train on: only the completion, or the full text.
     """
 
     batch_tokens: int

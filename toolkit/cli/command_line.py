@@ -127,7 +127,7 @@ def run_command(command: Callable[[], None]) -> int:
         return error.exit_code
     except KeyboardInterrupt as interrupt:
         message = str(interrupt)
-        print("interrupted" + (f" {escape_control_characters(message)}" if message else ""), file=sys.stderr)
+        print("interrupted" + (f": {escape_control_characters(message)}" if message else ""), file=sys.stderr)
         return EXIT_INTERRUPTED
     except OSError as error:
         sentence, code = explain_os_error(error)

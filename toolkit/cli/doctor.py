@@ -78,7 +78,7 @@ def _examine_device(diagnosis: Diagnosis) -> None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
         name = torch.cuda.get_device_name(0) if device == "cuda" else f"CPU, {os.cpu_count()} cores"
         # The answer that Unsloth would give, without importing it. On a CPU, `auto` takes bfloat16 only with AMX, which
-        # implies bfloat16, so that only Unsloth's switch to disable it remains to be checked.
+        # implies bfloat16, so only Unsloth's switch to disable it remains to be checked.
         has_bfloat16 = torch.cuda.get_device_capability()[0] >= 8 if device == "cuda" else _is_bfloat16_allowed()
         precision = choose_precision("auto", device, has_bfloat16=has_bfloat16, has_amx=cpu_has_amx())
     except Exception as error:

@@ -1,4 +1,4 @@
-"""The reader of datasets on the Hugging Face Hub, which fails within seconds if the network is down."""
+"""A reader of datasets on the Hugging Face Hub that fails within seconds if the network is down."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""Readers of the Hugging Face Hub, local files and the embedded dataset, all of which return rows as dictionaries."""
+"""Readers for the Hugging Face Hub, local files and the embedded dataset, all of which return rows as dictionaries."""
 
 import csv
 import json
@@ -77,8 +77,8 @@ def describe(source: Source) -> str:
 def slug(source: Source) -> str:
     """Return the part of a folder name that identifies a source.
 
-    A file gives its parent folder and stem, because many datasets call their files test.jsonl. Other sources give their
-    path, configuration and split.
+    For a file, it consists of the parent folder and the stem, because many datasets call their files test.jsonl. For
+    other sources, it consists of path, configuration and split.
     """
     if source.path.endswith(LOCAL_SUFFIXES):
         path = Path(source.path)

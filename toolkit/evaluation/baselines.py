@@ -70,8 +70,8 @@ def data_warnings(baselines: Mapping[str, float], evaluation: Sequence[Example])
     """Return warnings about the data that a reader of the accuracy needs, usually none.
 
     The hypothesis-only accuracy counts as far above chance if always predicting the majority class of the evaluation
-    rows would reach it in less than one of a thousand samples of rows (one-sided exact binomial test). Then neither
-    luck nor class imbalance explains it. For 2,490 rows of three balanced labels, this is the case from 36.3 % up.
+    rows would reach it in fewer than one in a thousand samples of rows (one-sided exact binomial test). Then neither
+    luck nor class imbalance explains it. For 2,490 rows of three balanced labels, this is the case at 36.3% or more.
 
     Args:
         baselines: The result of `baseline_accuracies`, can be empty.

@@ -35,7 +35,7 @@ class PairedTest:
         both_wrong: The number of rows that both got wrong.
         mcnemar_p: The p-value of McNemar's exact test, which assumes that rows are independent.
         difference: The accuracy of a minus that of b.
-        difference_ci95: A 95 % interval of the difference, from a bootstrap that resamples premises.
+        difference_ci95: A 95% interval of the difference, from a bootstrap that resamples premises.
     """
 
     a: str

@@ -41,7 +41,7 @@ class Evaluation:
 
     @property
     def accuracy_interval(self) -> tuple[float, float]:
-        """The Wilson 95 % interval of the accuracy."""
+        """The Wilson 95% interval of the accuracy."""
         low, high = self.metrics["accuracy_ci95"]
         return low, high
 
@@ -52,7 +52,7 @@ class Evaluation:
 
     @property
     def macro_f1_interval(self) -> tuple[float, float]:
-        """A 95 % bootstrap interval of the macro F1, resampling premises."""
+        """A 95% bootstrap interval of the macro F1, resampling premises."""
         low, high = self.metrics["macro_f1_ci95"]
         return low, high
 

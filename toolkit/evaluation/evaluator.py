@@ -37,7 +37,7 @@ def evaluate(run: TrainedRun, request: EvaluationRequest) -> Evaluation:
         request: The model, the rows and the decoding mode.
 
     Raises:
-        ToolkitError: If the model or the rows cannot be used, or do not fit each other.
+        ToolkitError: If the model or the rows cannot be used, or are incompatible.
     """
     request.check(run)
     if not request.model.gguf:

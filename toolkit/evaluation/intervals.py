@@ -7,7 +7,7 @@ RESAMPLES = 1000
 
 
 def wilson_interval(correct: int, n: int) -> tuple[float, float]:
-    """Return the 95 % interval of a proportion (Wilson 1927, Journal of the American Statistical Association 22, 209).
+    """Return the 95% interval of a proportion (Wilson 1927, Journal of the American Statistical Association 22, 209).
 
     Args:
         correct: The number of correct rows, 0 to n.
@@ -45,7 +45,7 @@ def resample_groups(sums: np.ndarray, *, seed: int, resamples: int = RESAMPLES) 
 
 
 def percentile_interval(values: np.ndarray) -> tuple[float, float]:
-    """Return the middle 95 % of resampled values."""
+    """Return the middle 95% of resampled values."""
     low, high = np.percentile(values, [2.5, 97.5])
     return float(low), float(high)
 
@@ -69,7 +69,7 @@ def macro_f1(confusion: np.ndarray) -> np.ndarray:
 def macro_f1_interval(
     gold: np.ndarray, predicted: np.ndarray, groups: np.ndarray, labels: int, *, seed: int
 ) -> tuple[float, float]:
-    """Return the 95 % bootstrap interval of macro F1, resampling groups of rows.
+    """Return the 95% bootstrap interval of macro F1, resampling groups of rows.
 
     Args:
         gold: [rows], label indices.

@@ -1,4 +1,4 @@
-"""The parameters of an evaluation, and the checks of them that need no slow imports."""
+"""The parameters of an evaluation, with the checks that need no slow imports."""
 
 from dataclasses import dataclass
 from typing import Literal, get_args

@@ -85,7 +85,8 @@ class _Reader:
         return struct.unpack_from(f"<{type_code}", self._data, self.skip(struct.calcsize(f"<{type_code}")))[0]
 
     def read_length(self) -> int:
-        """Read an unsigned 64-bit length. A vocabulary has hundreds of thousands, so its format is compiled once."""
+        """Read an unsigned 64-bit length."""
+        # A vocabulary has hundreds of thousands of lengths, so the format is compiled once.
         return _LENGTH.unpack_from(self._data, self.skip(8))[0]
 
     def read_string(self) -> str:

@@ -131,7 +131,7 @@ class LlamaCpp:
         params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
         params.fit_params = params.warmup = False
         params.cache_ram_mib = params.n_ctx_checkpoints = 0  # no copies of earlier prompts: rows never return to them
-        # Attention entirely in float32 agrees with torch to 1e-5. Flash attention or a float16 cache cost two digits.
+        # Attention entirely in float32 agrees with torch to 1e-5. Flash attention or a float16 cache loses two digits.
         params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
         params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
         # llama.cpp's server cannot run without a port. Port 0 picks a free one, only this machine can reach it, and the

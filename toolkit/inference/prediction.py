@@ -55,7 +55,7 @@ def predict_file(classifier: Classifier, source: Path, target: Path) -> int:
         target: The output file, of the same format.
 
     Returns:
-        The number of premises that were shortened.
+        The number of premises that were truncated.
 
     Raises:
         ToolkitError: If rows cannot be scored or a file cannot be used. `target` is not changed.
@@ -154,7 +154,7 @@ def _score_rows(classifier: Classifier, source: Path, rows: int, journal: Journa
                 bar.update(len(chunk))
         except KeyboardInterrupt as interrupt:
             bar.close()
-            progress = f"after {journal.done:,} of {rows:,} rows, which are saved in {journal.path}"
+            progress = f"{journal.done:,} of {rows:,} rows are saved in {journal.path}"
             raise KeyboardInterrupt(f"{progress}. Run the same command again to resume.") from interrupt
 
 

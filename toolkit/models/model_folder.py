@@ -72,7 +72,7 @@ def model_fingerprint(folder: Path) -> str | None:
 
 
 def card_license(folder: Path) -> dict[str, str]:
-    """Return `license`, `license_name` and `license_link` from a folder's model card, as far as they are given."""
+    """Return `license`, `license_name` and `license_link` as far as a folder's model card states them."""
     if not (card := folder / "README.md").is_file():
         return {}
     from huggingface_hub import ModelCard

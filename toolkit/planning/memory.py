@@ -199,7 +199,7 @@ def scoring_memory(
     See `training_memory` for the arguments.
     """
     # In half precision, CPUs with AMX copy keys and values, repeated for all heads, into the layout of their matrix
-    # units. For other CPUs this predicts about 10 % too much.
+    # units. For other CPUs this predicts about 10% too much.
     packed = 2 * shape.attention if on_cpu and dtype_bytes < _FLOAT32_BYTES else 0
     layer = (
         batch_shape.tokens * dtype_bytes * (4 * shape.attention + 4 * shape.intermediate + 4 * shape.hidden + packed)

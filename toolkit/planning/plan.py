@@ -15,7 +15,7 @@ from toolkit.planning.preflight import Preflight
 from toolkit.planning.shapes import ModelShape
 
 _MIN_TOKEN_RATIO = 1.3
-"""Padded tokens per tree node from which trees are used. Below, building a tree and its mask can cost what it saves."""
+"""The minimum ratio of padded tokens to tree nodes at which trees are used. Below it, building them can cost more."""
 _MEASURED_STEPS = 32
 _COMPLETION_SHARE = 0.25
 """An upper bound for the completion's share of the tokens that a row does not share with other rows."""
@@ -100,7 +100,7 @@ def _choose_batching(job: TrainingJob) -> Batching:
 
 
 def _count_tokens(collate: Collator, batches: list[list[Row]]) -> int:
-    return sum(micro_batch["input_ids"].numel() for rows in batches for micro_batch in collate(rows)["parts"])
+    return sum(micro_batch["input_ids"].numel() for rows in batches for micro_batch in collate(rows)["micro_batches"])
 
 
 def _affordable_tokens(preflight: Preflight[Any], device: Device, checkpointing: bool) -> int:

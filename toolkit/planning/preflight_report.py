@@ -4,12 +4,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from toolkit.errors import GateError
 from toolkit.planning.device import T4, Device
 from toolkit.planning.job import TrainingJob
 from toolkit.planning.plan import plan_job
 from toolkit.planning.preflight import Preflight, TokenStatistics
 from toolkit.planning.resource_estimate import ResourceEstimate, estimate_resources, format_estimate
-from toolkit.planning.suggestions import verdict
+from toolkit.planning.suggestions import memory_usage, remedy, verdict
 
 
 @dataclass(frozen=True)
@@ -58,8 +59,21 @@ class PreflightReport:
 
     @property
     def verdict(self) -> str | None:
-        """The sentence that the recipe fits, or that it does not and what to change. None for an encoder."""
+        """A sentence saying whether the recipe fits and, if not, what to change. None for an encoder."""
         return self._assessment[1]
+
+    def check_fits(self) -> None:
+        """Check that the recipe fits into the memory of the target device, as far as it can be predicted.
+
+        Raises:
+            GateError: If it does not fit.
+        """
+        if self.estimate and not self.estimate.fits:
+            change = remedy(self.preflight, self.estimate)
+            raise GateError(
+                f"The recipe does not fit on {self.estimate.device.name}: {memory_usage(self.estimate)}.",
+                hint=f"{change[0].upper()}{change[1:]}.",
+            )
 
     def report(self, *, color: bool = False) -> str:
         """Return the results as text for a terminal.

@@ -25,7 +25,7 @@ _EXAMINED_STEPS = 32
 
 @dataclass(frozen=True)
 class ResourceEstimate:
-    """The predicted memory of a device and disk space of a run, in bytes.
+    """The memory and disk space that a run is predicted to need, in bytes.
 
     Args:
         device: The device that the memory is predicted for.
@@ -120,13 +120,13 @@ def _file_bytes(preflight: Preflight[Any], dtype_bytes: int) -> int:
 def largest_micro_batch(job: TrainingJob) -> BatchShape:
     """Return the sizes of the largest micro-batch.
 
-    Collating every step of the run would take too long, so only the first steps and those steps of the first epoch are
-    examined that may need the most memory.
+    Collating every step of the run would take too long. Only the first steps, and the steps of the first epoch that may
+    need the most memory, are examined.
     """
     count = min(_EXAMINED_STEPS, job.plan.steps)
     batches = job.first_batches(count) + job.largest_batches(count)
     collate = job.collator()
-    micro_batches = [micro_batch for rows in batches for micro_batch in collate(rows)["parts"]]
+    micro_batches = [micro_batch for rows in batches for micro_batch in collate(rows)["micro_batches"]]
     largest = max(micro_batches, key=lambda micro_batch: micro_batch["input_ids"].numel())
     rows, length = largest["input_ids"].shape
     return BatchShape(
@@ -150,7 +150,7 @@ def _export_bytes(preflight: Preflight[Any]) -> int:
 def format_estimate(estimate: ResourceEstimate, verdict: str) -> str:
     """Return the estimate and the verdict as text for a terminal.
 
-    A negative verdict does not stop a run, because a prediction can be off by 20 %.
+    A negative verdict does not stop a run, because a prediction can be off by 20%.
     """
     return (
         f"memory      training {estimate.training}\n"

@@ -100,9 +100,9 @@ def freed_widths(shape: ModelShape, lora: LoraSection) -> list[int]:
     - Norms: the square, the normalized input, and the result unless adapters keep it.
     - The product of gate and up unless the adapter of down_proj keeps it.
     - Rotary embedding of queries and keys: two products, the rotated copy and its negated half.
-    - Linear layers with an adapter: the result of the base layer, that of the adapter, and the latter scaled. With
-      DoRA: both times the magnitudes, the latter scaled, the sum, and with dropout the result of the base layer for the
-      input without dropout.
+    - Linear layers with an adapter: the base result, the adapter result, and the scaled adapter result. With DoRA:
+      both results multiplied by the magnitudes, the scaled adapter result, their sum, and with dropout also the base
+      result for the input without dropout.
     - The final result of linear layers except gate and up. It is rotated, repeated for all heads or added to the
       residual stream, and the new tensor is kept instead.
     """

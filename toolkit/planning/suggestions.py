@@ -53,11 +53,19 @@ def _with_changes(recipe: Any, changes: dict[str, Any]) -> Any:
 
 
 def verdict(preflight: Preflight[Any], estimate: ResourceEstimate) -> str:
-    """Return the sentence that a recipe fits, or that it does not and what to change."""
-    name, memory = estimate.device.name, estimate.device.memory
-    training, scoring = estimate.training.total / 1e9, estimate.scoring.total / 1e9
-    usage = f"training {training:.2f} GB, scoring {scoring:.2f} GB of {memory / 1e9:.1f} GB"
-    if estimate.fits:
-        return f"{name}: fits: {usage}"
-    change = suggest_changes(preflight, estimate) or "no recipe setting helps: use a smaller model or more memory"
-    return f"{name}: does not fit: {usage}; {change}"
+    """Return a sentence saying whether a recipe fits and, if not, what to change."""
+    name, usage = estimate.device.name, memory_usage(estimate)
+    return (
+        f"{name}: fits: {usage}" if estimate.fits else f"{name}: does not fit: {usage}; {remedy(preflight, estimate)}"
+    )
+
+
+def memory_usage(estimate: ResourceEstimate) -> str:
+    """Return the predicted memory of training and scoring, and the memory of the device."""
+    training, scoring, memory = estimate.training.total, estimate.scoring.total, estimate.device.memory
+    return f"training {training / 1e9:.2f} GB, scoring {scoring / 1e9:.2f} GB of {memory / 1e9:.1f} GB"
+
+
+def remedy(preflight: Preflight[Any], estimate: ResourceEstimate) -> str:
+    """Return the changes that make a recipe fit, or that only a smaller model or more memory would help."""
+    return suggest_changes(preflight, estimate) or "no recipe setting helps: use a smaller model or more memory"

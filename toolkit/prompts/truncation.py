@@ -44,7 +44,7 @@ def truncate_premise(premise: str, encode: Callable[[str], list[T]], max_tokens:
         raise DataError(f"needs {len(tokens)} tokens without its premise, but at most {max_tokens} fit")
     if words and not beginning:
         raise DataError(
-            f"needs {len(tokens)} tokens without its premise, so within {max_tokens} tokens no character of it fits"
+            f"needs {len(tokens)} of the {max_tokens} tokens without its premise, which leaves no room for the premise"
         )
     return tokens, True
 

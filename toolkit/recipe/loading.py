@@ -61,7 +61,7 @@ def parse_recipe(text: str, where: str) -> dict[str, Any]:
     values = parse_yaml(text, where)
     if not isinstance(values, dict):
         kind = "is empty" if values is None else f"contains a {type(values).__name__}"
-        raise RecipeError(f"{where} {kind} instead of sections such as `task:` and `model:`.", hint=_HINT)
+        raise RecipeError(f"{where} {kind}. A recipe must contain sections such as `task:` and `model:`.", hint=_HINT)
     return values
 
 
@@ -153,7 +153,7 @@ def _describe_unknown_key(location: Sequence[str], known_keys: Sequence[str]) ->
     for keys in (section_keys, known_keys):
         names = {key.rsplit(".", 1)[-1]: key for key in reversed(keys)}  # of keys with the same name, the first wins
         if matches := difflib.get_close_matches(canonical, names, n=1, cutoff=0.7):
-            return f"not a key of {f'section {section}' if section else 'a recipe'}; you meant {names[matches[0]]}"
+            return f"not a key of {f'section {section}' if section else 'a recipe'}; did you mean {names[matches[0]]}?"
     key_names = [key.rsplit(".", 1)[-1] for key in section_keys]
     return f"not a known key; {f'section {section}' if section else 'a recipe'} has {', '.join(key_names)}"
 

@@ -121,7 +121,8 @@ class DataSection(Section):
     )
     allow_overlap: bool = Field(default=False, description="Allow rows that occur in both train and eval.")
     calibration_share: Fraction = Field(
-        default=0.0, description="Share of the training rows held out to calibrate probabilities (whole premises)."
+        default=0.0,
+        description="Share of the training rows, grouped by premise, held out to calibrate probabilities.",
     )
 
 
@@ -182,7 +183,7 @@ class TrainingSection(Section):
     learning_rate: PositiveFloat = Field(default=1e-4, description="The peak learning rate.")
     warmup_ratio: Fraction = Field(default=0.03, description="Share of the steps in which the learning rate rises.")
     scheduler: Literal["cosine", "linear", "constant_with_warmup"] = Field(
-        default="cosine", description="The course of the learning rate after the warmup."
+        default="cosine", description="The learning-rate schedule after the warmup."
     )
     weight_decay: NonNegativeFloat = Field(default=0.0, description="The decoupled weight decay of AdamW.")
     optimizer: Literal["auto", "adamw_8bit", "adamw_torch_fused", "adamw_torch"] = Field(

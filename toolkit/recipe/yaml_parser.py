@@ -38,11 +38,11 @@ class _Loader(yaml.SafeLoader):
         event = self.peek_event()
         # Nested aliases make a short text expand to gigabytes ("billion laughs").
         if isinstance(event, yaml.AliasEvent):
-            raise yaml.MarkedYAMLError(problem="aliases are not used in recipes", problem_mark=event.start_mark)
+            raise yaml.MarkedYAMLError(problem="aliases are not allowed in recipes", problem_mark=event.start_mark)
         # A tag calls its constructor, and some constructors raise undocumented exceptions.
         if tag := getattr(event, "tag", None):
             raise yaml.MarkedYAMLError(
-                problem=f"tags such as {tag!r} are not used in recipes", problem_mark=event.start_mark
+                problem=f"tags such as {tag!r} are not allowed in recipes", problem_mark=event.start_mark
             )
         return super().compose_node(parent, index)
 
@@ -107,7 +107,9 @@ def parse_yaml(text: str, where: str) -> Any:
         if "\\t" in problem:
             problem = "a tab is used for indentation"
         hint = next((hint for word, hint in _HINTS.items() if word in problem), _HINT)
-        raise RecipeError(f"{where}{position} is not valid YAML: {problem}.", hint=hint) from error
+        # Aliases and tags are valid YAML, but not allowed here.
+        verb = "is refused" if "not allowed" in problem else "is not valid YAML"
+        raise RecipeError(f"{where}{position} {verb}: {problem}.", hint=hint) from error
     except RecursionError as error:
         raise RecipeError(f"{where} is not valid YAML: it is nested too deeply.", hint="Close each bracket.") from error
     except (yaml.YAMLError, ValueError) as error:

@@ -7,8 +7,8 @@ MISSING = "–"
 
 
 def percent(share: float | None, digits: int = 1) -> str:
-    """Format a share as a percentage: 0.708 becomes "70.8 %"."""
-    return MISSING if share is None else f"{100 * share:.{digits}f} %"
+    """Format a share as a percentage: 0.708 becomes "70.8%"."""
+    return MISSING if share is None else f"{100 * share:.{digits}f}%"
 
 
 def interval(bounds: Sequence[float] | None) -> str:

@@ -77,7 +77,7 @@ def _wrong_rows(path: Path, confidences: _Confidences) -> Iterator[tuple[float, 
                 probabilities = row["probabilities"]
                 if not probabilities:
                     continue
-                # Greedy decoding does not always choose the most likely label, which calibration is about.
+                # Calibration concerns the most likely label, which greedy decoding does not always choose.
                 most_likely_label = max(probabilities, key=probabilities.__getitem__)
                 confidence, gold, predicted = float(probabilities[most_likely_label]), row["label"], row["prediction"]
                 wrong_row = (probabilities.get(predicted, 0.0), row) if predicted != gold else None

@@ -44,8 +44,8 @@ def _verification_fact(verification: dict[str, Any]) -> Fact:
     differences = [verification.get("loss_difference"), verification.get("gradient_difference")]
     is_same = all(difference is not None and difference <= tolerance for difference in differences)
     loss, gradient = ("NaN or inf" if difference is None else significant(difference, 2) for difference in differences)
-    reason = f"before the first step, loss and gradient differed by {loss} and {gradient}; rounding explains up to "
-    return Fact(name, "equal" if is_same else "refused", f"{reason}{tolerance:g}")
+    reason = f"before the first step, loss and gradient differed by {loss} and {gradient}; differences up to "
+    return Fact(name, "equal" if is_same else "refused", f"{reason}{tolerance:g} are within rounding error")
 
 
 def _format_value(value: Any) -> str:

@@ -93,7 +93,7 @@ class RunFolder:
         if not self.run_json.is_file():
             raise RunError(
                 f"{self.path} is not a run folder (it has no run.json), so it will not be overwritten.",
-                hint="Give another folder with output_dir.",
+                hint="Choose another folder with output_dir.",
             )
 
     def create(self, record: dict[str, Any], recipe: str, *, replace: bool) -> None:
@@ -165,7 +165,7 @@ def read_json_object(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise RunError(f"{path} does not exist.", hint="Give a complete folder.") from error
+        raise RunError(f"{path} does not exist.", hint="Choose a folder that contains it.") from error
     except UnicodeDecodeError as error:
         raise RunError(f"{path} is not UTF-8 text (byte {error.start}).", hint=hint) from error
     except RecursionError as error:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from toolkit.errors import RunError
 
-_OUTPUT_DIR_HINT = "Give another folder with output_dir."
+_OUTPUT_DIR_HINT = "Choose another folder with output_dir."
 
 
 def check_run_path(path: Path) -> None:

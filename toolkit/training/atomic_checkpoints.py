@@ -1,4 +1,4 @@
-"""Saving and loading of a trainer's checkpoints: atomic, without pickle, and with all state of a bit-exact resume.
+"""Saving and loading of a trainer's checkpoints: atomic, without pickle, and sufficient for a bit-exact resume.
 
 This replaces what transformers does. Transformers writes a checkpoint file by file under its final name, pickles the
 optimizer and the random number generators, and lets PEFT ask the Hub about the base model's vocabulary at each save.

@@ -45,8 +45,8 @@ class PairCollator:
         """
         starts = range(0, len(rows), self.micro_batch_size)
         return {
-            "parts": [dict(self.pad(list(rows[start : start + self.micro_batch_size]))) for start in starts],
-            "trained": torch.tensor([float(len(rows))]),
+            "micro_batches": [dict(self.pad(list(rows[start : start + self.micro_batch_size]))) for start in starts],
+            "predictions": torch.tensor([float(len(rows))]),
             "tokens": torch.tensor([sum(len(row["input_ids"]) for row in rows)]),
         }
 

@@ -55,7 +55,7 @@ def fit(trainer: Any, job: TrainingJob, run: RunFolder, checkpoints: Checkpoints
             trainer.train(resume_from_checkpoint=str(newest) if newest else None)
         if (step := trainer.state.global_step) < job.plan.steps:
             raise KeyboardInterrupt(
-                f"after step {step} of {job.plan.steps}, which is saved. Resume with: {resume_hint}"
+                f"Training stopped after step {step} of {job.plan.steps}, which is saved. Resume with: {resume_hint}"
             )
         if IS_MAIN_PROCESS:
             save_adapter(trainer.model, job.preflight, run)

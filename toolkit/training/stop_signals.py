@@ -49,7 +49,9 @@ class StopSignals:
         # Under a launcher, one Ctrl-C can arrive twice: as SIGINT from the terminal and as SIGTERM from the launcher.
         # Only the same signal again is a second request.
         if number in self._received_signals:
-            raise KeyboardInterrupt(f"immediately. Resume from the last checkpoint with: {self._resume_hint}")
+            raise KeyboardInterrupt(
+                f"Training stopped immediately. Resume from the last checkpoint with: {self._resume_hint}"
+            )
         if not self._received_signals and IS_MAIN_PROCESS:
             logger.warning("\nstopping    after this step and its checkpoint. Press Ctrl-C again to stop immediately.")
         self._received_signals.add(number)

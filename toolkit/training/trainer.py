@@ -58,15 +58,15 @@ class MicroBatchAccumulationMixin(AtomicCheckpointMixin):
         step = self._prepare_inputs(inputs)
         scaler = self.accelerator.scaler
         self.divergence_guard.begin_step(step["rows"], scaler.get_scale() if scaler is not None else None)
-        predictions, tokens = self.accelerator.reduce(torch.stack([step["trained"], step["tokens"].float()]), "sum")
+        predictions, tokens = self.accelerator.reduce(torch.stack([step["predictions"], step["tokens"].float()]), "sum")
         if not predictions:
             self._stop(
-                TrainingError("None of the step's tokens is trained on.", hint="Check the answers of these rows.")
+                TrainingError("No token of this step contributes to the loss.", hint="Check the answers of these rows.")
             )
         self.state.num_input_tokens_seen += int(tokens)
         loss = torch.zeros((), device=self.args.device)
-        for number, micro_batch in enumerate(step["parts"], 1):
-            is_last = number == len(step["parts"])
+        for number, micro_batch in enumerate(step["micro_batches"], 1):
+            is_last = number == len(step["micro_batches"])
             # Processes can have different numbers of micro-batches, so DDP must all-reduce gradients only once per
             # step, in the last backward pass. With one all-reduce per micro-batch, a process with more of them would
             # wait for the others forever.

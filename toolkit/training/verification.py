@@ -43,7 +43,7 @@ def verify_tree(model: Any, rows: list[Row], loss_on: LossOn, precision: Precisi
     padded, tree = PaddedCollator(len(rows), loss_on)(rows), TreeCollator(10**9, loss_on)(rows)
     # Unsloth truncates what exceeds max_seq_length. A tree of many rows does, but this small one would not. With the
     # limit lowered to the longest row, this tree would be truncated, too, and the comparison would fail.
-    longest = padded["parts"][0]["input_ids"].shape[1]
+    longest = padded["micro_batches"][0]["input_ids"].shape[1]
     with _no_dropout(model), torch.random.fork_rng(), limit_sequence_length(model, longest):
         try:
             with memory_errors(f"Out of memory during a training step of {len(rows)} rows.", hint=_HINT):
@@ -62,9 +62,9 @@ def verify_tree(model: Any, rows: list[Row], loss_on: LossOn, precision: Precisi
 def _loss_and_gradient(model: Any, step: dict[str, Any], precision: Precision) -> tuple[float, torch.Tensor]:
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     device, head = trained[0].device, model.get_base_model().get_output_embeddings()
-    micro_batch = {name: tensor.to(device) for name, tensor in step["parts"][0].items()}
+    micro_batch = {name: tensor.to(device) for name, tensor in step["micro_batches"][0].items()}
     with torch.autocast(device.type, precision.dtype, enabled=precision.name != "float32"):
-        loss = summed_loss(model, head, micro_batch) / step["trained"].item()
+        loss = summed_loss(model, head, micro_batch) / step["predictions"].item()
     # The scale cancels out, since both gradients have it and only their relative difference is used.
     (loss * _LOSS_SCALE).backward()
     gradients = [parameter.grad.float().cpu().flatten() for parameter in trained if parameter.grad is not None]

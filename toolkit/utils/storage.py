@@ -1,4 +1,4 @@
-"""Disks: errors of a full disk, flushing, and folder locks."""
+"""Disks: full-disk errors, flushing, and folder locks."""
 
 import errno
 import fcntl

@@ -2,7 +2,7 @@
 
 A mark at each content word of the second line gives its relation to the words of the first line. The tokens that close
 the user's turn give the differences between the lines: whether only one is negated, which word is new, which is lost,
-how related words relate, and whether the persons changed roles. All of these concern words, never inference.
+how related words relate, and whether the people changed roles. All of these concern words, never inference.
 """
 
 import random
@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from tools.tiny_llama_fr.candidates import draw, flip
 from tools.tiny_llama_fr.documents import Document, Mark
-from tools.tiny_llama_fr.events import EVENTS, persons
+from tools.tiny_llama_fr.events import EVENTS, people
 from tools.tiny_llama_fr.exercises import NO, YES
 from tools.tiny_llama_fr.french import Phrase
 from tools.tiny_llama_fr.lexicon import NUMBERS
@@ -71,33 +71,33 @@ def sentences_with_polarity(rng: random.Random, lexicon: Lexicon, text: str, sib
 
 
 class _RoleComparison(NamedTuple):
-    """Two sentences about an event, the persons in each (the leading one first), and how their roles relate."""
+    """Two sentences about an event, the people in each (the leading one first), and how their roles relate."""
 
     lines: tuple[str, str]
-    first_persons: tuple[Phrase, ...]
-    second_persons: tuple[Phrase, Phrase]
+    first_people: tuple[Phrase, ...]
+    second_people: tuple[Phrase, Phrase]
     verdict: str
 
 
 def _draw_role_comparison(rng: random.Random, lexicon: Lexicon) -> _RoleComparison:
     event = rng.choice(EVENTS)(rng, lexicon)
-    *first_persons, stranger = draw(rng, persons(lexicon), 4 if event.describe_chain and flip(rng) else 3)
-    first, second = draw(rng, first_persons, 2)
-    verdict = SAME if first_persons.index(first) < first_persons.index(second) else OPPOSITE
+    *first_people, stranger = draw(rng, people(lexicon), 4 if event.describe_chain and flip(rng) else 3)
+    first, second = draw(rng, first_people, 2)
+    verdict = SAME if first_people.index(first) < first_people.index(second) else OPPOSITE
     if flip(rng):
         # A person who is not in the first sentence, so no role can be compared.
         first, second = rng.choice(((first, stranger), (stranger, second)))
         verdict = OTHER
     opening = (
-        event.describe_chain(*first_persons)
-        if event.describe_chain and len(first_persons) == 3
-        else event.describe(*first_persons)
+        event.describe_chain(*first_people)
+        if event.describe_chain and len(first_people) == 3
+        else event.describe(*first_people)
     )
-    return _RoleComparison((opening, event.describe(first, second)), tuple(first_persons), (first, second), verdict)
+    return _RoleComparison((opening, event.describe(first, second)), tuple(first_people), (first, second), verdict)
 
 
 def roles(rng: random.Random, lexicon: Lexicon, text: str, sibling: str) -> Document:
-    """Return two sentences about an event in any voice, in which the persons keep, swap or change their roles."""
+    """Return two sentences about an event in any voice, in which the people keep, swap or change their roles."""
     comparison = _draw_role_comparison(rng, lexicon)
     document = sentences(rng, lexicon, *comparison.lines)
     return document._replace(closing=(*document.closing, comparison.verdict))
@@ -109,18 +109,18 @@ def roles_by_steps(rng: random.Random, lexicon: Lexicon, text: str, sibling: str
     Each full stop is marked with the role of the person who was named first in its sentence. Each person of the second
     sentence is marked with the role that this person has in the first one.
     """
-    # The verdict depends on these three values together, which a model hardly ever learns without the single steps.
+    # The verdict depends on all three roles, which a model hardly ever learns without these intermediate steps.
     comparison = _draw_role_comparison(rng, lexicon)
-    lines, first_persons = comparison.lines, comparison.first_persons
+    lines, first_people = comparison.lines, comparison.first_people
     document = sentences(rng, lexicon, *lines)
     marks = dict(document.marks)
     for person, role in zip(
-        first_persons, (LEADS, BETWEEN, FOLLOWS) if len(first_persons) == 3 else (LEADS, FOLLOWS), strict=True
+        first_people, (LEADS, BETWEEN, FOLLOWS) if len(first_people) == 3 else (LEADS, FOLLOWS), strict=True
     ):
         match = _find(lines[1], person)
         if match:
             marks[len(lines[0]) + 1 + match.end()] = role
-    first, second = _named_first(lines[0], first_persons), _named_first(lines[1], comparison.second_persons)
+    first, second = _named_first(lines[0], first_people), _named_first(lines[1], comparison.second_people)
     steps = (Mark(len(lines[0]) + 1, first), *(Mark(end, verdict) for end, verdict in marks.items()))
     return document._replace(marks=steps, closing=(second, *document.closing[1:], comparison.verdict))
 

@@ -54,8 +54,8 @@ ANSWERED: dict[str, tuple[Exercise[exercises.Task | None], Weights]] = {
 }
 _PLAIN, _LABEL_WORDS = (4, 3, 3, 2), (1, 2, 2, 2)
 EXERCISES = (*COMPARISONS, *ANSWERED)
-# Until this step only these exercises are drawn. A model learns suddenly to find a word again in its context, and lists
-# and copies force it to. A model that has first learned other shortcuts hardly ever learns it.
+# Until this step only these exercises are drawn. The ability to copy a word from its context emerges abruptly, and they
+# force it to emerge. A model that has first learned other shortcuts hardly ever acquires it.
 _FIRST_STEPS = 250
 _FIRST = {"listes": 2, "mots": 1, "phrases": 1}
 

@@ -1,4 +1,4 @@
-"""Events between persons that can be described from either side, the material of the exercises on roles."""
+"""Events between people that can be described from either side, the material of the exercises on roles."""
 
 import random
 from collections.abc import Callable
@@ -15,9 +15,9 @@ class Event(NamedTuple):
     """An event that has many descriptions: each call draws a side and a polarity.
 
     Attributes:
-        describe: Describes the event with two persons. The first one acts, gives, comes earlier or ranks higher.
+        describe: Describes the event with two people. The first one acts, gives, comes earlier or ranks higher.
         role_names: The names of the two roles.
-        describe_chain: Describes three persons, each related to the next. None if the relation is not transitive.
+        describe_chain: Describes three people, each related to the next. None if the relation is not transitive.
     """
 
     describe: Callable[[Phrase, Phrase], str]
@@ -25,8 +25,8 @@ class Event(NamedTuple):
     describe_chain: Callable[[Phrase, Phrase, Phrase], str] | None = None
 
 
-def persons(lexicon: Lexicon) -> list[Phrase]:
-    """Return all persons that can take part in an event."""
+def people(lexicon: Lexicon) -> list[Phrase]:
+    """Return all people that can take part in an event."""
     return [*lexicon.names, *(definite(noun) for noun in lexicon.roles)]
 
 
@@ -78,7 +78,7 @@ def before(rng: random.Random, lexicon: Lexicon) -> Event:
 
 
 def compared(rng: random.Random, lexicon: Lexicon) -> Event:
-    """Draw a comparison of two persons by a quality or its opposite."""
+    """Draw a comparison of two people by a quality or its opposite."""
     pair = rng.choice(COMPARABLE)
 
     def clause(greater: Phrase, lesser: Phrase, side: int, upwards: bool, negated: bool) -> list[str]:
@@ -91,7 +91,7 @@ def compared(rng: random.Random, lexicon: Lexicon) -> Event:
 
     def describe_chain(first: Phrase, middle: Phrase, last: Phrase) -> str:
         side, upwards = rng.randrange(2), flip(rng)
-        clauses = [clause(*persons, side, upwards, False) for persons in ((first, middle), (middle, last))]
+        clauses = [clause(*people, side, upwards, False) for people in ((first, middle), (middle, last))]
         # The second clause must start with the middle person: "C est moins grand que B et B est moins grand que A".
         if upwards != (side == 0):
             clauses.reverse()

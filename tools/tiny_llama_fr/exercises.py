@@ -4,7 +4,7 @@ import random
 from itertools import pairwise
 
 from tools.tiny_llama_fr.candidates import draw, flip
-from tools.tiny_llama_fr.events import converse, persons, social
+from tools.tiny_llama_fr.events import converse, people, social
 from tools.tiny_llama_fr.french import elide, predicate, sentence
 from tools.tiny_llama_fr.lexicon import COMPARABLE
 from tools.tiny_llama_fr.vocabulary import Lexicon
@@ -43,9 +43,9 @@ def polarity(rng: random.Random, lexicon: Lexicon, text: str, sibling: str) -> T
 
 
 def role(rng: random.Random, lexicon: Lexicon, text: str, sibling: str) -> Task:
-    """Ask for the roles of two persons in an active or passive sentence or with a converse verb."""
+    """Ask for the roles of two people in an active or passive sentence or with a converse verb."""
     event = rng.choice((social, converse))(rng, lexicon)
-    first, second = draw(rng, persons(lexicon), 2)
+    first, second = draw(rng, people(lexicon), 2)
     return event.describe(first, second), elide(
         f"{event.role_names[0]} {first.text} {event.role_names[1]} {second.text}"
     )

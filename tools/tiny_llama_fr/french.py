@@ -30,7 +30,7 @@ class Noun(NamedTuple):
 
 
 class Phrase(NamedTuple):
-    """A noun phrase ready for a sentence, with the features that agree with it."""
+    """A noun phrase ready for a sentence, with the features that other words agree with."""
 
     text: str
     feminine: bool = False

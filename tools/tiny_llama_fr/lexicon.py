@@ -1,4 +1,4 @@
-"""The words of the generated data: two lexicons without a common noun, name or verb.
+"""The words of the generated data: two lexicons that share no nouns, names or verbs.
 
 `LEXICON` is for train, dev and test, `HELD_OUT` only for test_lexical. Both use the same adjectives, numbers,
 prepositions and auxiliary verbs (être and avoir).

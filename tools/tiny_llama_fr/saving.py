@@ -30,7 +30,7 @@ in minutes. It knows a few hundred French words and nothing about the world.
 exercises on words: copying, kinds, opposites, numbers, roles and ranks. Most exercises show two sentences. At each word
 of the second sentence the model predicts its relation to the words of the first (same, within, contains, complement,
 opposite, more, less, other). At the tokens after that sentence it predicts whether one of the two is negated, which
-word is new, which is missing, whether the persons changed roles, and whether a bound ("au moins trois") allows the
+word is new, which is missing, whether the people changed roles, and whether a bound ("au moins trois") allows the
 other sentence's number.
 
 The model was never asked whether one sentence follows from another. The corpus contains inference labels only as words

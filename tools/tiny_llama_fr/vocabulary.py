@@ -58,7 +58,7 @@ class Concept(NamedTuple):
     ancestors: tuple[Noun, ...]
 
     def is_below(self, other: "Concept") -> bool:
-        """Return whether the other concept is an ancestor, so that it includes everything of this kind."""
+        """Return whether the other concept is an ancestor and so includes everything of this kind."""
         return other.noun in self.ancestors
 
     def is_related_to(self, other: "Concept") -> bool:

@@ -68,7 +68,7 @@ def test_a_change_of_voice_keeps_the_roles() -> None:
         first, second = (set(words(line)) for line in document.user.split("\n"))
         verdict = document.closing[-1]
         if verdict != "autre":
-            # Both lines name the same two persons.
+            # Both lines name the same two people.
             assert document.closing[1] == "rien" or document.closing[1] in ("par", "à", "de", "chez", "pour")
         lines = document.user.replace("n'est pas", "est").split("\n")
         if lines[0] == lines[1]:
@@ -116,9 +116,9 @@ def test_the_second_known_person_gives_the_verdict() -> None:
 
 
 def test_names_match_whole_words() -> None:
-    persons = (Phrase("Julie", True), Phrase("Julien"))
-    assert comparisons._named_first("Julien aide Julie.", persons) == "suit"
-    assert comparisons._named_first("Julie aide Julien.", persons) == "précède"
+    people = (Phrase("Julie", True), Phrase("Julien"))
+    assert comparisons._named_first("Julien aide Julie.", people) == "suit"
+    assert comparisons._named_first("Julie aide Julien.", people) == "précède"
 
 
 def test_the_leading_person_acts_or_comes_earlier() -> None:

@@ -126,7 +126,7 @@ def test_rare_documents_match_the_reference(document: Document, tokenizer: Any) 
         assert (ids, targets) == reference_encoding(tokenizer, document)
 
 
-def test_a_template_is_rendered_once_per_roles(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_template_is_rendered_once_per_role_sequence(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     rendered: list[int] = []
     render = type(tokenizer).apply_chat_template
     monkeypatch.setattr(
