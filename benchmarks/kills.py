@@ -119,19 +119,19 @@ def kill_training(recipe: str, folder: Path, kills: int, seed: int, log: Path) -
     Returns:
         The number of kills per activity, and the folders of the finished runs.
     """
-    moments: Counter[str] = Counter()
+    activities: Counter[str] = Counter()
     folders: list[Path] = []
-    while moments.total() < kills:
+    while activities.total() < kills:
         folders.append(folder / f"killed-{len(folders) + 1}" / RUN)
         killer = Killer(seed + len(folders), folders[-1], log)
-        while moments.total() + killer.kills < kills:
+        while activities.total() + killer.kills < kills:
             has_started = written_since(time.time(), folders[-1], "train_log.jsonl")
             if killer.start_and_kill(training_command(recipe, folders[-1]), has_started, startup_s=10, window_s=4):
                 break
-            print(f"run {len(folders)}, kill {killer.kills}: {dict(killer.moments)}", file=sys.stderr, flush=True)
+            print(f"run {len(folders)}, kill {killer.kills}: {dict(killer.activities)}", file=sys.stderr, flush=True)
         run_to_completion(training_command(recipe, folders[-1]))
-        moments += killer.moments
-    return moments, folders
+        activities += killer.activities
+    return activities, folders
 
 
 def kill_export(folder: Path, reference: Path, kills: int, seed: int, log: Path) -> tuple[Counter[str], int]:
@@ -149,12 +149,12 @@ def kill_export(folder: Path, reference: Path, kills: int, seed: int, log: Path)
         json.loads(contents.pop("parity.json", b"{}"))
         half_written += len(differing_files(contents, read_exported_files(reference), missing_counts=False))
         print(
-            f"export, kill {killer.kills}: {dict(killer.moments)}, half-written: {half_written}",
+            f"export, kill {killer.kills}: {dict(killer.activities)}, half-written: {half_written}",
             file=sys.stderr,
             flush=True,
         )
     run_to_completion(export_command(folder))
-    return killer.moments, half_written
+    return killer.activities, half_written
 
 
 def read_trained_files(folder: Path) -> dict[str, bytes]:
@@ -220,10 +220,12 @@ def main() -> None:
     report("Kills at random moments", header, rows, {**facts, "results": results}, arguments.out)
 
 
-def table_row(name: str, moments: Counter[str], difference_count: int, half_written: str, seconds: float) -> list[str]:
+def table_row(
+    name: str, activities: Counter[str], difference_count: int, half_written: str, seconds: float
+) -> list[str]:
     """Return a row of the table."""
-    description = ", ".join(f"{count} {moment}" for moment, count in moments.most_common())
-    return [name, str(moments.total()), description, str(difference_count), half_written, f"{seconds:.0f}"]
+    description = ", ".join(f"{count} {activity}" for activity, count in activities.most_common())
+    return [name, str(activities.total()), description, str(difference_count), half_written, f"{seconds:.0f}"]
 
 
 if __name__ == "__main__":

@@ -227,7 +227,7 @@ def main() -> None:
     job, prepared = prepare_job(__file__, arguments, ("eval", "rows", "slow_rows", "our_rows"))
     inputs = {key: prepared[key] for key in ("prompts", "labels", "words", "texts")}
     results = take_turns(__file__, job | inputs, arguments.systems, arguments.rounds)
-    header = ["system", "rows", "rows per second", "ours is", "peak GB", "predictions equal to ours"]
+    header = ["system", "rows", "rows per second", "our speedup", "peak GB", "predictions equal to ours"]
     title = f"Scoring, {Path(arguments.model).name}"
     report(title, header, table(results), {"job": job, "results": results}, arguments.out)
 
@@ -237,7 +237,7 @@ def table(results: dict[str, list[dict[str, Any]]]) -> list[list[str]]:
     seconds = {system: median(result["seconds"][0] for result in rounds) for system, rounds in results.items()}
     rows = []
     for system, rounds in results.items():
-        ratio = f"{seconds[system] / seconds[OURS]:.2f}x as fast" if OURS in results and system != OURS else ""
+        ratio = f"{seconds[system] / seconds[OURS]:.2f}x" if OURS in results and system != OURS else ""
         # The harness chooses the most likely label sequence and the others decode greedily. Our scorer returns both.
         expected = results[OURS][0]["likeliest" if system == HARNESS else "predictions"] if OURS in results else []
         predictions = rounds[0]["predictions"]

@@ -78,10 +78,10 @@ def main() -> None:
     seconds = {system: median_seconds(rounds) for system, rounds in results.items()}
     rows = []
     for system, rounds in results.items():
-        ratio = f"{seconds[system] / seconds[OURS]:.2f}x as fast" if OURS in seconds and system != OURS else ""
+        ratio = f"{seconds[system] / seconds[OURS]:.2f}x" if OURS in seconds and system != OURS else ""
         rows.append([system, f"{rounds[0]['rows']}", f"{1 / seconds[system]:.3g}", ratio, f"{peak_gb(rounds):.2f}"])
     title = f"Scoring {Path(arguments.model).name} as {arguments.type}"
-    header = ["system", "rows", "rows per second", "ours is", "peak GB"]
+    header = ["system", "rows", "rows per second", "our speedup", "peak GB"]
     report(title, header, rows, {"job": job, "results": results}, arguments.out)
 
 

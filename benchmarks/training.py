@@ -67,7 +67,7 @@ def main() -> None:
     results = take_turns(__file__, job | inputs, arguments.systems, arguments.rounds)
     peers = [peer for peer in PEERS if peer in results]
     ratio_names, predicted_ratio_names = (
-        [f"{text} {peer}" for peer in peers] for text in ("against", "by tokens, against")
+        [f"{text} {peer}" for peer in peers] for text in ("vs.", "predicted by tokens, vs.")
     )
     header = [
         "system",

@@ -22,7 +22,7 @@ def parse() -> Namespace:
     flags.add_argument("--model", default="adapter", help="adapter (default), base, merged or a GGUF file")
     flags.add_argument("--data", help="a data file or embedded:nli-fr:SPLIT (default: data.eval of the recipe)")
     flags.add_argument("--mode", choices=["constrained", "free"], default="constrained", help="how to decode answers")
-    shots = "show K training rows, balanced by label, as answered examples in each prompt; only with --model base"
+    shots = "show K training rows, balanced by label, as few-shot examples in each prompt; only with --model base"
     flags.add_argument("--shots", type=positive, default=0, metavar="K", help=shots)
     flags.add_argument("--limit", type=positive, metavar="N", help="score only the first N rows")
     add_overrides(flags)

@@ -1,4 +1,4 @@
-"""Check data, tokens, parameters, memory and disk of a recipe without loading weights; exit code 3: does not fit.
+"""Check data, tokens, parameters, memory and disk of a recipe without loading weights. Exits with 3 if it does not fit.
 
 python scripts/preflight.py recipes/nli_fr.yaml
 python scripts/preflight.py recipes/nli_fr.yaml --set model.load_in_4bit=true --memory 16GB

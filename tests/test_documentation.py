@@ -56,7 +56,7 @@ def workplace(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch)
 def test_commands_run_as_written(
     page: Path, workplace: Path, trained: RunFolder, call: Callable[..., tuple[int, str, str]]
 ) -> None:
-    """Commands of a page run in their order; a run that it did not train itself is there from the start."""
+    """Commands of a page run in their order; a run that the page does not train is created beforehand."""
     for words in commands(page):
         if words == ["python", "-m", "toolkit"]:
             done = subprocess.run([sys.executable, *words[1:]], cwd=ROOT, capture_output=True, text=True)
@@ -93,7 +93,7 @@ def test_links_lead_to_files(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     targets = re.findall(r"\]\(([^)#\s]+)\)", text)
     assert [name for name in targets if "://" not in name and not (page.parent / name).exists()] == []
-    # Paths in backticks that start with a folder of the repository are there, too.
+    # Paths in backticks that start with a folder of the repository must exist too.
     paths = re.findall(
         r"`((?:toolkit|tools|tests|docs|recipes|benchmarks|requirements|schema|scripts)/[\w./-]+)`", text
     )

@@ -61,7 +61,7 @@ def test_there_is_something_to_check() -> None:
 
 
 @pytest.mark.parametrize("path", [*CODE, *TESTS], ids=name_of)
-def test_docstrings_open_well(path: Path) -> None:
+def test_docstrings_have_valid_openings(path: Path) -> None:
     texts = list(docstrings(path))
     assert [text.splitlines()[0] for _, text in texts if BAD_OPENING.match(text)] == []
     if path in CODE:

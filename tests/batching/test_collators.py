@@ -1,4 +1,4 @@
-"""Collators: trained tokens, masks and padding, and trees that train exactly the predictions of padded rows."""
+"""Collators: target tokens, masks and padding, and trees that train exactly the predictions of padded rows."""
 
 from collections import Counter
 from typing import Any
@@ -76,7 +76,9 @@ def count_predictions(step: dict[str, Any]) -> Counter[tuple[tuple[int, ...], in
 
 @pytest.mark.parametrize("loss_on", ["completion", "full_text"])
 @given(rows=st.lists(ROW, min_size=1, max_size=8), micro_batch_size=st.integers(1, 8), batch_tokens=st.integers(1, 30))
-def test_trees_train_as_padded_rows(loss_on: LossOn, rows: list[Any], micro_batch_size: int, batch_tokens: int) -> None:
+def test_trees_train_like_padded_rows(
+    loss_on: LossOn, rows: list[Any], micro_batch_size: int, batch_tokens: int
+) -> None:
     """Trees and padded rows train the same predictions, however the step is split into micro-batches."""
     padded, tree = PaddedCollator(micro_batch_size, loss_on)(rows), TreeCollator(batch_tokens, loss_on)(rows)
     assert count_predictions(padded) == count_predictions(tree)

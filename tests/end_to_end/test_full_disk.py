@@ -22,7 +22,7 @@ Call = Callable[..., tuple[int, str, str]]
 
 @contextmanager
 def file_size_limit(size: int) -> Iterator[None]:
-    """Let every write beyond `size` bytes of a file fail, as on a full disk. Existing files stay readable."""
+    """Make every write beyond `size` bytes of a file fail, as on a full disk. Existing files stay readable."""
     # Python ignores SIGXFSZ, so a write beyond the limit raises an OSError (EFBIG) instead of killing the process.
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))

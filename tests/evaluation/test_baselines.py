@@ -64,7 +64,7 @@ def test_chance_level_scores_give_no_warning() -> None:
 
 
 def test_warning_starts_at_significance_level() -> None:
-    """The warning starts at the smallest score that luck reaches in less than one of a thousand samples."""
+    """The warning starts at the smallest score that luck reaches in fewer than one in a thousand samples."""
     rows = evaluation_rows(2490)
     smallest = next(n for n in range(830, 2490) if binom.sf(n - 1, 2490, 1 / 3) < 0.001)
     assert round(smallest / 2490, 3) == 0.363

@@ -175,7 +175,7 @@ def test_only_comparisons_are_overwritten(call: Call, evals: Path, tmp_path: Pat
     for taken in (tmp_path / "mine", tmp_path / "file", evals / "random", evals.parent):
         before = sorted((path, path.stat().st_mtime_ns) for path in tmp_path.rglob("*"))
         code, _, err = call("compare", *folders, "--output", taken)
-        assert code == 2 and "is not a folder that contains only a comparison" in err
+        assert code == 2 and "contains something other than an earlier comparison" in err
         assert before == sorted((path, path.stat().st_mtime_ns) for path in tmp_path.rglob("*"))
     (tmp_path / "empty").mkdir()
     assert call("compare", *folders, "--output", tmp_path / "empty")[0] == 0

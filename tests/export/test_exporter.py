@@ -71,7 +71,7 @@ def test_export_writes_files_parity_and_origin(
     install_fake_quantizer(tmp_path, monkeypatch)
     code, out, err = call("export_gguf", run.path, "--quant", "f16", "q4_k_m", "--verify", "12")
     assert code == 0, out + err
-    assert "12/12 100.0%" in out and "0 differ" in out
+    assert "12/12 100.0%" in out and "  equal  " in out
     folder = run.path / "gguf"
     assert {path.name for path in folder.iterdir()} == {
         "small-f16.gguf", "small-q4_k_m.gguf", "Modelfile", "README.md", "parity.json",
@@ -108,7 +108,7 @@ def test_broken_export_exits_with_3(call: Call, run: RunFolder, monkeypatch: pyt
     """A file that answers differently is refused but kept for inspection."""
     monkeypatch.setattr("toolkit.export.llama_folder.LlamaFolder._row_order", lambda *_: None)
     code, out, err = call("export_gguf", run.path, "--quant", "f32")
-    assert code == 3 and "gguf-f32 of" in err and "does not answer like the adapter" in err
+    assert code == 3 and "do not answer like the adapter: gguf-f32." in err
     assert "refused" in out and "clear" in out and " nats)" in out
     assert run.gguf("f32").is_file()
     entry = json.loads(run.parity.read_text(encoding="utf-8"))["models"][-1]

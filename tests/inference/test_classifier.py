@@ -223,7 +223,7 @@ def test_scoring_and_generation_set_attention(
             assert flags() == {False}
 
 
-def test_gguf_predicts_as_its_adapter(run: TrainedRun, gguf: ModelRef, pairs: list[tuple[str, str]]) -> None:
+def test_gguf_predicts_like_its_adapter(run: TrainedRun, gguf: ModelRef, pairs: list[tuple[str, str]]) -> None:
     with Classifier(run) as adapter, Classifier(run, gguf) as exported:
         assert exported.predict(pairs) == adapter.predict(pairs)
         # The tolerance covers the merged weights, which are rounded to bfloat16.

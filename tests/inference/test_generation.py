@@ -63,7 +63,7 @@ def test_generation_config_adds_stop_tokens(model: Any, monkeypatch: pytest.Monk
         assert TorchGenerator(model, [2], max_new_tokens=LONGEST).generate(PROMPTS) == expected
 
 
-def test_llama_cpp_generates_as_torch(model: Any, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_llama_cpp_generates_like_torch(model: Any, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     from toolkit.export.gguf_writer import write_gguf
     from toolkit.inference.llama_cpp import LlamaCpp
 

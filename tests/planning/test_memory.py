@@ -127,5 +127,5 @@ def test_bytes_per_token_add_up() -> None:
         checkpointing=False,
         optimizer="adamw_torch",
     ).total
-    per_token = activation_bytes_per_token(LLAMA_1B, lora, dtype_bytes=4, checkpointing=False, trained_share=0.25)
+    per_token = activation_bytes_per_token(LLAMA_1B, lora, dtype_bytes=4, checkpointing=False, target_share=0.25)
     assert per_token * 1000 == pytest.approx(total, rel=1e-6)

@@ -49,7 +49,7 @@ def test_verdict_depends_on_the_device(
     preflight = run_preflight(make_recipe(f"model.name={tiny_model}", "model.dtype=auto"))
     assert preflight.precision.name == ("bfloat16" if has_amx else "float32")
     here = estimate_resources(plan_job(preflight))
-    assert here.fits and verdict(preflight, here).startswith(f"{this_device().name}: fits: training ")
+    assert here.fits and verdict(preflight, here).startswith(f"fits on {this_device().name}: training ")
     assert here.record()["training"]["total"] == here.training.total
     on_t4 = estimate_resources(plan_job(preflight, T4))
     assert on_t4.dtype_bytes == 2 and on_t4.training.holes == 0
@@ -86,7 +86,7 @@ def test_suggestion_for_scoring_names_only_its_key(make_recipe: MakeRecipe, tiny
 def test_preflight_exits_with_3_if_nothing_fits(call: Call, recipe_file: Path) -> None:
     code, out, err = call("preflight", recipe_file)
     assert code == 0, err
-    for words in ("memory      training ", "verdict     ", "T4: fits: training ", "duplicates  0 training rows"):
+    for words in ("memory      training ", "verdict     ", "fits on T4: training ", "duplicates  0 training rows"):
         assert words in out
     assert out.count("<|begin_of_text|>") == 2, "two examples"
     code, out, err = call("preflight", recipe_file, "--memory", "300MB")

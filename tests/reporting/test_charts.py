@@ -49,7 +49,7 @@ def test_loss_over_decades_uses_a_log_scale() -> None:
     assert "log scale" in loss_curve(list(range(400)), np.geomspace(10, 0.01, 400).tolist())
 
 
-def test_reliability_bars_are_as_high_as_accuracy() -> None:
+def test_reliability_bar_heights_equal_accuracy() -> None:
     confidence, correct = [0.98] * 10 + [0.51] * 10, [True] * 10 + [True, False] * 5
     svg = reliability_diagram(bin_confidences(np.array(confidence), np.array(correct)))
     heights = [float(h) for h in re.findall(r'class="bar"[^>]* height="([\d.]+)"', svg)]

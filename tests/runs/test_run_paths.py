@@ -20,7 +20,7 @@ def test_unwritable_folder_is_rejected(tmp_path: Path, monkeypatch: pytest.Monke
     check_writable(tmp_path / "eval")
     monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)  # root has permission everywhere
     for check in (check_writable, check_run_path):
-        with pytest.raises(RunError, match=f"eval cannot be written: permission denied for {tmp_path}"):
+        with pytest.raises(RunError, match=f"eval: permission denied for {tmp_path}"):
             check(tmp_path / "eval")
 
 

@@ -29,7 +29,7 @@ def die(*_: Any, **__: Any) -> None:
 
 
 def replace_after(owner: Any, name: str, count: int, replacement: Callable[..., Any] = die) -> None:
-    """Let `owner.name` work `count` times, and call `replacement` from then on."""
+    """Call the original `owner.name` for the first `count` calls, then `replacement`."""
     original, calls = getattr(owner, name), iter(range(count))
     setattr(owner, name, lambda *a, **k: original(*a, **k) if next(calls, None) is not None else replacement(*a, **k))
 

@@ -79,10 +79,8 @@ def test_signal_saves_step_and_explains_resume(
     at_step(3, lambda: os.kill(os.getpid(), number))
     code, _, err = call("sft", recipe_file, "--output-dir", run.path)
     assert code == 130 and "Traceback" not in err
-    assert (
-        f"interrupted: Training stopped after step 3 of 5, which is saved. Resume with: python sft.py {recipe_file}"
-        in err
-    )
+    assert "interrupted: Training stopped after step 3 of 5, and a checkpoint was saved." in err
+    assert f"Resume with: python sft.py {recipe_file}" in err
     assert run.record["status"] == "interrupted" and (run.checkpoints / "checkpoint-3").is_dir()
     assert not run.adapter.exists() and signal.getsignal(number) is before
     at_step(0, lambda: None)

@@ -20,7 +20,7 @@ def check_import_order() -> None:
     if not _is_checked and "transformers" in sys.modules and "unsloth" not in sys.modules:
         raise ModelError(
             "transformers was imported before Unsloth, so Unsloth can no longer patch it.",
-            hint="Restart Python (in a notebook, the kernel), then import unsloth or call toolkit before transformers.",
+            hint="Restart Python (or the notebook's kernel), and call the toolkit before importing transformers.",
         )
     _is_checked = True
 

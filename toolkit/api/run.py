@@ -92,7 +92,7 @@ class Run:
             data: A data file or `embedded:nli-fr:SPLIT`. The default is the evaluation rows of the recipe.
             limit: Score only the first N rows.
             mode: constrained (every answer is a label) or free.
-            shots: The number of training rows shown as solved examples in each prompt; base model only.
+            shots: The number of training rows shown as few-shot examples in each prompt; base model only.
             overrides: Changes to the recipe by dotted keys, only for this evaluation.
             progress: True for progress bars on standard error, or a callback.
 

@@ -70,8 +70,8 @@ class PaddedCollator:
         """Collate the rows of one optimizer step.
 
         Returns:
-            `parts`: The micro-batches, with input_ids and attention_mask [rows, longest].
-            `trained`: The number of predictions in the step, [1].
+            `micro_batches`: The micro-batches, with input_ids and attention_mask [rows, longest].
+            `predictions`: The number of predictions in the step, [1].
             `tokens`: The number of tokens in the step, [1].
         """
         starts = range(0, len(rows), self.micro_batch_size)
@@ -112,9 +112,9 @@ class TreeCollator:
         """Collate the rows of one optimizer step.
 
         Returns:
-            `parts`: The micro-batches, each one tree with input_ids and position_ids [1, nodes] and a boolean
+            `micro_batches`: The micro-batches, each one tree with input_ids and position_ids [1, nodes] and a boolean
                 attention_mask [1, 1, nodes, nodes].
-            `trained` and `tokens`: The same as for padded rows.
+            `predictions` and `tokens`: The same as for padded rows.
         """
         # A row does not share the last token of its prompt. Its completion then adds all tokens but the last, which
         # makes as many unshared nodes as the completion has tokens.

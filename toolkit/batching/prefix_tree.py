@@ -1,7 +1,7 @@
 """Prefix trees of token sequences, in which a shared prefix is computed only once.
 
-With causal attention, a token's hidden state depends only on the tokens before it. A node that belongs to several
-sequences therefore has the same hidden state as in a separate forward pass over each of them.
+With causal attention, a token's hidden state depends only on itself and the tokens before it. A node that belongs to
+several sequences therefore has the same hidden state as in a separate forward pass over each of them.
 """
 
 from collections.abc import Iterator, Sequence

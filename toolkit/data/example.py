@@ -1,4 +1,4 @@
-"""The example, a row after all checks."""
+"""An example: a row that has passed all checks."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

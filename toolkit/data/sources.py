@@ -121,7 +121,9 @@ def stream_file(path: Path) -> Iterator[Row]:
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8 text (byte {error.start}).", hint="Convert it to UTF-8.") from error
     except RecursionError as error:
-        raise DataError(f"{path} is nested too deeply.", hint="A row is one object whose values are texts.") from error
+        raise DataError(
+            f"{path} is nested too deeply.", hint="A row is one object whose values are strings."
+        ) from error
 
 
 def _open_text(path: Path) -> Any:

@@ -14,7 +14,7 @@ from toolkit.recipe.schema import Recipe
 
 @dataclass(frozen=True)
 class Overlap:
-    """Numbers of distinct texts of the evaluation rows that also occur in the training rows."""
+    """Counts of distinct evaluation texts that also occur in the training rows."""
 
     premises: int
     hypotheses: int

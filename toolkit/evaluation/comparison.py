@@ -210,7 +210,7 @@ def _check_output(output: Path) -> None:
     file_names = {path.name for path in output.iterdir()} if output.is_dir() and not output.is_symlink() else {""}
     if file_names and ("compare.json" not in file_names or file_names - set(_OUTPUT_FILES)):
         raise RunError(
-            f"{output} is not a folder that contains only a comparison, so it is not overwritten.",
+            f"{output} contains something other than an earlier comparison, so it is not overwritten.",
             hint="Choose another folder with output=DIR.",
         )
 

@@ -15,7 +15,7 @@ def invalid_answer_metrics(examples: Sequence[Example], predictions: Predictions
     """Count invalid answers by text and by gold label.
 
     Returns:
-        `invalid_answers`: [[text, rows], ...], the ten most frequent texts, without surrounding white space. Ties keep
+        `invalid_answers`: [[text, rows], ...], the ten most frequent texts, without surrounding whitespace. Ties keep
         the order of the rows. `invalid_by_label`: {gold label: rows}.
     """
     invalid = [row for row, label in enumerate(predictions.predicted) if label is None]

@@ -23,7 +23,7 @@ class EvaluationRequest:
         data: Rows to use instead of the recipe's evaluation rows, see `parse_data`.
         limit: Score only the first N rows, as a quick look. No temperature is fitted.
         mode: "constrained" decodes only labels and fits a temperature on the calibration set. "free" generates freely.
-        shots: The number of training rows to show as solved examples in each prompt, for the base model only.
+        shots: The number of training rows to show as few-shot examples in each prompt, for the base model only.
     """
 
     model: ModelRef = ModelRef("adapter")  # noqa: RUF009 - frozen

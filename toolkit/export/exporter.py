@@ -117,7 +117,7 @@ def export_run(run: TrainedRun, options: ExportOptions) -> ExportResult:
     logger.info("\n%s\n\nreport      %s", result.table, report)
     if gate.refused:
         raise ParityError(
-            f"{', '.join(entry.model for entry in gate.refused)} of {run.path} does not answer like the adapter.",
+            f"Files of {run.path} do not answer like the adapter: {', '.join(entry.model for entry in gate.refused)}.",
             hint=f"See the reasons above and in {folder.parity}. The files are kept for inspection. Do not ship them.",
             result=result,
         )

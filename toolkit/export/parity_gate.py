@@ -175,7 +175,7 @@ class ParityGate:
         """Return the results as a table for the terminal."""
         rows, correct = len(self.examples), self._correct
         header = (
-            f"{'parity':<13} {'equal':>15}  {'accuracy':<23}  {'probability: mean':>17} {'max':>7}  tokens  verdict"
+            f"{'parity':<13} {'equal':>15}  {'accuracy':<23}  {'probability: mean':>17} {'max':>7}  token ids  verdict"
         )
         lines = [
             header,
@@ -183,11 +183,17 @@ class ParityGate:
         ]
         for parity in self.results:
             agreement = parity.agreement
-            tokens = "-" if parity.different_tokens is None else f"{parity.different_tokens} differ"
+            tokens = (
+                "-"
+                if parity.different_tokens is None
+                else f"{parity.different_tokens} differ"
+                if parity.different_tokens
+                else "equal"
+            )
             lines.append(
                 f"{parity.model:<13} {f'{agreement.equal}/{agreement.rows}':>8} {agreement.share:>6.1%}  "
                 f"{_format_accuracy(agreement.accuracy, agreement.accuracy_ci95):<23}  "
-                f"{agreement.mean_difference:>17.5f} {agreement.largest_difference:>7.4f}  {tokens:<6}  "
+                f"{agreement.mean_difference:>17.5f} {agreement.largest_difference:>7.4f}  {tokens:<9}  "
                 f"{parity.verdict}"
             )
             lines += [f"  refused: {reason}" for reason in parity.reasons]

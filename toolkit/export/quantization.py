@@ -37,12 +37,12 @@ def find_quantizer() -> list[str]:
     raise ExportError(
         "q4_k_m, q5_k_m, and q6_k need llama.cpp's quantizer, which is not installed.",
         hint="Put llama-quantize on the PATH (llama.cpp's releases contain it), or build it in about five minutes with "
-        f"pip install llama-cpp-python (the extra kquants). Types that do not need it: {available}.",
+        f"pip install llama-cpp-python (the `kquants` extra). Types that do not need it: {available}.",
     )
 
 
 def quantize_file(source: Path, destination: Path, file_type: GgufType) -> None:
-    """Quantize a 16- or 32-bit GGUF file. Its metadata are kept, except for the file type.
+    """Quantize a 16- or 32-bit GGUF file. Its metadata is kept, except for the file type.
 
     Args:
         source: The file to read.

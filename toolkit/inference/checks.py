@@ -11,7 +11,7 @@ from toolkit.utils.memory_errors import memory_errors
 def scoring_errors() -> AbstractContextManager[None]:
     """Return a context manager that reports running out of memory during scoring; see `memory_errors`."""
     return memory_errors(
-        "Out of memory: the device has too little for a forward pass over these rows.",
+        "Out of memory: the device does not have enough memory for a forward pass over these rows.",
         hint='Lower evaluation.batch_tokens, e.g. overrides={"evaluation.batch_tokens": 512}, '
         "or set model.load_in_4bit: true.",
     )

@@ -90,7 +90,7 @@ class Classifier:
     Args:
         run: A finished run, with the recipe to use.
         model: The model of the run.
-        shots: Solved examples to put before each row, for few-shot prompting of the base model.
+        shots: Few-shot examples to put before each row, for few-shot prompting of the base model.
         temperature: The divisor of the log-likelihoods (temperature scaling). 1 leaves probabilities unchanged.
         progress: Whether to show progress bars, or a callback.
 

@@ -101,7 +101,7 @@ class _Reader:
         """
         count = self.read_number("Q")
         if count > (self._size - self.position) // min_bytes:
-            raise _DamagedFileError(f"it claims to have {count:,} {items}, more than fit into the file")
+            raise _DamagedFileError(f"it claims to have {count:,} {items}, more than the file can hold")
         return count
 
 
@@ -133,7 +133,7 @@ def _parse_header(data: mmap.mmap) -> GgufHeader:
     reader = _Reader(data)
     reader.skip(4)  # the magic bytes, already checked
     if (version := reader.read_number("I")) not in _VERSIONS:
-        raise _DamagedFileError(f"its version is {version}, not 3")
+        raise _DamagedFileError(f"its version is {version}, not 2 or 3")
     tensor_count = reader.read_count("tensors", _MIN_TENSOR_BYTES)
     field_count = reader.read_count("fields", _MIN_FIELD_BYTES)
     header = GgufHeader()

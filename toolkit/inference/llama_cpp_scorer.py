@@ -21,7 +21,7 @@ After its prompt, a row is processed token by token. This is limited by memory b
 weights, so eight rows take about as long as one."""
 _TOP_TOKENS = 64  # 64 take 0.5 ms longer than one, 1,000 take 7 ms, and Llama 3's vocabulary over a second
 _FORCING_BIAS = 1e6
-# llama.cpp computes probabilities in float32, and what is below the smallest one becomes 0, with the logarithm -inf.
+# llama.cpp computes probabilities in float32. A smaller one underflows to 0, whose logarithm is -inf.
 _LOG_SMALLEST_FLOAT32 = math.log(2.0**-149)
 
 
@@ -36,8 +36,8 @@ class LlamaCppScorer:
     Each of llama.cpp's sequences keeps the keys and values of its last prompt, and computes only the tokens that differ
     from it. Therefore rows are sorted, and each sequence works through a contiguous share of them.
 
-    Results do not depend on timing or the number of threads, because the grouping follows only from the rows. In the
-    fifth digit they depend on which rows are computed together.
+    Results do not depend on timing or the number of threads, because the grouping follows only from the rows.
+    Grouping rows differently changes only the fifth digit.
 
     Args:
         gguf: The model file.

@@ -189,7 +189,7 @@ def load_temperature(run: TrainedRun, model: ModelRef) -> float:
         )
     if model.gguf and metrics.get("model_sha256") != file_sha256(model.gguf):
         raise RunError(
-            f"calibrated=True uses the temperature in {path}, but it was fitted for another file than {model}.",
+            f"calibrated=True uses the temperature in {path}, but it was fitted for a different file, not {model}.",
             hint=f"Evaluate this file: toolkit.open_run({str(run.path)!r}).evaluate({str(model)!r})",
         )
     if not isinstance(temperature, (int, float)) or not 0 < temperature < math.inf:

@@ -42,7 +42,7 @@ class FileType:
         return 8 * type_size / block_size >= _MIN_BITS
 
     def file_bytes(self, matrices: int, embeddings: int) -> int:
-        """Compute an upper bound for the size of a file from its numbers of weights.
+        """Compute an upper bound for the size of a file from its weight counts.
 
         Args:
             matrices: The number of weights in the layers' matrices.

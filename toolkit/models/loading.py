@@ -132,7 +132,7 @@ def load_adapter(model: Any, adapter: Path) -> Any:
         # With save_embedding_layers="auto", PEFT asks the Hub whether the base's vocabulary was resized.
         unmatched = set(get_peft_model_state_dict(adapted, save_embedding_layers=False)) ^ set(saved_tensors.keys())
     if unmatched:
-        raise ModelError(f"The adapter {adapter} {mismatch}: tensors that do not match: {len(unmatched)}.", hint=hint)
+        raise ModelError(f"The adapter {adapter} {mismatch}: {len(unmatched)} tensors do not match.", hint=hint)
     return adapted
 
 

@@ -56,7 +56,7 @@ def this_device() -> Device:
 def _container_limits() -> Iterator[int]:
     """Yield the memory limits of this container's control group, in bytes.
 
-    Inside a container, its own group is mounted at the root of the file system of control groups.
+    Inside a container, its own group is mounted at the root of the cgroup file system.
     """
     # Without a limit, version 2 contains "max", which int() rejects, and version 1 a number above any real memory.
     for path in CONTAINER_LIMITS:

@@ -72,7 +72,7 @@ def layer_bytes(shape: ModelShape, lora: LoraSection, dtype_bytes: int) -> int:
 
 
 def activation_bytes_per_token(
-    shape: ModelShape, lora: LoraSection, *, dtype_bytes: int, checkpointing: bool, trained_share: float
+    shape: ModelShape, lora: LoraSection, *, dtype_bytes: int, checkpointing: bool, target_share: float
 ) -> int:
     """Return the bytes of activations, working memory and logits per token of a micro-batch.
 
@@ -82,11 +82,11 @@ def activation_bytes_per_token(
         dtype_bytes: Bytes per activation.
         checkpointing: Whether layers are recomputed, so that only their inputs and the activations of one layer are
             kept.
-        trained_share: The share of the tokens that predict a trained token.
+        target_share: The share of the positions that predict a target token.
     """
     # Without the mask, whose size grows with the square of the length.
     batch_shape = BatchShape(1, 0, 1, is_tree=True)
-    logits = trained_share * logit_bytes(shape, batch_shape, dtype_bytes)
+    logits = target_share * logit_bytes(shape, batch_shape, dtype_bytes)
     kept = kept_bytes(shape, lora, batch_shape, dtype_bytes=dtype_bytes, checkpointing=checkpointing)
     return round(kept + working_bytes(shape, batch_shape, dtype_bytes) + logits)
 

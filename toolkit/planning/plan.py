@@ -111,7 +111,7 @@ def _affordable_tokens(preflight: Preflight[Any], device: Device, checkpointing:
         recipe.lora,
         dtype_bytes=dtype_bytes,
         checkpointing=checkpointing,
-        trained_share=1.0 if recipe.training.loss_on == "full_text" else _COMPLETION_SHARE,
+        target_share=1.0 if recipe.training.loss_on == "full_text" else _COMPLETION_SHARE,
     )
     weights = preflight.parameters.base_bytes(dtype_bytes, load_in_4bit=recipe.model.load_in_4bit)
     return max(0, device.memory - weights) // 2 // per_token

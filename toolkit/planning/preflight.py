@@ -31,7 +31,7 @@ _GREEN, _GRAY, _PLAIN = "\033[1;32m", "\033[90m", "\033[0m"
 
 @dataclass(frozen=True)
 class TokenStatistics:
-    """Statistics of the tokens per row (prompt and completion) and of the predictions that are trained."""
+    """Statistics of the tokens per row (prompt and completion) and of the target tokens (those in the loss)."""
 
     rows: int
     shortest: int
@@ -165,7 +165,7 @@ class Preflight(Generic[RowT]):
         return escape_control_characters("\n".join(lines))
 
     def examples(self, *, color: bool) -> str:
-        """Return two training rows with different labels as text, with the trained tokens in color or in brackets."""
+        """Return two training rows with different labels as text, with the target tokens in color or in brackets."""
         labels = [example.label for example in self.splits.train]
         second = next((i for i, label in enumerate(labels) if label != labels[0]), len(labels) - 1)
         return "\n\n".join(self._example(i, color) for i in dict.fromkeys((0, second)))

@@ -79,7 +79,7 @@ class PreflightReport:
         """Return the results as text for a terminal.
 
         Args:
-            color: Whether to mark the trained tokens of the examples with color instead of brackets.
+            color: Whether to mark the target tokens of the examples with color instead of brackets.
         """
         lines = [
             f"{self.preflight.report()}\n",

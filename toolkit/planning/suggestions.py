@@ -56,7 +56,9 @@ def verdict(preflight: Preflight[Any], estimate: ResourceEstimate) -> str:
     """Return a sentence saying whether a recipe fits and, if not, what to change."""
     name, usage = estimate.device.name, memory_usage(estimate)
     return (
-        f"{name}: fits: {usage}" if estimate.fits else f"{name}: does not fit: {usage}; {remedy(preflight, estimate)}"
+        f"fits on {name}: {usage}"
+        if estimate.fits
+        else f"does not fit on {name}: {usage}; {remedy(preflight, estimate)}"
     )
 
 

@@ -113,7 +113,7 @@ class PromptTokenizer:
             The token ids, and whether the end of the premise was cut off to make them fit.
 
         Raises:
-            DataError: If the row is too long even if only the premise is shortened.
+            DataError: If the row is still too long after its premise has been truncated as far as possible.
         """
         ids, shortened = truncate_premise(
             premise, lambda text: self._prompt_ids(text, hypothesis), self.max_prompt_tokens

@@ -65,7 +65,7 @@ class PairTokenizer:
         """Encode one row, cutting off the end of its premise if it is too long.
 
         Raises:
-            DataError: If the row is too long even if only the premise is shortened.
+            DataError: If the row is still too long after its premise has been truncated as far as possible.
         """
 
         def encode(premise: str) -> list[tuple[int, int]]:

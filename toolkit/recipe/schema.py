@@ -117,7 +117,8 @@ class DataSection(Section):
     eval: Source = Field(description="The evaluation rows, which are never trained on.")
     columns: Columns = Field(default=Columns(), description="The names of the data's columns.")
     label_map: dict[str | int, str] | None = Field(
-        default=None, description="Maps values in the data to labels, e.g. {0: entailment}; null: they are labels."
+        default=None,
+        description="Maps values in the data to labels, e.g. {0: entailment}; null: the values are the labels.",
     )
     allow_overlap: bool = Field(default=False, description="Allow rows that occur in both train and eval.")
     calibration_share: Fraction = Field(

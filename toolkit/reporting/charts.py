@@ -152,7 +152,7 @@ def _running_mean(values: np.ndarray, window: int) -> np.ndarray:
 
 
 def _format_percent(value: float) -> str:
-    return f"{value:.0%}".replace("%", " %")
+    return f"{value:.0%}"
 
 
 def _endpoints(x1: float, y1: float, x2: float, y2: float) -> dict[str, str]:

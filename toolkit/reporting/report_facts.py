@@ -10,7 +10,7 @@ from toolkit.reporting.formats import duration, percent, significant, size
 
 @dataclass(frozen=True)
 class Fact:
-    """A named value, with a reason if somebody or something decided it."""
+    """A named value, with a reason if it was chosen rather than measured."""
 
     name: str
     value: str

@@ -10,7 +10,7 @@ _OUTPUT_DIR_HINT = "Choose another folder with output_dir."
 
 
 def check_run_path(path: Path) -> None:
-    """Check that a run folder can be created at a path without harm.
+    """Check that a run folder can be created safely at a path.
 
     Raises:
         RunError: If the name is not printable, or the path is a link, leads through a missing folder, is inside another
@@ -48,7 +48,7 @@ def check_writable(path: Path, *, hint: str = "Change the permissions, or copy t
     """
     nearest = nearest_existing(path)
     if not os.access(nearest, os.W_OK | os.X_OK if nearest.is_dir() else os.W_OK):
-        raise RunError(f"{path} cannot be written: permission denied for {nearest}.", hint=hint)
+        raise RunError(f"Cannot write to {path}: permission denied for {nearest}.", hint=hint)
 
 
 def nearest_existing(path: Path) -> Path:

@@ -31,7 +31,7 @@ class TrainLog(TrainerCallback):
 
     @property
     def seconds(self) -> float:
-        """The training time in seconds over all starts of the run, excluding steps lost to a kill."""
+        """The training time in seconds across all sessions of the run, excluding steps lost to a kill."""
         return round(self._previous_seconds + time.monotonic() - self._start, 3)
 
     def begin(self, history: Sequence[dict[str, Any]]) -> None:

@@ -34,7 +34,7 @@ class DivergenceGuard(TrainerCallback):
         self._scale: float | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Remove the file of an earlier start of the run, whose bad step is repeated now."""
+        """Remove the file left by an earlier attempt, whose bad step is about to be repeated."""
         self.path.unlink(missing_ok=True)
 
     def begin_step(self, rows: torch.Tensor, scale: float | None) -> None:

@@ -40,8 +40,8 @@ class PairCollator:
         """Collate the rows of one optimizer step.
 
         Returns:
-            `parts`, the micro-batches, each with the model's inputs [rows, longest] and `labels` [rows]; `trained` [1],
-            the number of predictions, one per row; `tokens` [1], the tokens of all rows.
+            `micro_batches`, each with the model's inputs [rows, longest] and `labels` [rows]; `predictions` [1], the
+            number of predictions, one per row; `tokens` [1], the tokens of all rows.
         """
         starts = range(0, len(rows), self.micro_batch_size)
         return {

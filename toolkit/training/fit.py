@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class FitResult:
-    """The mean loss over all steps, and the training time including earlier starts of the run."""
+    """The mean loss over all steps, and the training time including earlier sessions of the run."""
 
     loss: float | None
     seconds: float
@@ -54,9 +54,8 @@ def fit(trainer: Any, job: TrainingJob, run: RunFolder, checkpoints: Checkpoints
             newest = checkpoints.newest
             trainer.train(resume_from_checkpoint=str(newest) if newest else None)
         if (step := trainer.state.global_step) < job.plan.steps:
-            raise KeyboardInterrupt(
-                f"Training stopped after step {step} of {job.plan.steps}, which is saved. Resume with: {resume_hint}"
-            )
+            message = f"Training stopped after step {step} of {job.plan.steps}, and a checkpoint was saved."
+            raise KeyboardInterrupt(f"{message} Resume with: {resume_hint}")
         if IS_MAIN_PROCESS:
             save_adapter(trainer.model, job.preflight, run)
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]

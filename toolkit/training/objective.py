@@ -89,7 +89,7 @@ def check_logits_differ(logits: torch.Tensor) -> None:
 def _restricted_head(head: Any, positions: torch.Tensor) -> Iterator[None]:
     """Apply the head only to `positions` of its flattened input; its output has one row."""
     # accelerate's hooks replace `forward` on the instance, where this context puts its own. So an earlier replacement
-    # is called inside and put back at the end. Without one, the attribute is deleted and the class's method is back.
+    # is called inside and put back at the end. Without one, deleting the attribute restores the class's method.
     forward, instance_forward = head.forward, vars(head).get("forward")
     head.forward = lambda hidden: forward(hidden.flatten(0, 1)[positions])[None]
     try:

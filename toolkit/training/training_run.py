@@ -60,7 +60,7 @@ class TrainingOptions:
 
 
 def train_run(recipe: Recipe, run: RunFolder, options: TrainingOptions) -> None:
-    """Train the recipe's adapter into a run folder.
+    """Train the recipe's adapter and save it in a run folder.
 
     Args:
         recipe: The recipe.
@@ -127,7 +127,7 @@ def _run_job(
     with folder_lock(run.path) if IS_MAIN_PROCESS else nullcontext():
         checkpoints = find_checkpoints(run.checkpoints) if options.resume else Checkpoints(None)
         if not options.resume:
-            # Again, now that the folder is locked: another process may have trained into it in the meantime.
+            # Again, now that the folder is locked: another process may have started a run in it in the meantime.
             run.check_not_taken(overwrite=options.overwrite)
         _record_start(run, job.recipe, record, options)
         # Each process's trainer creates the folder of checkpoints, while the main process may still empty an older run.

@@ -17,7 +17,7 @@ from tools.tiny_llama_fr.exercises import NO, YES
 from tools.tiny_llama_fr.french import Phrase
 from tools.tiny_llama_fr.lexicon import NUMBERS
 from tools.tiny_llama_fr.phenomena.amounts import BOUNDS, cardinals
-from tools.tiny_llama_fr.vocabulary import Lexicon, listed
+from tools.tiny_llama_fr.vocabulary import Lexicon, split_words
 from tools.tiny_llama_fr.word_forms import (
     NEGATION,
     OPPOSITE,
@@ -39,7 +39,7 @@ BETWEEN = "entre"
 _ROLES = frozenset({LEADS, BETWEEN, FOLLOWS})
 _BOUNDED = re.compile(rf"({'|'.join(BOUNDS)}) ({'|'.join(NUMBERS)})\b", re.IGNORECASE)
 # Words that are too frequent to align two lines.
-_UNALIGNED = frozenset(listed("le la les l un une d de du des a ont est sont été n que qu à au"))
+_UNALIGNED = frozenset(split_words("le la les l un une d de du des a ont est sont été n que qu à au"))
 
 
 def word_lists(rng: random.Random, lexicon: Lexicon, text: str, sibling: str) -> Document:

@@ -4,9 +4,19 @@
 prepositions and auxiliary verbs (être and avoir).
 """
 
-from tools.tiny_llama_fr.vocabulary import Converse, Lexicon, adjective, hierarchy, listed, nouns, places, verb, verbs
+from tools.tiny_llama_fr.vocabulary import (
+    Converse,
+    Lexicon,
+    adjective,
+    hierarchy,
+    nouns,
+    places,
+    split_words,
+    verb,
+    verbs,
+)
 
-COLORS = tuple(adjective(text) for text in listed("noir/noire blanc/blanche gris/grise brun/brune"))
+COLORS = tuple(adjective(text) for text in split_words("noir/noire blanc/blanche gris/grise brun/brune"))
 # (adjective, opposite, complementary): exactly one of a complementary pair holds. Other pairs have a middle ground.
 PERSON_OPPOSITES = tuple(
     (adjective(first), adjective(second), complementary)
@@ -42,13 +52,13 @@ COMPARABLE = tuple(
         ("calme", "agité/agitée"),
     )
 )
-NUMBERS = listed("zéro un deux trois quatre cinq six sept huit neuf dix onze")
+NUMBERS = split_words("zéro un deux trois quatre cinq six sept huit neuf dix onze")
 
 LEXICON = Lexicon(
-    men=listed("Paul Luc Marc Hugo Louis Jules Adam Nathan Théo Simon Victor Antoine Karim Olivier Étienne")
-    + listed("Julien Samuel Bruno Gabriel Yanis"),
-    women=listed("Léa Marie Zoé Emma Alice Chloé Inès Jeanne Louise Sarah Nadia Élise Julie Manon Fatou")
-    + listed("Hélène Agnès Clara Sophie Anna"),
+    men=split_words("Paul Luc Marc Hugo Louis Jules Adam Nathan Théo Simon Victor Antoine Karim Olivier Étienne")
+    + split_words("Julien Samuel Bruno Gabriel Yanis"),
+    women=split_words("Léa Marie Zoé Emma Alice Chloé Inès Jeanne Louise Sarah Nadia Élise Julie Manon Fatou")
+    + split_words("Hélène Agnès Clara Sophie Anna"),
     animals=hierarchy("""
         animal > chien > labrador caniche épagneul dalmatien teckel
         animal > chat > siamois persan chartreux
@@ -113,8 +123,8 @@ LEXICON = Lexicon(
 )
 
 HELD_OUT = Lexicon(
-    men=listed("Bastien Cédric Damien Fabrice Grégoire Joseph Mathis Noé Quentin Rémi Armand"),
-    women=listed("Aurélie Béatrice Delphine Estelle Gaëlle Laurence Mélanie Noémie Océane Solène Odile"),
+    men=split_words("Bastien Cédric Damien Fabrice Grégoire Joseph Mathis Noé Quentin Rémi Armand"),
+    women=split_words("Aurélie Béatrice Delphine Estelle Gaëlle Laurence Mélanie Noémie Océane Solène Odile"),
     animals=hierarchy("""
         mammifère > singe > gorille babouin macaque chimpanzé
         mammifère > rongeur > souris:f rat castor hamster écureuil

@@ -155,7 +155,7 @@ def training_batch(tokenizer: Any, seed: int, step: int, stage: int, rows: int, 
     packed: list[list[Encoded]] = [[] for _ in range(rows)]
     room = [length] * rows
     misses = 0
-    # The batch is complete after three documents that fit into no row.
+    # The batch is complete once three documents have not fit into any row.
     while misses < 3:
         entry = encode_document(tokenizer, draw_document(rng, step, stage))
         row = next((index for index in range(rows) if room[index] >= len(entry.ids)), None)

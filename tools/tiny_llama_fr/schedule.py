@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage of training with its own mixture of exercises. Its learning rates decay to 2 % of these peaks."""
+    """A stage of training with its own mixture of exercises. Its learning rates decay to 2% of these peaks."""
 
     steps: int
     muon_rate: float

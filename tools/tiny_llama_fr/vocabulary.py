@@ -12,7 +12,7 @@ from tools.tiny_llama_fr.french import Adjective, Noun, Phrase, Verb
 Opposites = tuple[Adjective, Adjective, bool]
 
 
-def listed(text: str) -> tuple[str, ...]:
+def split_words(text: str) -> tuple[str, ...]:
     """Split a text into words at spaces."""
     return tuple(text.split())
 

@@ -5,19 +5,19 @@ from functools import lru_cache
 
 from tools.tiny_llama_fr.french import Adjective, Verb
 from tools.tiny_llama_fr.lexicon import COLORS, COMPARABLE, NUMBERS, PERSON_OPPOSITES, THING_OPPOSITES
-from tools.tiny_llama_fr.vocabulary import Concept, Lexicon, listed
+from tools.tiny_llama_fr.vocabulary import Concept, Lexicon, split_words
 
-SAME, WITHIN, CONTAINS, OPPOSITE, COMPLEMENT, MORE, LESS, OTHER = RELATIONS = listed(
+SAME, WITHIN, CONTAINS, OPPOSITE, COMPLEMENT, MORE, LESS, OTHER = RELATIONS = split_words(
     "même dans contient contraire complément plus moins autre"
 )
 OPPOSITES = COMPARABLE + PERSON_OPPOSITES + THING_OPPOSITES
 
 WORD = re.compile(r"[\w-]+")
-NEGATION = frozenset(listed("ne n pas ni aucun aucune"))
+NEGATION = frozenset(split_words("ne n pas ni aucun aucune"))
 _FUNCTION_PAIRS = (("avant", "après"), ("devant", "derrière"), ("plus", "moins"))
 # Words with a capital letter only at the start of a sentence.
 _NOT_NAMES = frozenset(
-    listed("le la les l un une aucun aucune au tous toutes certains certaines plus moins exactement ni")
+    split_words("le la les l un une aucun aucune au tous toutes certains certaines plus moins exactement ni")
 )
 
 

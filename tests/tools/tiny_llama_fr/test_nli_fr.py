@@ -152,7 +152,7 @@ CUES = {
 
 @pytest.mark.parametrize("cue", CUES)
 def test_no_cue_reveals_the_label(cue: str) -> None:
-    """Among the hypotheses with a cue, every label has between 20% and 45%."""
+    """Among the hypotheses with a cue, each label accounts for 20% to 45%."""
     counts = Counter(row["label"] for row in ROWS["train"] if re.search(CUES[cue], row["hypothesis"].lower()))
     total = sum(counts.values())
     assert total >= 10

@@ -85,7 +85,7 @@ def converses(rng: random.Random, lexicon: Lexicon) -> Candidate:
 
 
 def voice(rng: random.Random, lexicon: Lexicon) -> Candidate:
-    """Draw active and passive, which have the same meaning, unless agent and patient are swapped."""
+    """Draw active and passive sentences. They mean the same unless agent and patient are swapped."""
     people = [definite(noun) for noun in draw(rng, lexicon.roles, 2)]
     if flip(rng):
         people[rng.randrange(2)] = rng.choice(lexicon.names)
