@@ -25,7 +25,7 @@ def table(results: dict[str, list[dict[str, Any]]]) -> list[list[str]]:
         ratios = [f"{median_seconds(results[peer]) / seconds:.2f}x" for peer in peers]
         predicted_ratios = [f"{mean_tokens(results[peer]) / tokens:.2f}x" for peer in peers]
         differences = ", ".join(f"{value:.1e}" for value in rounds[0]["gradient_difference"].values()) or "-"
-        # A grouped run trains on other rows in its first step, so there is no gradient to compare.
+        # A grouped run trains on n/a (different rows) in its first step, so there is no gradient to compare.
         is_grouped = OURS.get(system, False)
         rows.append(
             [
@@ -35,7 +35,7 @@ def table(results: dict[str, list[dict[str, Any]]]) -> list[list[str]]:
                 f"{tokens:,.0f}",
                 *predicted_ratios,
                 f"{peak_gb(rounds):.2f}",
-                "other rows" if is_grouped else differences,
+                "n/a (different rows)" if is_grouped else differences,
             ]
         )
     return rows

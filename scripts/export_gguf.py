@@ -21,7 +21,7 @@ def parse() -> Namespace:
         nargs="+",
         choices=get_args(GgufType),
         metavar="TYPE",
-        help=f"file types, among {', '.join(get_args(GgufType))} (default: export.gguf of the recipe)",
+        help=f"one or more of {', '.join(get_args(GgufType))} (default: export.gguf of the recipe)",
     )
     flags.add_argument(
         "--verify",
@@ -34,7 +34,7 @@ def parse() -> Namespace:
         "--min-agreement",
         type=share,
         metavar="SHARE",
-        help="smallest share of predictions equal to the adapter's (default: 0.99 for 8 bits and more, else 0.95)",
+        help="minimum fraction of predictions that match the adapter's (default: 0.99 for 8 bits and more, else 0.95)",
     )
     flags.add_argument("--remove-merged", action="store_true", help="delete the merged weights afterwards")
     return flags.parse_args()

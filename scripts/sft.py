@@ -21,7 +21,9 @@ def parse() -> Namespace:
     existing_run = flags.add_mutually_exclusive_group()
     existing_run.add_argument("--resume", action="store_true", help="resume from the latest intact checkpoint")
     existing_run.add_argument("--overwrite", action="store_true", help="replace an existing run")
-    flags.add_argument("--dry-run", action="store_true", help="do everything except the steps, and write nothing")
+    flags.add_argument(
+        "--dry-run", action="store_true", help="do everything except the training steps, and write nothing"
+    )
     return flags.parse_args()
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from tests.conftest import ROOT
 
-# Lowest first: a package imports only from itself and from earlier packages. docs/architecture.md has the same order.
+# In the diagram's order (docs/architecture.md), top to bottom: a package imports only from itself and earlier ones.
 ORDER = [
     "errors", "utils", "recipe", "embedded", "runs", "data", "prompts", "batching", "models", "inference", "evaluation",
     "planning", "training", "reporting", "export", "api", "cli",
@@ -54,7 +54,7 @@ def test_every_package_has_tests() -> None:
 
 
 @pytest.mark.parametrize("path", modules(), ids=lambda path: f"{package(path)}.{path.stem}")
-def test_dependencies_never_point_upward(path: Path) -> None:
+def test_packages_never_import_from_below(path: Path) -> None:
     importer = package(path)
     for name in imports(path):
         assert name.split(".")[0] not in ("tools", "scripts", "tests", "benchmarks"), f"{path.name} imports {name}"

@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 # OpenMP reads this when torch or llama.cpp first load it. Its threads wait for each other many times per step. If they
-# spin for long, they take the cores from other processes, and a step next to them takes twice as long. If they sleep at
-# once, waking them up makes a step a third slower. A short spin avoids both.
+# spin for long, they take the cores from other processes, and a step that runs next to others takes twice as long. If
+# they sleep at once, waking them up makes a step a third slower. A short spin avoids both.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 # When llama.cpp aborts, it starts a debugger for a backtrace, which fills the terminal.
 os.environ.setdefault("GGML_NO_BACKTRACE", "1")

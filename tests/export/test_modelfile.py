@@ -1,4 +1,4 @@
-"""The exported file as its users run it: chat calls and the Modelfile give the same prompts and answers as the run."""
+"""The exported file as its users run it: chat requests and the Modelfile give the run's prompts and answers."""
 
 import json
 import shlex

@@ -149,7 +149,7 @@ FAILING = "{%- if messages[-1]['content'] | length > 20 %}{{ raise_exception('no
 
 def test_template_that_cannot_be_rendered_is_refused(check: Check, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gguf_tokenizer, "_with_date", lambda *_: FAILING)
-    assert any("llama.cpp cannot render a chat call" in reason for reason in check().reasons)
+    assert any("llama.cpp cannot render a chat request" in reason for reason in check().reasons)
 
 
 def test_merging_a_4_bit_adapter_is_not_refused(

@@ -304,7 +304,7 @@ def test_temperature_scales_log_odds(
     assert load_temperature(run, ModelRef.parse(gguf)) == 3.0
     assert Run(run).load(gguf, calibrated=True).temperature == 3.0
     gguf.write_bytes(b"GGUF exported again")
-    with pytest.raises(RunError, match="it was fitted for another file"):
+    with pytest.raises(RunError, match="it was fitted for a different file"):
         load_temperature(run, ModelRef.parse(gguf))
     plain, calibrated = (
         predict_pair(Run(run).load(calibrated=calibrated), "Il pleut.", "Il neige.") for calibrated in (False, True)

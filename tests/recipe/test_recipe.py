@@ -141,7 +141,7 @@ def test_build_recipe_does_not_modify_its_values(make_recipe: MakeRecipe) -> Non
             "training={batching: padded, batch_tokens: 400}",
             "training.batch_tokens: has no effect with batching padded",
         ),
-        ("task.chat_template=keine.jinja", "task.chat_template 'keine.jinja' is neither a file nor Jinja text."),
+        ("task.chat_template=missing.jinja", "task.chat_template 'missing.jinja' is neither a file nor Jinja text."),
         ("task=3", "task: 3 is not a section"),
         ("seed", "overrides: 'seed' has no '='."),
         ("seed.x=1", "overrides: seed.x: 'seed' is not a section."),

@@ -115,7 +115,8 @@ def test_second_signal_stops_immediately(
     at_step(3, lambda: [os.kill(os.getpid(), signal.SIGINT) for _ in range(2)])
     code, _, err = call("sft", recipe_file, "--output-dir", tmp_path / "run")
     assert (
-        code == 130 and "interrupted: Training stopped immediately. Resume from the last checkpoint with: python" in err
+        code == 130
+        and "interrupted: Training stopped immediately. Resume from the latest checkpoint with: python" in err
     )
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["checkpoint-2"]
 

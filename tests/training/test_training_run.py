@@ -107,7 +107,7 @@ def test_logged_loss_covers_only_answer_tokens(
 
 @pytest.mark.parametrize("grouped", ["true", "false"])
 @pytest.mark.parametrize("loss_on", ["completion", "full_text"])
-def test_trees_train_the_weights_of_padded_rows(
+def test_trees_and_padding_give_the_same_weights(
     make_recipe: MakeRecipe, tiny_model: Path, tmp_path: Path, loss_on: str, grouped: str
 ) -> None:
     common = [f"model.name={tiny_model}", f"training.loss_on={loss_on}", "training.max_steps=20"]

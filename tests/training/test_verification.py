@@ -69,7 +69,7 @@ def test_wrong_trees_fall_back_to_padded_rows(
     recipe = make_recipe(f"model.name={tiny_model}")
     run = RunFolder(tmp_path / "run")
     train_run(recipe, run, TrainingOptions())
-    assert "WARNING     tree batches failed the verification" in caplog.text
+    assert "WARNING     prefix trees failed the verification" in caplog.text
     batching = run.record["batching"]
     assert batching["name"] == "padded" and "failed the verification" in batching["reason"]
     assert run.record["group_by_premise"] is False
@@ -140,7 +140,7 @@ def test_required_trees_that_fail_are_refused(
     tiny_model: Path, make_recipe: MakeRecipe, tmp_path: Path, dropped_masks: None
 ) -> None:
     recipe = make_recipe(f"model.name={tiny_model}", "training.batching=prefix_tree")
-    with pytest.raises(TrainingError, match="Tree batches cannot be used"):
+    with pytest.raises(TrainingError, match="Prefix trees cannot be used"):
         train_run(recipe, RunFolder(tmp_path / "run"), TrainingOptions())
     assert not (tmp_path / "run").exists()
 

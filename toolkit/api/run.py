@@ -99,7 +99,7 @@ class Run:
         Raises:
             ToolkitError: If the model or the rows cannot be used, or are incompatible.
         """
-        run = self._overridden(overrides)
+        run = self._with_overrides(overrides)
         path = None if data is None else str(data)
         request = EvaluationRequest(ModelRef.parse(model), data=path, limit=limit, mode=mode, shots=shots)
         # Whatever can be refused is refused before the imports, which take seconds, and the scoring, which takes hours.
@@ -136,7 +136,7 @@ class Run:
         Raises:
             ToolkitError: If the model does not exist, or `calibrated` is True and it has no temperature.
         """
-        run, ref = self._overridden(overrides), ModelRef.parse(model)
+        run, ref = self._with_overrides(overrides), ModelRef.parse(model)
         ref.check(run.folder, run.recipe.model.kind)
         import_backend(ref)
         from toolkit.inference.classifier import Classifier
@@ -219,7 +219,7 @@ class Run:
         with show_progress(progress):
             return export_run(self._run, options)
 
-    def _overridden(self, overrides: Overrides) -> TrainedRun:
+    def _with_overrides(self, overrides: Overrides) -> TrainedRun:
         if not overrides:
             return self._run  # the same object, which keeps its cached record
         values = self._run.recipe.model_dump(mode="json")

@@ -57,7 +57,7 @@ def dry_run(
     resume: bool = False,
     progress: Progress = False,
 ) -> None:
-    """Do everything that `train` does except the steps, and write nothing; it takes the arguments of `train`.
+    """Do everything that `train` does except the training steps, and write nothing; it takes the arguments of `train`.
 
     Raises:
         ToolkitError: If training from this recipe cannot work on this machine.

@@ -16,7 +16,7 @@ from pathlib import Path
 import toolkit
 
 _ROOT = Path(toolkit.__file__).resolve().parent.parent
-# Packages whose module has another name than the package itself.
+# Packages whose import name differs from the package name.
 _MODULES = {"scikit-learn": "sklearn", "pyyaml": "yaml"}
 _PATCHED = "Unsloth patches its source code, so training may fail on import or silently behave differently"
 _CONSEQUENCES = {

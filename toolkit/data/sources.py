@@ -34,9 +34,7 @@ def read_rows(source: Source) -> tuple[list[Row], list[str]]:
         rows = _read_hub(source)
     rows = rows[: source.limit]
     if not rows:
-        raise DataError(
-            f"{describe(source)} contains no rows.", hint="Use a file with at least one row below its header."
-        )
+        raise DataError(f"{describe(source)} contains no rows.", hint="Use data with at least one row.")
     # JSON rows may have different keys. The columns are all keys, in the order of their first occurrence.
     return rows, list(dict.fromkeys(column for row in rows for column in row))
 

@@ -67,7 +67,7 @@ def _tfidf_classifier(*columns: int) -> Pipeline:
 
 
 def data_warnings(baselines: Mapping[str, float], evaluation: Sequence[Example]) -> list[str]:
-    """Return warnings about the data that a reader of the accuracy needs, usually none.
+    """Return warnings about the data that anyone who reads the accuracy should know, usually none.
 
     The hypothesis-only accuracy counts as far above chance if always predicting the majority class of the evaluation
     rows would reach it in fewer than one in a thousand samples of rows (one-sided exact binomial test). Then neither

@@ -44,7 +44,7 @@ class Calibration:
 
     @property
     def is_at_lower_bound(self) -> bool:
-        """True if the temperature is the lowest one allowed, which happens if all calibration rows are right."""
+        """True if the temperature is the lowest one allowed, because every calibration row is predicted correctly."""
         # The bounded search approaches its bounds without reaching them, hence the tolerance of 1%.
         return self.temperature < _MIN_TEMPERATURE * 1.01
 

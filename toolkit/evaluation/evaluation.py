@@ -103,7 +103,7 @@ class Evaluation:
         return text_report([names[i] for i in rows.gold], [names[i] for i in rows.predicted], self.metrics)
 
     def __repr__(self) -> str:
-        return f"Evaluation({self.name}: accuracy {self.accuracy:.4f} of {self.n:,} rows)"
+        return f"Evaluation({self.name}: accuracy {self.accuracy:.4f} on {self.n:,} rows)"
 
     @property
     def uses_run_recipe(self) -> bool:

@@ -25,7 +25,7 @@ def write_evaluation(
         predictions: The predictions for these rows.
         metrics: The contents of metrics.json.
     """
-    title = f"{metrics['model']}: {metrics['accuracy']:.1%} of {metrics['n']:,} rows"
+    title = f"{metrics['model']}: {metrics['accuracy']:.1%} accuracy on {metrics['n']:,} rows"
     with atomic_path(folder) as partial:
         partial.mkdir(parents=True)
         write_json(partial / "metrics.json", metrics)

@@ -31,7 +31,7 @@ def resample_groups(sums: np.ndarray, *, seed: int, resamples: int = RESAMPLES) 
     Args:
         sums: [groups, columns], the result of `sum_by_group`.
         seed: The seed of the draws. The result does not depend on the order of the groups.
-        resamples: The number of samples. Each has as many groups as there are.
+        resamples: The number of samples. Each contains as many groups as the data.
 
     Returns:
         [resamples, columns].

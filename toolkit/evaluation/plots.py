@@ -50,7 +50,7 @@ def plot_confusion_matrix(
     axes.set_xticks(range(len(columns)), columns, rotation=30, ha="right")
     axes.set_yticks(range(len(labels)), labels)
     axes.set(xlabel="predicted", ylabel="gold", title=title)
-    figure.colorbar(image, ax=axes, label="share of the gold label", shrink=0.8)
+    figure.colorbar(image, ax=axes, label="fraction of rows with this gold label", shrink=0.8)
     figure.savefig(path, dpi=150, format="png")
 
 

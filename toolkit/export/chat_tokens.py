@@ -1,4 +1,4 @@
-"""A check that a plain chat call to a GGUF file produces the token ids that the model was trained on."""
+"""A check that a plain chat request to a GGUF file produces the token ids that the model was trained on."""
 
 from collections.abc import Sequence
 
@@ -29,7 +29,7 @@ def compare_chat_tokens(
             chat_ids = model.tokenize_chat(prompt_messages(prompt_tokenizer.task, example.premise, example.hypothesis))
         except ModelError as error:
             # All rows count as different: a template that fails for one message can fail for any.
-            return len(rows), f"llama.cpp cannot render a chat call: {error}"
+            return len(rows), f"llama.cpp cannot render a chat request: {error}"
         if tuple(chat_ids) != row.prompt:
             differing_rows += 1
             first_difference = (
@@ -40,7 +40,7 @@ def compare_chat_tokens(
         return 0, ""
     return (
         differing_rows,
-        f"a chat call yields different tokens in {differing_rows} of {len(rows)} rows; {first_difference}",
+        f"a chat request yields different tokens in {differing_rows} of {len(rows)} rows; {first_difference}",
     )
 
 

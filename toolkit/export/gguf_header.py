@@ -39,7 +39,7 @@ def add_model(
     writer.add_sampling_temp(0.0)
     if origin is not None:
         _add_origin(writer, origin)
-    _add_hyper_parameters(writer, config)
+    _add_hyperparameters(writer, config)
     writer.add_file_type(spec.number)
     writer.add_quantization_version(GGML_QUANT_VERSION)
 
@@ -56,7 +56,7 @@ def _add_origin(writer: GGUFWriter, origin: Origin) -> None:
     writer.add_string("general.toolkit.recipe_sha256", origin.recipe)
 
 
-def _add_hyper_parameters(writer: GGUFWriter, config: LlamaConfig) -> None:
+def _add_hyperparameters(writer: GGUFWriter, config: LlamaConfig) -> None:
     # Keys and their order follow llama.cpp's converter, with which tests/export/test_llama_cpp_converter.py compares.
     writer.add_block_count(config.num_hidden_layers)
     writer.add_context_length(config.max_position_embeddings)

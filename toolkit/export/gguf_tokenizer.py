@@ -85,7 +85,9 @@ def _check_compatible(raw: dict[str, Any], tokenizer: Tokenizer, folder: Path) -
     hint = "Start from a model with Llama 3's tokenizer. llama.cpp's own converter supports others."
     model = raw.get("model") or {}
     if model.get("type") != "BPE":
-        raise ExportError(f"The tokenizer of {folder} is {model.get('type')}, not byte-level BPE.", hint=hint)
+        raise ExportError(
+            f"The tokenizer of {folder} is {model.get('type') or 'of an unknown type'}, not byte-level BPE.", hint=hint
+        )
     if raw.get("normalizer") is not None:
         raise ExportError(
             f"The tokenizer of {folder} normalizes text ({raw['normalizer'].get('type')}), which llama.cpp cannot do.",

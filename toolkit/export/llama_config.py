@@ -60,14 +60,14 @@ def read_config(folder: Path) -> LlamaConfig:
     """Return the configuration of a Llama model folder.
 
     Raises:
-        ExportError: If the model has another architecture, 4- or 8-bit weights, or an activation or rotary scaling
+        ExportError: If the model has a different architecture, 4- or 8-bit weights, or an activation or rotary scaling
             that llama.cpp's Llama does not compute.
     """
     raw = read_json(folder / "config.json")
-    architectures = raw.get("architectures") or ["none"]
+    architectures = raw.get("architectures") or ["a model without architecture"]
     if architectures != ["LlamaForCausalLM"]:
         raise ExportError(
-            f"{folder} is a {', '.join(architectures)} model, but only LlamaForCausalLM can be exported to GGUF.",
+            f"{folder} contains {', '.join(architectures)}, but only LlamaForCausalLM can be exported to GGUF.",
             hint="Train a Llama model, or convert this one with llama.cpp's own convert_hf_to_gguf.py.",
         )
     if quantization := raw.get("quantization_config"):

@@ -133,7 +133,7 @@ class ParityGate:
         self._add_result("merged", None, agreement, None, None, [self._wrong_model_reason(scores), shift_reason])
 
     def check_gguf(self, file_type: GgufType, file: Path) -> None:
-        """Compare a GGUF file's answers in llama.cpp with the adapter's, and a chat call's token ids with the run's."""
+        """Compare a GGUF file's answers with the adapter's, and the token ids of a chat request with the run's."""
         is_at_least_8_bit = FILE_TYPES[file_type].is_at_least_8_bit
         min_agreement = self._min_agreement
         if min_agreement is None:

@@ -30,7 +30,7 @@ def check_finite(scores: np.ndarray, first_row: int = 1) -> None:
     invalid_rows = np.flatnonzero(~np.isfinite(scores).all(axis=1)) + first_row
     if len(invalid_rows):
         raise ModelError(
-            f"The model returned NaN or inf for {len(invalid_rows)} rows, e.g. row "
-            f"{', '.join(map(str, invalid_rows[:3]))}.",
+            f"The model returned NaN or inf for {len(invalid_rows)} rows (the first: "
+            f"{', '.join(map(str, invalid_rows[:3]))}).",
             hint="The cause is its weights or its precision. Check train_log.jsonl, or set model.dtype: float32.",
         )

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from toolkit.inference.llama_cpp import LlamaCpp
 
 _EXTRA_TOKENS = 4
-"""The tokens that are generated beyond the length of the longest label, so that a longer answer is recognized."""
+"""The number of tokens generated beyond the longest label, so that a longer answer is recognized."""
 _BATCH_TOKENS = 8192
-"""The tokens per batch, if evaluation.batch_tokens is auto."""
+"""The number of tokens per batch, if evaluation.batch_tokens is auto."""
 
 
 class Generator(Protocol):

@@ -226,7 +226,7 @@ def _check_header(header: GgufHeader) -> None:
 def _require_positive(header: GgufHeader, key: str, maximum: int) -> int:
     value = header.fields.get(key)
     if not isinstance(value, int) or not 1 <= value <= maximum:
-        raise _DamagedFileError(f"{key} is {value}")
+        raise _DamagedFileError(f"{key} is {'missing' if value is None else value}")
     return value
 
 

@@ -119,7 +119,7 @@ class LlamaCpp:
             with opener.open(request, timeout=60) as response:
                 return json.load(response)
         except OSError as error:
-            raise ModelError(f"llama.cpp cannot render a chat prompt with {self.gguf}: {error}.") from error
+            raise ModelError(f"llama.cpp cannot render a chat request with {self.gguf}: {error}.") from error
 
     def _start(self, context_length: int, sequences: int, threads: int) -> xllamacpp.Server:
         params = xllamacpp.CommonParams()

@@ -15,7 +15,7 @@ from toolkit.utils.progress import progress_bar
 
 DEFAULT_CONTEXT_LENGTH = 4096
 ROWS_AT_ONCE = 8
-"""The rows that are computed together.
+"""The number of rows that are computed together.
 
 After its prompt, a row is processed token by token. This is limited by memory bandwidth, because every token reads all
 weights, so eight rows take about as long as one."""

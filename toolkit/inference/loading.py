@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from toolkit.inference.llama_cpp import LlamaCpp
 
 _CPU_NODES = 512
-"""The nodes per scoring tree on a CPU. Larger trees are no faster there."""
+"""The number of nodes per scoring tree on a CPU. Larger trees are no faster there."""
 
 
 class Scorer(Protocol):

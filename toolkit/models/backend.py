@@ -12,7 +12,7 @@ from pathlib import Path
 
 from toolkit.errors import ModelError
 
-# On a GPU, Unsloth would otherwise download a file from the Hub at each load, as usage statistics.
+# On a GPU, Unsloth would otherwise download a file from the Hub at each load, to collect usage statistics.
 os.environ["UNSLOTH_DISABLE_STATISTICS"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 # Unsloth writes the modules that it generates into the working directory by default.

@@ -18,7 +18,7 @@ Collator = Callable[[list[Row]], dict[str, Any]]
 
 @dataclass(frozen=True)
 class Verification:
-    """The comparison of one tree batch with the same rows padded, before the first step.
+    """The comparison of one prefix tree with the same rows padded, before the first step.
 
     Args:
         loss_difference: The relative difference of the losses. None if it is not finite.
@@ -40,13 +40,13 @@ class Verification:
 
     def __str__(self) -> str:
         if self.error:
-            return f"a tree batch cannot be computed: {self.error}"
+            return f"a prefix tree cannot be computed: {self.error}"
         loss, gradient = (
             "not finite" if difference is None else f"{difference:.1e}"
             for difference in (self.loss_difference, self.gradient_difference)
         )
         return (
-            f"relative difference between a tree batch and the same rows padded: loss {loss}, gradient {gradient} "
+            f"relative difference between a prefix tree and the same rows padded: loss {loss}, gradient {gradient} "
             f"(tolerance {self.tolerance:g})"
         )
 
@@ -56,10 +56,10 @@ class Batching:
     """The form in which rows are collated into tensors.
 
     Args:
-        name: The form.
+        name: prefix_tree or padded.
         reason: The reason for the choice, which is printed and recorded.
         token_ratio: Padded tokens per tree node. None before it is measured.
-        verification: The comparison of a tree batch with padded rows. None before it is made.
+        verification: The comparison of a prefix tree with padded rows. None before it is made.
     """
 
     name: Literal["prefix_tree", "padded"]
@@ -78,7 +78,7 @@ class Plan:
         processes: The number of processes that share a batch.
         steps: Optimizer steps of the run.
         micro_batch_size: Rows per forward pass in padded batches.
-        batch_tokens: Nodes per forward pass in tree batches.
+        batch_tokens: Nodes per forward pass in prefix trees.
         group_by_premise: Whether rows with the same premise are adjacent.
         gradient_checkpointing: Whether the backward pass recomputes activations.
         optimizer: The name of the optimizer in transformers.
@@ -121,7 +121,7 @@ class Plan:
             return replace(self, batching=batching)
         return replace(
             self,
-            batching=replace(batching, name="padded", reason=f"tree batches failed the verification: {verification}"),
+            batching=replace(batching, name="padded", reason=f"prefix trees failed the verification: {verification}"),
             group_by_premise=choose_grouping(training, uses_trees=False),
         )
 
@@ -156,7 +156,7 @@ class Plan:
 def choose_grouping(training: TrainingSection, *, uses_trees: bool) -> bool:
     """Return whether to keep rows with the same premise adjacent.
 
-    In tree batches, grouping saves nodes and does not reduce accuracy (docs/benchmarks.md). In padded batches it has no
+    In prefix trees, grouping saves nodes and does not reduce accuracy (docs/benchmarks.md). In padded batches it has no
     benefit.
     """
     return uses_trees if training.group_by_premise == "auto" else training.group_by_premise
@@ -212,7 +212,7 @@ class TrainingJob:
     def largest_batches(self, count: int) -> list[list[Row]]:
         """Return the steps of the first epoch that may need the most memory, in the form of `first_batches`.
 
-        For tree batches, these are the steps with the most tokens before prefixes are merged. For padded batches, they
+        For prefix trees, these are the steps with the most tokens before prefixes are merged. For padded batches, they
         are the steps with the longest rows.
         """
         order, size = np.array(list(self.row_order())), self.rows_per_process

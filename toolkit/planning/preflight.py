@@ -147,7 +147,7 @@ class Preflight(Generic[RowT]):
             f"overlap     {overlap.premises} premises, {overlap.hypotheses} hypotheses, {overlap.pairs} pairs",
             f"duplicates  {self.duplicates}",
             f"tokens      {tokens.shortest} to {tokens.longest} per row, median {tokens.median}, 95th percentile "
-            f"{tokens.p95}; {tokens.trained_per_row:g} trained per row",
+            f"{tokens.p95}; {tokens.trained_per_row:g} target tokens per row",
         ]
         if self.splits.calibration_set:
             lines.insert(
@@ -155,7 +155,7 @@ class Preflight(Generic[RowT]):
             )
         shortened = {"training": tokens.shortened_rows, "evaluation": self.scored_tokens.shortened_rows}
         lines += [
-            f"shortened   {rows} {split} rows lose the end of their premise to fit "
+            f"truncated   the premises of {rows} {split} rows are cut to fit "
             f"model.max_seq_length {recipe.model.max_seq_length}"
             for split, rows in shortened.items()
             if rows

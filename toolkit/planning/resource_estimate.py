@@ -70,7 +70,7 @@ def estimate_resources(job: TrainingJob) -> ResourceEstimate:
     recipe, shape = job.recipe, ModelShape.from_config(preflight.config)
     dtype_bytes = device.dtype_bytes(preflight)
     weights = preflight.parameters.base_bytes(dtype_bytes, load_in_4bit=recipe.model.load_in_4bit)
-    # On a CPU, this process has already made the imports that training needs, so its size is the runtime's.
+    # On a CPU, this process has already imported everything that training needs, so its memory is the runtime's.
     runtime = CUDA_CONTEXT_BYTES if device.kind == "cuda" else psutil.Process().memory_info().rss
     loading = _file_bytes(preflight, dtype_bytes) if device.kind == "cpu" else 0
     common_arguments = {"runtime": runtime, "weights": weights, "dtype_bytes": dtype_bytes, "loading": loading}

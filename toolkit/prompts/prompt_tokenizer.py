@@ -81,8 +81,8 @@ class PromptTokenizer:
         )["input_ids"]
         if our_ids != self.template.with_one_bos(tokenizer_ids):
             raise ModelError(
-                "The chat template or the tokenizer changes the text of messages, so prompts would get other token ids "
-                "than those the model was trained with.",
+                "The chat template or the tokenizer changes the text of messages, so prompts would be encoded as "
+                "different token ids from those that the model was trained on.",
                 hint="Use a template that renders messages unchanged, and a byte-level BPE tokenizer.",
             )
 
@@ -160,7 +160,7 @@ class PromptTokenizer:
         sufficient = needed + self.max_seq_length - self.max_prompt_tokens
         return DataError(
             f"model.max_seq_length {self.max_seq_length} is too short for {len(self.shots)} shots in {len(rows)} "
-            f"rows (row {longest.id} needs {needed} tokens before the answer); {fitting_shots or 'no'} shots fit.",
+            f"rows (row {longest.id} needs {needed} tokens before the answer); at most {fitting_shots} fit.",
             hint=f'Use fewer shots, or overrides={{"model.max_seq_length": {sufficient}}} '
             "if the model's context is that long.",
         )

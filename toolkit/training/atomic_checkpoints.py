@@ -71,7 +71,7 @@ class AtomicCheckpointMixin:
             restore_rng_state(_read_json(checkpoint, "random.json")[self.args.process_index])
 
     def restore(self, checkpoint: Path) -> None:
-        """Load the weights and the log of the last step; `train` would make one more step before it stops."""
+        """Load the weights and the log of the last step; `train` would run one more step before it stops."""
         self._load_from_checkpoint(str(checkpoint))
         self.state = TrainerState.load_from_json(str(checkpoint / _STATE))
 

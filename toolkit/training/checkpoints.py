@@ -21,14 +21,14 @@ _DAMAGED_PREFIX = "damaged-"
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """The newest intact checkpoint, and newer ones that are damaged, each with a description of its damage."""
+    """The latest intact checkpoint, and newer ones that are damaged, each with a description of its damage."""
 
     newest: Path | None
     damaged: tuple[tuple[Path, str], ...] = ()
 
     @property
     def step(self) -> int:
-        """The step of the newest intact checkpoint; 0 if there is none."""
+        """The step of the latest intact checkpoint; 0 if there is none."""
         return checkpoint_step(self.newest) if self.newest else 0
 
 
@@ -61,7 +61,7 @@ def new_checkpoint(folder: Path) -> Iterator[Path]:
 
 
 def find_checkpoints(checkpoints: Path) -> Checkpoints:
-    """Find the newest intact checkpoint by reading every file of each candidate, from the newest backwards.
+    """Find the latest intact checkpoint by reading every file of each candidate, from the newest backwards.
 
     Raises:
         RunError: If a file cannot be read at all. That can be a fault of the system, so the checkpoint is not treated

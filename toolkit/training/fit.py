@@ -25,7 +25,7 @@ class FitResult:
 
 
 def fit(trainer: Any, job: TrainingJob, run: RunFolder, checkpoints: Checkpoints, resume_hint: str) -> FitResult:
-    """Train from the newest intact checkpoint, or from the start, to the last step, and save the adapter.
+    """Train from the latest intact checkpoint, or from the start, to the last step, and save the adapter.
 
     Args:
         trainer: A trainer that has not been used yet.
@@ -70,7 +70,9 @@ def announce(text: str) -> None:
 
 def _announce_checkpoints(checkpoints: Checkpoints, plan: Plan) -> None:
     for folder, damage in checkpoints.damaged:
-        announce(f"WARNING     {folder} is damaged and not used: {damage}. It is kept until the next one is written.")
+        announce(
+            f"WARNING     {folder} is damaged and will be ignored: {damage}. It is kept until the next checkpoint."
+        )
     if checkpoints.newest:
         announce(f"resuming    after step {checkpoints.step} of {plan.steps}, from {checkpoints.newest}")
 

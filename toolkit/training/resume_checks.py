@@ -89,7 +89,7 @@ def check_same_plan(run: RunFolder, current: Mapping[str, Any]) -> None:
 
 
 def _check_fields(run: RunFolder, current: Mapping[str, Any], fields: Iterable[str], hint: str) -> None:
-    # A run that was killed before it wrote run.json has an empty record. It made no step, so any value will do.
+    # A run that was killed before it wrote run.json has an empty record. It took no steps, so any value will do.
     recorded = run.record
     differing = [
         f"{field} {recorded_value!r} (now {current_value!r})"

@@ -50,7 +50,7 @@ class StopSignals:
         # Only the same signal again is a second request.
         if number in self._received_signals:
             raise KeyboardInterrupt(
-                f"Training stopped immediately. Resume from the last checkpoint with: {self._resume_hint}"
+                f"Training stopped immediately. Resume from the latest checkpoint with: {self._resume_hint}"
             )
         if not self._received_signals and IS_MAIN_PROCESS:
             logger.warning("\nstopping    after this step and its checkpoint. Press Ctrl-C again to stop immediately.")

@@ -195,6 +195,6 @@ def configure_trainer(trainer: Any, job: TrainingJob, checkpoints: Path) -> None
     name = job.preflight.precision.name
     if (trainer.args.bf16, trainer.args.fp16) != (name == "bfloat16", name == "float16"):
         raise TrainingError(
-            f"model.dtype resolves to {name}, but the trainer would compute in another data type.",
+            f"model.dtype resolves to {name}, but the trainer would compute in a different data type.",
             hint="Set model.dtype to auto.",
         )

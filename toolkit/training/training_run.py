@@ -39,7 +39,7 @@ class TrainingOptions:
     """Options for the start of a run.
 
     Args:
-        resume: Continue from the newest intact checkpoint.
+        resume: Continue from the latest intact checkpoint.
         overwrite: Replace an older run.
         dry_run: Do everything except the optimizer steps, and write nothing.
         command: The command line, for run.json and for messages on resuming; None if Python code started the run.
@@ -130,7 +130,7 @@ def _run_job(
             # Again, now that the folder is locked: another process may have started a run in it in the meantime.
             run.check_not_taken(overwrite=options.overwrite)
         _record_start(run, job.recipe, record, options)
-        # Each process's trainer creates the folder of checkpoints, while the main process may still empty an older run.
+        # Each trainer creates the checkpoints folder, while the main process may still be deleting an older run.
         if job.plan.processes > 1:
             wait_for_all_processes()
         _fit_and_record(job, model, run, checkpoints, options, load_seconds=time.monotonic() - start_time)
@@ -194,11 +194,11 @@ def _verify_trees(job: TrainingJob, model: Any) -> TrainingJob:
     accept_trees(model, False)
     if training.batching == "prefix_tree":
         raise TrainingError(
-            f"Tree batches cannot be used for this model and device: {verification}.",
+            f"Prefix trees cannot be used for this model and device: {verification}.",
             hint="Set training.batching: padded, and please report this with the versions in run.json.",
         )
     announce(
-        f"WARNING     tree batches failed the verification: {verification}. "
+        f"WARNING     prefix trees failed the verification: {verification}. "
         "Training continues with padded rows, which are slower."
     )
     return job.with_verification(verification)

@@ -221,7 +221,8 @@ def _load_progress(folder: Path, settings: Settings) -> Progress:
     state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
     if state["settings"] != asdict(settings):
         raise ModelError(
-            "The checkpoint was made with another number of steps or another seed.", hint="Use the same settings."
+            "The checkpoint was written with a different number of steps or a different seed.",
+            hint="Use the same settings.",
         )
     return Progress(**state["progress"])
 

@@ -40,11 +40,9 @@ def antonyms(rng: random.Random, lexicon: Lexicon) -> Candidate:
     for opposites, (new_side, intense, negative) in product((pair, unrelated_pair), forms):
         if intense and opposites[2]:
             continue
-        follows = (
-            relation(premise, _degrees(opposites[2], new_side, intense, negative)) if opposites is pair else NEUTRAL
-        )
+        label = relation(premise, _degrees(opposites[2], new_side, intense, negative)) if opposites is pair else NEUTRAL
         signature = (negative, intense, opposites[2])
-        options.append(Option(follows, signature, partial(render, opposites, new_side, intense, negative)))
+        options.append(Option(label, signature, partial(render, opposites, new_side, intense, negative)))
     return Candidate(render(pair, side, very, negated), tuple(options))
 
 
