@@ -94,7 +94,7 @@ RECIPE_CASES = [
 
 DATA_CASES = [
     Case("a missing column", rows("a.csv", "p,hypothesis,label\na,b,neutral\n"), "no column 'premise'", "data.columns"),
-    Case("an empty file", rows("a.jsonl", ""), "contains no rows", "row below its header"),
+    Case("an empty file", rows("a.jsonl", ""), "contains no rows", "at least one row"),
     Case("an empty text", rows("a.jsonl", jsonl(row(premise=" "))),
         "row 25: column 'premise' must contain text, not ' '", "Fix"),
     Case("an unknown label", rows("a.jsonl", jsonl(row(label="x"))), "label 'x' is not one of", "data.label_map"),
@@ -283,9 +283,9 @@ GGUF_CASES = [
     Case("a truncated GGUF", gguf(lambda content: content[: len(content) // 2]), "is not within the file",
         "Export it"),
     Case("an unknown version", gguf(set_number(4, "I", 9)), "its version is 9", "Export it again"),
-    Case("a huge tensor count", gguf(set_number(8, "Q", 2**62)), "tensors, more than fit into the file",
+    Case("a huge tensor count", gguf(set_number(8, "Q", 2**62)), "tensors, more than the file can hold",
         "Export it again"),
-    Case("a huge field count", gguf(set_number(16, "Q", 2**62)), "fields, more than fit into the file",
+    Case("a huge field count", gguf(set_number(16, "Q", 2**62)), "fields, more than the file can hold",
         "Export it again"),
     Case("a million layers", gguf(set_u32(b"llama.block_count", 10**6)), "llama.block_count is 1000000",
         "Export it"),

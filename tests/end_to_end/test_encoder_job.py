@@ -141,7 +141,7 @@ def test_preflight_of_an_encoder_prints_counts(call: Call, recipe_file: Callable
     assert code == 0, err
     for word in (
         "2,179 of ",
-        "1 trained per row",
+        "1 target tokens per row",
         "16 entailment, 16 neutral, 16 contradiction",
         "0 pairs",
         "</s></s>",

@@ -59,7 +59,7 @@ def test_attributes_match_metrics_json(tmp_path: Path) -> None:
         "embedded:nli-fr:dev",
         "f",
     )
-    assert repr(result) == f"Evaluation(adapter: accuracy {metrics['accuracy']:.4f} of 90 rows)"
+    assert repr(result) == f"Evaluation(adapter: accuracy {metrics['accuracy']:.4f} on 90 rows)"
 
 
 def test_report_shows_metrics_and_warnings(tmp_path: Path) -> None:

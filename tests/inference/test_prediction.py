@@ -270,7 +270,7 @@ def test_nan_scores_are_reported_by_row(
         return score(self, prompts) * (np.nan if len(calls) == 3 else 1)
 
     monkeypatch.setattr(FakeScorer, "score", score_with_nan)
-    with pytest.raises(ToolkitError, match="row 7, 8, 9"):
+    with pytest.raises(ToolkitError, match=r"\(the first: 7, 8, 9\)"):
         predict_file(open_classifier(trained), source, tmp_path / "out.jsonl")
     assert not (tmp_path / "out.jsonl").exists()
 

@@ -96,7 +96,7 @@ def test_shortened_evaluation_rows_are_reported(make_recipe: MakeRecipe, tmp_pat
     rows = [*nli_fr.load_split("dev")][:6]
     rows[3] = {**rows[3], "premise": " ".join([rows[3]["premise"]] * 99)}
     preflight = run_preflight(make_recipe(f"data.eval={{path: {_write(tmp_path / 'long.jsonl', rows)}}}"))
-    assert "shortened   1 evaluation rows lose the end of their premise" in preflight.report()
+    assert "truncated   the premises of 1 evaluation rows are cut to fit" in preflight.report()
     assert "training rows lose" not in preflight.report() and preflight.record()["scored_tokens"]["shortened_rows"] == 1
 
 

@@ -181,9 +181,9 @@ def test_error_reports_how_many_shots_fit(make_recipe: MakeRecipe, fresh_tokeniz
     needed = len(PromptTokenizer(fresh_tokenizer, task, 512, SHOTS[:1]).encode([long])[0].prompt)
     longest = max(map(len, PromptTokenizer(fresh_tokenizer, task, 512).label_ids.values()))
     prompt_tokenizer = PromptTokenizer(fresh_tokenizer, task, needed + longest, SHOTS)
-    with pytest.raises(DataError, match=r"too short for 2 shots in 1 rows \(row r needs \d+ .*; 1 shots fit"):
+    with pytest.raises(DataError, match=r"too short for 2 shots in 1 rows \(row r needs \d+ .*; 1 fit"):
         prompt_tokenizer.encode([long, Example("short", "a", "b", "neutral")])
-    with pytest.raises(DataError, match="no shots fit"):
+    with pytest.raises(DataError, match="none fit"):
         PromptTokenizer(fresh_tokenizer, task, needed // 2, SHOTS).encode([long])
 
 

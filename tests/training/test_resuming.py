@@ -325,7 +325,7 @@ def test_resume_without_intact_checkpoint_starts_over(
         if folder.is_dir():
             os.truncate(folder / "optimizer.safetensors", 1_000)
     code, out, _ = call("sft", recipe_file, "--output-dir", interrupted.path, "--resume")
-    assert code == 0 and "checkpoint-4 is damaged and not used: optimizer.safetensors has 1,000 of " in out
+    assert code == 0 and "checkpoint-4 is damaged and will be ignored: optimizer.safetensors has 1,000 of " in out
     assert "resuming" not in out, "no checkpoint is intact"
     assert_same_result(interrupted, uninterrupted)
 

@@ -91,13 +91,13 @@ def test_scoring_error_names_the_key_to_lower(
 ) -> None:
     monkeypatch.setattr(failing_function, starve)
     code, _, err = call("eval_generate", trained.path, *flags)
-    assert code == 1 and "too little for a forward pass" in err and "evaluation.batch_tokens" in err
+    assert code == 1 and "enough memory for a forward pass" in err and "evaluation.batch_tokens" in err
 
 
 def test_encoder_reports_out_of_memory(call: Call, trained_encoder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("toolkit.inference.encoder_scorer.EncoderScorer._log_probs", starve)
     code, _, err = call("predict", trained_encoder.path, "--premise", "Un chat.", "--hypothesis", "Un animal.")
-    assert code == 1 and "too little for a forward pass" in err
+    assert code == 1 and "enough memory for a forward pass" in err
     monkeypatch.setattr("toolkit.models.encoder.AutoModelForSequenceClassification.from_pretrained", starve)
     code, _, err = call("predict", trained_encoder.path, "--premise", "Un chat.", "--hypothesis", "Un animal.")
     assert code == 1 and "does not fit into the device's memory" in err

@@ -59,7 +59,7 @@ def _columns_hint(columns: Sequence[str]) -> str:
     # Spreadsheets write semicolons in locales whose decimal separator is a comma. The header is then a single column.
     if len(columns) == 1 and (delimiter := next((mark for mark in ";\t|" if mark in columns[0]), None)):
         return f"The columns are separated by {delimiter!r}. Save the file with commas, or with tabs as .tsv."
-    return "Name the columns in data.columns (and evaluation.slice_by)."
+    return "Name the columns in data.columns; evaluation.slice_by: [] leaves out the slices."
 
 
 def check_all_labels_occur(recipe: Recipe, examples: Sequence[Example], source_name: str) -> None:

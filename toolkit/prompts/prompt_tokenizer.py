@@ -160,7 +160,7 @@ class PromptTokenizer:
         sufficient = needed + self.max_seq_length - self.max_prompt_tokens
         return DataError(
             f"model.max_seq_length {self.max_seq_length} is too short for {len(self.shots)} shots in {len(rows)} "
-            f"rows (row {longest.id} needs {needed} tokens before the answer); at most {fitting_shots} fit.",
+            f"rows (row {longest.id} needs {needed} tokens before the answer); {fitting_shots or 'none'} fit.",
             hint=f'Use fewer shots, or overrides={{"model.max_seq_length": {sufficient}}} '
             "if the model's context is that long.",
         )

@@ -187,13 +187,9 @@ def _validate(values: dict[str, Any], where: str) -> Recipe:
         raise RecipeError("\n".join(_format_mistakes(where, mistakes)), hint=_HINT) from error
 
 
-def _end_sentence(text: str) -> str:
-    return text if text.endswith("?") else f"{text}."
-
-
 def _format_mistakes(where: str, mistakes: Mapping[str, list[str]]) -> list[str]:
     lines = [
-        f"{where}: {key}: {_end_sentence(' or '.join(dict.fromkeys(_merge_messages(texts))))}"
+        f"{where}: {key}: {' or '.join(dict.fromkeys(_merge_messages(texts)))}.".replace("?.", "?")
         for key, texts in mistakes.items()
     ]
     omitted = len(lines) - _MAX_REPORTED_MISTAKES

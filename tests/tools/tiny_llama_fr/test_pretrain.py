@@ -245,7 +245,7 @@ def test_other_settings_cannot_be_resumed(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no checkpoint"):
         pretrain(tmp_path / "empty", SMALL, resume=True)
     pretrain(tmp_path / "run", SMALL, stop_after=1)
-    with pytest.raises(ModelError, match="another number of steps or another seed"):
+    with pytest.raises(ModelError, match="different number of steps or a different seed"):
         pretrain(tmp_path / "run", Settings(steps=5, rows=2, length=128, save_every=1), resume=True)
 
 
