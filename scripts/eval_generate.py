@@ -13,14 +13,15 @@ import sys
 from argparse import Namespace
 
 from toolkit.api.run import open_run
-from toolkit.cli.command_line import add_overrides, add_run, parser, positive, run_command
+from toolkit.cli.command_line import add_overrides, add_run, opening, parser, positive, run_command, utf8_text
 
 
 def parse() -> Namespace:
     flags = parser(__doc__ or "")
     add_run(flags)
     flags.add_argument("--model", default="adapter", help="adapter (default), base, merged or a GGUF file")
-    flags.add_argument("--data", help="a data file or embedded:nli-fr:SPLIT (default: data.eval of the recipe)")
+    data = "a data file or embedded:nli-fr:SPLIT (default: data.eval of the recipe)"
+    flags.add_argument("--data", type=utf8_text, help=data)
     flags.add_argument("--mode", choices=["constrained", "free"], default="constrained", help="how to decode answers")
     shots = "show K training rows, balanced by label, as few-shot examples in each prompt; only with --model base"
     flags.add_argument("--shots", type=positive, default=0, metavar="K", help=shots)
@@ -30,7 +31,7 @@ def parse() -> Namespace:
 
 
 def main(arguments: Namespace) -> None:
-    run = open_run(arguments.run, arguments.overrides)
+    run = open_run(arguments.run, arguments.overrides, **opening(arguments))
     chosen = {key: getattr(arguments, key) for key in ("model", "data", "limit", "mode", "shots")}
     evaluation = run.evaluate(**chosen, progress=True)
     print(evaluation.report())
@@ -41,5 +42,4 @@ def main(arguments: Namespace) -> None:
 
 
 if __name__ == "__main__":
-    arguments = parse()
-    sys.exit(run_command(lambda: main(arguments)))
+    sys.exit(run_command(lambda: main(parse())))  # parsing prints, too: --help and mistakes in flags

@@ -9,7 +9,7 @@ from argparse import Namespace
 from typing import get_args
 
 from toolkit.api.run import open_run
-from toolkit.cli.command_line import add_run, parser, positive_or_all, run_command, share
+from toolkit.cli.command_line import add_run, opening, parser, positive_or_all, run_command, share
 from toolkit.recipe.schema import GgufType
 
 
@@ -41,7 +41,7 @@ def parse() -> Namespace:
 
 
 def main(arguments: Namespace) -> None:
-    open_run(arguments.run).export(
+    open_run(arguments.run, **opening(arguments)).export(
         *(arguments.quant or ()),
         verify=arguments.verify,
         min_agreement=arguments.min_agreement,
@@ -51,5 +51,4 @@ def main(arguments: Namespace) -> None:
 
 
 if __name__ == "__main__":
-    arguments = parse()
-    sys.exit(run_command(lambda: main(arguments)))
+    sys.exit(run_command(lambda: main(parse())))  # parsing prints, too: --help and mistakes in flags

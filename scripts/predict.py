@@ -11,7 +11,7 @@ from argparse import Namespace
 from pathlib import Path
 
 from toolkit.api.run import open_run
-from toolkit.cli.command_line import add_overrides, add_run, parser, run_command
+from toolkit.cli.command_line import add_overrides, add_run, opening, parser, run_command, utf8_text
 from toolkit.utils.terminal import escape_control_characters
 
 
@@ -19,8 +19,8 @@ def parse() -> Namespace:
     flags = parser(__doc__ or "")
     add_run(flags)
     flags.add_argument("--model", default="adapter", help="adapter (default), base, merged or a GGUF file")
-    flags.add_argument("--premise", metavar="TEXT", help="premise of a single pair to label")
-    flags.add_argument("--hypothesis", metavar="TEXT", help="hypothesis of a single pair to label")
+    flags.add_argument("--premise", type=utf8_text, metavar="TEXT", help="premise of a single pair to label")
+    flags.add_argument("--hypothesis", type=utf8_text, metavar="TEXT", help="hypothesis of a single pair to label")
     flags.add_argument("--input", type=Path, metavar="FILE", help="rows to label; the recipe names their columns")
     flags.add_argument("--output", type=Path, metavar="FILE", help="the same rows with predictions and probabilities")
     flags.add_argument("--calibrated", action="store_true", help="apply the temperature fitted by eval_generate.py")
@@ -34,7 +34,7 @@ def parse() -> Namespace:
 
 
 def main(arguments: Namespace) -> None:
-    run, calibrated = open_run(arguments.run, arguments.overrides), arguments.calibrated
+    run, calibrated = open_run(arguments.run, arguments.overrides, **opening(arguments)), arguments.calibrated
     if arguments.input:
         files = (arguments.input, arguments.output)
         truncated = run.predict_file(*files, arguments.model, calibrated=calibrated, progress=True)
@@ -48,5 +48,4 @@ def main(arguments: Namespace) -> None:
 
 
 if __name__ == "__main__":
-    arguments = parse()
-    sys.exit(run_command(lambda: main(arguments)))
+    sys.exit(run_command(lambda: main(parse())))  # parsing prints, too: --help and mistakes in flags

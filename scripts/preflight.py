@@ -11,6 +11,7 @@ from pathlib import Path
 
 from toolkit.api.preflight import measure_steps, preflight
 from toolkit.cli.command_line import add_overrides, byte_size, parser, recipe_keys, run_command
+from toolkit.utils.formatting import format_bytes
 from toolkit.utils.terminal import use_color
 
 
@@ -32,9 +33,8 @@ def main(arguments: Namespace) -> None:
     if arguments.probe:
         from toolkit.planning.device import peak_memory_bytes
 
-        print(f"probe       {measure_steps(report)}; peak memory {peak_memory_bytes() / 1e9:.2f} GB")
+        print(f"probe       {measure_steps(report)}; peak memory {format_bytes(peak_memory_bytes())}")
 
 
 if __name__ == "__main__":
-    arguments = parse()
-    sys.exit(run_command(lambda: main(arguments)))
+    sys.exit(run_command(lambda: main(parse())))  # parsing prints, too: --help and mistakes in flags

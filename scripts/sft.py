@@ -44,5 +44,4 @@ def main(arguments: Namespace) -> None:
 
 
 if __name__ == "__main__":
-    arguments = parse()
-    sys.exit(run_command(lambda: main(arguments)))
+    sys.exit(run_command(lambda: main(parse())))  # parsing prints, too: --help and mistakes in flags

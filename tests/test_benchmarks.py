@@ -22,7 +22,7 @@ def run_benchmark(name: str, out: Path, *arguments: str) -> dict[str, Any]:
     return json.loads(out.with_suffix(".json").read_text(encoding="utf-8"))["results"]
 
 
-@pytest.mark.parametrize("name", ["export", "kills", "memory", "scoring", "scoring_gguf", "training"])
+@pytest.mark.parametrize("name", ["export", "interference", "kills", "memory", "scoring", "scoring_gguf", "training"])
 def test_benchmark_prints_its_help(name: str) -> None:
     command = [sys.executable, f"benchmarks/{name}.py", "--help"]
     finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         ParityError,
         RecipeError,
         RunError,
+        SealError,
         ToolkitError,
         TrainingError,
     )
@@ -53,6 +54,7 @@ _MODULES = {
     "ExportResult": "toolkit.export.exporter",
     "ModelError": "toolkit.errors",
     "ParityError": "toolkit.errors",
+    "SealError": "toolkit.errors",
     "PreflightReport": "toolkit.planning.preflight_report",
     "Recipe": "toolkit.recipe.schema",
     "RecipeError": "toolkit.errors",
@@ -83,6 +85,7 @@ __all__ = [
     "RecipeError",
     "Run",
     "RunError",
+    "SealError",
     "ToolkitError",
     "TrainingError",
     "compare",

@@ -72,6 +72,10 @@ class GateError(ToolkitError, RuntimeError):
     exit_code = EXIT_GATE_REFUSED
 
 
+class SealError(GateError):
+    """Raised when a file of a run is not the one that was recorded when it was made."""
+
+
 class ParityError(GateError):
     """Raised when exported files do not reproduce the adapter's answers.
 

@@ -54,7 +54,7 @@ def test_preflight_has_a_verdict(recipe_file: Path) -> None:
     assert report.tokens.rows == 48 and 0 < report.trainable_parameters < report.total_parameters
     assert "batch       prefix_tree" in report.report() and "fits on T4" in report.report()
     small = toolkit.preflight(recipe_file, memory=300_000_000)
-    assert small.fits is False and str(small.verdict).startswith("does not fit on") and "GB" in str(small.verdict)
+    assert small.fits is False and str(small.verdict).startswith("does not fit on") and "300 MB" in str(small.verdict)
 
 
 def test_preflight_times_steps_when_asked(recipe_file: Path) -> None:
@@ -223,7 +223,7 @@ def test_export_returns_parity_or_raises(run: toolkit.Run, monkeypatch: pytest.M
     assert result.agreement["gguf-f16"] == 1.0 and "gguf-f16" in result.table
     with run.load(result.files[0]) as gguf, run.load() as adapter:
         assert gguf.predict(PAIRS) == adapter.predict(PAIRS)
-    monkeypatch.setattr("toolkit.export.llama_folder.LlamaFolder._row_order", lambda *_: None)  # breaks every file
+    monkeypatch.setattr("toolkit.models.llama_folder.LlamaFolder._row_order", lambda *_: None)  # breaks every file
     with pytest.raises(ParityError, match="do not answer like the adapter") as error:
         run.export("f16", verify=24, min_agreement=1.0)
     assert isinstance(error.value, GateError) and error.value.exit_code == 3

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from toolkit.cli.command_line import byte_size, positive, positive_or_all, run_command, share
+from toolkit.cli.command_line import byte_size, positive, positive_or_all, run_command, share, utf8_text
 from toolkit.utils.progress import progress_bar
 
 
@@ -93,3 +93,11 @@ def test_flag_values_are_parsed(parse: Callable[[str], object], text: str, value
 def test_bad_flag_values_are_rejected(parse: Callable[[str], object], text: str) -> None:
     with pytest.raises((ValueError, argparse.ArgumentTypeError)):
         parse(text)
+
+
+def test_arguments_are_utf8_in_every_locale() -> None:
+    assert utf8_text("été") == "été"
+    # An ASCII locale leaves bytes as lone surrogates; how they are stored depends on the locale of this process.
+    assert utf8_text(os.fsdecode("été".encode())) == "été"
+    with pytest.raises(argparse.ArgumentTypeError, match="is not UTF-8 text"):
+        utf8_text(os.fsdecode(b"\xff"))

@@ -34,6 +34,7 @@ CASES = [
     ("Add resume=True to finish it, overwrite=True to", "Add --resume to finish it, --overwrite to"),
     ("leave out memory and add probe=True.", "leave out --memory and add --probe."),
     ("with the same data=FILE and limit=N.", "with the same --data FILE and --limit N."),
+    ("or pass accept_changes=True to use", "or pass --accept-changes to use"),
     ("or output_dir for another folder.", "or --output-dir for another folder."),
     ("Pass output_dir.", "Pass --output-dir."),
     ('Add model="base", or leave out shots.', "Add --model base, or leave out --shots."),

@@ -85,7 +85,7 @@ GOOD = [{"id": str(i), "premise": f"p{i}", "hypothesis": f"h{i}", "label": label
         ({"data": {"columns": {"premise": "texte"}}}, "has no column 'texte'; its columns are 'id', 'premise'"),
         (
             {"task": {"verbalizers": {"entailment": "oui", "neutral": "oui ", "contradiction": "non"}}},
-            "is a prefix of that of label 'neutral'",
+            "task.verbalizers: 'oui' and 'oui ' are the same text",
         ),
         ({"data": {"train": {"path": "rows.csv"}}}, "Data file not found"),
     ],
@@ -167,7 +167,10 @@ def test_bad_evaluations_are_refused(call: Call, trained: RunFolder, tmp_path: P
         ((trained.path, "--shots", "0", "--model", "base"), "invalid positive value"),
         ((trained.path, "--shots", "30", "--model", "base"), "is too short for 30 shots in 24 rows"),
         ((trained.path, "--shots", "50", "--model", "base"), "needs more than the 16 training rows with label"),
-        ((trained.path, "--set", "model.name=embedded:tiny-llama-fr"), "was not trained on this base model"),
+        (
+            (trained.path, "--accept-changes", "--set", "model.name=embedded:tiny-llama-fr"),
+            "was not trained on this base model",
+        ),
     ]:
         code, _, err = call("eval_generate", *arguments)
         assert code == 2 and sentence in err, (arguments, err)

@@ -1,14 +1,17 @@
 """Rows passed to the API: pairs, dictionaries and DataFrames are read, and invalid rows are rejected by number."""
 
+from collections.abc import Callable
 from typing import Any
 
+import numpy
 import pandas
 import pytest
 
-from toolkit.data.inputs import read_pairs
+from toolkit.data.inputs import read_labels, read_pairs
 from toolkit.errors import DataError
-from toolkit.recipe.schema import Columns
+from toolkit.recipe.schema import Columns, Recipe
 
+MakeRecipe = Callable[..., Recipe]
 COLUMNS = Columns(premise="texte", hypothesis="suite")
 PAIRS = [("Il pleut.", "Il neige."), ("Il dort.", "Il court.")]
 
@@ -96,3 +99,21 @@ def test_single_row_is_rejected(rows: Any) -> None:
     with pytest.raises(DataError, match=f"Expected a list of rows, not a single {type(rows).__name__}") as raised:
         read_pairs(rows, COLUMNS)
     assert '[("premise", "hypothesis")]' in (raised.value.hint or "")
+
+
+def test_labels_are_read_as_in_files(make_recipe: MakeRecipe) -> None:
+    """Labels for `Classifier.score` are mapped and compared in any Unicode form. Absent ones are never text."""
+    recipe = make_recipe("task.labels=['None', v\u00e9rit\u00e9, '<NA>']", "data.label_map={2: '<NA>'}")
+    values = ["ve\u0301rite\u0301", " None", 2, "2", numpy.int64(2), numpy.str_("<NA>")]
+    assert read_labels(values, recipe) == ["v\u00e9rit\u00e9", "None", "<NA>", "<NA>", "<NA>", "<NA>"]
+    for absent in (None, float("nan"), numpy.nan, pandas.NA, pandas.NaT, "", " "):
+        with pytest.raises(DataError, match=r"^row 2: column 'label' must contain a label, not "):
+            read_labels(["None", absent], recipe)
+    with pytest.raises(DataError, match=r"^row 1: label 3 is not one of None, v\u00e9rit\u00e9, <NA>\.$"):
+        read_labels([3], recipe)
+
+
+def test_repeated_dataframe_column_is_rejected() -> None:
+    table = pandas.DataFrame([["a", "b", "c"]], columns=["premise", "hypothesis", "premise"])
+    with pytest.raises(DataError, match="two columns named 'premise'"):
+        read_pairs(table, COLUMNS)

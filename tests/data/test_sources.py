@@ -8,8 +8,10 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from toolkit.data.sources import Row, read_rows, slug
+from toolkit.cli.flags import with_flags
+from toolkit.data.sources import Row, check_files_exist, describe, parse_data, read_rows, slug
 from toolkit.errors import DataError
+from toolkit.recipe.loading import data_suffix
 from toolkit.recipe.schema import Source
 
 ROWS: list[Row] = [
@@ -46,6 +48,12 @@ def test_limit_cuts_the_rows_of_a_tsv(tmp_path: Path) -> None:
     assert rows == [{**ROWS[0], "hypothesis": "x"}]
 
 
+def test_blank_lines_before_the_header_are_skipped(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text("\n\npremise,hypothesis,label\n\na,b,neutral\n", encoding="utf-8")
+    assert read_rows(Source(path=str(path)))[0] == [{"premise": "a", "hypothesis": "b", "label": "neutral"}]
+
+
 def test_byte_order_mark_is_ignored(tmp_path: Path) -> None:
     path = tmp_path / "excel.csv"
     path.write_text("premise,hypothesis,label\na,b,neutral\n", encoding="utf-8-sig")
@@ -58,6 +66,8 @@ def test_byte_order_mark_is_ignored(tmp_path: Path) -> None:
         ("rows.jsonl", b"", "contains no rows"),
         ("rows.csv", b"premise,hypothesis,label\n", "contains no rows"),
         ("rows.json", b"[]", "contains no rows"),
+        ("rows.jsonl", b'{"x": ' + b"[" * 101 + b"]" * 101 + b"}", "line 1 is nested too deeply"),
+        ("rows.csv", b",".join(b"c%d" % i for i in range(30_000)) + b",c0\n", "two columns named 'c0'"),
         ("rows.jsonl", b'{"premise": "a"}\n{"premise": \n', "line 2 is not JSON"),
         ("rows.jsonl", b'["a"]\n', "line 1 is a list"),
         ("rows.json", b'{"a": 1}', "is not a list of objects"),
@@ -94,6 +104,47 @@ def test_missing_source_is_rejected(
         read_rows(source)
 
 
+@pytest.mark.parametrize(
+    "name", [".jsonl", ".json", ".csv", ".tsv", ".parquet", "ROWS.JSONL", "Rows.Csv", "ROWS.Parquet"]
+)
+def test_file_is_read_by_its_ending(tmp_path: Path, name: str) -> None:
+    """Also if the extension is the whole name, or in capitals."""
+    rows = [{**row, "hypothesis": "x"} for row in ROWS]
+    written = write(tmp_path / f"rows{data_suffix(name)}", rows).rename(tmp_path / name)
+    source = Source(path=str(written))
+    check_files_exist(source)
+    assert read_rows(source)[0] == rows
+    assert parse_data(str(written)) == source and describe(source) == str(written)
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["d/train.txt", "train.xlsx", "d/TRAIN.TXT", "d/train.jsonl.gz", "/d/train", "./train", "../train", "~/train",
+     "d/e/train", "d\\train.dat", "d/rows.arrow", "d/rows.ndjson"],
+)  # fmt: skip
+def test_unsupported_file_is_no_dataset(path: str) -> None:
+    for split in (None, "train"):
+        with pytest.raises(DataError, match=r"is not a data file: its name does not end in one of \.jsonl"):
+            check_files_exist(Source(path=path, split=split))
+        with pytest.raises(DataError, match=r"is not a data file: its name does not end in one of \.jsonl"):
+            read_rows(Source(path=path, split=split))
+
+
+@pytest.mark.parametrize("path", ["snli", "facebook/xnli", "user/nli.v2", "user/nli-1.0", "user/c4.en"])
+def test_dataset_without_split_is_refused_early(path: str) -> None:
+    with pytest.raises(DataError, match="needs a split") as raised:
+        check_files_exist(Source(path=path))
+    assert "If it is a local file, its name must end in one of .jsonl" in (raised.value.hint or "")
+    check_files_exist(Source(path=path, split="train"))
+
+
+@pytest.mark.parametrize("data", ["", "d/train.txt", "facebook/xnli", "rows"])
+def test_other_data_is_neither_file_nor_embedded(data: str) -> None:
+    with pytest.raises(DataError, match=r"is neither a file in one of the formats \.jsonl") as raised:
+        parse_data(data)
+    assert "--set data.eval.path=facebook/xnli" in with_flags(raised.value.hint or "")
+
+
 def test_hub_class_labels_become_names(monkeypatch: pytest.MonkeyPatch) -> None:
     import datasets
 
@@ -102,7 +153,7 @@ def test_hub_class_labels_become_names(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: table)
     monkeypatch.setattr("toolkit.data.hub._is_reachable", lambda _: True)
     rows, _ = read_rows(Source(path="some/set", split="train"))
-    assert [row["label"] for row in rows] == ["b", -1]
+    assert [row["label"] for row in rows] == ["b", None], "-1 marks a missing label"
 
 
 def test_unreachable_hub_fails_within_seconds(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -166,7 +166,7 @@ def test_llama_cpp_gets_the_same_ids_and_scores(
 
 def test_llama_cpp_chat_gives_the_same_ids(gguf: Path, prompt_tokenizer: PromptTokenizer) -> None:
     """llama.cpp's chat endpoint would parse markers in a text, so only texts without markers are compared."""
-    with LlamaCpp(gguf, context_length=512, sequences=1, threads=1) as model:
+    with LlamaCpp(gguf, context_length=512, sequences=1, threads=1, use_chat_template=True) as model:
         for name, text in TEXTS.items():
             if not prompt_tokenizer.template.contains_special_token(text):
                 ids = model.tokenize_chat(prompt_messages(prompt_tokenizer.task, text, PLAIN))

@@ -135,7 +135,7 @@ def test_dataset_loading_script_never_runs(tmp_path: Path, monkeypatch: pytest.M
     folder.mkdir()
     marker = set_traps(folder)
     shutil.copy(folder / "own.py", folder / "data.py")
-    with pytest.raises(DataError, match="is a local file or folder, but its name does not end in one of"):
+    with pytest.raises(DataError, match="is not a data file: its name does not end in one of"):
         read_rows(Source(path=str(folder), split="train"))
     monkeypatch.setattr("toolkit.data.hub._is_reachable", lambda _: True)
     for path in (folder, folder / "data.py"):  # the folder or script that a Hub id of such a dataset resolves to

@@ -12,7 +12,8 @@ from toolkit.data.example import Example
 from toolkit.evaluation.metrics import Predictions, compute_metrics
 from toolkit.recipe.loading import dump_recipe, load_recipe
 from toolkit.runs.run_folder import RunFolder
-from toolkit.utils.atomic_io import write_json, write_text
+from toolkit.runs.seal import Seal, add_content_seal
+from toolkit.utils.atomic_io import file_sha256, write_json, write_text
 
 LABELS = ("entailment", "neutral", "contradiction")
 HOSTILE = "<script>alert('é')</script> & \"<|eot_id|>\" {{ 7 * 7 }} </td> | \ue000"
@@ -79,8 +80,12 @@ def write_evaluation(run: RunFolder, name: str, n: int = 90, seed: int = 0, **fi
         "baselines": {"random": 1 / 3, "majority": 0.31, "hypothesis_only": 0.4821},
         "speed": {"seconds": 1.0, "examples_per_second": 90.0},
     } | fields
+    predictions_file = run.eval / name / "predictions.jsonl"
+    predictions_file.parent.mkdir(parents=True, exist_ok=True)
+    write_predictions(predictions_file, examples, predictions)
+    if seal := Seal.from_record(run.record):
+        metrics = add_content_seal(metrics, seal.adapter_sha256, predictions=file_sha256(predictions_file))
     write_json(run.eval / name / "metrics.json", metrics)
-    write_predictions(run.eval / name / "predictions.jsonl", examples, predictions)
     return metrics
 
 

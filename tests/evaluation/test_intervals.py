@@ -1,5 +1,7 @@
 """Intervals compared with published values, and the bootstrap with a plain implementation."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from sklearn.metrics import f1_score
@@ -27,14 +29,35 @@ def test_wilson_interval_matches_published_values(correct: int, n: int, low: flo
     assert [round(bound, 4) for bound in wilson_interval(correct, n)] == [low, high]
 
 
-def test_macro_f1_matches_scikit_learn() -> None:
-    counts = np.zeros((3, 4))
-    np.add.at(counts, (GOLD, PREDICTED), 1)
-    expected = f1_score(GOLD, PREDICTED, labels=[0, 1, 2], average="macro")
-    assert macro_f1(counts) == pytest.approx(expected)
-    empty = np.zeros((2, 3))
-    empty[0, 0] = 4
-    assert macro_f1(empty) == pytest.approx(f1_score([0] * 4, [0] * 4, labels=[0, 1], average="macro", zero_division=0))
+def counts(gold: np.ndarray, predicted: np.ndarray, labels: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    columns = (gold[gold == predicted], gold, predicted)
+    true_positives, gold_counts, predicted_counts = (np.bincount(column, minlength=labels + 1) for column in columns)
+    return true_positives[:labels], gold_counts[:labels], predicted_counts[:labels]
+
+
+@pytest.mark.parametrize("labels", [3, 5])
+def test_macro_f1_matches_scikit_learn(labels: int) -> None:
+    """Labels without gold rows are left out, predicted or not: 3 is predicted, 4 is not."""
+    expected = f1_score(GOLD, PREDICTED, labels=np.unique(GOLD), average="macro")
+    assert macro_f1(*counts(GOLD, PREDICTED, labels)) == pytest.approx(expected)
+
+
+def test_absent_labels_leave_the_interval_unchanged() -> None:
+    """The interval of rows that lack labels is that of a task without these labels; perfect answers have [1, 1]."""
+    groups = np.arange(600) // 3
+    expected = macro_f1_interval(GOLD, PREDICTED, groups, 3, seed=1)
+    shifted = np.where(PREDICTED == 3, 500, PREDICTED)  # an invalid answer of a task with 500 labels
+    assert macro_f1_interval(GOLD, shifted, groups, 500, seed=1) == pytest.approx(expected)
+    assert macro_f1_interval(GOLD % 2, GOLD % 2, groups, 3, seed=1) == (1.0, 1.0)
+
+
+def test_memory_of_the_interval_is_bounded() -> None:
+    """1,000 dense matrices of 500 labels would take 2 GB."""
+    gold, predicted = RNG.integers(0, 500, 2000), RNG.integers(0, 501, 2000)
+    tracemalloc.start()
+    low, high = macro_f1_interval(gold, predicted, np.arange(2000), 500, seed=1)
+    assert 0 <= low < high < 0.02 and tracemalloc.get_traced_memory()[1] < 200e6
+    tracemalloc.stop()
 
 
 def test_rows_are_summed_by_group() -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from toolkit.data.example import Example
 from toolkit.evaluation.intervals import wilson_interval
-from toolkit.evaluation.metrics import Predictions, compute_metrics
+from toolkit.evaluation.metrics import Predictions, absent_label_warnings, compute_metrics
 
 LABELS = ("entailment", "neutral", "contradiction")
 
@@ -72,8 +72,38 @@ def test_invalid_answers_are_wrong_and_counted() -> None:
 def test_slices_split_rows_by_value() -> None:
     metrics = compute_metrics(*make_predictions(["neutral"] * 4, ["neutral", "entailment"] * 2))
     assert metrics["slices"] == {
-        "half": {"a": {"n": 2, "accuracy": 1.0, "macro_f1": 1 / 3}, "b": {"n": 2, "accuracy": 0.0, "macro_f1": 0.0}}
+        "half": {"a": {"n": 2, "accuracy": 1.0, "macro_f1": 1.0}, "b": {"n": 2, "accuracy": 0.0, "macro_f1": 0.0}}
     }
+
+
+@pytest.mark.parametrize("gold", [["neutral"] * 6, ["neutral", "entailment"] * 3, list(LABELS) * 2])
+def test_perfect_answers_have_macro_f1_of_one(gold: list[str]) -> None:
+    examples, predictions = make_predictions(gold, list(gold))
+    examples = [replace(example, premise=f"p{i}") for i, example in enumerate(examples)]
+    metrics = compute_metrics(examples, predictions)
+    assert metrics["macro"] == metrics["weighted"] == {"precision": 1.0, "recall": 1.0, "f1": 1.0}
+    # A sample of six rows may lack a label, too.
+    assert metrics["macro_f1_ci95"] == [1.0, 1.0]
+    assert [values["macro_f1"] for values in metrics["slices"]["half"].values()] == [1.0, 1.0]
+
+
+def test_predictions_of_an_absent_label_are_errors() -> None:
+    """One stray prediction costs what any other error costs; the absent label does not become a class with F1 0."""
+    gold, stray = ["neutral", "entailment"] * 50, ["neutral", "entailment"] * 49 + ["neutral", "contradiction"]
+    other = [*stray[:-1], "neutral"]
+    scores = {word: compute_metrics(*make_predictions(gold, list(words)))["macro"] for word, words in
+              {"absent": stray, "present": other}.items()}  # fmt: skip
+    assert scores["absent"]["recall"] == scores["present"]["recall"] == pytest.approx(0.99)
+    assert scores["absent"]["f1"] == pytest.approx((1 + 98 / 99) / 2)
+
+
+def test_absent_labels_are_named() -> None:
+    assert absent_label_warnings(["neutral", "entailment"], ["neutral", "entailment"]) == []
+    (warning,) = absent_label_warnings(["neutral"], LABELS)
+    assert "has the label entailment or contradiction, so nothing is known about them" in warning
+    assert "Macro averages are over the other 1 of 3 labels." in warning
+    (warning,) = absent_label_warnings(["0"], [str(i) for i in range(500)])
+    assert len(warning) < 400 and "and 470 more" in warning
 
 
 def test_macro_f1_has_an_interval_over_premises() -> None:

@@ -11,6 +11,7 @@ from toolkit.evaluation.evaluation import (
     load_evaluations,
     with_base_zero_shot,
 )
+from toolkit.runs.trained_run import TrainedRun
 
 BASE: dict[str, Any] = {"model": "base", "mode": "constrained", "data": {"fingerprint": "f"}, "accuracy": 0.4}
 
@@ -75,8 +76,9 @@ def test_report_shows_metrics_and_warnings(tmp_path: Path) -> None:
 
 def test_unfinished_evaluations_are_not_loaded(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
-    assert load_evaluations(run) == []
+    assert load_evaluations(TrainedRun.open(run.path)) == []
     for name in ("base", "adapter", ".adapter.1.partial"):
         write_evaluation(run, name, n=9)
-    assert [evaluation.name for evaluation in load_evaluations(run)] == ["adapter", "base"]
-    assert [evaluation.name for evaluation in load_evaluations(run, exclude=run.eval / "adapter")] == ["base"]
+    assert [evaluation.name for evaluation in load_evaluations(TrainedRun.open(run.path))] == ["adapter", "base"]
+    loaded = load_evaluations(TrainedRun.open(run.path), exclude=run.eval / "adapter")
+    assert [evaluation.name for evaluation in loaded] == ["base"]

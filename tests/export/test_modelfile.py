@@ -9,15 +9,17 @@ from typing import Any
 import pytest
 
 from toolkit.data.examples import load_examples
+from toolkit.embedded import MODEL_FOLDER
 from toolkit.errors import ExportError
 from toolkit.export.gguf_writer import write_gguf
-from toolkit.export.modelfile import render_modelfile, render_ollama_template, render_readme
+from toolkit.export.modelfile import render_modelfile, render_readme
 from toolkit.inference.label_trie import LabelTrie
 from toolkit.inference.llama_cpp import LlamaCpp
 from toolkit.inference.llama_cpp_scorer import LlamaCppScorer
 from toolkit.models.merging import merge_adapter
 from toolkit.models.model_folder import find_base
 from toolkit.prompts.messages import prompt_messages
+from toolkit.prompts.ollama_template import render_ollama_template
 from toolkit.prompts.prompt_tokenizer import PromptTokenizer
 from toolkit.prompts.tokenizer import load_tokenizer
 from toolkit.recipe.schema import Recipe
@@ -53,7 +55,7 @@ def test_chat_call_answers_like_the_scorer(exported: tuple[Path, PromptTokenizer
     with LlamaCppScorer(file, trie, context_length=256) as scorer:
         expected = trie.greedy(scorer.score([row.prompt for row in rows]))
     valid = 0
-    with LlamaCpp(file, context_length=256, sequences=1) as model:
+    with LlamaCpp(file, context_length=256, sequences=1, use_chat_template=True) as model:
         for example, row, label in zip(examples, rows, expected, strict=True):
             messages = prompt_messages(recipe.task, example.premise, example.hypothesis)
             assert tuple(model.tokenize_chat(messages)) == row.prompt
@@ -71,7 +73,7 @@ def test_ollama_template_gives_the_training_tokens(exported: tuple[Path, PromptT
     *system, question = prompt_messages(recipe.task, example.premise, example.hypothesis)
     text = render_ollama_template(prompt_tokenizer).replace("{{ .System }}", system[0]["content"])
     text = text.replace("{{ .Prompt }}", question["content"])
-    with LlamaCpp(file, context_length=256, sequences=1) as model:
+    with LlamaCpp(file, context_length=256, sequences=1, use_chat_template=True) as model:
         tokens = model._post("/tokenize", content=text, add_special=True, parse_special=True)["tokens"]
     assert tuple(tokens) == prompt_tokenizer.encode_prompt(example.premise, example.hypothesis)[0]
 
@@ -100,6 +102,16 @@ def test_template_braces_are_escaped_and_quotes_refused(
     assert template.startswith('{{ "{{" }} a }}<|start_header_id|>{{ .System }}')
     with pytest.raises(ExportError, match="three quotation marks"):
         render_modelfile(prompt_tokenizer(system='Dis """oui""".'), Path("x.gguf"), 300)
+
+
+def test_modelfile_prints_the_date_of_training(make_recipe: Callable[..., Recipe]) -> None:
+    """The template reads the clock, and the prompt is written out with the recipe's date."""
+    clock = "{{- bos_token }}{{- strftime_now('%d %B %Y, ') }}" + BRACES.replace("{{- bos_token }}", "")
+    task = make_recipe().task.model_copy(update={"chat_template": clock})
+    prompt_tokenizer = PromptTokenizer(load_tokenizer(MODEL_FOLDER), task, 256)
+    assert 'TEMPLATE """26 July 2024, ' in render_modelfile(prompt_tokenizer, Path("x.gguf"), 300)
+    readme = render_readme(prompt_tokenizer, [Path("x-q8_0.gguf")], ("a", "b", "neutral"))
+    assert "always gives 26 Jul 2024 as today's date" in readme
 
 
 def test_readme_commands_are_quoted_for_a_shell(exported: tuple[Path, PromptTokenizer]) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from toolkit.data.example import Example
 from toolkit.data.examples import load_examples
-from toolkit.export import gguf_tokenizer
+from toolkit.export import chat_tokens, gguf_tokenizer
 from toolkit.export import gguf_writer as gguf_module
 from toolkit.export.agreement import compare_scores
 from toolkit.export.gguf_writer import write_gguf
@@ -46,7 +46,7 @@ def gate(trained: RunFolder, recipe: Recipe, tmp_path_factory: pytest.TempPathFa
     """A gate for a merged run. Its adapter was trained with another chat template, which does not affect parity."""
     path = tmp_path_factory.mktemp("parity") / "small"
     shutil.copytree(trained.path, path)
-    run = TrainedRun.open(path).with_recipe(recipe)
+    run = TrainedRun.open(path, accept_changes=True).with_recipe(recipe)  # the chat template is about to change
     prompt_tokenizer = PromptTokenizer(load_tokenizer(run.folder.adapter), recipe.task, recipe.model.max_seq_length)
     prompt_tokenizer.tokenizer.save_pretrained(run.folder.adapter)
     merge_adapter(Path(recipe.model.name), run.folder.adapter, run.folder.merged)
@@ -126,7 +126,7 @@ def test_different_chat_template_is_named(check: Check, monkeypatch: pytest.Monk
 
 def test_wrong_row_order_is_a_broken_export(check: Check, monkeypatch: pytest.MonkeyPatch) -> None:
     """Query and key rows left in Hugging Face's order give clear disagreements."""
-    monkeypatch.setattr("toolkit.export.llama_folder.LlamaFolder._row_order", lambda *_: None)
+    monkeypatch.setattr("toolkit.models.llama_folder.LlamaFolder._row_order", lambda *_: None)
     parity = check()
     assert parity.verdict == "refused" and parity.different_tokens == 0
     assert parity.agreement.clear_disagreements > 2
@@ -143,7 +143,6 @@ def test_constant_scores_are_detected(check: Check, monkeypatch: pytest.MonkeyPa
     assert any("do not depend on the input" in reason for reason in check().reasons)
 
 
-# llama.cpp renders a short message of its own while it loads a file, so only longer messages may fail.
 FAILING = "{%- if messages[-1]['content'] | length > 20 %}{{ raise_exception('no') }}{%- endif %}" + TEMPLATE
 
 
@@ -152,12 +151,29 @@ def test_template_that_cannot_be_rendered_is_refused(check: Check, monkeypatch: 
     assert any("llama.cpp cannot render a chat request" in reason for reason in check().reasons)
 
 
+LOOPS = [
+    "{%- for i in range(1000000) %}{%- for j in range(1000000) %}{%- endfor %}{%- endfor %}",
+    "{%- macro f(x) %}{{ f(x) }}{{ f(x) }}{% endmacro %}{{ f(1) }}",
+]
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_endless_template_is_refused(loop: str, check: Check, monkeypatch: pytest.MonkeyPatch) -> None:
+    """llama.cpp renders the template while it opens the file, and does not return. The answers are still compared."""
+    monkeypatch.setattr(chat_tokens, "_CHAT_SECONDS", 8)
+    monkeypatch.setattr(gguf_tokenizer, "_with_date", lambda *_: loop + PINNED + TEMPLATE)
+    parity = check()
+    assert parity.verdict == "refused" and parity.agreement.equal == 24
+    [reason] = parity.reasons
+    assert "llama.cpp cannot render a chat request" in reason
+
+
 def test_merging_a_4_bit_adapter_is_not_refused(
     trained: RunFolder, tiny_model: Path, tmp_path: Path, make_recipe: Callable[..., Recipe]
 ) -> None:
     """Merging into 16-bit weights changes the answers. The gate reports by how much, on all rows, and passes."""
     shutil.copytree(trained.path, tmp_path / "small")
-    run = TrainedRun.open(tmp_path / "small")
+    run = TrainedRun.open(tmp_path / "small", accept_changes=True)  # the merged weights below are not sealed
     merge_adapter(tiny_model, run.folder.adapter, run.folder.merged)
     parity = {}
     for in_4bit in (False, True):

@@ -41,7 +41,7 @@ def test_chat_calls_give_the_same_tokens(f16: Path, tokenizer_and_rows: tuple[Pr
     rows = prompt_tokenizer.encode(examples)
     assert not any(row.shortened for row in rows)
     with LlamaCppScorer(f16, LabelTrie(prompt_tokenizer.label_ids), context_length=384) as scorer:
-        assert compare_chat_tokens(scorer.model, prompt_tokenizer, examples, rows) == (0, "")
+        assert compare_chat_tokens(scorer.model.gguf, prompt_tokenizer, examples, rows) == (0, "")
 
 
 def test_f16_probabilities_match_torch(

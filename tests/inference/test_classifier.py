@@ -160,6 +160,26 @@ def test_generate_is_greedy(run: TrainedRun, pairs: list[tuple[str, str]]) -> No
         assert answer == row_tokenizer.decode(generated)  # type: ignore[union-attr]
 
 
+THINKING = (
+    "{% for m in messages %}{{ m.role }}:{% if loop.last and m.role == 'assistant' %}<think>\n\n</think>\n\n{% endif %}"
+    "{{ m.content }}<|eot_id|>{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}"
+)
+
+
+def test_generated_answer_lacks_the_template_prefix(run: TrainedRun, pairs: list[tuple[str, str]]) -> None:
+    """A model trained with Qwen3's template writes an empty block of reasoning before each label."""
+    recipe = run.recipe.model_copy(update={"task": run.recipe.task.model_copy(update={"chat_template": THINKING})})
+
+    class TrainedGenerator:
+        def generate(self, prompts: list[tuple[int, ...]]) -> list[list[int]]:
+            return [list(ids[:-1]) for ids in label_ids.values()]
+
+    with Classifier(run.with_recipe(recipe)) as classifier:
+        label_ids = classifier.row_tokenizer.label_ids  # type: ignore[union-attr]
+        classifier._generator = TrainedGenerator()
+        assert classifier.generate(pairs[:3]) == list(LABELS)
+
+
 def test_model_is_loaded_once(run: TrainedRun, pairs: list[tuple[str, str]], loaded: list[Any]) -> None:
     classifier = Classifier(run)
     assert not loaded, "weights are loaded with the first row"

@@ -84,3 +84,8 @@ def test_llama_cpp_generates_like_torch(model: Any, tiny_model: Path, tmp_path_f
 )
 def test_only_an_exact_verbalizer_counts(text: str, label: str | None) -> None:
     assert match_verbalizer(text, {"yes": "oui", "but": " oui mais ", "no": "non"}) == label
+
+
+def test_verbalizers_match_in_any_unicode_form() -> None:
+    assert match_verbalizer("ve\u0301rite\u0301", {"yes": "v\u00e9rit\u00e9", "no": "non"}) == "yes"
+    assert match_verbalizer("v\u00e9rit\u00e9", {"yes": "ve\u0301rite\u0301", "no": "non"}) == "yes"

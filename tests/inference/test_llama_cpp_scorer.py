@@ -1,17 +1,23 @@
 """The llama.cpp scorer compared with torch and with itself, and files that it must refuse without crashing."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from toolkit.errors import ModelError
 from toolkit.export.gguf_writer import write_gguf
+from toolkit.inference.checks import check_depends_on_input
+from toolkit.inference.classifier import TrieLabelScorer
 from toolkit.inference.label_trie import LabelTrie
 from toolkit.inference.llama_cpp_scorer import LlamaCppScorer
 from toolkit.models.backend import AutoModelForCausalLM
+from toolkit.prompts.prompt_tokenizer import EncodedRow
+from toolkit.prompts.tokenizer import encode_plain, load_tokenizer
 
 PROMPTS = [(1, 5, 9), (1, 5, 9, 12, 40, 41, 42), (1, *range(60, 160)), (7, 7, 7, 7)]
 TRIE = LabelTrie({"oui": (20, 99), "oui mais": (20, 21, 22, 99), "non": (30, 99)})
@@ -52,6 +58,23 @@ def test_unlikely_children_have_exact_scores(gguf: Path, tiny_model: Path) -> No
     trie = LabelTrie({str(token): (token,) for token in children})
     with scorer(gguf, trie) as engine:
         np.testing.assert_allclose(engine.score([PROMPTS[1]])[0], expected[children].numpy(), atol=1e-4)
+
+
+WORDS = ["矛盾", "中立", "蕴含", "👍", "👎", "🤷", "ไม่", "ខ្មែរ", "հայ", "ⵣ", "œuvre", "neutral"]
+
+
+def test_parts_of_characters_have_exact_scores(gguf: Path, tiny_model: Path) -> None:
+    """llama.cpp reports no log-probabilities for a token that ends within a character."""
+    tokenizer = load_tokenizer(tiny_model)
+    trie = LabelTrie({word: (*encode_plain(tokenizer, word), 99) for word in WORDS})
+    model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32).eval()
+    with scorer(gguf, trie) as engine:
+        actual = engine.score(PROMPTS[:2])
+    for row, prompt in enumerate(PROMPTS[:2]):
+        for column, edge in enumerate(trie.edges):
+            with torch.inference_mode():
+                logits = model(torch.tensor([[*prompt, *edge.path]])).logits[0, -1].double()
+            assert actual[row, column] == pytest.approx(logits.log_softmax(-1)[edge.token].item(), abs=1e-4)
 
 
 def test_scores_are_reproducible(gguf: Path) -> None:
@@ -177,3 +200,63 @@ def test_llama_cpp_is_silent_by_default(
     scorer(gguf).close()
     printed = capfd.readouterr()
     assert "llama" in printed.out + printed.err
+
+
+ENDLESS = "{% for i in range(1000000) %}{% for j in range(1000000) %}{% endfor %}{% endfor %}"
+
+
+@pytest.mark.parametrize(
+    "template", [ENDLESS, "{{ raise_exception('no') }}", "{% if"], ids=["endless", "raises", "syntax"]
+)
+def test_chat_template_does_not_affect_scores(template: str, gguf: Path, tiny_model: Path, tmp_path: Path) -> None:
+    """Scores come from token ids. An endless template would hang while llama.cpp opens the file."""
+    for file in tiny_model.iterdir():
+        if file.name != "chat_template.jinja":
+            (tmp_path / file.name).symlink_to(file)
+    (tmp_path / "chat_template.jinja").write_text(template, encoding="utf-8")
+    write_gguf(tmp_path, tmp_path / "template.gguf", "f32", date_string=None, name="tiny")
+    with scorer(gguf) as engine, scorer(tmp_path / "template.gguf") as other:
+        np.testing.assert_array_equal(other.score(PROMPTS[:1]), engine.score(PROMPTS[:1]))
+
+
+def with_zeros(folder: Path, source: Path, words: tuple[str, ...]) -> Path:
+    """Write a GGUF file in which the tensors whose names contain one of the words are zero."""
+    for file in source.iterdir():
+        if file.name != "model.safetensors":
+            (folder / file.name).symlink_to(file)
+    tensors = load_file(source / "model.safetensors")
+    zeroed = {name: t * (not any(word in name for word in words)) for name, t in tensors.items()}
+    save_file(zeroed, folder / "model.safetensors", {"format": "pt"})
+    write_gguf(folder, folder / "zeros.gguf", "f32", date_string=None, name="zeros")
+    return folder / "zeros.gguf"
+
+
+@pytest.mark.parametrize(
+    ("words", "rows", "is_refused"),
+    [
+        (("weight",), 1, True),
+        (("weight",), 9, True),
+        (("model.norm",), 1, True),
+        (("o_proj", "down_proj"), 9, True),
+        (("o_proj", "down_proj"), 7, False),
+        (("layers.0",), 9, False),
+        (("none",), 1, False),
+        (("none",), 9, False),
+    ],
+)
+def test_equal_scores_are_refused(
+    words: tuple[str, ...], rows: int, is_refused: bool, tiny_model: Path, tmp_path: Path
+) -> None:
+    """A few rows can be equal by chance. A model without attention sees only the last token, the same in every row."""
+    encoded = [EncodedRow((1, 40 + row, 9), ()) for row in range(rows)]
+    with scorer(with_zeros(tmp_path, tiny_model, words)) as engine:
+        refused = pytest.raises(ModelError, match="scores do not depend on its input")
+        with refused if is_refused else nullcontext():
+            TrieLabelScorer(engine, TRIE).score_labels(encoded)
+
+
+def test_equal_rows_may_have_equal_scores() -> None:
+    check_depends_on_input(np.tile([-1.0, -2.0, -3.0, -4.0], (50, 1)), [(1, 2)] * 50)
+    check_depends_on_input(np.zeros((1, 3)), [(1, 2)])  # an encoder's logits in bfloat16
+    with pytest.raises(ModelError, match="the same for 50 rows"):
+        check_depends_on_input(np.zeros((50, 3)), [(1, row) for row in range(50)])

@@ -14,6 +14,7 @@ import pytest
 
 from toolkit.api.run import Run
 from toolkit.cli.flags import with_flags
+from toolkit.data.sources import stream_file
 from toolkit.errors import DataError, RunError, ToolkitError
 from toolkit.inference import classifier as classifiers
 from toolkit.inference import prediction, resumable_output
@@ -191,6 +192,10 @@ def test_truncated_partial_file_resumes(
             lambda path: path.with_name("out.jsonl.partial").write_text("mine\n", encoding="utf-8"),
             r"it was not written by this command\.",
         ),
+        (
+            lambda path: path.with_name("out.jsonl.partial").write_text("[" * 100_000 + "\n", encoding="utf-8"),
+            r"it was not written by this command\.",
+        ),
     ],
 )
 def test_other_partial_file_is_refused(
@@ -239,6 +244,12 @@ def test_output_of_another_command_is_refused(trained: RunFolder, tmp_path: Path
         ("a.csv", "premise,hypothesis,prediction\na,b,c\n", "row 1: it already has a column 'prediction'"),
         ("a.tsv", "premise\thypothesis\tx\tx\na\tb\tc\td\n", "has two columns named 'x'"),
         ("a.csv", "premise,hypothesis\n", "contains no rows"),
+        (
+            "a.jsonl",
+            '{"premise": "a", "hypothesis": "b", "x": ' + "[" * 900 + "1e999" + "]" * 900 + "}",
+            "nested too deeply",
+        ),
+        ("a.csv", "prémisse,hypothesis\n,b\n", "has no column 'premise'"),
         ("a.csv", "premise,hypothesis\na,b\nc\n", r"row 2 \(line 3\) has 1 fields"),
     ],
 )
@@ -312,6 +323,61 @@ def test_temperature_scales_log_odds(
     assert calibrated.label == plain.label
     log_odds, halved = (np.diff(np.log(prediction.probabilities)) for prediction in (plain, calibrated))
     np.testing.assert_allclose(halved, log_odds / 2, rtol=1e-9)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv"])
+@pytest.mark.parametrize(
+    "text", ["a\rb", "\r", "a\r", "\ra", 'a"\r"b', "a,\rb", "a;b 'c'", "\u2028x\x0b\x0c\x85y", "\0"]
+)
+def test_delimited_output_can_be_read_back(
+    trained: RunFolder, tmp_path: Path, scorers: Callable[..., Any], suffix: str, text: str
+) -> None:
+    """Also if a field or a column's name has a lone carriage return."""
+    scorers()
+    source, target = tmp_path / f"in{suffix}", tmp_path / f"out{suffix}"
+    rows = [
+        {"premise": f"{a}.", "hypothesis": "Il neige.", f"n{text}": b} for a, b in [(f"Il {text} y", text), ("Il", "x")]
+    ]
+    with source.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, delimiter="\t" if suffix == ".tsv" else ",", quoting=csv.QUOTE_ALL)
+        writer.writerows([list(rows[0]), *(row.values() for row in rows)])
+    predict_file(open_classifier(trained), source, target)
+    assert [{key: row[key] for key in rows[0]} for row in stream_file(target)] == rows
+
+
+def test_json_output_is_always_json(
+    trained: RunFolder, tmp_path: Path, scorers: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """NaN and infinite numbers, which Python's reader accepts, become null, and a warning counts their rows."""
+    scorers()
+    values = ["NaN", "-Infinity", "1e999", '[1, {"a": Infinity}]', "1.5", '"NaN"']
+    source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    lines = [f'{{"premise": "Il pleut.", "hypothesis": "Il neige.", "x": {value}}}\n' for value in values]
+    source.write_text("".join(lines), encoding="utf-8")
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is not JSON")
+
+    with caplog.at_level("WARNING", "toolkit"):
+        predict_file(open_classifier(trained), source, target)
+    written = [json.loads(line, parse_constant=refuse) for line in target.read_text(encoding="utf-8").splitlines()]
+    assert [row["x"] for row in written] == [None, None, None, [1, {"a": None}], 1.5, "NaN"]
+    assert "NaN or infinite numbers in 4 rows" in caplog.text
+
+
+def test_truncated_premise_is_never_silent(
+    trained: RunFolder, scorers: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    scorers()
+    classifier = open_classifier(trained)
+    with caplog.at_level("WARNING", "toolkit"):
+        predict_pair(classifier, "Il pleut.", "Il neige.")
+        classifier.predict([("Il pleut.", "Il neige.")])
+        assert not caplog.records
+        predict_pair(classifier, "Il pleut. " * 100_000, "Il neige.")
+        assert "1 of 1 premises were truncated to fit into model.max_seq_length 256" in caplog.text
+        classifier.predict([("Il pleut.", "Il neige."), ("Il pleut. " * 500, "Il neige.")])
+        assert "1 of 2 premises were truncated" in caplog.text
 
 
 def test_large_file_is_streamed(trained: RunFolder, tmp_path: Path, scorers: Callable[..., Any]) -> None:

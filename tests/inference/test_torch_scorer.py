@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from toolkit.errors import ModelError
 from toolkit.inference.label_trie import LabelTrie
 from toolkit.inference.torch_scorer import TorchScorer
 from toolkit.models.backend import AutoModelForCausalLM
@@ -105,3 +106,8 @@ def test_ignored_mask_is_detected(
     with caplog.at_level("INFO", logger="toolkit"):
         np.testing.assert_allclose(scores(model), expected, atol=1e-4)
     assert "WARNING: a prefix tree changes scores" in caplog.text
+
+
+def test_unknown_token_ids_are_refused(model: Any) -> None:
+    with pytest.raises(ModelError, match=r"gives the token id 9999, but the model has only \d+ tokens"):
+        scores(model, prompts=[(1, 5), (1, 9999)])

@@ -92,8 +92,8 @@ def test_preflight_exits_with_3_if_nothing_fits(call: Call, recipe_file: Path) -
     code, out, err = call("preflight", recipe_file, "--memory", "300MB")
     assert (
         code == 3
-        and "The recipe does not fit on a GPU with 0.3 GB: training 0.5" in err
-        and ", scoring 0.5" in err
+        and "The recipe does not fit on a GPU with 300 MB: training 5" in err
+        and ", scoring 5" in err
         and "Traceback" not in err
     )
     code, _, err = call("preflight", recipe_file, "--memory", "viel")

@@ -103,6 +103,9 @@ def test_template_can_print_the_date(tokenizer: Any) -> None:
             "{% for m in messages %}{{ m.content }}{% endfor %}{% if add_generation_prompt %}A:{% endif %}",
             "generation prompt differs from the beginning of its assistant turn",
         ),
+        (EACH_MESSAGE.replace("<|eot_id|>", "{{ m.content }}"), "writes the answer twice"),
+        ("{{ 'a' * 20000000 }}" + EACH_MESSAGE, r"cannot be rendered: it writes 20,000,\d+ characters"),
+        ("{% macro f(x) %}{{ f(x) }}{% endmacro %}{{ f(1) }}", "cannot be rendered: maximum recursion depth"),
         ("{% for m in messages[:2] %}{{ m.content }}{% endfor %}", "so the position of the answer is unknown"),
         ("{{ raise_exception('nope') }}", r"cannot be rendered: nope\."),
         ("{{ raise_exception('nope') }}{", "cannot be rendered"),
@@ -113,6 +116,31 @@ def test_unusable_template_is_rejected(tokenizer: Any, template: str, sentence: 
     tokenizer.chat_template = template
     with pytest.raises(RecipeError, match=sentence):
         ChatTemplate(tokenizer, ROLES)
+
+
+SYSTEM_RULES = {
+    "raises": "{% if m.role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}",
+    "alternates": "{% if loop.index0 == 0 and m.role != 'user' %}{{ raise_exception('must alternate') }}{% endif %}",
+    "fails": "{% if m.role == 'system' %}{{ m.parts.text }}{% endif %}",
+    "drops": "{% if m.role == 'system' %}{% continue %}{% endif %}",
+}
+
+
+@pytest.mark.parametrize("name", SYSTEM_RULES)
+def test_missing_system_role_names_the_fix(tokenizer: Any, name: str) -> None:
+    rule = SYSTEM_RULES[name]
+    tokenizer.chat_template = EACH_MESSAGE.replace("{{ m.content }}", rule + "{{ m.content }}")
+    with pytest.raises(RecipeError, match=r"cannot be rendered|leaves out the system message") as error:
+        ChatTemplate(tokenizer, ROLES)
+    assert "set task.system: null" in str(error.value.hint)
+    assert ChatTemplate(tokenizer, ROLES[1:]).encode_prompt(["a"])
+
+
+def test_template_must_contain_every_message(tokenizer: Any) -> None:
+    tokenizer.chat_template = "{% for m in messages if m.role != 'user' %}{{ m.content }}{% endfor %}"
+    with pytest.raises(RecipeError, match="leaves out the user message") as error:
+        ChatTemplate(tokenizer, ROLES)
+    assert "task.system" not in str(error.value.hint)
 
 
 def test_tokenizer_without_a_template_is_rejected(tokenizer: Any) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from toolkit.data.example import Example
@@ -44,6 +44,7 @@ def reference_ids(tokenizer: Any, recipe: Recipe, premise: str, hypothesis: str,
     return tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
+@settings(deadline=None)  # the first call compiles the template
 @given(text=st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), min_size=1, max_size=60))
 def test_token_ids_match_transformers(text: str, make_recipe: MakeRecipe, tokenizer: Any) -> None:
     if not text.strip() or "<|" in text:
@@ -106,6 +107,23 @@ def test_space_before_the_answer_belongs_to_it(make_recipe: MakeRecipe, tokenize
     )
     assert tokenizer.decode(prompt_tokenizer.encode_prompt("a", "b")[0]).endswith("b\n\nRelation :")
     assert tokenizer.decode(prompt_tokenizer.label_ids["neutral"]) == f" neutral{tokenizer.eos_token}"
+
+
+@pytest.mark.parametrize("prefix", ["<think>\n\n</think>\n\n", "<|end_header_id|>\n\n", "<think></think>", " "])
+def test_answer_prefix_is_trained_but_not_matched(make_recipe: MakeRecipe, fresh_tokenizer: Any, prefix: str) -> None:
+    """Qwen3 and SmolLM3 open the last answer with an empty block of reasoning, which the generation prompt lacks."""
+    template = (
+        "{% for m in messages %}{{ m.role }}:{% if loop.last and m.role == 'assistant' %}PREFIX{% endif %}"
+        "{{ m.content }}<|eot_id|>{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}"
+    ).replace("PREFIX", prefix)
+    task = make_recipe().task.model_copy(update={"chat_template": template})
+    for shots in ([], SHOTS):
+        prompt_tokenizer = PromptTokenizer(fresh_tokenizer, task, 256, shots)
+        for label, ids in prompt_tokenizer.label_ids.items():
+            assert list(ids) == fresh_tokenizer(f"{prefix}{label}<|eot_id|>", add_special_tokens=False)["input_ids"]
+            assert prompt_tokenizer.decode(ids) == f"{prefix}{label}<|eot_id|>"
+            assert prompt_tokenizer.decode_answer(ids[:-1]) == label
+        assert prompt_tokenizer.decode_answer(encode_plain(fresh_tokenizer, "<think>\nHm")) == "<think>\nHm"
 
 
 def test_long_premise_loses_only_its_end(make_recipe: MakeRecipe, tokenizer: Any) -> None:

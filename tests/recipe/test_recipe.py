@@ -126,6 +126,40 @@ def test_build_recipe_does_not_modify_its_values(make_recipe: MakeRecipe) -> Non
         ("export.gguf=[]", "export.gguf: has 0 values, but needs at least 1."),
         ("export.gguf=[q2_k]", "export.gguf: 'q2_k' cannot be used; it should be 'f32', 'f16', 'bf16', 'q8_0',"),
         ("task.labels=[a, a]", "task.labels: ['a', 'a'] lists a label twice"),
+        ("task.labels=[0, 1, 2]", "task.labels: 0 is a number, not text; put such values in quotation marks."),
+        ("task.labels=[a, 1e4]", "task.labels: 10000.0 is a number, not text; put such values in quotation marks."),
+        ("task.labels=[true, false]", "task.labels: True is a truth value, not text; put such values in quotation"),
+        ("data.label_map={0: 1}", "data.label_map: 1 is a number, not text; put such values in quotation marks."),
+        ("data.label_map={true: neutral}", "data.label_map: True is a truth value, not text; put such values in"),
+        ("task.verbalizers={0: x}", "task.verbalizers: 0 is a number, not text; put such values in quotation marks."),
+        ("model.revision=010", "model.revision: 10 is a number, not text; put such values in quotation marks."),
+        ("task.labels=a", "task.labels: 'a' cannot be used; it should be a list."),
+        ("task.labels=[a, 'b ']", "task.labels: 'b ' starts or ends with whitespace"),
+        ("task.labels=[a, '']", "task.labels: a label is empty"),
+        (
+            "task.labels=[v\u00e9rit\u00e9, ve\u0301rite\u0301]",
+            "task.labels: 'v\\xe9rit\\xe9' and 've\\u0301rite\\u0301' are two Unicode forms of the same text",
+        ),
+        (
+            "task={labels: [\u00e9, a], verbalizers: {e\u0301: x, \u00e9: y, a: z}}",
+            "task.verbalizers: its keys are",
+        ),
+        ("task.verbalizers={entailment: \u00e9, neutral: ' e\u0301', contradiction: x}", "are the same text"),
+        ("task.verbalizers={'entailment ': a, neutral: b, contradiction: c}", "its keys are ['contradiction', 'ent"),
+        ("data.label_map={0: ' neutral'}", "data.label_map: ' neutral' is not one of the labels"),
+        ("data.label_map={0: ''}", "data.label_map: '' is not one of the labels"),
+        ("data.label_map={'': neutral}", "data.label_map: the key '' is empty, or starts or ends with whitespace"),
+        ("data.label_map={'0 ': neutral}", "data.label_map: the key '0 ' is empty, or starts or ends with whitespace"),
+        ("data.label_map={0: neutral, '0': neutral}", "the keys 0 and '0' match the same values in the data"),
+        ("data.label_map={1: neutral, '1': entailment}", "the keys 1 and '1' match the same values in the data"),
+        ("data.label_map={\u00e9: neutral, e\u0301: neutral}", "the keys '\\xe9' and 'e\\u0301' match the same values"),
+        ('task.labels=["a\\tb", c]', "task.labels: 'a\\tb' contains a control character such as a tab or a line break"),
+        ('task.labels=["a\\nb", c]', "task.labels: 'a\\nb' contains a control character such as a tab or a line break"),
+        (f"{'.'.join('a' * 2000)}=1", "small.yaml is nested too deeply."),
+        (f"{'x' * 5000}=1", f"small.yaml: {'x' * 100}: not a known key"),
+        ("lora.target_modules='(a+)+b'", "lora.target_modules: '(a+)+b' cannot be used; it should be a list."),
+        ("lora.target_modules=['(a+)+b']", "lora.target_modules: '(a+)+b' cannot be used; it should be 'q_proj',"),
+        ("evaluation.slice_by=genre", "evaluation.slice_by: 'genre' cannot be used; it should be a list."),
         ("task.verbalizers={entailment: x}", "task.verbalizers: its keys are ['entailment']"),
         ("task.user=rien", "task.user: its placeholders are []; use {premise} and {hypothesis}."),
         ("task.user='{premise} {hypothesis} {0.x}'", "use {premise} and {hypothesis}."),
@@ -153,6 +187,22 @@ def test_invalid_value_is_rejected_in_one_line(make_recipe: MakeRecipe, override
         make_recipe("seed=1", override)
     assert sentence in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        ({1: 2}, "overrides: 1 is not a key."),
+        ({None: 2}, "overrides: None is not a key."),
+        ([1], "overrides: 1 is not text."),
+        ({"task.labels": {"a", "b"}}, "is a set, which has no order."),
+        ({"evaluation.slice_by": frozenset({"a"})}, "is a set, which has no order."),
+    ],
+)
+def test_invalid_override_from_python_is_rejected(overrides: Any, sentence: str) -> None:
+    with pytest.raises(RecipeError) as error:
+        load_recipe(ROOT / "recipes" / "quickstart.yaml", overrides)
+    assert sentence in str(error.value)
 
 
 @pytest.mark.parametrize(

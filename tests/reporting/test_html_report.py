@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from tests.evaluation.run_files import HOSTILE, LABELS, make_run, write_evaluation, write_log
 from toolkit.errors import RunError
+from toolkit.export.gguf_writer import write_gguf
 from toolkit.reporting import html_report as report
 from toolkit.reporting.html_report import write_report
 from toolkit.reporting.report_data import gather_report
@@ -172,7 +174,7 @@ def test_free_generation_shows_invalid_answers(run: RunFolder) -> None:
     invalid = {"invalid_answers": [["Oui <b>", 2], ["", 1]], "invalid_by_label": {"neutral": 3}}
     write_evaluation(run, "adapter-free", **fields, **invalid)
     text = text_of(run)
-    assert "Oui &lt;b&gt;" in text and "(empty)" in text and '<th scope="col" class="num">invalid</th></tr>' in text
+    assert "Oui &lt;b&gt;" in text and "(empty)" in text and '<th scope="col" class="num">(invalid)</th></tr>' in text
     assert "[0.500, 0.600]" in text and "--mode free" in text
 
 
@@ -185,6 +187,48 @@ def test_commands_repeat_the_overrides(run: RunFolder) -> None:
     commands = [shlex.split(command)[3:] for command in gather_report(TrainedRun.open(run.path)).commands]
     assert ["--limit", "6", "--set", "task.system=Autre chose."] in commands
     assert ["--data", "embedded:nli-fr:test_lexical"] in commands and ["--set", "data.eval.split=test"] in commands
+
+
+def test_commands_take_gguf_types_from_files(run: RunFolder, tiny_model: Path) -> None:
+    """Names do not matter: a run can be renamed, and so can its files."""
+    write_gguf(tiny_model, run.path / "gguf" / "old-name-q8_0.gguf", "q8_0", date_string=None, name="x")
+    write_gguf(tiny_model, run.path / "gguf" / "mine-f32.gguf", "f16", date_string=None, name="x")
+    (run.path / "gguf" / "damaged-q4_0.gguf").write_bytes(b"GGUF")
+    for name in ("old-name-q8_0", "mine-f32", "damaged-q4_0", "deleted-q4_1", "of-another-origin"):
+        write_evaluation(run, f"gguf-{name}")
+    _, _, export, *evaluations = map(shlex.split, gather_report(TrainedRun.open(run.path)).commands)
+    assert export[3:] == ["--quant", "f16", "q8_0", "q4_0", "q4_1"]
+    again = run.path.with_name("small-again") / "gguf"
+    assert sorted(command[-1] for command in evaluations if "--model" in command) == sorted(
+        [*(str(again / f"small-again-{name}.gguf") for name in ("f16", "q8_0", "q4_0", "q4_1")),
+         "of-another-origin.gguf"]
+    )  # fmt: skip
+
+
+def test_report_of_many_labels_is_short(run: RunFolder) -> None:
+    labels = ["x" * 5000, *(f"label-{i}" for i in range(1, 500))]
+    values = yaml.safe_load(run.recipe_file.read_text(encoding="utf-8"))
+    values["task"] |= {"labels": labels, "verbalizers": {label: label for label in labels}}
+    run.recipe_file.write_text(yaml.safe_dump(values), encoding="utf-8")
+    counts = {"train": {"rows": 500, "labels": dict.fromkeys(labels, 1), "source": "x"}}
+    run.update(data=counts | {"eval": counts["train"]})
+    scores = {"precision": 0.5, "recall": 0.5, "f1": 0.5, "support": 1}
+    write_evaluation(run, "adapter", labels=labels, per_label=dict.fromkeys(labels, scores), warnings=[],
+                     confusion_matrix=[[1] * 500] * 500)  # fmt: skip
+    page = page_of(run)
+    assert "Which of 500 labels?" in page.text and "and 471 more" in page.text
+    assert "(the 30 of 500 labels with the most errors)" in page.text
+    visible = page.text.partition("The complete recipe")[0]
+    assert len(visible) < 40_000 and [tag for tag, _ in page.tags].count("td") < 2000
+
+
+def test_absent_labels_have_a_dash(run: RunFolder) -> None:
+    metrics = write_evaluation(run, "adapter")
+    metrics["per_label"]["neutral"] = {"precision": 0.0, "recall": 0.0, "f1": 0.0, "support": 0}
+    write_evaluation(run, "adapter", per_label=metrics["per_label"])
+    dash = '<td class="num">–</td>'
+    zeros = '<td class="num"><data value="0.0">0.0000</data></td>'
+    assert f'<th scope="row">neutral</th>{zeros}{dash}{dash}' in text_of(run)
 
 
 def test_api_run_is_reproduced_by_a_call(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -214,6 +258,7 @@ def test_parity_calibration_and_warnings_are_shown(run: RunFolder) -> None:
     calibration = {"temperature": 1.73, "rows": 300, "before": before, "after": after}
     write_evaluation(run, "adapter", calibration=calibration, warnings=["The hypothesis gives the label away."])
     write_json(run.path / "gguf" / "parity.json", PARITY)
+    (run.path / "gguf" / "x-q8_0.gguf").touch()  # the results of a deleted file are not shown
     page = page_of(run)
     assert {0.6, 0.05, 0.3, 0.5, 0.01, 0.28, 0.985, 0.895} <= page.values
     for words in (

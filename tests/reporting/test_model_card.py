@@ -10,6 +10,7 @@ import pytest
 from huggingface_hub import ModelCard
 
 from tests.evaluation.run_files import make_run, write_evaluation
+from tests.reporting.test_html_report import Page
 from toolkit.prompts.prompt_tokenizer import PromptTokenizer
 from toolkit.prompts.tokenizer import load_tokenizer
 from toolkit.recipe.loading import load_recipe
@@ -20,7 +21,8 @@ from toolkit.utils.atomic_io import write_json
 
 
 def card_of(run: RunFolder) -> ModelCard:
-    path = write_model_card(TrainedRun.open(run.path))
+    # Some tests change the recipe or the chat template of the run.
+    path = write_model_card(TrainedRun.open(run.path, accept_changes=True))
     assert path == run.adapter / "README.md"
     return ModelCard.load(path)
 
@@ -140,6 +142,85 @@ def test_encoder_card_shows_encoder_usage(tmp_path: Path) -> None:
     assert card.data.pipeline_tag == "text-classification"
     assert "apply_chat_template" not in card.text and "*non\\|&lt;b>*" in card.text
     assert "Decoding is constrained" not in card.text and "loss on the label" in card.text
+
+
+HOSTILE_LICENSE = """---
+license: other
+license_name: "evil](javascript:alert(1)) <script>alert(1)</script>\\n\\n# Heading\\n\\n---\\nlicense: mit | `x` *b*"
+license_link: "javascript:alert(1) <img src=x onerror=alert(1)>"
+---
+"""
+
+
+def html_of(card: ModelCard) -> str:
+    from markdown_it import MarkdownIt
+
+    return MarkdownIt("commonmark", {"html": True}).enable("table").render(card.text)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["<script>alert(1)</script>", "# a", "a](javascript:alert(1))", "![x](y)", "`a` *b* **c** _d_ ~e~", "a|b", "- a",
+     "1. a", "---", ": x", "a: b # c", "'", '"', "{{ 7 * 7 }}", "&lt;b&gt;", "\\", "$x$", "<!--", "```", "[a]: b"],
+)  # fmt: skip
+def test_names_are_text_in_the_card(tmp_path: Path, name: str) -> None:
+    """Run name, label, base, sources and license show as they are: no HTML, link, heading or key of their own."""
+    base = tmp_path / f"{name.replace('/', '')}"
+    base.mkdir()
+    (base / "README.md").write_text(HOSTILE_LICENSE, encoding="utf-8")
+    labels = {name: "a", "entailment": "b", "neutral": "c"}
+    task = {"labels": [*labels], "verbalizers": labels}
+    run = encoder_run(tmp_path / "runs" / name.replace("/", "\u2215"), task=task, model={"name": str(base)})
+    run.update(model={"folder": str(base)}, device=name, git_commit=name)
+    metrics = write_evaluation(run, "adapter", labels=[*labels], data={"source": name}, warnings=[name])
+    per_label = dict(zip(labels, metrics["per_label"].values(), strict=True))
+    write_evaluation(run, "adapter", labels=[*labels], per_label=per_label, data={"source": name}, warnings=[name])
+    card = card_of(run)
+    assert (card.data.license, card.data.license_link) == ("other", "javascript:alert(1) <img src=x onerror=alert(1)>")
+    assert card.data.model_name == run.path.name and card.data.eval_results[0].dataset_name == name
+    page = Page(html_of(card))
+    assert {tag for tag, _ in page.tags} <= {
+        "h1", "h2", "p", "code", "pre", "em", "strong", "ul", "li", "table", "thead", "tbody", "tr", "th", "td",
+    }  # fmt: skip
+    headings = [tag for tag, _ in page.tags if tag in ("h1", "h2")]
+    assert headings == ["h1"] + ["h2"] * 5
+    text = " ".join(page.text.split())
+    for shown in (f"one of 3 labels: {name}, entailment, neutral.", f"Evaluated on {name};", f"commit {name} "):
+        assert shown in text
+    assert text.startswith(f"{run.path.name} A LoRA adapter and a classification head for {base.name}.")
+    assert "evil](javascript:alert(1)) <script>alert(1)</script> # Heading --- license: mit | `x` *b* (java" in text
+
+
+def test_license_link_is_an_address(tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    base.mkdir()
+    url = "https://example.org/a_b_c?x=(1)&y=*2*"
+    (base / "README.md").write_text(f"---\nlicense: other\nlicense_link: {url}\n---\n", encoding="utf-8")
+    run = encoder_run(tmp_path / "run", model={"name": str(base)})
+    run.update(model={"folder": str(base)})
+    write_evaluation(run, "adapter")
+    page = Page(html_of(card_of(run)))
+    assert [attributes["href"] for tag, attributes in page.tags if tag == "a"] == [url]
+    assert f"other ({url}), according to its model card" in page.text
+
+
+def test_fence_is_longer_than_that_in_a_prompt(run: RunFolder) -> None:
+    text = run.recipe_file.read_text(encoding="utf-8")
+    hostile = "Compare.\\n````\\n# Heading\\n<script>"
+    run.recipe_file.write_text(text.replace("system: Compare.", f'system: "{hostile}"'), encoding="utf-8")
+    page = Page(html_of(card_of(run)))
+    assert "script" not in {tag for tag, _ in page.tags} and "# Heading\n<script>" in page.text
+
+
+def test_card_of_many_labels_is_short(tmp_path: Path) -> None:
+    labels = {f"label-{i}": f"label-{i}" for i in range(500)}
+    run = encoder_run(tmp_path / "run", task={"labels": [*labels], "verbalizers": labels})
+    scores = {"precision": 0.5, "recall": 0.5, "f1": 0.5, "support": 1}
+    write_evaluation(run, "adapter", labels=[*labels], per_label=dict.fromkeys(labels, scores),
+                     confusion_matrix=[[1] * 500] * 500)  # fmt: skip
+    text = card_of(run).text
+    assert "*label-29* and 470 more." in text and "The table shows the 30 labels with the most errors." in text
+    assert text.count("\n| label-") == 30
 
 
 def test_encoder_snippet_agrees_with_predict(

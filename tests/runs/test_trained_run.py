@@ -79,7 +79,7 @@ def test_unfinished_run_is_rejected(folder: RunFolder, tmp_path: Path) -> None:
     with pytest.raises(RunError, match=f"There is no run folder {tmp_path / 'none'}"):
         TrainedRun.open(tmp_path / "none")
     (folder.adapter / "adapter_config.json").unlink()
-    with pytest.raises(RunError, match=r"is not a finished run: recipe\.yaml or the adapter is missing"):
+    with pytest.raises(RunError, match=r"is not a finished run: .* is missing"):
         TrainedRun.open(folder.path)
 
 

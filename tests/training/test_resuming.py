@@ -6,8 +6,9 @@ import os
 import resource
 import shutil
 import signal
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,6 +23,8 @@ from toolkit.recipe.loading import dump_recipe
 from toolkit.recipe.schema import Recipe
 from toolkit.runs.run_folder import RunFolder
 from toolkit.training.callbacks import Progress, TrainLog
+from toolkit.training.resume_checks import check_same_plan
+from toolkit.training.stop_signals import StopSignals
 from toolkit.training.training_run import TrainingOptions, train_run
 from toolkit.utils.storage import folder_lock
 
@@ -119,6 +122,29 @@ def test_second_signal_stops_immediately(
         and "interrupted: Training stopped immediately. Resume from the latest checkpoint with: python" in err
     )
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["checkpoint-2"]
+
+
+@pytest.mark.parametrize(("seconds", "stops_immediately"), [(0.0, False), (0.6, True)])
+def test_any_later_signal_stops_immediately(seconds: float, stops_immediately: bool) -> None:
+    """After SIGTERM, one Ctrl-C is enough. But a launcher turns one Ctrl-C into two signals at nearly the same time."""
+    expected = pytest.raises(KeyboardInterrupt, match="stopped immediately") if stops_immediately else nullcontext()
+    with expected, StopSignals("resume") as signals:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert signals.is_stop_requested
+        time.sleep(seconds)
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_plan_hints_fit_what_changed(interrupted: RunFolder) -> None:
+    plan = {key: value for key, value in interrupted.record.items() if key != "status"}
+    check_same_plan(interrupted, plan)
+    with pytest.raises(RunError, match=r"processes 1 \(now 2\)\.") as error:
+        check_same_plan(interrupted, plan | {"processes": 2, "steps": 2})
+    assert "same number of processes" in str(error.value.hint)
+    for key, value in (("optimizer", "sgd"), ("steps", 2), ("gradient_checkpointing", True)):
+        with pytest.raises(RunError, match=f"it was started with {key}") as error:
+            check_same_plan(interrupted, plan | {key: value})
+        assert "processes" not in str(error.value.hint) and "same kind of device" in str(error.value.hint)
 
 
 def test_signal_before_training_leaves_no_files(

@@ -76,7 +76,5 @@ def test_slice_values_are_escaped_in_reports() -> None:
         "calibration": None,
         "speed": {"examples_per_second": 1.0},
     }
-    text = text_report(
-        [row.label for row in examples], [label or "" for label in predictions.predicted], metrics | other_metrics
-    )
+    text = text_report(metrics | other_metrics)
     assert SHOWN in text and "\x1b" not in text

@@ -10,6 +10,7 @@ from toolkit.data.sources import check_files_exist
 from toolkit.errors import RecipeError
 from toolkit.recipe.loading import Overrides
 from toolkit.recipe.schema import Recipe
+from toolkit.utils.formatting import format_bytes
 
 if TYPE_CHECKING:
     from toolkit.planning.preflight_report import PreflightReport
@@ -56,7 +57,7 @@ def preflight(
     from toolkit.planning.preflight import run_preflight
     from toolkit.planning.preflight_report import PreflightReport
 
-    target_device = Device(f"a GPU with {memory / 1e9:.3g} GB", "cuda", memory) if memory else None
+    target_device = Device(f"a GPU with {format_bytes(memory)}", "cuda", memory) if memory else None
     # A probe loads the model, so its weights are needed in any case.
     report = PreflightReport(plan_job(run_preflight(checked, fetch_weights=weights or probe)), target_device)
     # A probe of a recipe that does not fit would only run out of memory.

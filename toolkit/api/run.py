@@ -13,7 +13,7 @@ from toolkit.recipe.model_kind import require_decoder
 from toolkit.recipe.schema import GgufType, Recipe
 from toolkit.reporting.run_results import check_report_files
 from toolkit.runs.model_ref import ModelRef
-from toolkit.runs.run_paths import check_writable
+from toolkit.runs.run_paths import check_can_create, check_name_length, check_no_links, check_writable
 from toolkit.runs.trained_run import TrainedRun
 from toolkit.utils.progress import Progress, show_progress
 
@@ -69,7 +69,7 @@ class Run:
         """All evaluations of the run: its own rows first, and the adapter before base, merged and GGUF files."""
         from toolkit.evaluation.evaluation import load_evaluations
 
-        return load_evaluations(self._run.folder)
+        return load_evaluations(self._run)
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r})"
@@ -178,6 +178,8 @@ class Run:
         source, target = to_path(source, "source"), to_path(target, "target")
         check_formats(source, target)
         check_writable(target.parent, hint="Choose another target.")
+        check_name_length(target, "The name of target", hint="Choose another target.")
+        check_can_create(target.parent, hint="Choose another target.")
         with self.load(model, calibrated=calibrated, overrides=overrides) as classifier:
             from toolkit.inference.prediction import predict_file
 
@@ -208,7 +210,10 @@ class Run:
         """
         hint = "GGUF files are only for decoders. Use the adapter instead."
         require_decoder(self.recipe.model.kind, "A GGUF export", hint=hint)
+        check_no_links([self._run.folder.merged, self._run.folder.parity.parent])
         check_writable(self.path)
+        gguf = self._run.folder.gguf("quantizing")  # the longest name
+        check_name_length(gguf, f"The name of the run folder {self.path.resolve()}", hint="Rename the run folder.")
         _check_export(file_types, verify, min_agreement)
         # dict.fromkeys removes duplicates and keeps the order.
         types = tuple(dict.fromkeys(file_types or self.recipe.export.gguf))
@@ -244,15 +249,21 @@ def _check_export(file_types: tuple[GgufType, ...], verify: int | Literal["all"]
         )
 
 
-def open_run(path: str | Path, overrides: Overrides = ()) -> Run:
-    """Open the folder of a finished run.
+def open_run(
+    path: str | Path, overrides: Overrides = (), *, base: str | Path | None = None, accept_changes: bool = False
+) -> Run:
+    """Open the folder of a finished run, and check its files against the digests that were recorded after training.
 
     Args:
         path: The run folder, e.g. outputs/nli_fr.
         overrides: Changes to its recipe by dotted keys, for everything that is done with the returned run.
+        base: The folder of the base model, if it has moved. Its digests must be those of the original.
+        accept_changes: Use files that have changed since they were recorded. Results then list the changes.
 
     Raises:
         RunError: If the folder does not exist or contains no finished run.
         RecipeError: If recipe.yaml is damaged, or an override cannot be used.
+        SealError: If the recipe or the adapter has changed since training.
     """
-    return Run(TrainedRun.open(to_path(path, "path"), overrides))
+    base = None if base is None else to_path(base, "base")
+    return Run(TrainedRun.open(to_path(path, "path"), overrides, base=base, accept_changes=accept_changes))

@@ -12,6 +12,7 @@ from toolkit.errors import RunError
 from toolkit.recipe.loading import Overrides
 from toolkit.recipe.schema import Recipe
 from toolkit.runs.run_folder import RunFolder
+from toolkit.runs.run_paths import check_run_path
 from toolkit.training.resume_checks import check_resumable
 from toolkit.utils.progress import Progress, show_progress
 
@@ -92,6 +93,8 @@ def _prepare(
         check_resumable(checked, run)
     elif overwrite is not None:
         run.check_not_taken(overwrite=overwrite)
+    else:
+        check_run_path(run.path)
     check_files_exist(checked.data.train, checked.data.eval)
     import_backend()
     return checked, run

@@ -2,8 +2,8 @@
 
 import argparse
 import errno
-import io
 import logging
+import os
 import re
 import signal
 import sys
@@ -11,14 +11,14 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from toolkit.cli.flags import with_flags
 from toolkit.errors import EXIT_BAD_INPUT, EXIT_FAILURE, EXIT_INTERRUPTED, ToolkitError, first_line
 from toolkit.utils.memory_errors import memory_errors
 from toolkit.utils.progress import show_progress
 from toolkit.utils.storage import final_name
-from toolkit.utils.terminal import escape_control_characters
+from toolkit.utils.terminal import check_output, escape_control_characters, prepare_output
 
 _MAX_PATH_LENGTH = 200
 _OUT_OF_MEMORY, _OUT_OF_MEMORY_HINT = (
@@ -26,6 +26,7 @@ _OUT_OF_MEMORY, _OUT_OF_MEMORY_HINT = (
     "Close other processes, reduce the batch size, or use a machine with more memory.",
 )
 _OS_ERRORS = {
+    errno.ENOENT: ("Cannot open or create {}: there is no such file or folder.", EXIT_BAD_INPUT),
     errno.EROFS: ("Cannot write {}: the file system is read-only.", EXIT_FAILURE),
     errno.EACCES: ("Cannot open {}: permission denied.", EXIT_FAILURE),
     errno.EPERM: ("Cannot change {}: operation not permitted.", EXIT_FAILURE),
@@ -53,6 +54,7 @@ def add_overrides(argument_parser: argparse.ArgumentParser) -> None:
     argument_parser.add_argument(
         "--set",
         dest="overrides",
+        type=utf8_text,
         metavar="SECTION.KEY=VALUE",
         action="append",
         default=[],
@@ -61,8 +63,17 @@ def add_overrides(argument_parser: argparse.ArgumentParser) -> None:
 
 
 def add_run(argument_parser: argparse.ArgumentParser) -> None:
-    """Add the run folder as a positional argument."""
+    """Add the run folder as a positional argument, and the flags that say how to open it."""
     argument_parser.add_argument("run", metavar="RUN", type=Path, help="a run folder, e.g. outputs/nli_fr")
+    argument_parser.add_argument("--base", type=Path, metavar="PATH", help="the base model's folder, if it has moved")
+    argument_parser.add_argument(
+        "--accept-changes", action="store_true", help="use files that have changed since they were recorded"
+    )
+
+
+def opening(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return the arguments of `open_run` that `add_run` has parsed."""
+    return {"base": arguments.base, "accept_changes": arguments.accept_changes}
 
 
 def recipe_keys() -> str:
@@ -71,6 +82,19 @@ def recipe_keys() -> str:
 
     keys = "\n".join(f"  {key} = {default}\n      {description}" for key, default, description in describe_keys())
     return f"keys of a recipe:\n{keys}"
+
+
+def utf8_text(argument: str) -> str:
+    """Return an argument as the text that its bytes are in UTF-8, whatever the locale, as an argparse type.
+
+    Raises:
+        ArgumentTypeError: If the bytes are not UTF-8.
+    """
+    # In an ASCII locale, Python keeps the bytes of other letters as lone surrogates. File names must stay so.
+    try:
+        return os.fsencode(argument).decode("utf-8")
+    except UnicodeError as error:
+        raise argparse.ArgumentTypeError(f"{argument!r} is not UTF-8 text") from error
 
 
 def positive(text: str) -> int:
@@ -112,16 +136,15 @@ def run_command(command: Callable[[], None]) -> int:
     """Run a command and return its exit code; errors that a user can cause are printed without a traceback.
 
     Log messages of the library are printed and progress is shown. SIGTERM stops the command as Ctrl-C does, so that
-    it can clean up.
+    it can clean up. If the reader of standard output leaves (`| head -1`), the command still does all its work.
     """
-    # A terminal or pipe with an ASCII encoding shows other letters escaped instead of raising UnicodeEncodeError.
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")
+    prepare_output()
     is_main_thread = threading.current_thread() is threading.main_thread()  # signal.signal raises in others
     previous_handler = signal.signal(signal.SIGTERM, _interrupt) if is_main_thread else None
     try:
         with _printed_logs(), show_progress(True), memory_errors(_OUT_OF_MEMORY, hint=_OUT_OF_MEMORY_HINT):
             command()
+            check_output()
     except ToolkitError as error:
         _print_error(str(error), error.hint)
         return error.exit_code
@@ -129,6 +152,14 @@ def run_command(command: Callable[[], None]) -> int:
         message = str(interrupt)
         print("interrupted" + (f": {escape_control_characters(message)}" if message else ""), file=sys.stderr)
         return EXIT_INTERRUPTED
+    except UnicodeEncodeError as error:
+        if error.encoding != sys.getfilesystemencoding() or error.encoding == "utf-8":
+            raise
+        _print_error(
+            f"{error.object!r} cannot be a file name: the encoding of file names is {error.encoding} in this locale.",
+            "Set the environment variable PYTHONUTF8=1.",
+        )
+        return EXIT_BAD_INPUT
     except OSError as error:
         sentence, code = explain_os_error(error)
         _print_error(sentence, None)

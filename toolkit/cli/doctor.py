@@ -14,6 +14,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import toolkit
+from toolkit.utils.formatting import format_bytes
+from toolkit.utils.terminal import prepare_output
 
 _ROOT = Path(toolkit.__file__).resolve().parent.parent
 # Packages whose import name differs from the package name.
@@ -102,11 +104,11 @@ def _examine_space(diagnosis: Diagnosis) -> None:
         import psutil
 
         memory = psutil.virtual_memory()
-        diagnosis.add("memory", f"{memory.total / 1e9:.1f} GB, {memory.available / 1e9:.1f} GB free")
+        diagnosis.add("memory", f"{format_bytes(memory.total)}, {format_bytes(memory.available)} free")
     except Exception as error:
         diagnosis.add("memory", f"unknown ({type(error).__name__})")
     disk = shutil.disk_usage(Path.cwd())
-    diagnosis.add("disk", f"{disk.free / 1e9:.1f} GB free in {Path.cwd()}")
+    diagnosis.add("disk", f"{format_bytes(disk.free)} free in {Path.cwd()}")
 
 
 def tested_versions() -> dict[str, str]:
@@ -213,6 +215,7 @@ def _examine_engines(diagnosis: Diagnosis) -> None:
 
 def main() -> int:
     """Print the diagnosis; return 0 without problems, 1 otherwise."""
+    prepare_output()
     diagnosis = examine()
     print(diagnosis)
     return 1 if diagnosis.problems else 0

@@ -32,6 +32,7 @@ _FLAGS: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
     (r"^overrides: ", "--set "),
     (r"\bthe overrides\b", "the --set flags"),
     (rf"{_START}(resume|overwrite|calibrated|probe)=True{_END}", r"--\1"),
+    (rf"{_START}accept_changes=True{_END}", "--accept-changes"),
     (rf"{_START}output_dir{_END}", "--output-dir"),
     (rf'{_START}(model|mode)="(\w+)"', r"--\1 \2"),
     (rf"{_START}model={_STRING}", r"--model \1"),

@@ -2,14 +2,20 @@
 
 import hashlib
 import json
+import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from toolkit.data.example import Example
 from toolkit.data.sources import Row, describe, read_rows
 from toolkit.errors import DataError
+from toolkit.recipe.labels import label_texts, normalize_label
 from toolkit.recipe.schema import Recipe, Source
+
+logger = logging.getLogger(__name__)
+
+_SHOWN_NAMES, _SHOWN_CHARACTERS = 30, 80  # in a message, of columns and labels
 
 
 def load_examples(
@@ -37,25 +43,56 @@ def load_examples(
     required_columns = [names.premise, names.hypothesis, names.label, *id_columns, *slices]
     if missing := [column for column in required_columns if column not in columns]:
         raise DataError(
-            f"{describe(source)} has no column {missing[0]!r}; its columns are {', '.join(map(repr, columns))}.",
-            hint=_columns_hint(columns),
+            f"{describe(source)} has no column {missing[0]!r}; its columns are {list_names(map(repr, columns))}.",
+            hint=_columns_hint(columns, missing[0]),
         )
+    if names.label in (names.premise, names.hypothesis):
+        raise DataError(
+            f"data.columns names {names.label!r} as the label and as a text, so the input would contain the answer.",
+            hint="Give each its own column.",
+        )
+    labels = label_texts(recipe.task.labels, recipe.data.label_map)
     # All rows are checked before the error is raised, so that its message shows how many are invalid.
     examples, problems = [], []
     for number, row in enumerate(rows, 1):
         try:
-            examples.append(_build_example(recipe, row, number, slices))
+            examples.append(_build_example(recipe, labels, row, number, slices))
         except DataError as error:
             problems.append(f"row {number}: {error}")
     if problems:
         total = f" ({len(problems)} rows are invalid)" if len(problems) > 1 else ""
-        raise DataError(f"{describe(source)}, {'; '.join(problems[:3])}{total}.", hint=_label_hint(recipe))
+        hint = _label_hint(recipe) if any(" is not one of " in problem for problem in problems) else "Fix the rows."
+        raise DataError(f"{describe(source)}, {'; '.join(problems[:3])}{total}.", hint=hint)
     if is_training:
         check_all_labels_occur(recipe, examples, describe(source))
+    for column in slices:
+        if absent := sum(column not in example.slices for example in examples):
+            logger.warning(
+                "WARNING: %s has %d rows without a value in column %r. They are in none of its slices.",
+                describe(source), absent, column,
+            )  # fmt: skip
     return examples
 
 
-def _columns_hint(columns: Sequence[str]) -> str:
+def list_names(names: Iterable[str]) -> str:
+    """Return names for a message, each of them and their number cut to a length that can be read."""
+    shown = [name[:_SHOWN_CHARACTERS] for name in names]
+    return ", ".join(shown[:_SHOWN_NAMES]) + (
+        f" and {len(shown) - _SHOWN_NAMES:,} more" if len(shown) > _SHOWN_NAMES else ""
+    )
+
+
+def similar_name_hint(names: Iterable[str], missing: str) -> str | None:
+    """Return a hint if a name looks like the missing one, but has other whitespace or another Unicode form."""
+    similar = next((name for name in names if normalize_label(name) == normalize_label(missing)), None)
+    if similar is None:
+        return None
+    return f"{similar!a} and {missing!a} differ only in whitespace or in their Unicode form. Rename one of them."
+
+
+def _columns_hint(columns: Sequence[str], missing: str) -> str:
+    if hint := similar_name_hint(columns, missing):
+        return hint
     # Spreadsheets write semicolons in locales whose decimal separator is a comma. The header is then a single column.
     if len(columns) == 1 and (delimiter := next((mark for mark in ";\t|" if mark in columns[0]), None)):
         return f"The columns are separated by {delimiter!r}. Save the file with commas, or with tabs as .tsv."
@@ -97,7 +134,7 @@ def check_text(column: str, text: Any) -> str:
         DataError: If it is not a string, is blank or contains a lone surrogate.
     """
     if not isinstance(text, str) or not text.strip():
-        raise DataError(f"column {column!r} must contain text, not {text!r}")
+        raise DataError(f"column {column!r} must contain text, not {text!r:.80}")
     _check_surrogates(column, text)
     return text.strip()
 
@@ -109,27 +146,59 @@ def _check_surrogates(column: str, text: str) -> None:
         raise DataError(f"column {column!r} contains half of a character (a lone surrogate)")
 
 
-def _build_example(recipe: Recipe, row: Row, number: int, slices: Sequence[str]) -> Example:
+def _build_example(recipe: Recipe, labels: Mapping[str, str], row: Row, number: int, slices: Sequence[str]) -> Example:
     names = recipe.data.columns
     premise, hypothesis = row_texts(recipe, row)
-    for column in [*([names.id] if names.id else []), *slices]:
-        _check_surrogates(column, str(row.get(column)))
+    row_id = _optional_text(names.id, row.get(names.id)) if names.id else None
+    slice_values = {column: _optional_text(column, row.get(column)) for column in slices}
     return Example(
-        id=str(row[names.id]) if names.id and row.get(names.id) is not None else str(number),
+        id=str(number) if row_id is None else row_id,
         premise=premise,
         hypothesis=hypothesis,
-        label=_map_label(recipe, row.get(names.label)),
-        slices={column: str(row.get(column)) for column in slices},
+        label=read_label(names.label, row.get(names.label), labels),
+        slices={column: value for column, value in slice_values.items() if value is not None},
     )
 
 
-def _map_label(recipe: Recipe, value: Any) -> str:
-    # Labels are compared as text, so that the key 0 of a label map matches both the number in JSON and "0" in CSV.
-    mapping = {str(key): label for key, label in (recipe.data.label_map or {}).items()}
-    text = str(value).strip()
-    label = mapping.get(text, text)
-    if label not in recipe.task.labels:
-        raise DataError(f"label {value!r} is not one of {', '.join(recipe.task.labels)}")
+def _optional_text(column: str, value: Any) -> str | None:
+    """Return a value as text, or None if it is absent.
+
+    Absent are a missing key, null, NaN (how tables of numbers mark a missing one) and blank text: a cell of a CSV file
+    is text even if it is empty, and quotation marks around nothing do not change that.
+    """
+    if value is None or _is_nan(value):
+        return None
+    if isinstance(value, (bytes, list, dict)):  # its text would be Python code, such as [None]
+        raise DataError(f"column {column!r} must contain text or a number, not {value!r:.80}")
+    text = str(value)
+    _check_surrogates(column, text)
+    return text if text.strip() else None
+
+
+def _is_nan(value: Any) -> bool:
+    try:
+        return bool(value != value)  # only NaN differs from itself, of whatever type it is
+    except (TypeError, ValueError):  # pandas.NA: even this comparison is NA. Arrays: one result for each element
+        return type(value).__name__ == "NAType"
+
+
+def read_label(column: str, value: Any, labels: Mapping[str, str]) -> str:
+    """Return the label that a value in the data means.
+
+    Args:
+        column: The name of the value's column, for messages.
+        value: The value: text, a number, or a mark of absence such as None.
+        labels: The label of each text, see `label_texts`.
+
+    Raises:
+        DataError: If the value is absent or does not mean a label.
+    """
+    text = _optional_text(column, value)
+    if text is None:
+        raise DataError(f"column {column!r} must contain a label, not {value!r}")
+    label = labels.get(normalize_label(text))
+    if label is None:
+        raise DataError(f"label {value!r:.80} is not one of {list_names(dict.fromkeys(labels.values()))}")
     return label
 
 

@@ -47,8 +47,8 @@ def load_hub_rows(path: str, name: str | None, split: str) -> list[dict[str, Any
     rows = [dict(row) for row in dataset]
     for column, class_label in class_labels.items():
         for row in rows:
-            if row[column] is not None and row[column] >= 0:  # -1 marks a missing label
-                row[column] = class_label.int2str(row[column])
+            if row[column] is not None:  # -1 marks a missing label
+                row[column] = class_label.int2str(row[column]) if row[column] >= 0 else None
     return rows
 
 

@@ -2,6 +2,9 @@
 
 import csv
 import json
+import logging
+import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -10,6 +13,9 @@ from typing import Any
 
 from toolkit.data.sources import Row, stream_file
 from toolkit.errors import DataError
+from toolkit.recipe.loading import data_suffix
+
+logger = logging.getLogger(__name__)
 
 PREDICTION, PROBABILITIES = "prediction", "probabilities"
 _ROW_GROUP_ROWS = 10_000  # rows of a Parquet row group
@@ -39,12 +45,13 @@ def check_formats(source: Path, target: Path) -> None:
     """
     if not source.is_file():
         raise DataError(f"Data file not found: {source}.")
-    if source.suffix not in _WRITERS:
+    suffix = data_suffix(source)
+    if suffix not in _WRITERS:
         raise DataError(f"{source} does not end in one of {' '.join(_WRITERS)}.", hint="Convert it, e.g. to .jsonl.")
-    if target.suffix != source.suffix:
+    if data_suffix(target) != suffix:
         raise DataError(
             f"The output {target} must have the same format as the input {source}.",
-            hint=f"Use a name that ends in {source.suffix}.",
+            hint=f"Use a name that ends in {suffix}.",
         )
     if target.is_dir():
         raise DataError(f"The output {target} is a folder.", hint="Give a file name.")
@@ -64,9 +71,9 @@ def read_columns(source: Path) -> list[str]:
     if first_row is None:
         raise DataError(f"{source} contains no rows.")
     columns = list(first_row)
-    if source.suffix in _DELIMITERS:  # a row is a dictionary, in which two columns without a name have become one
+    if data_suffix(source) in _DELIMITERS:  # a row is a dictionary, in which two columns without a name have become one
         columns = _header(source)
-    if duplicates := [column for column in columns if columns.count(column) > 1]:
+    if duplicates := [column for column, count in Counter(columns).items() if count > 1]:
         raise DataError(f"{source} has two columns named {duplicates[0]!r}.", hint="Rename one of them.")
     return columns
 
@@ -86,34 +93,63 @@ def write_predictions(source: Path, target: Path, predictions: Iterator[Predicti
         predictions: One prediction per row.
         labels: The classes, in the order of the probabilities of each prediction.
     """
-    _WRITERS[source.suffix](source, target, predictions, labels)
+    _WRITERS[data_suffix(source)](source, target, predictions, labels)
 
 
 def _header(source: Path) -> list[str]:
     with source.open(encoding="utf-8-sig", newline="") as file:
-        return next(csv.reader(file, delimiter=_DELIMITERS[source.suffix], strict=True))
+        reader = csv.reader(file, delimiter=_DELIMITERS[data_suffix(source)], strict=True)
+        return next(fields for fields in reader if fields)
 
 
 def _write_jsonl(source: Path, target: Path, predictions: Iterator[Prediction], labels: Sequence[str]) -> None:
+    changed_rows = 0
     with target.open("wb") as file:
         for row, prediction in zip(stream_file(source), predictions, strict=True):
             probabilities = dict(zip(labels, prediction.probabilities, strict=True))
-            file.write(_json_line(row | {PREDICTION: prediction.label, PROBABILITIES: probabilities}))
+            row |= {PREDICTION: prediction.label, PROBABILITIES: probabilities}
+            try:
+                line = _json_line(row)
+            except ValueError:  # NaN or an infinity, which Python reads and writes but JSON does not have
+                line = _json_line(_finite_or_null(row))
+                changed_rows += 1
+            file.write(line)
+    if changed_rows:
+        logger.warning(
+            "WARNING: %s has NaN or infinite numbers in %d rows. They are null in the output, because JSON does not "
+            "have them.", source, changed_rows,
+        )  # fmt: skip
 
 
 def _json_line(row: Row) -> bytes:
     try:
-        return json.dumps(row, ensure_ascii=False).encode() + b"\n"
+        return json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n"
     except UnicodeEncodeError:  # a lone surrogate in a column that is only copied: written as the escape that it was
-        return json.dumps(row).encode() + b"\n"
+        return json.dumps(row, allow_nan=False).encode() + b"\n"
+
+
+def _finite_or_null(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite_or_null(child) for key, child in value.items()}
+    if isinstance(value, list):
+        return [_finite_or_null(child) for child in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _write_delimited(source: Path, target: Path, predictions: Iterator[Prediction], labels: Sequence[str]) -> None:
     with target.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, delimiter=_DELIMITERS[source.suffix], lineterminator="\n")
-        writer.writerow([*_header(source), *added_columns(source.suffix, labels)])
+        delimiter = _DELIMITERS[data_suffix(source)]
+        plain = csv.writer(file, delimiter=delimiter, lineterminator="\n")
+        # Python before 3.13 does not quote a field with a carriage return, which ends the row when it is read.
+        quoted = csv.writer(file, delimiter=delimiter, lineterminator="\n", quoting=csv.QUOTE_ALL)
+
+        def write_row(fields: Sequence[Any]) -> None:
+            has_carriage_return = any(isinstance(field, str) and "\r" in field for field in fields)
+            (quoted if has_carriage_return else plain).writerow(fields)
+
+        write_row([*_header(source), *added_columns(data_suffix(source), labels)])
         for row, prediction in zip(stream_file(source), predictions, strict=True):
-            writer.writerow([*row.values(), prediction.label, *prediction.probabilities])
+            write_row([*row.values(), prediction.label, *prediction.probabilities])
 
 
 def _write_parquet(source: Path, target: Path, predictions: Iterator[Prediction], labels: Sequence[str]) -> None:
@@ -122,7 +158,7 @@ def _write_parquet(source: Path, target: Path, predictions: Iterator[Prediction]
 
     with pyarrow.parquet.ParquetFile(source) as file:
         schema = file.schema_arrow.append(pyarrow.field(PREDICTION, pyarrow.string()))
-        for column in added_columns(source.suffix, labels)[1:]:
+        for column in added_columns(data_suffix(source), labels)[1:]:
             schema = schema.append(pyarrow.field(column, pyarrow.float64()))
         with pyarrow.parquet.ParquetWriter(target, schema) as writer:
             for batch in file.iter_batches(batch_size=_ROW_GROUP_ROWS):

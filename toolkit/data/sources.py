@@ -2,18 +2,28 @@
 
 import csv
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from toolkit.embedded import nli_fr
 from toolkit.errors import DataError, first_line
-from toolkit.recipe.loading import LOCAL_SUFFIXES, resolve_data_path
+from toolkit.recipe.loading import LOCAL_SUFFIXES, data_suffix, resolve_data_path
 from toolkit.recipe.schema import Source
 
 Row = dict[str, Any]
 EMBEDDED = "embedded:nli-fr"
+_FORMATS = " ".join(LOCAL_SUFFIXES)
+_UNSUPPORTED_SUFFIXES = (
+    ".txt", ".text", ".md", ".ndjson", ".jsonlines", ".json5", ".yaml", ".yml", ".xml", ".html", ".tab", ".dat",
+    ".xls", ".xlsx", ".ods", ".arrow", ".feather", ".orc", ".avro", ".h5", ".npy", ".npz", ".pkl", ".pickle", ".rds",
+    ".db", ".sqlite", ".gz", ".bz2", ".xz", ".zst", ".zip", ".tar", ".tgz", ".7z",
+)  # fmt: skip
+"""Extensions of files that hold rows but are not read. A path with one of them is not a dataset on the Hub."""
 _QUOTE_HINT = "This is usually a stray quotation mark. Inside a quoted field, write it twice."
+_DEPTH_HINT = "A row is one object whose values are strings."
+_MAX_DEPTH = 100
 _PARQUET_BATCH_ROWS = 1024  # rows in memory at once
 
 
@@ -28,7 +38,7 @@ def read_rows(source: Source) -> tuple[list[Row], list[str]]:
     """
     if source.path.startswith("embedded:"):
         rows = _read_embedded(source)
-    elif source.path.endswith(LOCAL_SUFFIXES):
+    elif data_suffix(source.path):
         rows = list(stream_file(Path(source.path)))
     else:
         rows = _read_hub(source)
@@ -43,20 +53,28 @@ def parse_data(data: str) -> Source:
     """Parse the path of a file or `embedded:nli-fr:SPLIT` into a source."""
     if data.startswith(f"{EMBEDDED}:"):
         return Source(path=EMBEDDED, split=data.removeprefix(f"{EMBEDDED}:"))
+    if not data_suffix(data) and not data.startswith("embedded:"):
+        raise DataError(
+            f"The data {data!r} is neither a file in one of the formats {_FORMATS} nor {EMBEDDED}:SPLIT.",
+            hint='A dataset on the Hub is set in the recipe, e.g. overrides={"data.eval.path": "facebook/xnli"}.',
+        )
     return Source(path=resolve_data_path(data))
 
 
 def check_files_exist(*sources: Source) -> None:
-    """Check that the local files among the sources exist.
+    """Check that the local files among the sources exist, and that the others can be datasets on the Hub.
 
     Nothing is read, so that a wrong path is reported before the imports that take seconds.
 
     Raises:
-        DataError: If a file is missing. The message names the first one.
+        DataError: If a file is missing or has an unsupported format, or a dataset lacks its split. The message names
+            the first one.
     """
     for source in sources:
-        if source.path.endswith(LOCAL_SUFFIXES):
+        if data_suffix(source.path):
             _check_file_exists(Path(source.path))
+        elif not source.path.startswith("embedded:"):
+            _check_dataset(source)
 
 
 def _check_file_exists(path: Path) -> None:
@@ -67,7 +85,7 @@ def _check_file_exists(path: Path) -> None:
 
 def describe(source: Source) -> str:
     """Return a short name of a source, for messages and run.json."""
-    if source.path.endswith(LOCAL_SUFFIXES):
+    if data_suffix(source.path):
         return source.path
     return ":".join(component for component in (source.path, source.name, source.split) if component)
 
@@ -78,7 +96,7 @@ def slug(source: Source) -> str:
     For a file, it consists of the parent folder and the stem, because many datasets call their files test.jsonl. For
     other sources, it consists of path, configuration and split.
     """
-    if source.path.endswith(LOCAL_SUFFIXES):
+    if data_suffix(source.path):
         path = Path(source.path)
         return "-".join(component for component in (path.parent.name, path.stem) if component)
     return describe(source).removeprefix("embedded:").replace(":", "-").replace("/", "-")
@@ -91,18 +109,33 @@ def _read_embedded(source: Source) -> list[Row]:
 
 
 def _read_hub(source: Source) -> list[Row]:
-    if Path(source.path).exists():
+    split = _check_dataset(source)
+    from toolkit.data.hub import load_hub_rows  # `datasets` takes seconds to import
+
+    return load_hub_rows(source.path, source.name, split)
+
+
+def _check_dataset(source: Source) -> str:
+    """Return the split of a dataset on the Hub.
+
+    Raises:
+        DataError: If the path must be that of a file or folder, or there is no split.
+    """
+    path = source.path
+    # An id on the Hub is NAME or OWNER/NAME. It may contain a dot, so only known extensions make it a file.
+    is_path = path.startswith((".", "/", "~")) or path.count("/") > 1 or "\\" in path
+    if is_path or path.lower().endswith(_UNSUPPORTED_SUFFIXES) or Path(path).exists():
         raise DataError(
-            f"{source.path} is a local file or folder, but its name does not end in one of {' '.join(LOCAL_SUFFIXES)}.",
-            hint="Give a file in one of these formats.",
+            f"{path} is not a data file: its name does not end in one of {_FORMATS}.",
+            hint="Convert it to one of these formats, with a column for each text and for the label.",
         )
     if source.split is None:
         raise DataError(
-            f"The Hub dataset {source.path} needs a split.", hint="Set data.train.split and data.eval.split."
+            f"The Hub dataset {path} needs a split.",
+            hint=f"Set data.train.split and data.eval.split. If it is a local file, its name must end in one of "
+            f"{_FORMATS}.",
         )
-    from toolkit.data.hub import load_hub_rows  # `datasets` takes seconds to import
-
-    return load_hub_rows(source.path, source.name, source.split)
+    return source.split
 
 
 def stream_file(path: Path) -> Iterator[Row]:
@@ -115,13 +148,11 @@ def stream_file(path: Path) -> Iterator[Row]:
     """
     _check_file_exists(path)
     try:
-        yield from _READERS[path.suffix](path)
+        yield from _READERS[data_suffix(path)](path)
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8 text (byte {error.start}).", hint="Convert it to UTF-8.") from error
     except RecursionError as error:
-        raise DataError(
-            f"{path} is nested too deeply.", hint="A row is one object whose values are strings."
-        ) from error
+        raise DataError(f"{path} is nested too deeply.", hint=_DEPTH_HINT) from error
 
 
 def _open_text(path: Path) -> Any:
@@ -146,7 +177,20 @@ def _parse_json_row(text: str, location: str) -> Row:
         raise DataError(
             f"{location} is a {type(row).__name__}, not an object with columns.", hint='Write {"premise": ..., ...}.'
         )
+    # Python writes fewer levels than it reads, so such a row would fail after all rows were scored. Counting brackets
+    # is fast, and only a row with many of them can be nested deeply.
+    if text.count("[") + text.count("{") > _MAX_DEPTH and _is_deep(row):
+        raise DataError(f"{location} is nested too deeply.", hint=_DEPTH_HINT)
     return row
+
+
+def _is_deep(value: Any) -> bool:
+    """Return whether lists and objects are nested in more than `_MAX_DEPTH` levels."""
+    level = [value]
+    for _ in range(_MAX_DEPTH):
+        nested = [item for item in level if isinstance(item, (dict, list))]
+        level = [child for item in nested for child in (item.values() if isinstance(item, dict) else item)]
+    return any(isinstance(item, (dict, list)) for item in level)
 
 
 def _object_with_unique_keys(pairs: list[tuple[str, Any]]) -> Row:
@@ -176,7 +220,7 @@ def _read_delimited(path: Path, delimiter: str) -> Iterator[Row]:
     with _open_text(path) as file:
         reader = csv.reader(file, delimiter=delimiter, strict=True)
         try:
-            header = next(reader, [])
+            header = next((fields for fields in reader if fields), [])  # blank lines are skipped, here and below
             _check_unique_columns(path, header)
             for number, fields in enumerate(reader, 1):
                 if not fields:
@@ -222,7 +266,7 @@ def _check_unique_columns(path: Path, columns: Sequence[str]) -> None:
 
     Columns without a name can repeat, because nothing refers to them.
     """
-    if duplicates := [name for name in columns if name and columns.count(name) > 1]:
+    if duplicates := [name for name, count in Counter(columns).items() if name and count > 1]:
         raise DataError(f"{path} has two columns named {duplicates[0]!r}.", hint="Rename one of them.")
 
 

@@ -14,12 +14,13 @@ from scipy.stats import binomtest
 from toolkit.errors import RunError
 from toolkit.evaluation.intervals import percentile_interval, resample_groups, sum_by_group, wilson_interval
 from toolkit.evaluation.prediction_files import EvaluatedRows, check_same_rows, differing_rows, read_evaluation
+from toolkit.runs.run_paths import check_no_links
 from toolkit.utils.atomic_io import atomic_path, write_json
 from toolkit.utils.terminal import escape_control_characters
 
 _OUTPUT_FILES = ("compare.json", "differences.jsonl")
 _RESAMPLES = 10_000
-_MAX_NAME_LENGTH = 120
+_MAX_NAME_BYTES = 120
 
 
 @dataclass(frozen=True)
@@ -146,7 +147,10 @@ def compare(folders: Sequence[Path], output: Path | None = None) -> Comparison:
         raise RunError("A comparison needs at least two evaluations.", hint="Give two or more.")
     if len({folder.resolve() for folder in folders}) < len(folders):
         raise RunError("The same evaluation is given twice.", hint="Give each folder once.")
-    output = output or default_output(folders)
+    if output is None:
+        output = default_output(folders)
+        check_no_links([output.parent])  # `compare/` of the run
+    check_no_links([output])
     _check_output(output)  # before the predictions are read, which takes time for a million rows
     evaluations = _with_distinct_names([read_evaluation(folder) for folder in folders])
     for evaluation in evaluations[1:]:
@@ -198,16 +202,16 @@ def default_output(folders: Sequence[Path]) -> Path:
         names.append(folder.name if is_same_run else f"{folder.parent.parent.name}_{folder.name}")
     name = "--".join(names)
     # Shortened or repeated names would give different comparisons the same folder.
-    if len(name) > _MAX_NAME_LENGTH or len(set(names)) < len(names):
+    if len(name.encode()) > _MAX_NAME_BYTES or len(set(names)) < len(names):
         digest = hashlib.sha256("\n".join(str(folder.resolve()) for folder in folders).encode()).hexdigest()[:8]
-        name = f"{name[:_MAX_NAME_LENGTH]}-{digest}"
+        name = f"{name.encode()[:_MAX_NAME_BYTES].decode(errors='ignore')}-{digest}"
     return first.parent.parent / "compare" / name
 
 
 def _check_output(output: Path) -> None:
-    if not output.exists() and not output.is_symlink():
+    if not output.exists():
         return
-    file_names = {path.name for path in output.iterdir()} if output.is_dir() and not output.is_symlink() else {""}
+    file_names = {path.name for path in output.iterdir()} if output.is_dir() else {""}
     if file_names and ("compare.json" not in file_names or file_names - set(_OUTPUT_FILES)):
         raise RunError(
             f"{output} contains something other than an earlier comparison, so it is not overwritten.",

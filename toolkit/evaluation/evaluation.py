@@ -7,9 +7,10 @@ from types import NoneType
 from typing import Any
 
 from toolkit.errors import RunError
-from toolkit.evaluation.prediction_files import read_evaluation
+from toolkit.evaluation.evaluation_seal import find_evaluation_changes
 from toolkit.evaluation.text_report import text_report
-from toolkit.runs.run_folder import RunFolder, read_json_object
+from toolkit.runs.run_folder import read_json_object
+from toolkit.runs.trained_run import TrainedRun
 
 _MODELS = ("adapter", "base", "merged")
 # Types of the fields that reports and comparisons use: a damaged file fails here with a clear message.
@@ -47,7 +48,7 @@ class Evaluation:
 
     @property
     def macro_f1(self) -> float:
-        """The unweighted mean of the F1 scores of all labels."""
+        """The unweighted mean of the F1 scores of the labels that occur in the evaluation rows."""
         return float(self.metrics["macro"]["f1"])
 
     @property
@@ -92,15 +93,8 @@ class Evaluation:
         return list(self.metrics.get("warnings") or [])
 
     def report(self) -> str:
-        """Return the results as text for a terminal, which needs predictions.jsonl.
-
-        Raises:
-            RunError: If metrics.json or predictions.jsonl is missing.
-            DataError: If predictions.jsonl is damaged.
-        """
-        rows = read_evaluation(self.folder)
-        names = [*rows.labels, ""]  # an invalid answer has code -1, which picks the last entry
-        return text_report([names[i] for i in rows.gold], [names[i] for i in rows.predicted], self.metrics)
+        """Return the results as text for a terminal."""
+        return text_report(self.metrics)
 
     def __repr__(self) -> str:
         return f"Evaluation({self.name}: accuracy {self.accuracy:.4f} on {self.n:,} rows)"
@@ -157,7 +151,7 @@ class Evaluation:
         return self.folder / "predictions.jsonl"
 
 
-def load_evaluations(run: RunFolder, *, exclude: Path | None = None) -> list[Evaluation]:
+def load_evaluations(run: TrainedRun, *, exclude: Path | None = None) -> list[Evaluation]:
     """Load all evaluations of a run, those of its own rows first, in the order adapter, base, merged, GGUF files.
 
     Args:
@@ -166,10 +160,16 @@ def load_evaluations(run: RunFolder, *, exclude: Path | None = None) -> list[Eva
 
     Raises:
         RunError: If a metrics.json is damaged.
+        SealError: If an evaluation has changed since it was made, or was not made by this run.
     """
     # A folder that is still being written has a name that starts with a dot (`atomic_path`).
-    paths = [path for path in run.eval.glob("*/metrics.json") if path.parent.name[0] != "." and path.parent != exclude]
-    return sorted((load_evaluation(path.parent) for path in paths), key=_sort_key)
+    folder = run.folder.eval
+    paths = [path for path in folder.glob("*/metrics.json") if path.parent.name[0] != "." and path.parent != exclude]
+    evaluations = [load_evaluation(path.parent) for path in paths]
+    adapter_sha256 = run.adapter_sha256 if run.seal else None
+    for evaluation in evaluations:
+        run.refuse_changes(find_evaluation_changes(evaluation.folder, evaluation.metrics, adapter_sha256, run.path))
+    return sorted(evaluations, key=_sort_key)
 
 
 def load_evaluation(folder: Path) -> Evaluation:

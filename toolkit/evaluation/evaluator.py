@@ -18,13 +18,16 @@ from toolkit.evaluation.calibration import Calibration, calibrate, calibration_r
 from toolkit.evaluation.evaluation import Evaluation, base_zero_shot, load_evaluations
 from toolkit.evaluation.evaluation_files import write_evaluation
 from toolkit.evaluation.invalid_answers import invalid_answer_metrics
-from toolkit.evaluation.metrics import Predictions, compute_metrics
+from toolkit.evaluation.metrics import Predictions, absent_label_warnings, compute_metrics
 from toolkit.evaluation.request import EvaluationRequest, Mode
 from toolkit.inference.classifier import Classifier
+from toolkit.inference.model_seal import verify_model
 from toolkit.prompts.messages import match_verbalizer
 from toolkit.recipe.schema import Recipe, Source
+from toolkit.runs.run_paths import check_name_length, check_no_links
 from toolkit.runs.trained_run import TrainedRun
 from toolkit.utils.atomic_io import file_sha256
+from toolkit.utils.storage import folder_lock
 
 _MAX_SLUG_BYTES = 120
 
@@ -42,13 +45,16 @@ def evaluate(run: TrainedRun, request: EvaluationRequest) -> Evaluation:
     request.check(run)
     if not request.model.gguf:
         import toolkit.models.backend  # noqa: F401 - Unsloth comes before transformers and datasets
+    verify_model(run, request.model)
     name = request.model.evaluation_name(run.folder)
     run = run.with_recipe(_with_evaluation_data(run.recipe, request.data, request.limit))
     splits = _load_splits(run, request)
     description = _describe_request(run, request, splits.eval) | {"model": name}
     folder = run.folder.eval / _folder_name(name, run.recipe.data.eval, description["overrides"], request)
+    check_no_links([folder])
+    check_name_length(folder, f"The name of {request.model}", hint="Give the file a shorter name.")
     # Read before the rows are scored: a damaged file should not be reported after hours of work.
-    earlier_evaluations = load_evaluations(run.folder, exclude=folder)
+    earlier_evaluations = load_evaluations(run, exclude=folder)
     # A limited evaluation is a quick look, and free generation has no log-likelihoods to calibrate.
     skips_calibration = request.limit or request.mode == "free"
     calibration_set, warnings = ([], []) if skips_calibration else calibration_rows(run, splits)
@@ -59,7 +65,12 @@ def evaluate(run: TrainedRun, request: EvaluationRequest) -> Evaluation:
     metrics = description | _answer_metrics(
         scored_rows, splits.eval, calibration_set, baselines, warnings, run.recipe.seed
     )
-    write_evaluation(folder, splits.eval, scored_rows.predictions, metrics)
+    if run.accepted:
+        metrics |= {"accepted_changes": list(run.accepted)}
+    # Scoring takes hours, in which another process can have replaced the run.
+    with folder_lock(run.path):
+        run.verify_unreplaced()
+        metrics = write_evaluation(folder, splits.eval, scored_rows.predictions, metrics, run.adapter_sha256)
     return Evaluation(folder.name, folder, metrics)
 
 
@@ -124,7 +135,13 @@ def _answer_metrics(
         **invalid_answer_metrics(examples, predictions),
         "calibration": calibration.record() if calibration else None,
         "baselines": baselines,
-        "warnings": [*data_warnings(baselines, examples), *prediction_warnings, *warnings, *calibration_warnings],
+        "warnings": [
+            *absent_label_warnings([example.label for example in examples], predictions.labels),
+            *data_warnings(baselines, examples),
+            *prediction_warnings,
+            *warnings,
+            *calibration_warnings,
+        ],
         "shortened_rows": scored_rows.shortened,
         "speed": {"seconds": round(scored_rows.seconds, 3), "examples_per_second": len(examples) / scored_rows.seconds},
     }
@@ -145,7 +162,7 @@ def _describe_request(run: TrainedRun, request: EvaluationRequest, examples: lis
 
 
 def _with_evaluation_data(recipe: Recipe, data: str | None, limit: int | None) -> Recipe:
-    source = parse_data(data) if data else recipe.data.eval
+    source = parse_data(data) if data is not None else recipe.data.eval
     if limit:
         source = source.model_copy(update={"limit": limit})
     return recipe.model_copy(update={"data": recipe.data.model_copy(update={"eval": source})})

@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 from scipy.special import log_softmax
-from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, precision_recall_fscore_support
+from sklearn.metrics import accuracy_score, confusion_matrix, precision_recall_fscore_support
 
 from toolkit.data.example import Example
 from toolkit.evaluation.calibration import label_indices, probability_scores
 from toolkit.evaluation.intervals import macro_f1_interval, wilson_interval
+from toolkit.utils.formatting import join_names
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ def compute_metrics(examples: Sequence[Example], predictions: Predictions, *, se
     """
     labels = list(predictions.labels)
     gold = [example.label for example in examples]
+    present = _present_labels(gold, labels)
     # An invalid answer becomes "", which is not in `labels`: it is wrong, but not a false positive of any label.
     predicted = [label or "" for label in predictions.predicted]
     correct = sum(g == p for g, p in zip(gold, predicted, strict=True))
@@ -52,9 +54,9 @@ def compute_metrics(examples: Sequence[Example], predictions: Predictions, *, se
     return {
         "accuracy": correct / len(gold),
         "accuracy_ci95": list(wilson_interval(correct, len(gold))),
-        "macro": _average(gold, predicted, labels, "macro"),
+        "macro": _average(gold, predicted, present, "macro"),
         **_macro_f1_bootstrap(examples, predicted, labels, seed),
-        "weighted": _average(gold, predicted, labels, "weighted"),
+        "weighted": _average(gold, predicted, present, "weighted"),
         "per_label": {
             label: {"precision": p, "recall": r, "f1": f, "support": int(s)}
             for label, p, r, f, s in zip(
@@ -96,6 +98,24 @@ def _macro_f1_bootstrap(
     return {"macro_f1_ci95": list(interval), "premise_groups": len(group_of)}
 
 
+def _present_labels(gold: Sequence[str], labels: Sequence[str]) -> list[str]:
+    """Return the labels that have gold rows. Macro averages are over these, see `intervals.macro_f1`."""
+    occurring = set(gold)
+    return [label for label in labels if label in occurring]
+
+
+def absent_label_warnings(gold: Sequence[str], labels: Sequence[str]) -> list[str]:
+    """Return a warning that names the labels without gold rows, or none."""
+    present = _present_labels(gold, labels)
+    if not (absent := [label for label in labels if label not in present]):
+        return []
+    return [
+        f"No evaluation row has the label {join_names(absent, 'or')}, so nothing is known about "
+        f"{'it' if len(absent) == 1 else 'them'}. Macro averages are over the other {len(present):,} of "
+        f"{len(labels):,} labels."
+    ]
+
+
 def _average(gold: list[str], predicted: list[str], labels: list[str], average: str) -> dict[str, float]:
     precision, recall, f1, _ = precision_recall_fscore_support(
         gold, predicted, labels=labels, average=average, zero_division=0.0
@@ -104,19 +124,22 @@ def _average(gold: list[str], predicted: list[str], labels: list[str], average: 
 
 
 def slice_metrics(examples: Sequence[Example], predicted: Sequence[str], labels: list[str]) -> dict[str, Any]:
-    """Compute the number of rows, accuracy and macro F1 for each value of each column in `Example.slices`."""
+    """Compute the number of rows, accuracy and macro F1 for each value of each column in `Example.slices`.
+
+    As for all rows, the macro F1 of a slice is over the labels that have gold rows in it.
+    """
     slices: dict[str, dict[str, Any]] = {}
-    for column in examples[0].slices:
-        values = np.array([example.slices[column] for example in examples])
-        for value in sorted(set(values)):
-            row_indices = np.flatnonzero(values == value).tolist()
+    # A row without a value in a column is in none of the column's slices.
+    for column in dict.fromkeys(column for example in examples for column in example.slices):
+        rows_of_value: dict[str, list[int]] = {}
+        for i, example in enumerate(examples):
+            if column in example.slices:
+                rows_of_value.setdefault(example.slices[column], []).append(i)
+        for value, row_indices in sorted(rows_of_value.items()):
             slice_gold, slice_predicted = [examples[i].label for i in row_indices], [predicted[i] for i in row_indices]
-            slices.setdefault(column, {})[str(value)] = {
+            slices.setdefault(column, {})[value] = {
                 "n": len(row_indices),
                 "accuracy": float(accuracy_score(slice_gold, slice_predicted)),
-                # Over all labels: one that is neither gold nor predicted in this slice counts as F1 0.
-                "macro_f1": float(
-                    f1_score(slice_gold, slice_predicted, labels=labels, average="macro", zero_division=0.0)
-                ),
+                "macro_f1": _average(slice_gold, slice_predicted, _present_labels(slice_gold, labels), "macro")["f1"],
             }
     return slices

@@ -1,6 +1,6 @@
 """Plots of confusion matrices and reliability diagrams, as PNG files."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import matplotlib
@@ -12,32 +12,23 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from toolkit.evaluation.calibration import ReliabilityBins
+from toolkit.evaluation.confusion import ConfusionTable
+
+_MAX_NAME_LENGTH = 40
+# Labels and file names can contain dollar signs, so texts are drawn with parse_math=False. Otherwise matplotlib takes
+# what is between two of them for a formula, and fails if it is not one.
 
 
-def plot_confusion_matrix(
-    matrix: Sequence[Sequence[int]],
-    labels: Sequence[str],
-    title: str,
-    path: Path,
-    *,
-    invalid: Sequence[int] | None = None,
-) -> None:
+def plot_confusion_matrix(table: ConfusionTable, title: str, path: Path) -> None:
     """Plot a confusion matrix with counts and percentages of each gold label.
 
     Args:
-        matrix: [gold, predicted], counts in the order of `labels`.
-        labels: The classes.
+        table: The counts. Memory and the size of the picture grow with the square of its labels.
         title: The title of the plot.
         path: The PNG file to write.
-        invalid: [gold], counts of answers that are not a label, shown in an extra column.
     """
-    counts = np.array(matrix)
-    columns = list(labels)
-    if invalid is not None:
-        counts = np.column_stack([counts, invalid])
-        columns.append("(invalid)")
-    # A label without rows has the shares 0, not 0/0.
-    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    counts, shares = table.counts, table.shares
+    labels, columns = ([_shorten(name) for name in names] for names in (table.labels, table.columns))
     size = 2.2 + 1.1 * len(labels)
     figure = Figure(figsize=(size + 0.8 + 1.1 * (len(columns) - len(labels)), size), layout="constrained")
     axes = figure.add_subplot()
@@ -47,11 +38,16 @@ def plot_confusion_matrix(
         text_color = "white" if shares[row, column] > 0.5 else "black"
         text = f"{counts[row, column]:,}\n{shares[row, column]:.0%}"
         axes.text(column, row, text, ha="center", va="center", color=text_color)
-    axes.set_xticks(range(len(columns)), columns, rotation=30, ha="right")
-    axes.set_yticks(range(len(labels)), labels)
-    axes.set(xlabel="predicted", ylabel="gold", title=title)
+    axes.set_xticks(range(len(columns)), columns, rotation=30, ha="right", parse_math=False)
+    axes.set_yticks(range(len(labels)), labels, parse_math=False)
+    axes.set(xlabel="predicted", ylabel="gold")
+    axes.set_title(f"{title}\n{table.remark}" if table.remark else title, parse_math=False)
     figure.colorbar(image, ax=axes, label="fraction of rows with this gold label", shrink=0.8)
     figure.savefig(path, dpi=150, format="png")
+
+
+def _shorten(name: str) -> str:
+    return name if len(name) <= _MAX_NAME_LENGTH else f"{name[: _MAX_NAME_LENGTH - 3]}..."
 
 
 def plot_reliability(panels: Mapping[str, ReliabilityBins], title: str, path: Path) -> None:
@@ -68,13 +64,13 @@ def plot_reliability(panels: Mapping[str, ReliabilityBins], title: str, path: Pa
     axes = figure.subplots(2, len(panels), sharex=True, sharey="row", squeeze=False, height_ratios=(3, 1.2))
     for (name, bins), upper, lower in zip(panels.items(), axes[0], axes[1], strict=True):
         _draw_accuracies(upper, bins)
-        upper.set_title(f"{name}\nECE {bins.error:.3f}", fontsize=10)
+        upper.set_title(f"{name}\nECE {bins.error:.3f}", fontsize=10, parse_math=False)
         _draw_counts(lower, bins)
     axes[0, 0].set_ylabel("accuracy")
     max_count = max(int(bins.counts.max()) for bins in panels.values())
     axes[1, 0].set(ylabel="rows", ylim=(0, max_count * 1.8))  # room for the numbers above the bars
     axes[0, 0].legend(loc="upper left", fontsize=8)
-    figure.suptitle(title)
+    figure.suptitle(title, parse_math=False)
     figure.savefig(path, dpi=150, format="png")
 
 

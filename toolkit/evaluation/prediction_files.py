@@ -11,7 +11,9 @@ import numpy as np
 from pydantic_core import from_json
 
 from toolkit.errors import DataError
+from toolkit.evaluation.evaluation_seal import check_evaluation
 from toolkit.runs.run_folder import check_is_evaluation, read_json_object
+from toolkit.utils.formatting import join_names
 
 _COMPARED_KEYS = ("id", "premise", "hypothesis", "label")
 _NO_LABEL = -1
@@ -54,8 +56,10 @@ def read_evaluation(folder: Path) -> EvaluatedRows:
     Raises:
         RunError: If the folder is not an evaluation.
         DataError: If a row cannot be read.
+        SealError: If the evaluation has changed since it was made, or was not made by the run that it is in.
     """
     metrics = _read_metrics(folder)
+    check_evaluation(folder, metrics, _EVALUATE_AGAIN)
     # Sorted, so that codes agree between evaluations whose recipes list the same labels in another order.
     labels = tuple(sorted(metrics["labels"]))
     label_codes = {label: i for i, label in enumerate(labels)}
@@ -72,7 +76,7 @@ def read_evaluation(folder: Path) -> EvaluatedRows:
         except (KeyError, TypeError) as error:
             raise DataError(
                 f"{folder / 'predictions.jsonl'}, line {number} is not a prediction for the labels "
-                f"{', '.join(labels)}.",
+                f"{join_names(labels)}.",
                 hint=_EVALUATE_AGAIN,
             ) from error
     if not row_hashes:
@@ -113,8 +117,8 @@ def check_same_rows(first: EvaluatedRows, second: EvaluatedRows) -> None:
     """
     if first.labels != second.labels:
         raise DataError(
-            f"{first.name} has the labels {', '.join(first.labels)}, but {second.name} has "
-            f"{', '.join(second.labels)}, so they cannot be compared."
+            f"{first.name} has the labels {join_names(first.labels)}, but {second.name} has "
+            f"{join_names(second.labels)}, so they cannot be compared."
         )
     common = min(len(first.row_hashes), len(second.row_hashes))
     differing = np.flatnonzero(first.row_hashes[:common] != second.row_hashes[:common])

@@ -8,7 +8,7 @@ from toolkit.data.sources import check_files_exist, parse_data
 from toolkit.errors import RunError
 from toolkit.recipe.model_kind import require_decoder
 from toolkit.runs.model_ref import ModelRef
-from toolkit.runs.run_paths import check_writable
+from toolkit.runs.run_paths import check_no_links, check_writable
 from toolkit.runs.trained_run import TrainedRun
 
 Mode = Literal["constrained", "free"]
@@ -44,7 +44,9 @@ class EvaluationRequest:
         if self.mode == "free" or self.shots:
             require_decoder(kind, 'mode="free"' if self.mode == "free" else f"shots={self.shots}")
         check_shots(self.model.name, self.shots)
-        check_files_exist(parse_data(self.data) if self.data else run.recipe.data.eval)
+        check_files_exist(parse_data(self.data) if self.data is not None else run.recipe.data.eval)
+        # The adapter's folder gets the model card.
+        check_no_links([run.folder.eval, run.folder.adapter])
         check_writable(run.folder.eval)
 
     def _check_values(self) -> None:

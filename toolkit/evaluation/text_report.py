@@ -1,29 +1,21 @@
 """The results of an evaluation as text for a terminal."""
 
-from collections.abc import Sequence
 from typing import Any
 
+from toolkit.evaluation.confusion import confusion_table
 from toolkit.evaluation.invalid_answers import invalid_lines
 from toolkit.utils.terminal import escape_control_characters
 
+_MAX_SLICES = 30
+_MAX_NAME_LENGTH = 60
 
-def text_report(gold: Sequence[str], predicted: Sequence[str], metrics: dict[str, Any]) -> str:
-    """Return scikit-learn's table of per-class scores, followed by the other metrics.
+
+def text_report(metrics: dict[str, Any]) -> str:
+    """Return a table of per-label scores, as scikit-learn's classification_report, followed by the other metrics.
 
     Args:
-        gold: The true label of each row.
-        predicted: The predicted label of each row, or "" if a free answer is not a label.
         metrics: The content of metrics.json.
     """
-    from sklearn.metrics import classification_report  # slow, and reading an Evaluation does not need it
-
-    table = classification_report(
-        list(gold),
-        list(predicted),
-        labels=list(metrics["labels"]),
-        digits=4,
-        zero_division=0.0,
-    )
     low, high = metrics["accuracy_ci95"]
     is_free = metrics["nll"] is None
     likelihood = "" if is_free else f"nll {metrics['nll']:.4f}; ece {metrics['ece']:.4f}; "
@@ -37,15 +29,46 @@ def text_report(gold: Sequence[str], predicted: Sequence[str], metrics: dict[str
         lines.append(f"baselines: {baselines}")
     lines += _statistics_lines(metrics)
     for column, values in metrics["slices"].items():
-        width = max(len(column), *(len(value) for value in values))
-        lines.append(f"\n{column:<{width}}  {'rows':>6}  accuracy  macro F1")
-        lines += [
-            f"{value:<{width}}  {slice_metrics['n']:>6}  {slice_metrics['accuracy']:>8.2%}  "
-            f"{slice_metrics['macro_f1']:>8.4f}"
-            for value, slice_metrics in values.items()
-        ]
+        lines += _slice_lines(column, values)
     # Labels, slice values and answers come from data files and models, which are untrusted.
-    return escape_control_characters("\n".join([table, *lines, *invalid_lines(metrics)]))
+    return escape_control_characters("\n".join([*_label_lines(metrics), *lines, *invalid_lines(metrics)]))
+
+
+def _label_lines(metrics: dict[str, Any]) -> list[str]:
+    # Not scikit-learn's own function: its macro average is over all labels, also those that no row has.
+    table = confusion_table(metrics)
+    names = {label: _shorten(label) for label in table.labels}
+    width = max(len("weighted avg"), *map(len, names.values()))
+    lines = [f"{'':>{width}} {'precision':>10}{'recall':>10}{'f1-score':>10}{'support':>10}\n"]
+    for label, name in names.items():
+        scores = metrics["per_label"][label]
+        recall, f1 = (f"{scores[key]:.4f}" if scores["support"] else "-" for key in ("recall", "f1"))
+        lines.append(f"{name:>{width}} {scores['precision']:>10.4f}{recall:>10}{f1:>10}{scores['support']:>10}")
+    lines.append(f"\n{'accuracy':>{width}} {'':>20}{metrics['accuracy']:>10.4f}{metrics['n']:>10}")
+    for average in ("macro", "weighted"):
+        precision, recall, f1 = (f"{metrics[average][key]:>10.4f}" for key in ("precision", "recall", "f1"))
+        lines.append(f"{f'{average} avg':>{width}} {precision}{recall}{f1}{metrics['n']:>10}")
+    return [*lines, f"\nThe table shows {table.remark}; metrics.json has all.\n" if table.remark else ""]
+
+
+def _slice_lines(column: str, values: dict[str, Any]) -> list[str]:
+    shown, remark = list(values.items()), ""
+    if len(shown) > _MAX_SLICES:
+        shown = sorted(shown, key=lambda item: item[1]["accuracy"])[:_MAX_SLICES]
+        remark = f" ({len(shown)} of {len(values):,} values, lowest accuracy first)"
+    title, *names = [_shorten(name) for name in (column, *(value for value, _ in shown))]
+    width = max(map(len, (title, *names)))
+    return [
+        f"\n{title:<{width}}  {'rows':>6}  accuracy  macro F1{remark}",
+        *(
+            f"{name:<{width}}  {scores['n']:>6}  {scores['accuracy']:>8.2%}  {scores['macro_f1']:>8.4f}"
+            for name, (_, scores) in zip(names, shown, strict=True)
+        ),
+    ]
+
+
+def _shorten(name: str) -> str:
+    return name if len(name) <= _MAX_NAME_LENGTH else f"{name[: _MAX_NAME_LENGTH - 3]}..."
 
 
 def _statistics_lines(metrics: dict[str, Any]) -> list[str]:

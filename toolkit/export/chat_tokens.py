@@ -1,16 +1,27 @@
-"""A check that a plain chat request to a GGUF file produces the token ids that the model was trained on."""
+"""A check that a plain chat request to a GGUF file produces the token ids that the model was trained on.
 
+llama.cpp is asked in a child process with a time limit, because a chat template with an endless loop would block this
+one. The child is `python -m toolkit.export.chat_tokens`, and reads and writes JSON.
+"""
+
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from toolkit.data.example import Example
 from toolkit.errors import ModelError
-from toolkit.inference.llama_cpp import LlamaCpp
+from toolkit.inference.llama_cpp import LOG_VARIABLE, LlamaCpp
 from toolkit.prompts.messages import prompt_messages
 from toolkit.prompts.prompt_tokenizer import EncodedRow, PromptTokenizer
 
+_CHAT_SECONDS = 300.0  # most of it for reading a large file from a slow disk; rendering takes milliseconds
+
 
 def compare_chat_tokens(
-    model: LlamaCpp, prompt_tokenizer: PromptTokenizer, examples: Sequence[Example], rows: Sequence[EncodedRow]
+    gguf: Path, prompt_tokenizer: PromptTokenizer, examples: Sequence[Example], rows: Sequence[EncodedRow]
 ) -> tuple[int, str]:
     """Count the rows whose messages become other token ids with the file's own chat template and tokenizer.
 
@@ -21,27 +32,65 @@ def compare_chat_tokens(
     Returns:
         The number of rows whose ids differ from `rows`, and a sentence about the first of them; (0, "") if none differ.
     """
-    differing_rows, first_difference = 0, ""
-    for example, row in zip(examples, rows, strict=True):
-        if row.shortened or prompt_tokenizer.template.contains_special_token(example.premise + example.hypothesis):
-            continue
-        try:
-            chat_ids = model.tokenize_chat(prompt_messages(prompt_tokenizer.task, example.premise, example.hypothesis))
-        except ModelError as error:
-            # All rows count as different: a template that fails for one message can fail for any.
-            return len(rows), f"llama.cpp cannot render a chat request: {error}"
-        if tuple(chat_ids) != row.prompt:
-            differing_rows += 1
-            first_difference = (
-                first_difference
-                or f"row {example.id}: {_describe_difference(prompt_tokenizer, list(row.prompt), chat_ids)}"
-            )
-    if not differing_rows:
+    compared = [
+        (example, row)
+        for example, row in zip(examples, rows, strict=True)
+        if not row.shortened
+        and not prompt_tokenizer.template.contains_special_token(example.premise + example.hypothesis)
+    ]
+    messages = [prompt_messages(prompt_tokenizer.task, row.premise, row.hypothesis) for row, _ in compared]
+    try:
+        chat_ids = _tokenize_chats(gguf, messages)
+    except ModelError as error:
+        # All rows count as different: a template that fails for one message can fail for any.
+        return len(rows), f"llama.cpp cannot render a chat request: {error}"
+    differing = [(*pair, ids) for pair, ids in zip(compared, chat_ids, strict=True) if tuple(ids) != pair[1].prompt]
+    if not differing:
         return 0, ""
+    example, row, ids = differing[0]
+    difference = _describe_difference(prompt_tokenizer, list(row.prompt), ids)
     return (
-        differing_rows,
-        f"a chat request yields different tokens in {differing_rows} of {len(rows)} rows; {first_difference}",
+        len(differing),
+        f"a chat request has different tokens in {len(differing)} of {len(rows)} rows; row {example.id}: {difference}",
     )
+
+
+def _tokenize_chats(gguf: Path, conversations: list[list[dict[str, str]]]) -> list[list[int]]:
+    """Return the token ids of chat requests according to llama.cpp, from a child process.
+
+    Raises:
+        ModelError: If llama.cpp cannot render a request, crashes, or takes too long.
+    """
+    command = [sys.executable, "-m", "toolkit.export.chat_tokens", str(gguf)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    try:
+        child = subprocess.run(
+            command,
+            input=json.dumps(conversations).encode(),
+            stdout=subprocess.PIPE,
+            stderr=None if os.environ.get(LOG_VARIABLE) else subprocess.DEVNULL,
+            env=environment,
+            timeout=_CHAT_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise ModelError(f"its chat template takes more than {_CHAT_SECONDS:g} seconds.") from None
+    if child.returncode:
+        raise ModelError(f"llama.cpp ended with exit code {child.returncode}.")
+    answer = json.loads(child.stdout.splitlines()[-1])
+    if isinstance(answer, str):
+        raise ModelError(answer)
+    return answer
+
+
+def _main(gguf: str) -> None:
+    conversations = json.load(sys.stdin.buffer)
+    try:
+        with LlamaCpp(Path(gguf), context_length=64, sequences=1, use_chat_template=True) as model:
+            answer: list[list[int]] | str = [model.tokenize_chat(messages) for messages in conversations]
+    except ModelError as error:
+        answer = str(error)
+    sys.stdout.write(f"\n{json.dumps(answer)}\n")
 
 
 def _describe_difference(prompt_tokenizer: PromptTokenizer, expected_ids: list[int], chat_ids: list[int]) -> str:
@@ -63,3 +112,7 @@ def _describe_difference(prompt_tokenizer: PromptTokenizer, expected_ids: list[i
     )
     excerpt = slice(max(start - 20, 0), start + 30)
     return f"{cause}: {actual[excerpt]!r} instead of {expected[excerpt]!r}"
+
+
+if __name__ == "__main__":
+    _main(*sys.argv[1:])

@@ -11,14 +11,15 @@ from typing import Any
 from toolkit.data.examples import load_examples
 from toolkit.data.sources import describe
 from toolkit.errors import ParityError, StorageError
+from toolkit.evaluation.evaluation import load_evaluations
 from toolkit.export.gguf_header import Origin
 from toolkit.export.gguf_tokenizer import read_tokenizer
 from toolkit.export.gguf_writer import gguf_bytes, write_gguf
-from toolkit.export.llama_config import read_config
 from toolkit.export.modelfile import render_modelfile, render_readme
 from toolkit.export.parity_gate import Parity, ParityGate, Verify, choose_rows
 from toolkit.export.quantization import find_quantizer, quantize_file
 from toolkit.models.gguf_types import FILE_TYPES
+from toolkit.models.llama_config import read_config
 from toolkit.models.merging import merge_adapter, merged_type
 from toolkit.models.model_folder import card_license, find_base
 from toolkit.models.parameters import model_config
@@ -26,10 +27,14 @@ from toolkit.prompts.prompt_tokenizer import PromptTokenizer
 from toolkit.prompts.tokenizer import load_tokenizer
 from toolkit.recipe.schema import GgufType
 from toolkit.reporting.html_report import write_report
-from toolkit.reporting.run_results import load_parity
-from toolkit.runs.run_folder import RunFolder
-from toolkit.runs.trained_run import TrainedRun
-from toolkit.utils.atomic_io import remove_leftovers, scratch_path, write_json, write_text
+from toolkit.reporting.run_results import check_report_files
+from toolkit.runs.digests import combine, digest_files
+from toolkit.runs.parity_record import forget_files, write_parity
+from toolkit.runs.seal import adapter_identity, base_files, model_files
+from toolkit.runs.trained_run import TrainedRun, seal_merged
+from toolkit.utils.atomic_io import remove_leftovers, scratch_path, write_text
+from toolkit.utils.formatting import format_bytes
+from toolkit.utils.storage import folder_lock
 
 logger = logging.getLogger(__name__)
 
@@ -90,8 +95,12 @@ def export_run(run: TrainedRun, options: ExportOptions) -> ExportResult:
         ParityError: If a file does not answer like the adapter. All files are kept, and parity.json has the reasons.
     """
     folder, recipe = run.folder, run.recipe
-    base = find_base(run)
     files = {file_type: folder.gguf(file_type) for file_type in options.file_types}
+    # Everything that the report at the end reads is checked before hours of work.
+    check_report_files(run, replacing=files.values())
+    load_evaluations(run)
+    run.verify_adapter()
+    base = find_base(run)
     for path in (folder.merged, folder.gguf("quantizing"), *files.values()):
         remove_leftovers(path)  # partial files of a killed export would count as used disk space in the check below
     _check_export(base, run, options.file_types)
@@ -101,17 +110,23 @@ def export_run(run: TrainedRun, options: ExportOptions) -> ExportResult:
     examples = choose_rows(load_examples(recipe, recipe.data.eval), options.verify, recipe.seed)
     gate = ParityGate(run, prompt_tokenizer, examples, options.min_agreement)
     logger.info("merging     %s + adapter into %s", recipe.model.name, folder.merged)
-    merge_adapter(base, folder.adapter, folder.merged)
+    with folder_lock(run.path):
+        run.verify_unreplaced()
+        merge_adapter(base, folder.adapter, folder.merged)
+        seal_merged(run)
     gate.check_merged()
-    # Results of files about to be replaced are dropped first, so that a killed export leaves none for the new files.
-    earlier = _keep_earlier_parity(folder, list(files.values()))
-    _write_files(files, run, _read_origin(base, run))
+    with folder_lock(run.path):
+        run.verify_unreplaced()
+        earlier = forget_files(run, list(files.values()))
+        _write_files(files, run, _read_origin(base, run))
     for file_type, file in files.items():
-        logger.info("%-11s %s, %s MB", file_type, file, f"{file.stat().st_size / 1e6:,.1f}")
+        logger.info("%-11s %s, %s", file_type, file, format_bytes(file.stat().st_size))
         gate.check_gguf(file_type, file)
-    _write_companions(list(files.values()), run, prompt_tokenizer, gate, earlier)
-    if options.remove_merged:
-        shutil.rmtree(folder.merged)
+    with folder_lock(run.path):
+        run.verify_unreplaced()
+        _write_companions(list(files.values()), run, prompt_tokenizer, gate, earlier)
+        if options.remove_merged:
+            shutil.rmtree(folder.merged)
     result = ExportResult(tuple(files.values()), tuple(gate.results), gate.table())
     report = write_report(run)
     logger.info("\n%s\n\nreport      %s", result.table, report)
@@ -136,7 +151,7 @@ def _check_export(base: Path, run: TrainedRun, file_types: Sequence[GgufType]) -
     free = shutil.disk_usage(run.path).free
     if needed > free:
         raise StorageError(
-            f"The export needs {needed / 1e9:.1f} GB of disk space, but {run.path} has {free / 1e9:.1f} GB free.",
+            f"The export needs {format_bytes(needed)} of disk space, but {run.path} has {format_bytes(free)} free.",
             hint="Free disk space, write fewer file types, or move the run folder to a larger disk.",
         )
 
@@ -160,22 +175,15 @@ def _write_files(files: dict[GgufType, Path], run: TrainedRun, origin: Origin) -
             quantize_file(source, files[file_type], file_type)
 
 
-def _keep_earlier_parity(run: RunFolder, files: list[Path]) -> list[dict[str, Any]]:
-    """Reduce parity.json to the files of earlier exports that still exist and are not in `files`, and return these."""
-    if (record := load_parity(run)) is None:
-        return []
-    existing = [entry for entry in record["models"] if entry.get("file") and (run.path / entry["file"]).is_file()]
-    kept = [entry for entry in existing if run.path / entry["file"] not in files]
-    write_json(run.parity, {**record, "models": kept})
-    return kept
-
-
 def _read_origin(base: Path, run: TrainedRun) -> Origin:
     name = run.recipe.model.name
     is_local = Path(name).is_dir()  # published files must not reveal a path on this machine
     return Origin(
         recipe=hashlib.sha256(run.folder.recipe_file.read_bytes()).hexdigest(),
         base_model=Path(name).name if is_local else name,
+        # Digests of the files as they are, which differ from the recorded ones if changes were accepted.
+        adapter=adapter_identity(digest_files(run.folder.adapter, model_files(run.folder.adapter), run.path)),
+        base=combine(digest_files(base, base_files(base), run.path)),
         base_revision=None if is_local else run.record.get("model", {}).get("commit"),
         license_=card_license(base).get("license"),
     )
@@ -190,7 +198,9 @@ def _write_companions(
 ) -> None:
     recipe = run.recipe
     record = gate.record(describe(recipe.data.eval))
-    write_json(run.folder.parity, {**record, "models": [*record["models"], *earlier]})
+    if run.accepted:
+        record |= {"accepted_changes": list(run.accepted)}
+    write_parity(run, {**record, "models": [*record["models"], *earlier]})
     folder = files[0].parent
     write_text(folder / "Modelfile", render_modelfile(prompt_tokenizer, files[0], recipe.model.max_seq_length))
     write_text(folder / "README.md", render_readme(prompt_tokenizer, files, gate.example))

@@ -7,8 +7,9 @@ from gguf.constants import GGML_QUANT_VERSION
 
 import toolkit
 from toolkit.export.gguf_tokenizer import GgufTokenizer
-from toolkit.export.llama_config import LlamaConfig
+from toolkit.inference.model_seal import ADAPTER_KEY, BASE_KEY
 from toolkit.models.gguf_types import FileType
+from toolkit.models.llama_config import LlamaConfig
 
 
 @dataclass(frozen=True)
@@ -17,6 +18,8 @@ class Origin:
 
     Args:
         recipe: SHA-256 digest of the run's recipe.yaml, in hexadecimal.
+        adapter: SHA-256 digest that identifies the adapter.
+        base: SHA-256 digest that identifies the base model's weights.
         base_model: The name of the base model in the recipe.
         base_revision: The commit of the base model on the Hub.
         license_: The license of the base model, as its model card gives it.
@@ -24,6 +27,8 @@ class Origin:
 
     recipe: str
     base_model: str
+    adapter: str | None = None
+    base: str | None = None
     base_revision: str | None = None
     license_: str | None = None
 
@@ -54,6 +59,9 @@ def _add_origin(writer: GGUFWriter, origin: Origin) -> None:
         writer.add_license(origin.license_)
     writer.add_string("general.toolkit.version", toolkit.__version__)
     writer.add_string("general.toolkit.recipe_sha256", origin.recipe)
+    if origin.adapter and origin.base:
+        writer.add_string(ADAPTER_KEY, origin.adapter)
+        writer.add_string(BASE_KEY, origin.base)
 
 
 def _add_hyperparameters(writer: GGUFWriter, config: LlamaConfig) -> None:

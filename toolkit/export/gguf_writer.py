@@ -19,9 +19,9 @@ from joblib import cpu_count
 from toolkit.errors import ExportError
 from toolkit.export.gguf_header import Origin, add_model, add_tokenizer
 from toolkit.export.gguf_tokenizer import read_tokenizer
-from toolkit.export.llama_config import LlamaConfig
-from toolkit.export.llama_folder import LlamaFolder, Tensor
 from toolkit.models.gguf_types import FILE_TYPES, HEADER_BYTES, FileType
+from toolkit.models.llama_config import LlamaConfig
+from toolkit.models.llama_folder import LlamaFolder, Tensor
 from toolkit.recipe.schema import GgufType
 from toolkit.utils.atomic_io import atomic_path
 from toolkit.utils.progress import progress_bar

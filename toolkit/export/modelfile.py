@@ -5,11 +5,11 @@ import re
 import shlex
 from pathlib import Path
 
-from toolkit.errors import ExportError
 from toolkit.prompts.messages import prompt_messages
+from toolkit.prompts.ollama_template import render_ollama_template, triple_quoted
 from toolkit.prompts.prompt_tokenizer import PromptTokenizer
+from toolkit.reporting.markdown import code_block, code_span, escape_markdown
 
-_OLLAMA_PLACEHOLDERS = {"system": "{{ .System }}", "user": "{{ .Prompt }}"}
 _MIN_CONTEXT_LENGTH = 2048  # tokens
 
 
@@ -29,10 +29,10 @@ def render_modelfile(prompt_tokenizer: PromptTokenizer, gguf: Path, context_leng
     end = prompt_tokenizer.decode([prompt_tokenizer.end_of_turn])
     lines = [
         f"FROM ./{gguf.name}",
-        f"TEMPLATE {_triple_quoted(render_ollama_template(prompt_tokenizer) + '{{ .Response }}' + end)}",
+        f"TEMPLATE {triple_quoted(render_ollama_template(prompt_tokenizer) + '{{ .Response }}' + end)}",
     ]
     if prompt_tokenizer.task.system:
-        lines.append(f"SYSTEM {_triple_quoted(prompt_tokenizer.task.system.strip())}")
+        lines.append(f"SYSTEM {triple_quoted(prompt_tokenizer.task.system.strip())}")
     # The end-of-turn token is part of each label's ids, so this limit leaves room for it.
     max_tokens = max(len(ids) for ids in prompt_tokenizer.label_ids.values())
     lines += [
@@ -42,25 +42,6 @@ def render_modelfile(prompt_tokenizer: PromptTokenizer, gguf: Path, context_leng
         f"PARAMETER num_ctx {max(context_length, _MIN_CONTEXT_LENGTH)}",
     ]
     return "\n".join(lines) + "\n"
-
-
-def render_ollama_template(prompt_tokenizer: PromptTokenizer) -> str:
-    """Return the prompt up to the answer as a Go template, without the first token, which Ollama adds itself."""
-    text = ""
-    for role, piece in prompt_tokenizer.template.split_prompt():
-        # Go would read literal braces as an action, so they are printed by one: {{ "{{" }}.
-        text += _OLLAMA_PLACEHOLDERS[role] if role else piece.replace("{{", '{{ "{{" }}')
-    bos = prompt_tokenizer.tokenizer.bos_token
-    return text.removeprefix(bos) if bos else text
-
-
-def _triple_quoted(text: str) -> str:
-    if '"""' in text:
-        raise ExportError(
-            "The prompt contains three quotation marks in a row, which a Modelfile cannot express.",
-            hint="Remove them from task.system and the chat template.",
-        )
-    return f'"""{text}"""'
 
 
 def render_readme(prompt_tokenizer: PromptTokenizer, files: list[Path], example: tuple[str, str, str]) -> str:
@@ -82,35 +63,26 @@ def render_readme(prompt_tokenizer: PromptTokenizer, files: list[Path], example:
     url = "http://127.0.0.1:8080/v1/chat/completions"
     return "\n\n".join(
         [
-            f"# {name}",
-            f"Files: {', '.join(f'`{file.name}`' for file in files)}. `parity.json` reports how closely each agrees "
-            "with the evaluated model.",
+            f"# {escape_markdown(name)}",
+            f"Files: {', '.join(code_span(file.name) for file in files)}. `parity.json` reports how closely each "
+            "of them agrees with the evaluated model.",
             f"The model expects a single user message of this form{system_note} and temperature 0:",
-            _fenced_block(task.user.strip()),
-            f"For the example below it answers `{task.verbalizers[example[2]].strip()}`.{_date_note(prompt_tokenizer)}",
+            code_block(task.user.strip()),
+            f"For the example below it answers {code_span(task.verbalizers[example[2]])}."
+            f"{_date_note(prompt_tokenizer)}",
             "## llama.cpp",
-            _fenced_block(
-                f"llama-cli -m {quoted_file} --jinja --temp 0 --single-turn {system_flag}-p {quoted_question}"
-            ),
+            code_block(f"llama-cli -m {quoted_file} --jinja --temp 0 --single-turn {system_flag}-p {quoted_question}"),
             "As a server:",
-            _fenced_block(f"llama-server -m {quoted_file} --jinja --temp 0 --port 8080"),
-            _fenced_block(f"curl -s {url} -H 'Content-Type: application/json' -d {shlex.quote(messages)}"),
+            code_block(f"llama-server -m {quoted_file} --jinja --temp 0 --port 8080"),
+            code_block(f"curl -s {url} -H 'Content-Type: application/json' -d {shlex.quote(messages)}"),
             "## Ollama",
-            _fenced_block(f"ollama create {ollama_name} -f Modelfile"),
-            _fenced_block(f"ollama run {ollama_name} {quoted_question}") + "\n",
+            code_block(f"ollama create {ollama_name} -f Modelfile"),
+            code_block(f"ollama run {ollama_name} {quoted_question}") + "\n",
         ]
     )
 
 
 def _date_note(prompt_tokenizer: PromptTokenizer) -> str:
     date = prompt_tokenizer.task.date_string
-    is_printed = date and any(date in text for _, text in prompt_tokenizer.template.split_prompt())
+    is_printed = date and prompt_tokenizer.template.prints_date
     return f" Its chat template always gives {date} as today's date, as in training." if is_printed else ""
-
-
-def _fenced_block(text: str) -> str:
-    """Put text in a Markdown code block whose fence is longer than any run of backticks in the text."""
-    fence = "```"
-    while fence in text:
-        fence += "`"
-    return f"{fence}\n{text}\n{fence}"

@@ -1,11 +1,22 @@
-"""Checks that turn scoring failures, such as running out of memory or NaN, into readable errors."""
+"""Checks before and after scoring: truncated texts, running out of memory and NaN become readable messages."""
 
+import logging
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 
 import numpy as np
 
 from toolkit.errors import ModelError
+from toolkit.prompts.prompt_tokenizer import EncodedRow
+from toolkit.prompts.sentence_pairs import EncodedPair
 from toolkit.utils.memory_errors import memory_errors
+
+logger = logging.getLogger(__name__)
+
+_MIN_ROWS, _MIN_COLUMNS = 8, 4
+"""The numbers of equal scores that are not a coincidence, even in 16 bits: of different rows, and within a row."""
+
+_ROUNDING = 1e-4  # nats: what the rows that are computed together change
 
 
 def scoring_errors() -> AbstractContextManager[None]:
@@ -33,4 +44,32 @@ def check_finite(scores: np.ndarray, first_row: int = 1) -> None:
             f"The model returned NaN or inf for {len(invalid_rows)} rows (the first: "
             f"{', '.join(map(str, invalid_rows[:3]))}).",
             hint="The cause is its weights or its precision. Check train_log.jsonl, or set model.dtype: float32.",
+        )
+
+
+def warn_of_truncation(rows: Sequence[EncodedRow | EncodedPair], max_seq_length: int) -> None:
+    """Log a warning if premises were truncated, because the answers are then about other texts than those given."""
+    if shortened := sum(row.shortened for row in rows):
+        logger.warning(
+            "WARNING: %d of %d premises were truncated to fit into model.max_seq_length %d.",
+            shortened, len(rows), max_seq_length,
+        )  # fmt: skip
+
+
+def check_depends_on_input(scores: np.ndarray, rows: Sequence[tuple[int, ...]]) -> None:
+    """Check that a model distinguishes labels and rows. Weights that are all zero give every answer the same score.
+
+    Args:
+        scores: The scores of edges or labels, [rows, scores].
+        rows: The token ids of each row.
+
+    Raises:
+        ModelError: If all scores are equal, or those of many different rows are.
+    """
+    is_uniform = scores.shape[1] >= _MIN_COLUMNS and not np.ptp(scores, axis=1).any()
+    if is_uniform or (len(set(rows)) >= _MIN_ROWS and np.ptp(scores, axis=0).max() < _ROUNDING):
+        raise ModelError(
+            f"The model's scores do not depend on its input: they are the same for "
+            f"{'every answer' if is_uniform else f'{len(rows)} rows'}, so its answers are meaningless.",
+            hint="Its weights are damaged, e.g. all zero. Copy or export the model again, or train it again.",
         )

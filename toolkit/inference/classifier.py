@@ -11,9 +11,9 @@ import numpy as np
 from scipy.special import softmax
 
 from toolkit.data.example import Example
-from toolkit.data.inputs import read_pairs
+from toolkit.data.inputs import read_labels, read_pairs
 from toolkit.errors import DataError, RunError
-from toolkit.inference.checks import check_finite, scoring_errors
+from toolkit.inference.checks import check_depends_on_input, check_finite, scoring_errors, warn_of_truncation
 from toolkit.inference.label_trie import LabelTrie
 from toolkit.inference.loading import Scorer, load_torch_model, make_torch_scorer, open_scorer, score_prompts
 from toolkit.prompts.prompt_tokenizer import EncodedRow, PromptTokenizer
@@ -58,7 +58,9 @@ class TrieLabelScorer:
     def score_labels(self, rows: Sequence[EncodedRow], first_row: int = 1) -> LabelScores:
         """Score rows. `decoded` follows the most likely allowed token at each branch of the trie."""
         # Greedy decoding, as a generating model would do it. It may differ from the label with the highest likelihood.
-        edges = score_prompts(self._scorer, [row.prompt for row in rows], first_row=first_row)
+        prompts = [row.prompt for row in rows]
+        edges = score_prompts(self._scorer, prompts, first_row=first_row)
+        check_depends_on_input(edges, prompts)
         return LabelScores(self._trie.labels, self._trie.greedy(edges), self._trie.label_log_probs(edges))
 
 
@@ -79,6 +81,7 @@ class HeadLabelScorer:
         with scoring_errors():
             scores = self._scorer.score(rows)
         check_finite(scores, first_row)
+        check_depends_on_input(scores, [row.ids for row in rows])
         return LabelScores(self._labels, [self._labels[i] for i in scores.argmax(axis=1)], scores)
 
 
@@ -139,15 +142,14 @@ class Classifier:
         """Return the accuracy on labeled rows; see `predict`.
 
         Raises:
-            DataError: As in `predict`, or if the numbers of rows and labels differ.
+            DataError: As in `predict`, if a value is not a label, or if the numbers of rows and labels differ.
         """
+        gold = read_labels(labels, self.run.recipe)
         predicted = self.predict(rows)
-        if len(predicted) != len(labels):
-            raise DataError(
-                f"There are {len(predicted)} rows but {len(labels)} labels.", hint="Give one label per row."
-            )
+        if len(predicted) != len(gold):
+            raise DataError(f"There are {len(predicted)} rows but {len(gold)} labels.", hint="Give one label per row.")
         return (
-            float(np.mean([prediction == label for prediction, label in zip(predicted, labels, strict=True)]))
+            float(np.mean([prediction == label for prediction, label in zip(predicted, gold, strict=True)]))
             if predicted
             else float("nan")
         )
@@ -162,7 +164,7 @@ class Classifier:
             return self.generate_answers(self.encode(rows))
 
     def encode(self, rows: Any) -> list[Any]:
-        """Return rows as token ids. Arguments and errors are those of `predict`."""
+        """Return rows as token ids, with a logged warning if premises were truncated; otherwise as `predict`."""
         encoded, problems = [], []
         for number, pair in enumerate(read_pairs(rows, self.run.recipe.data.columns), 1):
             try:
@@ -174,6 +176,7 @@ class Classifier:
             raise DataError(
                 f"{'; '.join(problems[:3])}{total}.", hint="Shorten the texts, or raise model.max_seq_length."
             )
+        warn_of_truncation(encoded, self.run.recipe.model.max_seq_length)
         return encoded
 
     def to_probabilities(self, log_likelihoods: np.ndarray) -> np.ndarray:
@@ -204,7 +207,9 @@ class Classifier:
             RunError: If the model is an encoder, which cannot generate text.
         """
         row_tokenizer = self._require_prompt_tokenizer()
-        return [row_tokenizer.decode(ids) for ids in self._load_generator().generate([row.prompt for row in rows])]
+        return [
+            row_tokenizer.decode_answer(ids) for ids in self._load_generator().generate([row.prompt for row in rows])
+        ]
 
     def load(self, mode: str = "constrained") -> None:
         """Load the weights now instead of with the first row, for scoring (constrained) or generation (free)."""

@@ -16,6 +16,7 @@ from toolkit.models.precision import Precision
 from toolkit.prompts.sentence_pairs import EncodedPair, PairTokenizer
 from toolkit.runs.trained_run import TrainedRun
 from toolkit.utils.progress import progress_bar
+from toolkit.utils.storage import folder_lock
 
 _BATCH_TOKENS = {"cuda": 16_384, "cpu": 2_048}
 """The padded tokens per forward pass by device, if evaluation.batch_tokens is auto."""
@@ -77,7 +78,9 @@ def load_encoder_scorer(run: TrainedRun, pair_tokenizer: PairTokenizer) -> Encod
             hint="Keep task.labels as in the run's recipe.yaml. Map other names with data.label_map.",
         )
     precision = resolve_precision(run.recipe)
-    model = load_encoder_for_scoring(find_base(run), run.recipe, precision, run.folder.adapter)
+    with folder_lock(run.path, shared=True):
+        run.verify_adapter()
+        model = load_encoder_for_scoring(find_base(run), run.recipe, precision, run.folder.adapter)
     batch_tokens = run.recipe.evaluation.batch_tokens
     batch_tokens = _BATCH_TOKENS[DEVICE] if batch_tokens == "auto" else batch_tokens
     return EncoderScorer(model, pair_tokenizer.tokenizer, precision, batch_tokens=batch_tokens)

@@ -9,12 +9,14 @@ import torch
 from toolkit.batching.sampling import batch_by_length
 from toolkit.inference.checks import scoring_errors
 from toolkit.inference.loading import check_gguf_vocabulary
+from toolkit.inference.model_seal import verify_model
 from toolkit.models.attention import accept_trees
 from toolkit.prompts.prompt_tokenizer import PromptTokenizer
 from toolkit.recipe.schema import Recipe
 from toolkit.runs.model_ref import ModelRef
 from toolkit.runs.trained_run import TrainedRun
 from toolkit.utils.progress import progress_bar
+from toolkit.utils.storage import folder_lock
 
 if TYPE_CHECKING:
     from toolkit.inference.llama_cpp import LlamaCpp
@@ -127,6 +129,8 @@ def open_gguf_generator(run: TrainedRun, model: ModelRef, prompt_tokenizer: Prom
     from toolkit.inference.llama_cpp import LlamaCpp
 
     context_length = run.recipe.model.max_seq_length + _EXTRA_TOKENS
+    with folder_lock(run.path, shared=True):
+        verify_model(run, model)
     with LlamaCpp(model.file, context_length=context_length, sequences=1) as llama_cpp:
         check_gguf_vocabulary(llama_cpp, run)
         yield LlamaCppGenerator(

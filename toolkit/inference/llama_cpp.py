@@ -28,16 +28,30 @@ class LlamaCpp:
         context_length: The longest sequence in tokens. The KV cache of all sequences is allocated when the file opens.
         sequences: The number of sequences that are computed together.
         threads: The number of threads. None uses all cores that are available to this process.
+        use_chat_template: Whether `chat` and `tokenize_chat` are needed. They render the file's own template, and so
+            does llama.cpp while it opens the file. A template with an endless loop then blocks the whole process,
+            Ctrl-C included, so this belongs into a child process unless the file is trusted.
 
     Raises:
         ModelError: If the file is missing, is not a GGUF file, is damaged, or is not a model that llama.cpp can run.
     """
 
-    def __init__(self, gguf: Path, *, context_length: int, sequences: int, threads: int | None = None) -> None:
+    def __init__(
+        self,
+        gguf: Path,
+        *,
+        context_length: int,
+        sequences: int,
+        threads: int | None = None,
+        use_chat_template: bool = False,
+    ) -> None:
         self.gguf = gguf
         self.header = read_gguf_header(gguf)  # before llama.cpp opens the file, which may abort on a damaged header
         self._key = secrets.token_hex()
-        self._server: xllamacpp.Server | None = self._start(context_length, sequences, threads or cpu_count())
+        params = self._params(context_length, sequences, threads or cpu_count())
+        if not use_chat_template:
+            params.chat_template = "chatml"  # one that llama.cpp has built in, in place of the file's
+        self._server: xllamacpp.Server | None = self._start(params)
 
     def complete(self, prompts: Sequence[Sequence[int]], **settings: Any) -> list[dict[str, Any]]:
         """Complete several prompts together.
@@ -68,6 +82,8 @@ class LlamaCpp:
     def chat(self, messages: list[dict[str, str]], **settings: Any) -> str:
         """Return the model's answer to a chat request that has only these messages and `settings`.
 
+        The file must be open with `use_chat_template`.
+
         Raises:
             ModelError: As in `complete`.
         """
@@ -77,7 +93,9 @@ class LlamaCpp:
         return response["choices"][0]["message"]["content"]
 
     def tokenize_chat(self, messages: list[dict[str, str]]) -> list[int]:
-        """Return the prompt of a chat request as token ids, with llama.cpp's own chat template and tokenizer.
+        """Return the prompt of a chat request as token ids, with the file's chat template and llama.cpp's tokenizer.
+
+        The file must be open with `use_chat_template`.
 
         Raises:
             ModelError: As in `complete`.
@@ -121,7 +139,7 @@ class LlamaCpp:
         except OSError as error:
             raise ModelError(f"llama.cpp cannot render a chat request with {self.gguf}: {error}.") from error
 
-    def _start(self, context_length: int, sequences: int, threads: int) -> xllamacpp.Server:
+    def _params(self, context_length: int, sequences: int, threads: int) -> xllamacpp.CommonParams:
         params = xllamacpp.CommonParams()
         params.model.path = str(self.gguf)
         params.verbosity = _VERBOSE if os.environ.get(LOG_VARIABLE) else _SILENT
@@ -140,6 +158,9 @@ class LlamaCpp:
         params.hostnames = ["127.0.0.1"]
         params.api_keys = [self._key]
         params.ui = params.endpoint_slots = False
+        return params
+
+    def _start(self, params: xllamacpp.CommonParams) -> xllamacpp.Server:
         try:
             server = xllamacpp.Server(params)
             # Freeing a server whose loop has not started yet hangs forever, so have it answer one request first.

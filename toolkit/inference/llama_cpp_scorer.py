@@ -20,6 +20,7 @@ ROWS_AT_ONCE = 8
 After its prompt, a row is processed token by token. This is limited by memory bandwidth, because every token reads all
 weights, so eight rows take about as long as one."""
 _TOP_TOKENS = 64  # 64 take 0.5 ms longer than one, 1,000 take 7 ms, and Llama 3's vocabulary over a second
+_MANY_TOP_TOKENS = 4096  # 30 ms
 _FORCING_BIAS = 1e6
 # llama.cpp computes probabilities in float32. A smaller one underflows to 0, whose logarithm is -inf.
 _LOG_SMALLEST_FLOAT32 = math.log(2.0**-149)
@@ -31,7 +32,8 @@ class LlamaCppScorer:
     For each context of the trie, one request generates one token for several rows. A logit bias forces llama.cpp to
     sample a child of the context. llama.cpp reports the log-probabilities of this token and of the most likely tokens
     from the logits before the bias, so they are exact under the full vocabulary. A child that is not among the most
-    likely tokens is forced in a separate request.
+    likely tokens is forced in a separate request, or looked up in longer lists of likely tokens if it is only a part of
+    a character.
 
     Each of llama.cpp's sequences keeps the keys and values of its last prompt, and computes only the tokens that differ
     from it. Therefore rows are sorted, and each sequence works through a contiguous share of them.
@@ -117,37 +119,59 @@ class LlamaCppScorer:
 
     def _log_probs(self, contexts: list[list[int]], tokens: list[int]) -> list[dict[int, float]]:
         """Return the log-probabilities of `tokens` after each context, under the full vocabulary."""
-        log_probs = self._request(contexts, forced=tokens[0], top=_TOP_TOKENS if len(tokens) > 1 else 1)
-        for token in tokens[1:]:
+        log_probs: list[dict[int, float]] = [{} for _ in contexts]
+        for token in tokens:
             missing = [i for i, row_log_probs in enumerate(log_probs) if token not in row_log_probs]
             if missing:
-                forced_log_probs = self._request([contexts[i] for i in missing], forced=token, top=1)
+                top = _TOP_TOKENS if token == tokens[0] and len(tokens) > 1 else 1
+                forced_log_probs = self._request([contexts[i] for i in missing], forced=token, top=top)
                 for i, row_log_probs in zip(missing, forced_log_probs, strict=True):
                     log_probs[i] |= row_log_probs
         return log_probs
 
     def _request(self, contexts: list[list[int]], *, forced: int, top: int) -> list[dict[int, float]]:
         """Return the log-probabilities of the forced token and of the `top` most likely tokens after each context."""
-        choices = self.model.complete(
+        choices = self._force(contexts, forced, top)
+        if all(choice["logprobs"] for choice in choices):
+            return [self._parse_choice(choice["logprobs"]["content"][0], forced) for choice in choices]
+        # llama.cpp reports nothing about a token at which a character is incomplete, such as the first of an emoji's.
+        return [self._search(context, forced) for context in contexts]
+
+    def _search(self, context: list[int], token: int) -> dict[int, float]:
+        """Return the log-probabilities of the most likely tokens, of as many as it takes to find `token`."""
+        # Any token with a complete text will do to be sampled, and the end-of-turn token is one.
+        end_of_turn = self.trie.edges[-1].token
+        log_probs: dict[int, float] = {}
+        for top in (_TOP_TOKENS, _MANY_TOP_TOKENS, len(self.model.header.fields["tokenizer.ggml.tokens"])):
+            [choice] = self._force([context], end_of_turn, top)
+            log_probs = self._parse_choice(choice["logprobs"]["content"][0], end_of_turn)
+            if token in log_probs:
+                return log_probs
+        raise self._vocabulary_error(token)
+
+    def _force(self, contexts: list[list[int]], token: int, top: int) -> list[dict[str, Any]]:
+        """Generate `token` after each context, and return llama.cpp's choices with the `top` most likely tokens."""
+        return self.model.complete(
             contexts,
             max_tokens=1,
             n_probs=top,
-            logit_bias=[[forced, _FORCING_BIAS]],
+            logit_bias=[[token, _FORCING_BIAS]],
             samplers=["top_k"],  # with k = 1 this is greedy: it takes the token with the bias
             top_k=1,
             cache_prompt=True,
         )
-        return [self._parse_choice(choice["logprobs"]["content"][0], forced) for choice in choices]
 
     def _parse_choice(self, sampled: dict[str, Any], forced: int) -> dict[int, float]:
         if sampled["id"] != forced:
-            raise ModelError(
-                f"{self.model.gguf} cannot generate the label token {forced}, so its vocabulary does not match the "
-                "labels.",
-                hint="Score it with the tokenizer that it was exported with.",
-            )
+            raise self._vocabulary_error(forced)
         entries = [*sampled["top_logprobs"], sampled]
         return {entry["id"]: max(entry["logprob"], _LOG_SMALLEST_FLOAT32) for entry in entries}
+
+    def _vocabulary_error(self, token: int) -> ModelError:
+        return ModelError(
+            f"{self.model.gguf} cannot generate the label token {token}, so its vocabulary does not match the labels.",
+            hint="Score it with the tokenizer that it was exported with.",
+        )
 
 
 def _row_batches(prompts: Sequence[Sequence[int]], rows_at_once: int) -> Iterator[list[int]]:

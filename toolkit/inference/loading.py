@@ -9,10 +9,12 @@ import numpy as np
 from toolkit.inference.checks import check_finite, scoring_errors
 from toolkit.inference.gguf_file import check_vocabulary
 from toolkit.inference.label_trie import LabelTrie
+from toolkit.inference.model_seal import verify_model
 from toolkit.prompts.tokenizer import load_tokenizer
 from toolkit.recipe.schema import Recipe
 from toolkit.runs.model_ref import ModelRef
 from toolkit.runs.trained_run import TrainedRun
+from toolkit.utils.storage import folder_lock
 
 if TYPE_CHECKING:
     from toolkit.inference.llama_cpp import LlamaCpp
@@ -57,6 +59,8 @@ def open_scorer(run: TrainedRun, model: ModelRef, trie: LabelTrie) -> Iterator[S
     if model.gguf:
         from toolkit.inference.llama_cpp_scorer import LlamaCppScorer
 
+        with folder_lock(run.path, shared=True):
+            verify_model(run, model)
         with LlamaCppScorer(model.gguf, trie, context_length=run.recipe.model.max_seq_length) as scorer:
             check_gguf_vocabulary(scorer.model, run)
             yield scorer
@@ -102,6 +106,9 @@ def load_torch_model(run: TrainedRun, model: ModelRef) -> Any:
     if model.name == "merged":
         # The adapter was merged into the unquantized base model, even if it was trained on 4-bit weights.
         recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"load_in_4bit": False})})
-    folder = check_model_folder(run.folder.merged) if model.name == "merged" else find_base(run)
     adapter = run.folder.adapter if model.name == "adapter" else None
-    return load_for_scoring(folder, recipe, resolve_precision(recipe), adapter)
+    # Checked and loaded under one lock, so that no other process replaces a file in between.
+    with folder_lock(run.path, shared=True):
+        verify_model(run, model)
+        folder = check_model_folder(run.folder.merged) if model.name == "merged" else find_base(run)
+        return load_for_scoring(folder, recipe, resolve_precision(recipe), adapter)

@@ -8,14 +8,16 @@ from itertools import islice
 from pathlib import Path
 
 import toolkit
-from toolkit.data.examples import row_texts
+from toolkit.data.examples import list_names, row_texts, similar_name_hint
 from toolkit.data.prediction_writers import Prediction, added_columns, check_formats, read_columns, write_predictions
 from toolkit.data.sources import Row, stream_file
 from toolkit.errors import DataError, RunError
+from toolkit.inference.checks import warn_of_truncation
 from toolkit.inference.classifier import Classifier
 from toolkit.inference.resumable_output import CHUNK_ROWS, Journal, open_journal
 from toolkit.prompts.prompt_tokenizer import EncodedRow
 from toolkit.prompts.sentence_pairs import EncodedPair
+from toolkit.recipe.loading import data_suffix
 from toolkit.recipe.schema import Recipe
 from toolkit.runs.model_ref import ModelRef
 from toolkit.runs.run_folder import read_json_object
@@ -28,7 +30,7 @@ _SHOWN_ROWS = 3
 
 
 def predict_pair(classifier: Classifier, premise: str, hypothesis: str) -> Prediction:
-    """Predict the label of one pair.
+    """Predict the label of one pair. If its premise was truncated, a warning is logged.
 
     Raises:
         DataError: If a text is empty or too long.
@@ -38,6 +40,7 @@ def predict_pair(classifier: Classifier, premise: str, hypothesis: str) -> Predi
         row = _encode(classifier, {names.premise: premise, names.hypothesis: hypothesis})
     except DataError as error:
         raise DataError(f"The pair cannot be scored: {error}.") from error
+    warn_of_truncation([row], classifier.run.recipe.model.max_seq_length)
     with show_progress(False):
         scores = classifier.score_labels([row])
     return Prediction(scores.decoded[0], classifier.to_probabilities(scores.log_likelihoods)[0].tolist())
@@ -85,7 +88,7 @@ def _check_rows(classifier: Classifier, source: Path) -> tuple[int, int]:
     """Return the number of rows and of shortened premises, or raise an error that names the invalid rows."""
     recipe = classifier.run.recipe
     _check_columns(recipe, source)
-    reserved = added_columns(source.suffix, classifier.classes_)
+    reserved = added_columns(data_suffix(source), classifier.classes_)
     number = shortened = 0
     problems: list[str] = []
     for number, row in enumerate(progress_bar(stream_file(source), desc="checking", unit="row"), 1):
@@ -106,8 +109,9 @@ def _check_columns(recipe: Recipe, source: Path) -> None:
     for column in (recipe.data.columns.premise, recipe.data.columns.hypothesis):
         if column not in columns:
             raise DataError(
-                f"{source} has no column {column!r}; its columns are {', '.join(map(repr, columns))}.",
-                hint='Set the column names, e.g. overrides={"data.columns.premise": "sentence1"}.',
+                f"{source} has no column {column!r}; its columns are {list_names(map(repr, columns))}.",
+                hint=similar_name_hint(columns, column)
+                or 'Set the column names, e.g. overrides={"data.columns.premise": "sentence1"}.',
             )
 
 

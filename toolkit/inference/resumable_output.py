@@ -116,7 +116,7 @@ def open_journal(path: Path, origin: Mapping[str, Any]) -> Iterator[Journal]:
 def _is_complete(line: bytes) -> bool:
     try:
         label, scores = json.loads(line) if line.endswith(b"\n") else (None, None)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         return False
     return isinstance(label, str) and isinstance(scores, list)
 
@@ -124,7 +124,7 @@ def _is_complete(line: bytes) -> bool:
 def _describe_difference(header_line: bytes, origin: Mapping[str, Any]) -> str:
     try:
         recorded = json.loads(header_line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return "was not written by this command"
     if not isinstance(recorded, dict) or recorded.keys() != origin.keys():
         return "was not written by this command"

@@ -9,7 +9,7 @@ import torch
 
 from toolkit.batching.collators import tree_inputs
 from toolkit.batching.prefix_tree import Branch, build_tree, common_prefix_length, split_by_nodes
-from toolkit.errors import first_line
+from toolkit.errors import ModelError, first_line
 from toolkit.inference.checks import scoring_errors
 from toolkit.inference.label_trie import LabelTrie
 from toolkit.models.attention import accept_trees, limit_sequence_length, prepare_mask, unwrap_peft
@@ -75,7 +75,16 @@ class TorchScorer:
 
         Returns:
             Natural logarithms under the full vocabulary, [rows, edges], float64, in the order of the rows.
+
+        Raises:
+            ModelError: If a prompt has a token id that the model lacks.
         """
+        largest, vocabulary = max(map(max, prompts)), self._base.get_input_embeddings().num_embeddings
+        if largest >= vocabulary:  # on a GPU, the lookup would end the process
+            raise ModelError(
+                f"The tokenizer gives the token id {largest}, but the model has only {vocabulary} tokens.",
+                hint="The tokenizer belongs to another model. Copy the files of the adapter again.",
+            )
         accept_trees(self._base)  # in each call, because generation with the same model turns it off
         scores = np.full((len(prompts), self._edges), np.nan)
         self._cache_prefix(prompts)

@@ -7,6 +7,7 @@ import torch
 
 from toolkit.errors import ModelError, RecipeError, ToolkitError, first_line
 from toolkit.models.backend import DEVICE, AutoModelForSequenceClassification, LoraConfig, get_peft_model
+from toolkit.models.encoder_head import output_layer, plan_head, start_head
 from toolkit.models.loading import load_adapter
 from toolkit.models.parameters import ParameterCount, count_adapted, model_config
 from toolkit.models.precision import Precision
@@ -74,7 +75,9 @@ def _check_recipe_fits_model(model: Any, recipe: Recipe) -> None:
 
 
 def load_encoder(folder: Path, recipe: Recipe, precision: Precision) -> Any:
-    """Load an encoder onto the device, with a new head initialized from the recipe's seed.
+    """Load an encoder onto the device, with a head for the recipe's labels.
+
+    The head is new, initialized from the recipe's seed, unless the checkpoint has one for these labels (`plan_head`).
 
     Raises:
         DeviceMemoryError: If it does not fit into memory.
@@ -93,6 +96,13 @@ def load_encoder(folder: Path, recipe: Recipe, precision: Precision) -> Any:
                 local_files_only=True,
                 trust_remote_code=False,
             )
+            newly_initialized = {
+                *loading_info["missing_keys"],
+                *(name for name, *_ in loading_info["mismatched_keys"]),
+            }
+            name, _ = output_layer(model, len(recipe.task.labels))
+            if f"{name}.weight" not in newly_initialized:
+                start_head(model, plan_head(model_config(folder), recipe.task.labels), len(recipe.task.labels))
             model = model.to(DEVICE)
     except ToolkitError:
         raise
@@ -100,7 +110,6 @@ def load_encoder(folder: Path, recipe: Recipe, precision: Precision) -> Any:
         raise ModelError(f"{folder} cannot be loaded: {first_line(error)}") from error
     # Transformers initializes missing weights at random and only logs it. That is expected for the head only.
     head = head_modules(model)
-    newly_initialized = {*loading_info["missing_keys"], *(name for name, *_ in loading_info["mismatched_keys"])}
     missing = sorted(name for name in newly_initialized if not set(name.split(".")) & set(head))
     if missing:
         raise ModelError(

@@ -7,6 +7,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from toolkit.errors import ModelError, ToolkitError, first_line
+from toolkit.models.adapter_checks import check_adapter
 from toolkit.models.backend import (
     DEVICE,
     FastLanguageModel,
@@ -15,8 +16,9 @@ from toolkit.models.backend import (
     is_bfloat16_supported,
     quiet,
 )
+from toolkit.models.parameters import check_max_seq_length
 from toolkit.models.precision import Precision, choose_precision, cpu_has_amx
-from toolkit.models.safety import check_adapter, check_weights_complete, weight_names
+from toolkit.models.safety import check_weights_complete, weight_names
 from toolkit.recipe.schema import LoraSection, Recipe
 from toolkit.utils.memory_errors import memory_errors
 
@@ -47,7 +49,9 @@ def load_base(folder: Path, recipe: Recipe, precision: Precision, *, gradient_ch
     Raises:
         DeviceMemoryError: If it does not fit into memory.
         ModelError: If the folder cannot be loaded, or the loaded model is not what the recipe asks for.
+        RecipeError: If model.max_seq_length is larger than the model's number of positions.
     """
+    check_max_seq_length(folder, recipe)  # an evaluation can override it
     try:
         with memory_errors(f"{folder} does not fit into the device's memory.", hint=_OUT_OF_MEMORY_HINT), quiet():
             model, _ = FastLanguageModel.from_pretrained(
@@ -63,7 +67,10 @@ def load_base(folder: Path, recipe: Recipe, precision: Precision, *, gradient_ch
     except ToolkitError:
         raise
     except Exception as error:  # Unsloth, transformers and safetensors raise errors of many types
-        raise ModelError(f"{folder} cannot be loaded: {first_line(error)}") from error
+        # The details are in a table that transformers only logs.
+        is_mismatch = "ignore_mismatched_sizes" in str(error)
+        reason = "its weights have other shapes than config.json implies" if is_mismatch else first_line(error)
+        raise ModelError(f"{folder} cannot be loaded: {reason}") from error
     _check_loaded_as_configured(model, recipe, precision)
     check_weights_complete([name for name, _ in model.named_parameters()], weight_names(folder), folder)
     return model
@@ -126,7 +133,9 @@ def load_adapter(model: Any, adapter: Path) -> Any:
     except ToolkitError:  # some of them are also RuntimeErrors, which the next clause would catch
         raise
     except (OSError, RuntimeError, ValueError, TypeError, LookupError, SafetensorError) as error:
-        raise ModelError(f"The adapter {adapter} {mismatch}: {first_line(error)}", hint=hint) from error
+        # PyTorch lists the tensors whose shapes differ below a heading.
+        reason = next((line.strip() for line in str(error).splitlines() if "size mismatch" in line), first_line(error))
+        raise ModelError(f"The adapter {adapter} {mismatch}: {reason}", hint=hint) from error
     # PEFT only warns about tensors that are missing from the file, which would keep their initial values.
     with safe_open(adapter / "adapter_model.safetensors", framework="pt") as saved_tensors:
         # With save_embedding_layers="auto", PEFT asks the Hub whether the base's vocabulary was resized.

@@ -51,10 +51,20 @@ def fetch_weights(name: str, folder: Path) -> None:
 
 
 def find_base(run: TrainedRun) -> Path:
-    """Return the folder of the base model that a run was trained on, at the recorded commit if it is from the Hub."""
+    """Return the folder of the base model that a run was trained on, at the recorded commit if it is from the Hub.
+
+    Raises:
+        ModelError: If the base model does not exist.
+        SealError: If its files are not those that the run was trained on.
+    """
     recorded, model = run.record.get("model", {}), run.recipe.model
     is_same_model = recorded.get("name") == model.name and model.revision is None
-    return find_model(model.name, recorded.get("commit") if is_same_model else model.revision)
+    if run.base is not None:
+        folder = find_model(str(run.base))
+    else:
+        folder = find_model(model.name, recorded.get("commit") if is_same_model else model.revision)
+    run.verify_base(folder)
+    return folder
 
 
 def hub_commit(folder: Path) -> str | None:

@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from toolkit.errors import ModelError, first_line
+from toolkit.errors import ModelError, RecipeError, first_line
 from toolkit.models.backend import AutoConfig, AutoModelForCausalLM, LoraConfig, get_peft_model
 from toolkit.models.precision import Precision
-from toolkit.recipe.schema import LoraSection
+from toolkit.recipe.schema import LoraSection, Recipe
 
 # Bytes per weight of NF4 with double quantization (arXiv 2305.14314): 4 bits per weight, an 8-bit scale per block of 64
 # weights, and a 32-bit scale per 256 of these scales.
@@ -64,6 +64,26 @@ def _read_config(folder: Path, _version: tuple[int, int] | None) -> Any:
         return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # a damaged configuration can fail anywhere in transformers
         raise ModelError(f"{folder / 'config.json'} cannot be read: {first_line(error)}") from error
+
+
+def check_max_seq_length(folder: Path, recipe: Recipe) -> None:
+    """Check that a decoder has a position for each token of the longest row.
+
+    Beyond `max_position_embeddings`, Unsloth would stretch the rotary embeddings, which the merged model and llama.cpp
+    would not. A scaling in config.json is no exception: Unsloth replaces it. (Published configurations with a scaling
+    count the additional positions in `max_position_embeddings`.)
+
+    Raises:
+        RecipeError: If model.max_seq_length is larger than the number of positions.
+    """
+    config = model_config(folder)
+    positions = getattr(config.get_text_config(), "max_position_embeddings", None)
+    if isinstance(positions, int) and recipe.model.max_seq_length > positions:
+        raise RecipeError(
+            f"model.max_seq_length is {recipe.model.max_seq_length}, but {recipe.model.name} has {positions} positions "
+            "(max_position_embeddings in config.json).",
+            hint=f"Set model.max_seq_length to {positions} or less.",
+        )
 
 
 def count_parameters(folder: Path, lora: LoraSection) -> ParameterCount:

@@ -53,16 +53,16 @@ def choose_precision(requested: str, device: str, *, has_bfloat16: bool, has_amx
         has_amx: True if a CPU has matrix units for bfloat16, see `cpu_has_amx`. Ignored on a GPU.
 
     Raises:
-        ModelError: For float16 on a CPU, or bfloat16 on a CPU that emulates it. Unsloth would use a different data type.
+        ModelError: For float16 on a CPU, or bfloat16 on a CPU that emulates it: Unsloth would use another one.
     """
     if requested == "bfloat16" and device == "cpu" and not has_bfloat16:
         raise ModelError(
-            "model.dtype is bfloat16, but this CPU emulates it slowly and Unsloth would use a different data type instead.",
+            "model.dtype is bfloat16, but this CPU emulates it slowly and Unsloth would use a different data type.",
             hint="Set model.dtype to auto or float32.",
         )
     if requested == "float16" and device == "cpu":
         raise ModelError(
-            "model.dtype is float16, but a CPU emulates it slowly and Unsloth would use a different data type instead.",
+            "model.dtype is float16, but a CPU emulates it slowly and Unsloth would use a different data type.",
             hint="Set model.dtype to auto, bfloat16 or float32.",
         )
     if requested != "auto":

@@ -1,4 +1,4 @@
-"""Checks of model and adapter folders before any library reads them: pickles, custom code and absurd values."""
+"""Checks of model folders before any library reads them: pickles, custom code and absurd values."""
 
 import json
 import re
@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 
 from toolkit.errors import ModelError, first_line
 
-_NO_PICKLE = "pickled .bin files are not read, because they can run code"
+NO_PICKLE = "pickled .bin files are not read, because they can run code"
 _SAVE_AGAIN = "Convert the model with AutoModelForCausalLM.from_pretrained(...).save_pretrained(...)."
 _CODE_KEYS = ("auto_map", "trust_remote_code", "custom_pipelines")
 _LARGEST_SIZES = {
@@ -25,7 +25,6 @@ _LARGEST_SIZES = {
 }
 """Upper bounds far beyond any model. A larger value would exhaust memory or time before a library reports the cause."""
 
-_LARGEST_RANK = 100_000
 _NULLABLE_KEYS = ("num_key_value_heads", "head_dim")
 _LAYER = re.compile(r"(?:^|\.)(?:layers|layer)\.(\d{1,9})\.")
 
@@ -52,7 +51,7 @@ def check_model_folder(folder: Path, *, weights: bool = True) -> Path:
         )
     _check_sizes(folder / "config.json")
     for name in ("config.json", "tokenizer_config.json"):
-        _check_no_code(folder / name)
+        check_no_code(folder / name)
     if weights:
         _check_layers(folder, weight_names(folder))
     return folder
@@ -97,7 +96,7 @@ def check_weights_complete(parameters: Iterable[str], names: Set[str], folder: P
 
 
 def _check_layers(folder: Path, names: Iterable[str]) -> None:
-    config = _read_object(folder / "config.json")
+    config = read_object(folder / "config.json")
     layers = config.get("num_hidden_layers")
     if not isinstance(layers, int) or any(key.endswith("_config") and key != "quantization_config" for key in config):
         return  # a composite model numbers the layers of each part from 0, and has a configuration for each part
@@ -110,27 +109,12 @@ def _check_layers(folder: Path, names: Iterable[str]) -> None:
         )
 
 
-def check_adapter(adapter: Path) -> None:
-    """Check that an adapter's folder has safetensors weights, a valid configuration and no custom code.
+def read_object(path: Path) -> dict[str, Any]:
+    """Return the object in a JSON file.
 
     Raises:
-        ModelError: If it does not.
+        ModelError: If the file cannot be read or contains something else.
     """
-    if not (adapter / "adapter_model.safetensors").is_file():
-        raise ModelError(
-            f"The adapter {adapter} has no adapter_model.safetensors; {_NO_PICKLE}.",
-            hint="Train again, or save the adapter again with PEFT's save_pretrained, which writes safetensors.",
-        )
-    _check_no_code(adapter / "adapter_config.json")
-    rank = _read_object(adapter / "adapter_config.json").get("r", 1)
-    if not isinstance(rank, int) or not 1 <= rank <= _LARGEST_RANK:
-        raise ModelError(
-            f"{adapter / 'adapter_config.json'} is damaged: its rank r is {rank!r}.", hint="Copy the file again."
-        )
-    _check_no_code(adapter / "tokenizer_config.json")
-
-
-def _read_object(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
@@ -140,10 +124,15 @@ def _read_object(path: Path) -> dict[str, Any]:
     return value
 
 
-def _check_no_code(path: Path) -> None:
+def check_no_code(path: Path) -> None:
+    """Check that a configuration, if it exists, does not refer to custom code.
+
+    Raises:
+        ModelError: If it does.
+    """
     if not path.is_file():
         return
-    if code_keys := [key for key in _CODE_KEYS if _read_object(path).get(key)]:
+    if code_keys := [key for key in _CODE_KEYS if read_object(path).get(key)]:
         raise ModelError(
             f"{path} refers to custom code ({code_keys[0]}), which is never run.",
             hint=f"Use a model that transformers supports. If it supports this one, remove {code_keys[0]} from a copy.",
@@ -151,17 +140,22 @@ def _check_no_code(path: Path) -> None:
 
 
 def _check_sizes(path: Path) -> None:
-    config = _read_object(path)
+    config = read_object(path)
     for key, largest in _LARGEST_SIZES.items():
         value = config.get(key)
         if key not in config or (value is None and key in _NULLABLE_KEYS):
             continue
         if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= largest:
-            shown = repr(value)
             raise ModelError(
-                f"{path} has an impossible value for {key}: {shown if len(shown) <= 60 else f'{shown[:57]}...'}.",
+                f"{path} has an impossible value for {key}: {shortened(value)}.",
                 hint="The file is damaged. Copy it again from the model's source.",
             )
+
+
+def shortened(value: object) -> str:
+    """Return a value's repr, cut to a length that fits into a message."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _weight_files(folder: Path) -> list[Path]:
@@ -171,8 +165,8 @@ def _weight_files(folder: Path) -> list[Path]:
         return [folder / "model.safetensors"]
     index = folder / "model.safetensors.index.json"
     if not index.is_file():
-        raise ModelError(f"{folder} has no safetensors weights (model.safetensors); {_NO_PICKLE}.", hint=_SAVE_AGAIN)
-    shards = _read_object(index).get("weight_map")
+        raise ModelError(f"{folder} has no safetensors weights (model.safetensors); {NO_PICKLE}.", hint=_SAVE_AGAIN)
+    shards = read_object(index).get("weight_map")
     names = sorted(set(map(str, shards.values()))) if isinstance(shards, dict) else []
     if invalid := [name for name in names if Path(name).name != name or not name.endswith(".safetensors")]:
         raise ModelError(

@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields
 from toolkit.planning.heap import hole_bytes
 from toolkit.planning.shapes import BatchShape, ModelShape, kept_widths
 from toolkit.recipe.schema import LoraSection
+from toolkit.utils.formatting import format_bytes
 
 _FLOAT32_BYTES = 4
 OPTIMIZER_BYTES = {"adamw_8bit": 2, "paged_adamw_8bit": 2}
@@ -56,8 +57,8 @@ class MemoryUse:
 
     def __str__(self) -> str:
         sizes = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "loading"}
-        terms = ", ".join(f"{name} {size / 1e9:.2f}" for name, size in sizes.items() if size)
-        return f"{self.total / 1e9:.2f} GB ({terms})"
+        terms = ", ".join(f"{name} {format_bytes(size)}" for name, size in sizes.items() if size)
+        return f"{format_bytes(self.total)} ({terms})"
 
 
 def layer_bytes(shape: ModelShape, lora: LoraSection, dtype_bytes: int) -> int:

@@ -15,14 +15,17 @@ from toolkit.data.splits import Splits, load_splits
 from toolkit.inference.label_trie import LabelTrie
 from toolkit.models.backend import DEVICE, device_name
 from toolkit.models.encoder import count_encoder_parameters
+from toolkit.models.encoder_head import HeadStart, plan_head
 from toolkit.models.loading import resolve_precision
 from toolkit.models.model_folder import find_model, hub_commit
-from toolkit.models.parameters import ParameterCount, count_parameters, model_config
+from toolkit.models.parameters import ParameterCount, check_max_seq_length, count_parameters, model_config
 from toolkit.models.precision import Precision
+from toolkit.planning.model_checks import check_token_ids, check_tracker, find_export_problem
 from toolkit.prompts.prompt_tokenizer import EncodedRow, PromptTokenizer
 from toolkit.prompts.sentence_pairs import EncodedPair, RowTokenizer, make_row_tokenizer
 from toolkit.prompts.tokenizer import load_tokenizer
 from toolkit.recipe.schema import Recipe
+from toolkit.utils.formatting import format_bytes, join_names
 from toolkit.utils.terminal import escape_control_characters
 
 RowT = TypeVar("RowT", EncodedRow, EncodedPair)
@@ -75,6 +78,7 @@ class Preflight(Generic[RowT]):
         parameters: The number of parameters of the base model and the adapter.
         precision: The precision of weights and activations.
         duplicates: The near-duplicates among the rows.
+        export_problem: The reason why the trained model cannot be exported to GGUF. None if nothing speaks against it.
     """
 
     recipe: Recipe
@@ -87,6 +91,13 @@ class Preflight(Generic[RowT]):
     parameters: ParameterCount
     precision: Precision
     duplicates: NearDuplicates
+    export_problem: str | None = None
+
+    @cached_property
+    def head(self) -> HeadStart | None:
+        """The values that the output layer of an encoder's head starts from. None for a decoder."""
+        is_encoder = self.recipe.model.kind == "encoder"
+        return plan_head(self.config, self.recipe.task.labels) if is_encoder else None
 
     @cached_property
     def config(self) -> Any:
@@ -101,6 +112,7 @@ class Preflight(Generic[RowT]):
                 "name": self.recipe.model.name,
                 "folder": str(self.folder),
                 "commit": hub_commit(self.folder),
+                **({"head": asdict(self.head)} if self.head else {}),
             },
             "precision": asdict(self.precision),
             "data": self.splits.record(self.recipe),
@@ -141,7 +153,7 @@ class Preflight(Generic[RowT]):
         lines = [
             f"device      {device_name()}" + (" (one GPU per process)" if DEVICE == "cuda" else ""),
             f"precision   {quantization}{self.precision.name}: {self.precision.reason}",
-            f"model       {recipe.model.name}: {self.parameters}, {self.weight_bytes / 1e9:.2f} GB of weights",
+            f"model       {recipe.model.name}: {self.parameters}, {format_bytes(self.weight_bytes)} of weights",
             f"train       {_format_counts(label_counts(recipe, self.splits.train))}",
             f"eval        {_format_counts(label_counts(recipe, self.splits.eval))}",
             f"overlap     {overlap.premises} premises, {overlap.hypotheses} hypotheses, {overlap.pairs} pairs",
@@ -162,6 +174,10 @@ class Preflight(Generic[RowT]):
         ]
         if recipe.lora.dropout and DEVICE == "cuda" and recipe.model.kind == "decoder":
             lines.append("dropout     lora.dropout above 0 disables Unsloth's fused LoRA kernels; 0 is faster")
+        if self.head:
+            lines.append(f"head        {self.head}")
+        if self.export_problem and recipe.model.kind == "decoder":
+            lines.append(f"export      not possible: {self.export_problem}")
         return escape_control_characters("\n".join(lines))
 
     def examples(self, *, color: bool) -> str:
@@ -179,7 +195,7 @@ class Preflight(Generic[RowT]):
 
 
 def _format_counts(counts: dict[str, int]) -> str:
-    return f"{sum(counts.values()):,} rows: " + ", ".join(f"{count:,} {label}" for label, count in counts.items())
+    return f"{sum(counts.values()):,} rows: {join_names(f'{count:,} {label}' for label, count in counts.items())}"
 
 
 def run_preflight(
@@ -196,16 +212,19 @@ def run_preflight(
     Raises:
         ToolkitError: If the recipe does not fit the data or the model.
     """
+    check_tracker(recipe)
     # Data first: an error in it is reported before a model is downloaded.
     splits = load_splits(recipe)
     folder = find_model(recipe.model.name, recipe.model.revision, weights=fetch_weights)
     precision = resolve_precision(recipe, recorded_precision)
+    model_config(folder)  # before the tokenizer, which reads config.json too, but would not name it in an error
     row_tokenizer = make_row_tokenizer(load_tokenizer(folder), recipe)
     parameters = _check_model(folder, recipe, row_tokenizer)
     train_rows = row_tokenizer.encode(splits.train)
     scored_rows = row_tokenizer.encode(
         [*splits.calibration_set, *splits.eval]
     )  # fails if a row cannot be scored, before training
+    check_token_ids(folder, row_tokenizer, [*train_rows, *scored_rows])
     return Preflight(
         recipe=recipe,
         folder=folder,
@@ -218,12 +237,14 @@ def run_preflight(
         precision=precision,
         # In all rows of data.train, including the held-out ones.
         duplicates=find_near_duplicates([*splits.train, *splits.calibration_set], splits.eval),
+        export_problem=find_export_problem(folder, row_tokenizer),
     )
 
 
 def _check_model(folder: Path, recipe: Recipe, row_tokenizer: RowTokenizer) -> ParameterCount:
     """Count the parameters, and check before training that the model can score the labels."""
     if isinstance(row_tokenizer, PromptTokenizer):
+        check_max_seq_length(folder, recipe)
         LabelTrie(row_tokenizer.label_ids)  # fails if two labels have the same tokens
         return count_parameters(folder, recipe.lora)
     return count_encoder_parameters(folder, recipe)

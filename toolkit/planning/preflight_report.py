@@ -62,6 +62,11 @@ class PreflightReport:
         """A sentence saying whether the recipe fits and, if not, what to change. None for an encoder."""
         return self._assessment[1]
 
+    @property
+    def export_problem(self) -> str | None:
+        """The reason why the trained model cannot be exported to GGUF. None if nothing speaks against it."""
+        return self.preflight.export_problem
+
     def check_fits(self) -> None:
         """Check that the recipe fits into the memory of the target device, as far as it can be predicted.
 

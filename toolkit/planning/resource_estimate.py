@@ -17,6 +17,7 @@ from toolkit.planning.memory import MemoryUse, scoring_memory, training_memory
 from toolkit.planning.preflight import Preflight
 from toolkit.planning.shapes import BatchShape, ModelShape
 from toolkit.runs.run_paths import nearest_existing
+from toolkit.utils.formatting import format_bytes
 
 CUDA_CONTEXT_BYTES = 500_000_000
 """The approximate size of a CUDA context with cuBLAS. It cannot be measured before the context exists."""
@@ -154,8 +155,8 @@ def format_estimate(estimate: ResourceEstimate, verdict: str) -> str:
     """
     return (
         f"memory      training {estimate.training}\n"
-        f"            scoring {estimate.scoring.total / 1e9:.2f} GB; "
-        f"disk: checkpoints {estimate.checkpoints / 1e9:.2f}, export {estimate.export / 1e9:.2f} GB\n"
+        f"            scoring {format_bytes(estimate.scoring.total)}; "
+        f"disk: checkpoints {format_bytes(estimate.checkpoints)}, export {format_bytes(estimate.export)}\n"
         f"verdict     {verdict}"
     )
 
@@ -167,6 +168,6 @@ def disk_warning(estimate: ResourceEstimate, folder: Path) -> str | None:
     if needed <= free:
         return None
     return (
-        f"WARNING     adapter and checkpoints will take {needed / 1e9:.2f} GB, but {folder} has {free / 1e9:.2f} GB "
+        f"WARNING     adapter and checkpoints will take {format_bytes(needed)}, but {folder} has {format_bytes(free)} "
         "free. Free up space or lower training.save_total_limit."
     )

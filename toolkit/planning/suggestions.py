@@ -9,6 +9,7 @@ from toolkit.planning.plan import plan_job
 from toolkit.planning.preflight import Preflight
 from toolkit.planning.resource_estimate import ResourceEstimate, estimate_resources
 from toolkit.recipe.loading import format_override
+from toolkit.utils.formatting import format_bytes
 
 
 def suggest_changes(preflight: Preflight[Any], estimate: ResourceEstimate) -> str | None:
@@ -65,7 +66,7 @@ def verdict(preflight: Preflight[Any], estimate: ResourceEstimate) -> str:
 def memory_usage(estimate: ResourceEstimate) -> str:
     """Return the predicted memory of training and scoring, and the memory of the device."""
     training, scoring, memory = estimate.training.total, estimate.scoring.total, estimate.device.memory
-    return f"training {training / 1e9:.2f} GB, scoring {scoring / 1e9:.2f} GB of {memory / 1e9:.1f} GB"
+    return f"training {format_bytes(training)}, scoring {format_bytes(scoring)} of {format_bytes(memory)}"
 
 
 def remedy(preflight: Preflight[Any], estimate: ResourceEstimate) -> str:

@@ -2,10 +2,12 @@
 
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
 from toolkit.errors import ModelError, RecipeError, first_line
+from toolkit.prompts.dates import DATE_KEY, pin_date
 from toolkit.prompts.tokenizer import encode_plain
 from toolkit.utils.timeouts import run_with_timeout
 
@@ -13,6 +15,8 @@ from toolkit.utils.timeouts import run_with_timeout
 # in chat templates.
 _SLOT = "\ue000{}\ue001"
 _SLOT_PATTERN = _SLOT.format("[0-9]+")
+_NO_SYSTEM_HINT = "It has no system role: set task.system: null in the recipe, and put the instruction into task.user."
+_MAX_CHARACTERS = 10_000_000  # more than any model reads; the tokenizer needs about 20 bytes for each
 _RENDER_SECONDS = 30.0  # rendering takes milliseconds, so this is generous on any machine
 
 
@@ -36,7 +40,7 @@ class ChatTemplate:
     def __init__(self, tokenizer: Any, roles: Sequence[str], *, date_string: str | None = None) -> None:
         self.tokenizer = tokenizer
         self.roles = tuple(roles)
-        self._date = {} if date_string is None else {"date_string": date_string}
+        self.date_string = date_string
         self._special_ids = {str(token): i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
         # The longest first: a regular expression takes the first alternative that matches, and one special token can be
         # the beginning of another.
@@ -46,12 +50,18 @@ class ChatTemplate:
         turns = [{"role": role, "content": slot} for role, slot in zip(self.roles, slots, strict=True)]
         self._prompt = self.render(turns[:-1], add_generation_prompt=True)
         self._conversation = self.render(turns, add_generation_prompt=False)
+        self._check_all_messages_occur(slots[:-1])
         prefix, slot, suffix = self._conversation.partition(slots[-1])
         if not slot or not prefix.startswith(self._prompt):
             raise RecipeError(
                 "The chat template's generation prompt differs from the beginning of its assistant turn, "
                 "so the position of the answer is unknown.",
                 hint="Change task.chat_template so that add_generation_prompt renders the text before the answer.",
+            )
+        if slot in suffix:
+            raise RecipeError(
+                "The chat template writes the answer twice, so a model could copy it.",
+                hint="Change task.chat_template so that the last message occurs once.",
             )
         self.answer_prefix = prefix.removeprefix(self._prompt)
         """The text between the generation prompt and the answer, usually empty."""
@@ -70,15 +80,32 @@ class ChatTemplate:
                 "The model's tokenizer has no chat template.", hint="Set task.chat_template in the recipe."
             )
         try:
-            # A template comes with a downloaded model, so it is untrusted. Jinja's sandbox prevents code execution,
-            # but not loops that take hours.
-            apply = partial(self.tokenizer.apply_chat_template, messages, tokenize=False, **self._date)
-            return run_with_timeout(_RENDER_SECONDS, partial(apply, add_generation_prompt=add_generation_prompt))
+            return self._apply(messages, add_generation_prompt)
         except Exception as error:  # Jinja's errors, and anything that an expression in the template raises
             raise RecipeError(
                 f"The chat template cannot be rendered: {first_line(error).rstrip('.')}.",
-                hint="Fix task.chat_template or the model's chat_template.jinja.",
+                hint=self._suggest_fix(messages, error),
             ) from error
+
+    def _apply(self, messages: list[dict[str, str]], add_generation_prompt: bool) -> str:
+        template = pin_date(self.tokenizer.get_chat_template(), self.date_string)
+        apply = partial(self.tokenizer.apply_chat_template, messages, chat_template=template, tokenize=False)
+        # A template comes with a downloaded model, so it is untrusted. Jinja's sandbox prevents code execution, but not
+        # loops that take hours.
+        rendered = run_with_timeout(_RENDER_SECONDS, partial(apply, add_generation_prompt=add_generation_prompt))
+        if len(rendered) > _MAX_CHARACTERS:
+            raise ValueError(f"it writes {len(rendered):,} characters")
+        return rendered
+
+    def _suggest_fix(self, messages: list[dict[str, str]], error: Exception) -> str:
+        if DATE_KEY in str(error):
+            return f"Write {DATE_KEY} as 26 Jul 2024 or 2024-07-26."
+        without_system = [message for message in messages if message["role"] != "system"]
+        if len(without_system) < len(messages) and not isinstance(error, TimeoutError):
+            with suppress(Exception):
+                self._apply(without_system, True)
+                return _NO_SYSTEM_HINT
+        return "Fix task.chat_template or the model's chat_template.jinja."
 
     def encode_prompt(self, texts: Sequence[str]) -> list[int]:
         """Return the token ids of a prompt, given the texts of all messages before the answer."""
@@ -95,6 +122,10 @@ class ChatTemplate:
             precedes it. Plain text which the template writes before the message is counted as part of it.
         """
         return self._encode(self._conversation, texts)
+
+    def encode_answer(self, text: str) -> list[int]:
+        """Return the token ids of an answer, with what the template writes between generation prompt and answer."""
+        return self._encode_pieces(self.answer_prefix + _SLOT.format(0), [text])[0]
 
     def with_one_bos(self, ids: list[int]) -> list[int]:
         """Return the ids with exactly one BOS at the start, or unchanged if the tokenizer has no BOS."""
@@ -114,9 +145,22 @@ class ChatTemplate:
         pieces = re.split(f"({_SLOT_PATTERN})", self._prompt)
         return [(roles.get(piece), "" if piece in roles else piece) for piece in pieces if piece]
 
+    @property
+    def prints_date(self) -> bool:
+        """True if the prompt contains a date: it changes with `date_string`."""
+        return ChatTemplate(self.tokenizer, self.roles, date_string="1 Jan 1970")._prompt != self._prompt
+
     def contains_special_token(self, text: str) -> bool:
         """Return whether a text spells out a special token."""
         return any(token in text for token in self._special_ids)
+
+    def _check_all_messages_occur(self, slots: Sequence[str]) -> None:
+        for role, slot in zip(self.roles, slots, strict=False):
+            if slot not in self._prompt or slot not in self._conversation:
+                raise RecipeError(
+                    f"The chat template leaves out the {role} message, so the model would never read it.",
+                    hint=_NO_SYSTEM_HINT if role == "system" else "Fix task.chat_template.",
+                )
 
     def _find_end_of_turn(self, text_after_answer: str) -> int:
         match = self._split_pattern.match(text_after_answer.lstrip())
@@ -130,6 +174,11 @@ class ChatTemplate:
         return self.tokenizer.eos_token_id
 
     def _encode(self, rendered: str, texts: Sequence[str]) -> tuple[list[int], list[int]]:
+        ids, starts = self._encode_pieces(rendered, texts)
+        with_bos = self.with_one_bos(ids)
+        return with_bos, [start + len(with_bos) - len(ids) for start in starts]
+
+    def _encode_pieces(self, rendered: str, texts: Sequence[str]) -> tuple[list[int], list[int]]:
         slots = {_SLOT.format(index): index for index in range(len(texts))}
         ids: list[int] = []
         starts = [0] * len(texts)
@@ -154,5 +203,4 @@ class ChatTemplate:
             else:
                 text += piece
         flush()
-        with_bos = self.with_one_bos(ids)
-        return with_bos, [start + len(with_bos) - len(ids) for start in starts]
+        return ids, starts

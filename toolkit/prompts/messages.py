@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from toolkit.data.example import Example
+from toolkit.recipe.labels import normalize_label
 from toolkit.recipe.schema import TaskSection
 
 
@@ -35,5 +36,6 @@ def answer_text(task: TaskSection, label: str) -> str:
 
 
 def match_verbalizer(text: str, verbalizers: Mapping[str, str]) -> str | None:
-    """Return the label whose verbalizer equals the text except for surrounding whitespace, or None."""
-    return next((label for label, verbalizer in verbalizers.items() if verbalizer.strip() == text.strip()), None)
+    """Return the label whose verbalizer equals the text except for outer whitespace and Unicode's form, or None."""
+    answer = normalize_label(text)
+    return next((label for label, verbalizer in verbalizers.items() if normalize_label(verbalizer) == answer), None)

@@ -8,7 +8,7 @@ from toolkit.data.example import Example
 from toolkit.errors import DataError, ModelError
 from toolkit.prompts.chat_template import ChatTemplate
 from toolkit.prompts.messages import answer_text, prompt_messages
-from toolkit.prompts.tokenizer import encode_plain
+from toolkit.prompts.tokenizer import check_text_survives, tokenizer_errors
 from toolkit.prompts.truncation import encode_rows, truncate_premise
 from toolkit.recipe.schema import TaskSection
 
@@ -60,13 +60,12 @@ class PromptTokenizer:
         self.shots = tuple(shots)
         if task.chat_template:
             tokenizer.chat_template = task.chat_template  # it is then saved, merged and exported with the model
+        check_text_survives(tokenizer)
         roles = [message["role"] for message in prompt_messages(task, "-", "-", self.shots)]
         self.template = ChatTemplate(tokenizer, [*roles, "assistant"], date_string=task.date_string)
         self.end_of_turn = self.template.end_of_turn
-        answer_prefix = self.template.answer_prefix
         self.label_ids: dict[str, tuple[int, ...]] = {
-            label: (*encode_plain(tokenizer, answer_prefix + answer_text(task, label)), self.end_of_turn)
-            for label in task.labels
+            label: (*self.template.encode_answer(answer_text(task, label)), self.end_of_turn) for label in task.labels
         }
         """The token ids of each label: those of its verbalizer and the end-of-turn token."""
         self._check_against_tokenizer()
@@ -76,9 +75,9 @@ class PromptTokenizer:
         texts = ("L'été, il pleut.", "Il fait 3 °C dehors !")
         messages = prompt_messages(self.task, *texts, [Example(shot.id, *texts, shot.label) for shot in self.shots])
         our_ids = self._encode_messages(messages)
-        tokenizer_ids = self.tokenizer(
-            self.template.render(messages, add_generation_prompt=True), add_special_tokens=False
-        )["input_ids"]
+        rendered = self.template.render(messages, add_generation_prompt=True)
+        with tokenizer_errors():
+            tokenizer_ids = self.tokenizer(rendered, add_special_tokens=False)["input_ids"]
         if our_ids != self.template.with_one_bos(tokenizer_ids):
             raise ModelError(
                 "The chat template or the tokenizer changes the text of messages, so prompts would be encoded as "
@@ -168,6 +167,14 @@ class PromptTokenizer:
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of token ids, including special tokens."""
         return self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+
+    def decode_answer(self, ids: Sequence[int]) -> str:
+        """Return the text of generated token ids without what the template writes before each answer.
+
+        Some templates open an answer with an empty block of reasoning (`<think>`). It is trained on, so the model
+        writes it, but it is not part of the label.
+        """
+        return self.decode(ids).removeprefix(self.template.answer_prefix)
 
     def decode_row(self, row: EncodedRow, loss_on: str) -> tuple[str, str]:
         """Return a row as two texts: the part that is only read, and the part that is trained on."""

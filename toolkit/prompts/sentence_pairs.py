@@ -7,7 +7,7 @@ from typing import Any
 from toolkit.data.example import Example
 from toolkit.errors import ModelError
 from toolkit.prompts.prompt_tokenizer import PromptTokenizer
-from toolkit.prompts.tokenizer import encode_pair
+from toolkit.prompts.tokenizer import check_spaces_survive, encode_pair
 from toolkit.prompts.truncation import encode_rows, truncate_premise
 from toolkit.recipe.schema import Recipe
 
@@ -50,12 +50,13 @@ class PairTokenizer:
         max_seq_length: The maximum number of tokens per row, including special tokens.
 
     Raises:
-        ModelError: If the tokenizer has no padding token.
+        ModelError: If the tokenizer has no padding token, or ignores spaces.
     """
 
     def __init__(self, tokenizer: Any, labels: Sequence[str], max_seq_length: int) -> None:
         if tokenizer.pad_token_id is None:
             raise ModelError("The model's tokenizer has no padding token, so its rows cannot be batched.")
+        check_spaces_survive(tokenizer)
         self.tokenizer = tokenizer
         self.labels = tuple(labels)
         self.max_seq_length = max_seq_length

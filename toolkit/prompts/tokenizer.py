@@ -1,9 +1,22 @@
 """Loading of tokenizers, and encoding of plain text and of sentence pairs."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from toolkit.errors import ModelError
+from toolkit.errors import ModelError, first_line
+
+_SAMPLES = (
+    "Eh bien, je ne pense même pas à cela !",
+    "L'été 2024 : « 12345 pages », n'est-ce pas ?",
+    "It costs 12.50 €; she didn't say (why) it is SO late.",
+)
+"""Sentences with spaces, accents, punctuation and numbers, on which tokenizers are checked."""
+_TOKENIZER_HINT = (
+    "The folder's tokenizer.json is damaged or belongs to another model. Copy tokenizer.json and tokenizer_config.json "
+    "again from the base model."
+)
 
 
 def load_tokenizer(folder: Path) -> Any:
@@ -12,11 +25,24 @@ def load_tokenizer(folder: Path) -> Any:
     Raises:
         ModelError: If the folder has no readable tokenizer.
     """
-    from transformers import AutoTokenizer
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # tokenizers raises plain Exception, and a damaged file can fail at any point
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        if _encodes_like_its_file(tokenizer, folder):
+            return tokenizer
+        # For some tokenizer classes transformers 5 keeps only vocabulary and merges of tokenizer.json and splits text
+        # by the rules of the class. DeepSeek-R1-Distill-Llama names a SentencePiece class for its byte-level BPE, which
+        # loses every space. Training of the base model used the file as it is, and so does this class.
+        names = tokenizer.model_input_names  # with or without token_type_ids, which the file does not say
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False, model_input_names=names
+        )
+        _turn_off_dropout(tokenizer.backend_tokenizer)
+        return tokenizer
+    except BaseException as error:  # tokenizers raises plain Exception, and a damaged file can fail at any point
+        if not _is_tokenizer_error(error):
+            raise
         raise ModelError(
             f"{folder} has no tokenizer that can be loaded ({type(error).__name__}: "
             f"{' '.join(str(error).split())[:200]}).",
@@ -24,12 +50,87 @@ def load_tokenizer(folder: Path) -> Any:
         ) from error
 
 
+def _encodes_like_its_file(tokenizer: Any, folder: Path) -> bool:
+    """Return whether a tokenizer gives the token ids that its tokenizer.json defines; True without such a file."""
+    from tokenizers import Tokenizer
+
+    file = folder / "tokenizer.json"
+    if not file.is_file():
+        return True
+    reference = Tokenizer.from_file(str(file))
+    for backend in (tokenizer.backend_tokenizer, reference):
+        _turn_off_dropout(backend)
+    reference.no_truncation()
+    reference.no_padding()
+    return all(
+        encode_plain(tokenizer, text) == reference.encode(text, add_special_tokens=False).ids for text in _SAMPLES
+    )
+
+
+def _turn_off_dropout(backend: Any) -> None:
+    """Make BPE deterministic. With its dropout, every call gives other token ids, and llama.cpp has no such thing."""
+    if getattr(backend.model, "dropout", None):
+        backend.model.dropout = None
+
+
+def check_text_survives(tokenizer: Any) -> None:
+    """Check that texts are the same after encoding and decoding, so that the model reads what the rows say.
+
+    Raises:
+        ModelError: If a sample text changes.
+    """
+    for text in _SAMPLES:
+        decoded = tokenizer.decode(encode_plain(tokenizer, text), clean_up_tokenization_spaces=False)
+        if decoded.strip() != text:  # SentencePiece writes a space before the first word
+            raise ModelError(
+                f"The model's tokenizer changes texts: {text!r} becomes {decoded[:100]!r}.", hint=_TOKENIZER_HINT
+            )
+
+
+def check_spaces_survive(tokenizer: Any) -> None:
+    """Check that words keep their boundaries. An encoder's tokenizer may drop case and accents, but not these.
+
+    Raises:
+        ModelError: If the tokenizer ignores spaces.
+    """
+    for text in _SAMPLES:
+        if encode_plain(tokenizer, text) == encode_plain(tokenizer, text.replace(" ", "")):
+            raise ModelError(
+                f"The model's tokenizer ignores spaces: {text!r} becomes the same tokens without them.",
+                hint=_TOKENIZER_HINT,
+            )
+
+
+@contextmanager
+def tokenizer_errors() -> Iterator[None]:
+    """Raise a ModelError for anything that the tokenizers package raises while it encodes a text."""
+    try:
+        yield
+    except BaseException as error:
+        if not _is_tokenizer_error(error) or isinstance(error, MemoryError):
+            raise
+        raise ModelError(
+            f"The model's tokenizer fails on a text: {first_line(error)}.",
+            hint="Its tokenizer.json is damaged or not made for such texts, e.g. a regular expression of its "
+            "pre-tokenizer backtracks without end. Use the tokenizer of another model.",
+        ) from error
+
+
+def _is_tokenizer_error(error: BaseException) -> bool:
+    # A panic in Rust becomes an exception that `except Exception` does not catch, and whose class cannot be imported.
+    return isinstance(error, Exception) or type(error).__name__ == "PanicException"
+
+
 def encode_plain(tokenizer: Any, text: str) -> list[int]:
     """Return the token ids of a text without adding any token.
 
     The text is untrusted: a special token that it spells out, such as `<|eot_id|>`, is encoded as ordinary characters.
+
+    Raises:
+        ModelError: If the tokenizer fails.
     """
-    return tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
+    with tokenizer_errors():
+        return tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
 
 
 def encode_pair(tokenizer: Any, first: str, second: str) -> list[tuple[int, int]]:
@@ -37,15 +138,19 @@ def encode_pair(tokenizer: Any, first: str, second: str) -> list[tuple[int, int]
 
     Returns:
         The id of each token, and the text it belongs to: 0 or 1, or always 0 if the tokenizer has no token type ids.
+
+    Raises:
+        ModelError: If the tokenizer fails.
     """
-    encoding = tokenizer(
-        first,
-        second,
-        split_special_tokens=True,
-        return_token_type_ids=True,
-        return_special_tokens_mask=True,
-        verbose=False,
-    )
+    with tokenizer_errors():
+        encoding = tokenizer(
+            first,
+            second,
+            split_special_tokens=True,
+            return_token_type_ids=True,
+            return_special_tokens_mask=True,
+            verbose=False,
+        )
     # In some vocabularies (CamemBERT's) a special token is an ordinary piece of text, too, so a text can produce it
     # despite `split_special_tokens`. Special tokens that the tokenizer did not add itself become unknown tokens.
     special_ids, unknown = set(tokenizer.all_special_ids), tokenizer.unk_token_id

@@ -1,6 +1,5 @@
 """Reading, overriding, validating and writing recipes."""
 
-import difflib
 import json
 import os
 import re
@@ -12,22 +11,12 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from toolkit.errors import RecipeError
+from toolkit.recipe.mistakes import describe_mistakes, shorten
 from toolkit.recipe.schema import Recipe
 from toolkit.recipe.yaml_parser import dump_yaml, parse_yaml
 
 LOCAL_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 _HINT = "For a description of every key, see: toolkit.Recipe.model_json_schema()"
-_MAX_VALUE_CHARACTERS = 100
-_MAX_REPORTED_MISTAKES = 20
-
-# Names of these keys in other training libraries, for the suggestion in an error message.
-_SYNONYMS = {
-    "lr": "learning_rate", "rank": "r", "lora_r": "r", "lora_alpha": "alpha", "lora_dropout": "dropout",
-    "num_train_epochs": "epochs", "num_epochs": "epochs", "model_name": "name", "max_length": "max_seq_length",
-    "per_device_train_batch_size": "micro_batch_size", "lr_scheduler_type": "scheduler", "optim": "optimizer",
-    "precision": "dtype",
-}  # fmt: skip
-
 
 Overrides = Sequence[str] | Mapping[str, Any]
 """Changes to a recipe: a list of `section.key=value` (values in YAML), or a mapping from dotted keys to values."""
@@ -85,9 +74,13 @@ def _apply_overrides(values: dict[str, Any], overrides: Overrides) -> None:
         )
     if isinstance(overrides, Mapping):
         for key, value in overrides.items():
+            if not isinstance(key, str):
+                raise RecipeError(f"overrides: {shorten(key)} is not a key.", hint='Write {"section.key": value}.')
             _set_key(values, key, key, deepcopy(value))
         return
     for assignment in overrides:
+        if not isinstance(assignment, str):
+            raise RecipeError(f"overrides: {shorten(assignment)} is not text.", hint='Write ["section.key=value"].')
         key, equals, text = assignment.partition("=")
         if not equals or not key.strip():
             raise RecipeError(f"overrides: {assignment!r} has no '='.", hint="Write section.key=value.")
@@ -115,60 +108,19 @@ def describe_keys(model: type[BaseModel] = Recipe, prefix: str = "") -> Iterator
             yield f"{prefix}{name}", default, field.description or ""
 
 
-def _describe_error(error: Mapping[str, Any], known_keys: Sequence[str]) -> tuple[str, str]:
-    """Return the dotted key of one of pydantic's errors, and a description of the mistake."""
-    location = [str(component) for component in error["loc"]]
-    if error["type"] == "extra_forbidden":
-        return ".".join(location), _describe_unknown_key(location, known_keys)
-    # pydantic appends list indices and the members of a union to the location, so the key is its longest known prefix.
-    while len(location) > 1 and ".".join(location) not in known_keys and ".".join(location[:-1]) in known_keys:
-        location.pop()
-    if error["type"] == "missing":
-        return ".".join(location), "missing; the recipe must set it"
-    if error["type"] == "too_short":
-        count, minimum = len(error["input"]), error["ctx"]["min_length"]
-        return ".".join(location), f"has {count} values, but needs at least {minimum}"
-    if error["type"] == "value_error":
-        # One of our own validators; its message begins with the key, because a location names only the section.
-        key, _, text = str(error["ctx"]["error"]).partition(": ")
-        return key, text
-    if error["type"] == "model_type":
-        return ".".join(location), f"{_shorten(error['input'])} is not a section; write its keys and values"
-    rule = error["msg"].removeprefix("Input ")
-    return ".".join(location), f"{_shorten(error['input'])} cannot be used; it {rule[0].lower()}{rule[1:]}"
-
-
-def _shorten(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= _MAX_VALUE_CHARACTERS else f"{text[: _MAX_VALUE_CHARACTERS - 3]}..."
-
-
-def _describe_unknown_key(location: Sequence[str], known_keys: Sequence[str]) -> str:
-    section, name = ".".join(location[:-1]), location[-1]
-    canonical = _SYNONYMS.get(name, name)
-    section_keys = (
-        [key for key in known_keys if key.rpartition(".")[0] == section] if section else list(Recipe.model_fields)
-    )
-    # A typo in a key of this section is more likely than a key of another section.
-    for keys in (section_keys, known_keys):
-        names = {key.rsplit(".", 1)[-1]: key for key in reversed(keys)}  # of keys with the same name, the first wins
-        if matches := difflib.get_close_matches(canonical, names, n=1, cutoff=0.7):
-            return f"not a key of {f'section {section}' if section else 'a recipe'}; did you mean {names[matches[0]]}?"
-    key_names = [key.rsplit(".", 1)[-1] for key in section_keys]
-    return f"not a known key; {f'section {section}' if section else 'a recipe'} has {', '.join(key_names)}"
-
-
 def _check_characters(value: Any, where: str, key: str = "") -> None:
     """Check that keys and values can be saved: NUL ends a C string, and a lone surrogate has no UTF-8 encoding."""
     if isinstance(value, dict):
         for name, child in value.items():
             _check_characters(child, where, f"{key}.{name}" if key else str(name))
             _check_characters(name, where, key)
-    elif isinstance(value, list):
+    elif isinstance(value, (set, frozenset)):  # labels would have another order in each process
+        raise RecipeError(f"{where}: {key}: {shorten(value)} is a set, which has no order.", hint="Write a list.")
+    elif isinstance(value, (list, tuple)):
         for child in value:
             _check_characters(child, where, key)
     elif isinstance(value, str) and re.search("[\0\ud800-\udfff]", value):
-        raise RecipeError(f"{where}: {key}: {_shorten(value)} contains a NUL or a lone surrogate.", hint="Remove it.")
+        raise RecipeError(f"{where}: {key}: {shorten(value)} contains a NUL or a lone surrogate.", hint="Remove it.")
 
 
 def _validate(values: dict[str, Any], where: str) -> Recipe:
@@ -176,30 +128,7 @@ def _validate(values: dict[str, Any], where: str) -> Recipe:
         return Recipe.model_validate(values)
     except ValidationError as error:
         known_keys = [key for key, _, _ in describe_keys()]
-        mistakes: dict[str, list[str]] = {}
-        errors = error.errors(include_url=False)
-        for detail in errors:
-            # pydantic drops invalid items before it counts, so an invalid item also makes its list "too short".
-            if detail["type"] == "too_short" and any(item["loc"][:-1] == detail["loc"] for item in errors):
-                continue
-            key, text = _describe_error(detail, known_keys)
-            mistakes.setdefault(key, []).append(text)
-        raise RecipeError("\n".join(_format_mistakes(where, mistakes)), hint=_HINT) from error
-
-
-def _format_mistakes(where: str, mistakes: Mapping[str, list[str]]) -> list[str]:
-    lines = [
-        f"{where}: {key}: {' or '.join(dict.fromkeys(_merge_messages(texts)))}.".replace("?.", "?")
-        for key, texts in mistakes.items()
-    ]
-    omitted = len(lines) - _MAX_REPORTED_MISTAKES
-    return lines if omitted <= 0 else [*lines[:_MAX_REPORTED_MISTAKES], f"{where}: {omitted:,} more mistakes."]
-
-
-def _merge_messages(texts: Sequence[str]) -> list[str]:
-    """Remove from all but the first message the beginning they share, since they are about the same value."""
-    shared_beginning = texts[0].rpartition(" it ")[0] + " it "
-    return [texts[0], *(text.removeprefix(shared_beginning) for text in texts[1:])]
+        raise RecipeError(describe_mistakes(error, where, known_keys), hint=_HINT) from error
 
 
 def _resolve_paths(values: dict[str, Any]) -> None:
@@ -229,7 +158,15 @@ def _resolve_paths(values: dict[str, Any]) -> None:
 
 def resolve_data_path(path: str) -> str:
     """Make the path of a local data file absolute; return a dataset id of the Hub or an embedded name unchanged."""
-    return str(_absolute_path(path)) if path.endswith(LOCAL_SUFFIXES) else path
+    return str(_absolute_path(path)) if data_suffix(path) else path
+
+
+def data_suffix(path: str | Path) -> str:
+    """Return the extension that determines the format of a local data file; "" if the path is not such a file.
+
+    It is one of `LOCAL_SUFFIXES`, also for a name in capitals (`ROWS.CSV`) or a name without a stem (`.jsonl`).
+    """
+    return next((suffix for suffix in LOCAL_SUFFIXES if str(path).lower().endswith(suffix)), "")
 
 
 def _absolute_path(path: str) -> Path:
@@ -262,9 +199,12 @@ def build_recipe(values: Mapping[str, Any], where: str, overrides: Overrides = (
     Raises:
         RecipeError: If the recipe is invalid. The message has one line per mistake.
     """
-    changed = deepcopy(dict(values))
-    _apply_overrides(changed, overrides)
-    _check_characters(changed, where)
+    try:
+        changed = deepcopy(dict(values))
+        _apply_overrides(changed, overrides)
+        _check_characters(changed, where)
+    except RecursionError as error:
+        raise RecipeError(f"{where} is nested too deeply.", hint="A recipe has sections with keys.") from error
     _resolve_paths(changed)
     return _validate(changed, where)
 

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, ValidationError, model_validator
 from pydantic_core import InitErrorDetails
 
+from toolkit.recipe.labels import find_equal, find_label_errors, find_label_map_errors, respell_keys
 from toolkit.recipe.model_kind import ENCODER_DEFAULT_TARGETS, LoraTarget, ModelKind, find_kind_errors
 
 Auto = Literal["auto"]
@@ -55,19 +56,27 @@ class TaskSection(Section):
     @classmethod
     def _default_verbalizers(cls, values: Any) -> Any:
         # A default cannot depend on another field, so it is filled in before validation; given verbalizers override it.
-        if isinstance(values, dict) and isinstance(values.get("labels"), (list, tuple)):
-            values = {"verbalizers": {str(label): str(label) for label in values["labels"]}, **values}
+        if isinstance(values, dict) and isinstance(labels := values.get("labels"), (list, tuple)):
+            verbalizers = values.get("verbalizers", {str(label): str(label) for label in labels})
+            if isinstance(verbalizers, dict):
+                verbalizers = respell_keys(verbalizers, labels)
+            values = {**values, "verbalizers": verbalizers}
         return values
 
     @model_validator(mode="after")
     def _check(self) -> "TaskSection":
         # `loading` splits each message into the key and the text at the first ": ".
-        if len(set(self.labels)) < len(self.labels):
-            raise ValueError(f"task.labels: {list(self.labels)} lists a label twice; list each label once")
+        if mistakes := find_label_errors(self.labels):
+            raise ValueError(f"task.labels: {mistakes[0]}")
         if set(self.verbalizers) != set(self.labels):
             raise ValueError(
                 f"task.verbalizers: its keys are {sorted(self.verbalizers)}, but the labels are {sorted(self.labels)}; "
                 "give one verbalizer for each label"
+            )
+        if pair := find_equal(self.verbalizers.values()):
+            raise ValueError(
+                f"task.verbalizers: {pair[0]!a} and {pair[1]!a} are the same text, so an answer could mean two "
+                "labels; give each label its own"
             )
         if any(not text.strip() for text in self.verbalizers.values()):
             raise ValueError(
@@ -274,9 +283,8 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _check(self) -> "Recipe":
         mistakes = find_kind_errors(self)
-        unknown = [label for label in (self.data.label_map or {}).values() if label not in self.task.labels]
-        if unknown:
-            mistakes.append(f"data.label_map: {unknown[0]!r} is not one of the labels {list(self.task.labels)}")
+        label_map_mistakes = find_label_map_errors(self.data.label_map or {}, self.task.labels)
+        mistakes += [f"data.label_map: {mistake}" for mistake in label_map_mistakes]
         if mistakes:
             # Raising a ValueError would report only the first mistake.
             raise ValidationError.from_exception_data(

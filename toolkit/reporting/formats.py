@@ -1,9 +1,12 @@
 """Formats of numbers and times in reports; a missing value is shown as a dash."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
+from toolkit.utils.formatting import format_bytes, join_names
+
 MISSING = "–"
+_MAX_CELL_LENGTH = 60
 
 
 def percent(share: float | None, digits: int = 1) -> str:
@@ -44,10 +47,18 @@ def duration(seconds: float | None) -> str:
 
 
 def size(byte_count: float | None) -> str:
-    """Format bytes as MB or GB (powers of ten)."""
-    if byte_count is None:
-        return MISSING
-    return f"{byte_count / 1e9:.2f} GB" if byte_count >= 1e9 else f"{byte_count / 1e6:.0f} MB"
+    """Format bytes with a fitting unit (powers of 1,000)."""
+    return MISSING if byte_count is None else format_bytes(byte_count)
+
+
+def shorten(text: str) -> str:
+    """Cut a text that is too long for a cell of a table."""
+    return text if len(text) <= _MAX_CELL_LENGTH else f"{text[: _MAX_CELL_LENGTH - 1]}…"
+
+
+def label_counts(labels: Mapping[str, int]) -> str:
+    """Format the number of rows of each label: "16 neutral, 16 entailment", the first ones only of many."""
+    return join_names([f"{count(rows)} {shorten(label)}" for label, rows in labels.items()])
 
 
 def timestamp(iso: str | None) -> str:

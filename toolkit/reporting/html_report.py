@@ -1,12 +1,13 @@
 """The report of a run: one self-contained HTML file for a colleague who was not involved."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, TemplateError
 
 from toolkit.errors import RunError, first_line
+from toolkit.evaluation.confusion import confusion_table
 from toolkit.reporting import formats
 from toolkit.reporting.charts import loss_curve, reliability_diagram
 from toolkit.reporting.report_data import BASELINES, Report, gather_report
@@ -73,10 +74,6 @@ def _environment() -> Environment:
     )
     for name in ("percent", "interval", "decimal", "count", "significant", "timestamp"):
         environment.filters[name] = getattr(formats, name)
-    environment.filters["join_with_or"] = join_with_or
+    environment.filters.update(shorten=formats.shorten, label_counts=formats.label_counts)
+    environment.globals["confusion_table"] = confusion_table
     return environment
-
-
-def join_with_or(words: Sequence[str]) -> str:
-    """Join words as alternatives: "a, b or c"."""
-    return f"{', '.join(words[:-1])} or {words[-1]}"

@@ -10,15 +10,17 @@ from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from toolkit.data.sources import EMBEDDED
+from toolkit.evaluation.confusion import MAX_SHOWN_LABELS, confusion_table
 from toolkit.evaluation.evaluation import Evaluation
 from toolkit.models.model_folder import EMBEDDED as EMBEDDED_MODEL
 from toolkit.models.model_folder import card_license
 from toolkit.prompts.prompt_tokenizer import PromptTokenizer
 from toolkit.prompts.tokenizer import load_tokenizer
-from toolkit.recipe.loading import LOCAL_SUFFIXES
+from toolkit.recipe.loading import data_suffix
 from toolkit.recipe.schema import Recipe
 from toolkit.reporting import formats
 from toolkit.reporting.html_report import wrap_render_errors
+from toolkit.reporting.markdown import code_block, code_span, escape_markdown, link, safe_markdown
 from toolkit.reporting.report_data import BASELINES, Report, content_language, gather_report
 from toolkit.runs.run_folder import RunFolder, read_json_object
 from toolkit.runs.trained_run import TrainedRun
@@ -75,7 +77,7 @@ def card_data(report: Report) -> ModelCardData:
 def base_model_id(recipe: Recipe) -> str:
     """Return the base model's id on the Hub, or the bare name of a local folder or of the embedded model."""
     name = recipe.model.name
-    return name if _is_hub_id(name) else name.rstrip("/").rpartition(":")[2].rpartition("/")[2]
+    return name if _is_hub_id(name) else name.removeprefix("embedded:").rstrip("/").rpartition("/")[2]
 
 
 def base_license(report: Report) -> dict[str, str]:
@@ -118,16 +120,20 @@ def _eval_results(evaluation: Evaluation, recipe: Recipe) -> list[EvalResult]:
 
 
 def _render_body(report: Report) -> str:
-    environment = Environment(  # noqa: S701 - Markdown, which is escaped by `cell` and by quoting strings
+    environment = Environment(  # noqa: S701 - Markdown, which `finalize` escapes, not HTML
         loader=FileSystemLoader(Path(__file__).parent / "templates"),
         undefined=StrictUndefined,
+        # Every value is escaped unless a filter has marked it as safe, so a new line of the template cannot forget it.
+        finalize=escape_markdown,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
     for name in ("percent", "interval", "decimal", "count"):
-        environment.filters[name] = getattr(formats, name)
-    environment.filters.update(cell=cell, public=public_name, quoted=lambda text: json.dumps(text, ensure_ascii=False))
+        environment.filters[name] = safe_markdown(getattr(formats, name))
+    environment.filters.update(public=public_name, shorten=formats.shorten, code=code_span, block=code_block, link=link)
+    # A string of Python code, in a block of code.
+    environment.filters["quoted"] = safe_markdown(lambda text: json.dumps(text, ensure_ascii=False))
     recipe = report.recipe
     is_encoder = _task_type(report.run) == "SEQ_CLS"
     return environment.get_template("model_card.md.jinja").render(
@@ -143,7 +149,12 @@ def _render_body(report: Report) -> str:
         base_name=base_model_id(recipe),
         base_folder="toolkit/embedded/weights" if recipe.model.name == EMBEDDED_MODEL else base_model_id(recipe),
         base_is_local=recipe.model.name != EMBEDDED_MODEL and not _is_hub_id(recipe.model.name),
-        run_folder=shlex.quote(_run_folder(report.run.path)),
+        predict_command=(
+            f"python scripts/predict.py {shlex.quote(_run_folder(report.run.path))} "
+            f'--premise "{_EXAMPLE[0]}" --hypothesis "{_EXAMPLE[1]}"'
+        ),
+        max_labels=MAX_SHOWN_LABELS,
+        shown_labels=confusion_table(report.main.metrics).labels if report.main else [],
         dtype=(report.record.get("precision") or {}).get("name", "float32"),
         example=_EXAMPLE,
         chat=None if is_encoder else _chat_example(report),
@@ -186,15 +197,10 @@ def _task_type(run: RunFolder) -> str:
 
 def _is_hub_id(name: str) -> bool:
     # The Hub's ids are NAME or OWNER/NAME. A colon marks what ships with the toolkit.
-    is_path = name.startswith((".", "/", "~")) or name.endswith(LOCAL_SUFFIXES) or Path(name).is_dir()
+    is_path = name.startswith((".", "/", "~")) or bool(data_suffix(name)) or Path(name).is_dir()
     return not is_path and ":" not in name and name.count("/") <= 1
 
 
 def public_name(source: str) -> str:
     """Return the name of a data source without the folders of this machine."""
-    return Path(source).name if source.endswith(LOCAL_SUFFIXES) else source
-
-
-def cell(text: object) -> str:
-    """Escape text for a cell of a Markdown table."""
-    return " ".join(str(text).split()).replace("|", "\\|").replace("<", "&lt;")
+    return Path(source).name if data_suffix(source) else source

@@ -1,21 +1,30 @@
 """The content of a report, gathered from the files of a run; the templates decide how it looks."""
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from toolkit.data.sources import EMBEDDED
+from toolkit.errors import ModelError
 from toolkit.evaluation.evaluation import Evaluation, load_evaluations, main_evaluation, with_base_zero_shot
+from toolkit.inference.gguf_file import read_gguf_header
+from toolkit.models.gguf_types import FILE_TYPES
 from toolkit.recipe.loading import format_override
-from toolkit.recipe.schema import Recipe
-from toolkit.reporting.formats import count, interval, percent
+from toolkit.recipe.schema import GgufType, Recipe
+from toolkit.reporting.formats import count, interval, percent, shorten
 from toolkit.reporting.prediction_summary import PredictionSummary, summarize_predictions
 from toolkit.reporting.report_facts import Fact, decisions, training_facts
-from toolkit.reporting.run_results import load_losses, load_parity
+from toolkit.reporting.run_results import check_report_files, load_losses
+from toolkit.runs.model_ref import ModelRef
+from toolkit.runs.parity_record import load_existing_parity
 from toolkit.runs.run_folder import RunFolder, read_json_object
 from toolkit.runs.trained_run import TrainedRun
+from toolkit.utils.formatting import join_names
+
+_MAX_LABELS_IN_TITLE = 10
 
 BASELINES = {
     "random": "uniform guess",
@@ -64,6 +73,14 @@ class Report:
         return content_language(self.recipe)
 
     @property
+    def question(self) -> str:
+        """The labels as a question, or their number if there are many."""
+        labels = self.recipe.task.labels
+        if len(labels) > _MAX_LABELS_IN_TITLE:
+            return f"Which of {len(labels):,} labels?"
+        return f"{join_names([shorten(label) for label in labels], 'or')}?".replace("_", " ")
+
+    @property
     def headline(self) -> tuple[str, str] | None:
         """The accuracy and the rest of the sentence about it."""
         return (percent(self.main.metrics["accuracy"]), headline_details(self.main)) if self.main else None
@@ -95,9 +112,11 @@ def gather_report(run: TrainedRun) -> Report:
 
     Raises:
         RunError: If run.json or recipe.yaml is missing, or a file of the run is damaged.
+        SealError: If a file that the report shows has changed since it was made.
     """
+    check_report_files(run)
     read_json_object(run.folder.run_json)  # RunFolder.record accepts a missing run.json, a report does not
-    evaluations = with_base_zero_shot(load_evaluations(run.folder))
+    evaluations = with_base_zero_shot(load_evaluations(run))
     steps, losses = load_losses(run.folder)
     return Report(
         run=run.folder,
@@ -108,7 +127,7 @@ def gather_report(run: TrainedRun) -> Report:
         main=main_evaluation(evaluations),
         steps=steps,
         losses=losses,
-        parity=load_parity(run.folder),
+        parity=load_existing_parity(run),
     )
 
 
@@ -169,29 +188,46 @@ def _commands(report: Report) -> Iterator[str]:
     rerun = RunFolder(report.run.path.resolve().with_name(f"{report.name}-again"))
     recipe_file = report.run.recipe_file
     if commit := report.record.get("git_commit"):
-        yield f"git checkout {str(commit).removesuffix('-dirty')}"
+        yield shlex.join(["git", "checkout", str(commit).removesuffix("-dirty")])
     if "command" in report.record and report.record["command"] is None:  # started from Python, not by a script
         call = f"toolkit.train({str(recipe_file)!r}, output_dir={str(rerun.path)!r})"
         yield f"python -c {shlex.quote(f'import toolkit; {call}')}"
     else:
         yield f"python scripts/sft.py {shlex.join([str(recipe_file), '--output-dir', str(rerun.path)])}"
-    exported_models = [
-        evaluation.metrics["model"]
-        for evaluation in report.evaluations
-        if evaluation.metrics["model"] not in ("adapter", "base")
-    ]
-    if exported_models:
-        types = [model.removeprefix("gguf-") for model in dict.fromkeys(exported_models) if model != "merged"]
-        quant_flags = ["--quant", *types] if types else []
+    models = list(dict.fromkeys(str(evaluation.metrics["model"]) for evaluation in report.evaluations))
+    types = _gguf_types(report.run, models)
+    if types or "merged" in models:
+        quant_flags = ["--quant", *dict.fromkeys(types.values())] if types else []
         yield f"python scripts/export_gguf.py {shlex.join([str(rerun.path), *quant_flags])}"
     for evaluation in report.evaluations:
-        yield _evaluation_command(evaluation, rerun)
+        yield _evaluation_command(evaluation, rerun, types)
 
 
-def _evaluation_command(evaluation: Evaluation, run: RunFolder) -> str:
+def _gguf_types(run: RunFolder, models: Sequence[str]) -> dict[str, GgufType]:
+    """Return the file type of each evaluated GGUF file that this toolkit can write again, by the name of the model.
+
+    The type is read from the file, because its name is that of the run at the time of the export.
+    """
+    names = {spec.number: file_type for file_type, spec in FILE_TYPES.items()}
+    types: dict[str, GgufType] = {}
+    for path in sorted((run.path / "gguf").glob("*.gguf")):
+        with suppress(ModelError):  # the evaluation of a file that was damaged later still stands
+            number = read_gguf_header(path).fields.get("general.file_type")
+            if number in names:
+                types[ModelRef("gguf", path).evaluation_name(run)] = names[number]
+    for model in models:
+        # A file that has been deleted: the toolkit ends its names with the type.
+        if model.startswith("gguf-") and (ending := model.rpartition("-")[2]) in FILE_TYPES:
+            types.setdefault(model, ending)
+    return {model: file_type for model, file_type in types.items() if model in models}
+
+
+def _evaluation_command(evaluation: Evaluation, run: RunFolder, gguf_types: Mapping[str, GgufType]) -> str:
     model, overrides, flags = evaluation.metrics["model"], evaluation.overrides, [str(run.path)]
-    if model.startswith("gguf-"):
-        model = str(run.gguf(model.removeprefix("gguf-")))
+    if model in gguf_types:
+        model = str(run.gguf(gguf_types[model]))
+    elif model.startswith("gguf-"):  # a file of another origin, whose folder is not recorded
+        model = f"{model.removeprefix('gguf-')}.gguf"
     if model != "adapter":
         flags += ["--model", model]
     needs_data_flag = "data.eval.path" in overrides or (

@@ -1,22 +1,30 @@
-"""Results of a run other than its evaluations: the loss of each step and the parity of exported files."""
+"""Results of a run other than its evaluations: the loss of each step."""
 
 import json
-from typing import Any
+from collections.abc import Collection
+from pathlib import Path
 
-from toolkit.errors import RunError
+from toolkit.runs.parity_record import find_gguf_changes, load_parity
 from toolkit.runs.run_folder import RunFolder, read_json_object
 from toolkit.runs.trained_run import TrainedRun
 
 
-def check_report_files(run: TrainedRun) -> None:
+def check_report_files(run: TrainedRun, *, replacing: Collection[Path] = ()) -> None:
     """Check the files that a report needs besides evaluations, before hours of scoring rather than after.
+
+    Args:
+        run: The run.
+        replacing: GGUF files that the caller writes again, so that their present state does not matter.
 
     Raises:
         RunError: If run.json is missing or damaged, or parity.json is damaged.
+        SealError: If the training log, parity.json or a GGUF file has changed.
     """
     if not run.record:
         read_json_object(run.folder.run_json)
-    load_parity(run.folder)
+    run.verify_train_log()
+    if parity := load_parity(run):
+        run.refuse_changes(find_gguf_changes(run, parity, replacing))
 
 
 def load_losses(run: RunFolder) -> tuple[list[int], list[float]]:
@@ -33,14 +41,3 @@ def load_losses(run: RunFolder) -> tuple[list[int], list[float]]:
         except (ValueError, KeyError, TypeError):
             continue  # a killed run can leave an incomplete last line
     return steps, losses
-
-
-def load_parity(run: RunFolder) -> dict[str, Any] | None:
-    """Return the content of gguf/parity.json, or None if the file does not exist."""
-    if not run.parity.is_file():
-        return None
-    parity = read_json_object(run.parity)
-    models = parity.get("models")
-    if not isinstance(models, list) or not all(isinstance(entry, dict) for entry in models):
-        raise RunError(f"{run.parity} is damaged: it has no list of models.", hint="Export again, or delete it.")
-    return parity

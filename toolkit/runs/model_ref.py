@@ -66,7 +66,7 @@ class ModelRef:
             )
         hint = f"Create it with: toolkit.open_run({str(run.path)!r}).export()"
         if self.name == "merged" and not (run.merged / "config.json").is_file():
-            raise RunError(f"{run.path} contains no merged model.", hint=hint)
+            raise RunError(f"{run.path} contains no merged model: merged/config.json is missing.", hint=hint)
         if self.gguf and not self.gguf.is_file():
             raise RunError(f"There is no GGUF file {self.gguf}.", hint=hint)
 

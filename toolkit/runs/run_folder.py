@@ -54,9 +54,10 @@ class RunFolder:
         run = cls(path)
         if not path.is_dir():
             raise RunError(f"There is no run folder {path}.", hint="Train first: toolkit.train(RECIPE)")
-        if not run.recipe_file.is_file() or not (run.adapter / "adapter_config.json").is_file():
+        required = [run.recipe_file, run.adapter / "adapter_config.json"]
+        if missing := [file.relative_to(path) for file in required if not file.is_file()]:
             raise RunError(
-                f"{path} is not a finished run: recipe.yaml or the adapter is missing.",
+                f"{path} is not a finished run: {missing[0]} is missing.",
                 hint="Finish it with `toolkit.train(RECIPE, resume=True)`, or give another folder.",
             )
         return run

@@ -1,26 +1,33 @@
 """Checks of the paths that a run is written to, made before hours of training instead of after."""
 
 import os
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
 from toolkit.errors import RunError
+from toolkit.utils.atomic_io import longest_scratch_name
+from toolkit.utils.storage import disk_full_reason, storage_errors
 
+_LONGEST_GGUF_NAME = "{}-quantizing.gguf"  # the export's intermediate file
 _OUTPUT_DIR_HINT = "Choose another folder with output_dir."
+_SHOWN_CHARACTERS = 60
 
 
 def check_run_path(path: Path) -> None:
     """Check that a run folder can be created safely at a path.
 
     Raises:
-        RunError: If the name is not printable, or the path is a link, leads through a missing folder, is inside another
-            run, is below a file, or is not writable.
+        RunError: If the name is not printable or too long, or the path is a link, leads through a missing folder, is
+            inside another run, is below a file, or is not writable.
     """
     # Not Path.resolve, which raises if symbolic links form a loop.
     resolved = Path(os.path.realpath(path))
     name = resolved.name
     if not name.isprintable():  # the name becomes part of file names, a Modelfile and a report
         raise RunError(f"The run folder's name {name!r} contains unprintable characters.", hint=_OUTPUT_DIR_HINT)
+    gguf = resolved / "gguf" / _LONGEST_GGUF_NAME.format(name)
+    check_name_length(gguf, f"The run folder's name {_shown(name)}", hint=_OUTPUT_DIR_HINT)
     if path.is_symlink():  # overwriting would delete the files of the target
         raise RunError(
             f"{path} is a symbolic link to {path.readlink()}.", hint="Give the folder itself with output_dir."
@@ -38,6 +45,58 @@ def check_run_path(path: Path) -> None:
     if not (nearest := nearest_existing(resolved)).is_dir():
         raise RunError(f"{path} cannot be a run folder: {nearest} is a file.", hint=_OUTPUT_DIR_HINT)
     check_writable(resolved, hint=_OUTPUT_DIR_HINT)
+    if nearest != resolved:
+        check_can_create(resolved, hint=_OUTPUT_DIR_HINT)
+
+
+def check_name_length(path: Path, subject: str, *, hint: str) -> None:
+    """Check that the file system accepts a file's name and path, and those of its scratch files.
+
+    Args:
+        path: The file or folder that will be written.
+        subject: The name that the user gave, as the beginning of the error message.
+        hint: What to do instead.
+
+    Raises:
+        RunError: If they are too long.
+    """
+    scratch = Path(os.path.realpath(path)).with_name(longest_scratch_name(path.name))
+    for text, limit in ((scratch.name, _limit(path, "PC_NAME_MAX", 255)), (scratch, _limit(path, "PC_PATH_MAX", 4096))):
+        if (excess := len(os.fsencode(text)) - limit) > 0:
+            raise RunError(
+                f"{subject} is too long by {excess} bytes: files named after it could not be written.", hint=hint
+            )
+
+
+def _limit(path: Path, name: str, default: int) -> int:
+    try:
+        limit = os.pathconf(nearest_existing(path), name)
+    except (OSError, ValueError):  # a file system that does not report its limits
+        return default
+    return limit if limit > 0 else default
+
+
+def _shown(name: str) -> str:
+    return repr(name if len(name) <= _SHOWN_CHARACTERS else f"{name[:_SHOWN_CHARACTERS]}...")
+
+
+def check_can_create(path: Path, *, hint: str) -> None:
+    """Check by trying that a file or folder can be created. Permissions are not enough, for example below /proc.
+
+    Raises:
+        RunError: If the file system refuses it.
+        StorageError: If the disk is full.
+    """
+    nearest = nearest_existing(path)
+    with storage_errors(path):
+        try:
+            Path(tempfile.mkdtemp(prefix=".", suffix=".partial", dir=nearest)).rmdir()
+        except OSError as error:
+            if disk_full_reason(error):
+                raise
+            raise RunError(
+                f"{path} cannot be written: {nearest} does not accept new files ({error.strerror}).", hint=hint
+            ) from error
 
 
 def check_writable(path: Path, *, hint: str = "Change the permissions, or copy the run elsewhere.") -> None:

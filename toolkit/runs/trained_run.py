@@ -1,61 +1,187 @@
-"""A finished run that is opened for evaluation, prediction or export."""
+"""A run that has been trained, opened for evaluation, prediction or export."""
 
-from dataclasses import dataclass, replace
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from toolkit.errors import SealError
 from toolkit.recipe.loading import Overrides, build_recipe, diff_recipes, parse_recipe, read_recipe_text
 from toolkit.recipe.schema import Recipe
-from toolkit.runs.run_folder import RunFolder
+from toolkit.runs.digests import digest_files, file_digest
+from toolkit.runs.run_folder import RunFolder, read_json_object
+from toolkit.runs.seal import (
+    MERGED_SEAL,
+    RESTORE_HINT,
+    Seal,
+    adapter_identity,
+    base_files,
+    find_changes,
+    find_recipe_changes,
+    model_files,
+)
+from toolkit.utils.atomic_io import write_json
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """A finished run: its folder, and its recipe with the caller's overrides.
+    """The files of a run, and the recipe to use with it.
 
     Args:
-        folder: The folder of the run.
-        recipe_text: The content of recipe.yaml.
-        saved_recipe: The recipe in recipe.yaml, with which the run was trained.
-        recipe: The saved recipe with the caller's overrides.
+        folder: The run folder.
+        recipe_text: The contents of recipe.yaml.
+        saved_recipe: The recipe that the run was trained with.
+        recipe: The same recipe with the caller's overrides.
+        base: The folder of the base model, if it is not where the recipe says. Its digests must be the recorded ones.
+        accept_changes: Whether files that differ from their recorded digests are used nevertheless.
+        accepted: The changes that were accepted so far, for the records of results.
     """
 
     folder: RunFolder
     recipe_text: str
     saved_recipe: Recipe
     recipe: Recipe
+    base: Path | None = None
+    accept_changes: bool = False
+    accepted: list[str] = field(default_factory=list)
 
     @classmethod
-    def open(cls, path: Path, overrides: Overrides = ()) -> "TrainedRun":
-        """Open the folder of a finished run; recipe.yaml is read once.
+    def open(
+        cls, path: Path, overrides: Overrides = (), *, base: Path | None = None, accept_changes: bool = False
+    ) -> "TrainedRun":
+        """Open the folder of a finished run, and check its recipe and adapter against its seal.
 
         Raises:
-            RunError: If there is no such folder, or if it is not a finished run.
+            RunError: If the folder does not exist or contains no finished run.
             RecipeError: If recipe.yaml is damaged, or an override is invalid.
+            SealError: If the recipe or the adapter has changed since training.
         """
         folder = RunFolder.open(path)
-        # Read once, so that a report shows the text of the recipe in use even if the file changes meanwhile.
+        # The recipe with overrides is built from the same text, so that both come from one version of the file.
         text, name = read_recipe_text(folder.recipe_file), folder.recipe_file.name
         values = parse_recipe(text, str(folder.recipe_file))
         saved = build_recipe(values, name)
-        return cls(folder, text, saved, build_recipe(values, name, overrides) if overrides else saved)
+        recipe = build_recipe(values, name, overrides) if overrides else saved
+        run = cls(folder, text, saved, recipe, base, accept_changes)
+        if run.seal is None:
+            logger.warning("WARNING: %s has no seal in run.json, so its files cannot be checked for changes.", path)
+        run.verify_adapter()
+        return run
 
     def with_recipe(self, recipe: Recipe) -> "TrainedRun":
-        """Return the same run with another recipe in use."""
+        """Return the same run with another recipe to use."""
         return replace(self, recipe=recipe)
 
     @property
     def path(self) -> Path:
-        """The run's folder."""
+        """The run folder."""
         return self.folder.path
 
     @cached_property
     def record(self) -> dict[str, Any]:
-        """The content of run.json, which is read once."""
+        """The contents of run.json when the run was opened."""
         return self.folder.record
+
+    @cached_property
+    def seal(self) -> Seal | None:
+        """The digests that were recorded after training; None for a run from before runs were sealed."""
+        return Seal.from_record(self.record)
+
+    @cached_property
+    def adapter_sha256(self) -> str:
+        """One digest of adapter weights and configuration, as recorded or, without a seal, as they are now."""
+        if self.seal:
+            return self.seal.adapter_sha256
+        return adapter_identity(digest_files(self.folder.adapter, model_files(self.folder.adapter), self.path))
 
     @property
     def overridden(self) -> dict[str, Any]:
-        """The dotted keys in which `recipe` differs from the saved recipe, with their values in `recipe`."""
+        """The values in which `recipe` differs from what the run was trained with, by dotted key."""
         return diff_recipes(self.saved_recipe, self.recipe)
+
+    def verify_adapter(self) -> None:
+        """Check recipe.yaml, the adapter and its tokenizer.
+
+        Raises:
+            SealError: If one of them has changed since training.
+        """
+        if self.seal is None:
+            return
+        changes = find_recipe_changes(self.seal.recipe, self.saved_recipe, self.folder.recipe_file)
+        adapter = self.folder.adapter
+        self.refuse_changes(changes + find_changes(adapter, self.seal.adapter, model_files(adapter), self.path))
+
+    def verify_base(self, folder: Path) -> None:
+        """Check that a folder has the base model that the run was trained on.
+
+        Raises:
+            SealError: If it has not.
+        """
+        if self.seal and (changes := find_changes(folder, self.seal.base, base_files(folder), self.path)):
+            self.refuse_changes([f"{folder} is not the base model that {self.path} was trained on: {changes[0]}"])
+
+    def verify_merged(self) -> None:
+        """Check that the merged weights are those that were written for this adapter.
+
+        Raises:
+            SealError: If they are not.
+        """
+        merged = self.folder.merged
+        if self.seal is None:
+            return
+        if not (merged / MERGED_SEAL).is_file():
+            return self.refuse_changes([f"{merged / MERGED_SEAL} is missing, so the merged weights cannot be checked."])
+        seal = read_json_object(merged / MERGED_SEAL)
+        if seal.get("adapter") != self.adapter_sha256 or not isinstance(seal.get("files"), dict):
+            return self.refuse_changes([f"{merged} was merged from another adapter."])
+        self.refuse_changes(find_changes(merged, seal["files"], model_files(merged), self.path))
+
+    def verify_train_log(self) -> None:
+        """Check train_log.jsonl, if it still exists.
+
+        Raises:
+            SealError: If it has changed since training.
+        """
+        log = self.folder.train_log
+        if self.seal and log.is_file() and file_digest(log, self.path) != self.seal.train_log:
+            self.refuse_changes([f"{log} has changed since it was recorded."])
+
+    def verify_unreplaced(self) -> None:
+        """Check that the folder still contains the run that was opened, right before a result is written into it.
+
+        Raises:
+            SealError: If another training has replaced the run in the meantime.
+        """
+        current = self.folder.record
+        if any(current.get(key) != self.record.get(key) for key in ("started", "seal")):
+            raise SealError(
+                f"{self.path} was replaced by another training in the meantime, so nothing was written.",
+                hint="Run the same command again for the new run.",
+            )
+
+    def refuse_changes(self, changes: Sequence[str]) -> None:
+        """Raise an error for changes of files, or record them as accepted.
+
+        Raises:
+            SealError: If there are changes, and the run was not opened with `accept_changes`.
+        """
+        new = [change for change in changes if change not in self.accepted]
+        if not new:
+            return
+        if not self.accept_changes:
+            more = f" ({len(new) - 1} more changes)" if len(new) > 1 else ""
+            raise SealError(f"{new[0]}{more}", hint=RESTORE_HINT)
+        for change in new:
+            logger.warning("WARNING: %s It is used nevertheless.", change)
+        self.accepted.extend(new)
+
+
+def seal_merged(run: TrainedRun) -> None:
+    """Record the digests of merged weights that have just been written, and the adapter that is in them."""
+    folder, merged = run.folder.adapter, run.folder.merged
+    adapter = adapter_identity(digest_files(folder, model_files(folder), run.path))
+    write_json(merged / MERGED_SEAL, {"adapter": adapter, "files": digest_files(merged, model_files(merged), run.path)})

@@ -19,8 +19,9 @@ _MODEL_FIELDS = ("model.commit", "model.fingerprint")
 _DATA_FIELDS = ("data.train.fingerprint", "data.calibration.fingerprint", "data.eval.fingerprint")
 # The digest of the training rows as token ids. It also changes when a chat template writes today's date.
 _TOKEN_FIELDS = ("tokens_sha256",)
+_PROCESS_FIELDS = ("processes",)
 _PLAN_FIELDS = (
-    "batching.name", "batch_size", "processes", "steps", "micro_batch_size", "batch_tokens", "group_by_premise",
+    "batching.name", "batch_size", "steps", "micro_batch_size", "batch_tokens", "group_by_premise",
     "gradient_checkpointing", "optimizer",
 )  # fmt: skip
 _START_OVER = "or start over with overwrite=True or another output_dir."
@@ -85,7 +86,10 @@ def check_same_plan(run: RunFolder, current: Mapping[str, Any]) -> None:
     Raises:
         RunError: If a field differs from run.json. The message names it.
     """
-    _check_fields(run, current, _PLAN_FIELDS, f"Resume with the same number of processes, {_START_OVER}")
+    _check_fields(run, current, _PROCESS_FIELDS, f"Resume with the same number of processes, {_START_OVER}")
+    # Of the same recipe and processes, these fields change only with the device, the packages or an edit of run.json.
+    hint = f"Resume on the same kind of device, and restore {run.run_json} if it was edited, {_START_OVER}"
+    _check_fields(run, current, _PLAN_FIELDS, hint)
 
 
 def _check_fields(run: RunFolder, current: Mapping[str, Any], fields: Iterable[str], hint: str) -> None:

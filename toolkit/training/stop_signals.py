@@ -3,6 +3,7 @@
 import logging
 import signal
 import threading
+import time
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -12,10 +13,11 @@ from toolkit.runs.run_folder import IS_MAIN_PROCESS
 logger = logging.getLogger(__name__)
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_LAUNCHER_SECONDS = 0.5
 
 
 class StopSignals:
-    """A context in which SIGTERM and Ctrl-C only request a stop; the same signal again interrupts immediately.
+    """A context in which SIGTERM and Ctrl-C only request a stop; a second signal interrupts immediately.
 
     An exception in the middle of a step would lose the work since the last checkpoint, so the handler sets a flag that
     `StopOnSignal` reads between steps.
@@ -27,6 +29,7 @@ class StopSignals:
     def __init__(self, resume_hint: str) -> None:
         self._resume_hint = resume_hint
         self._received_signals: set[int] = set()
+        self._first_time = 0.0
         self._previous_handlers: dict[int, Any] = {}
 
     @property
@@ -46,14 +49,19 @@ class StopSignals:
             signal.signal(number, handler)
 
     def _handle_signal(self, number: int, frame: FrameType | None) -> None:
-        # Under a launcher, one Ctrl-C can arrive twice: as SIGINT from the terminal and as SIGTERM from the launcher.
-        # Only the same signal again is a second request.
-        if number in self._received_signals:
+        # Under a launcher, one Ctrl-C can arrive twice: as SIGINT from the terminal and a moment later as SIGTERM from
+        # the launcher. Only the same signal again, or any signal after that moment, is a second request.
+        is_second = self._received_signals and time.monotonic() - self._first_time >= _LAUNCHER_SECONDS
+        if number in self._received_signals or is_second:
             raise KeyboardInterrupt(
                 f"Training stopped immediately. Resume from the latest checkpoint with: {self._resume_hint}"
             )
-        if not self._received_signals and IS_MAIN_PROCESS:
-            logger.warning("\nstopping    after this step and its checkpoint. Press Ctrl-C again to stop immediately.")
+        if not self._received_signals:
+            self._first_time = time.monotonic()
+            if IS_MAIN_PROCESS:
+                logger.warning(
+                    "\nstopping    after this step and its checkpoint. Press Ctrl-C again to stop immediately."
+                )
         self._received_signals.add(number)
 
 

@@ -23,6 +23,7 @@ from toolkit.planning.suggestions import verdict
 from toolkit.recipe.loading import dump_recipe
 from toolkit.recipe.schema import Recipe
 from toolkit.runs.run_folder import IS_MAIN_PROCESS, RunFolder, utc_now
+from toolkit.runs.seal import make_seal
 from toolkit.runs.versions import git_commit, package_versions
 from toolkit.training.checkpoints import Checkpoints, find_checkpoints
 from toolkit.training.fit import announce, fit
@@ -158,9 +159,16 @@ def _fit_and_record(
         if isinstance(error, StorageError):
             error.hint = f"Free some disk space (`df -h` shows what is left), then resume with: {options.resume_hint}"
         raise
+    if not IS_MAIN_PROCESS:
+        return
     timings = {"load_seconds": round(load_seconds, 2), "train_seconds": round(results.seconds, 2)}
     _record_end(
-        run, status="completed", final_loss=results.loss, timings=timings, peak_memory_bytes=peak_memory_bytes()
+        run,
+        status="completed",
+        final_loss=results.loss,
+        timings=timings,
+        peak_memory_bytes=peak_memory_bytes(),
+        seal=make_seal(run.path, job.recipe, job.preflight.folder),
     )
     announce(f"adapter     {run.adapter}")
 

@@ -12,6 +12,8 @@ from typing import Any
 
 from toolkit.utils.storage import flush_to_disk, is_being_written, storage_errors
 
+_LARGEST_PROCESS_ID = 2**22  # on 64-bit Linux
+
 
 def remove_leftovers(path: Path) -> None:
     """Remove scratch files next to `path` that killed processes left behind, or restore an older version from them."""
@@ -22,6 +24,11 @@ def remove_leftovers(path: Path) -> None:
             leftover.rename(path)  # the process was killed between the two renames of `atomic_path`
         else:
             remove(leftover)
+
+
+def longest_scratch_name(name: str) -> str:
+    """Return the longest name that a scratch path next to a file or folder of this name can have."""
+    return f".{name}.old.{_LARGEST_PROCESS_ID}.partial"
 
 
 @contextmanager

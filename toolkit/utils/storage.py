@@ -4,6 +4,7 @@ import errno
 import fcntl
 import os
 import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,6 +16,8 @@ _REASONS = {
     errno.EDQUOT: "the disk quota is used up",
     errno.EFBIG: "the file exceeds the size limit (see `ulimit -f`)",
 }
+_LOCK_TIMEOUT_S = 5.0
+_LOCK_POLL_S = 0.05
 _SCRATCH = re.compile(r"\.([^/]+?)\.\d+\.partial")
 # safetensors and tokenizers are written in Rust and raise exceptions with this message. numpy raises an OSError without
 # an error number.
@@ -82,28 +85,34 @@ def flush_to_disk(path: Path) -> None:
 
 
 @contextmanager
-def folder_lock(folder: Path) -> Iterator[None]:
-    """Create a folder and lock it for this process.
+def folder_lock(folder: Path, *, shared: bool = False) -> Iterator[None]:
+    """Create a folder and lock it for this process: shared while files are read, exclusive while they are replaced.
+
+    Reading and writing results takes moments, so the lock is waited for. Training holds it until it ends.
 
     Raises:
-        RunError: If another process has locked it.
+        RunError: If another process keeps it locked.
     """
     # The operating system releases the lock when the process ends, even if it is killed, so no stale lock can remain.
     folder.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         with suppress(OSError):  # some file systems do not support locks
-            _lock(descriptor, folder)
+            _lock(descriptor, folder, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
         yield
     finally:
         os.close(descriptor)
 
 
-def _lock(descriptor: int, folder: Path) -> None:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise RunError(
-            f"Another process is training in {folder}.",
-            hint="Wait until it ends, stop it, or give another folder with output_dir.",
-        ) from error
+def _lock(descriptor: int, folder: Path, mode: int) -> None:
+    deadline = time.monotonic() + _LOCK_TIMEOUT_S
+    while True:
+        try:
+            return fcntl.flock(descriptor, mode | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            if time.monotonic() >= deadline:
+                raise RunError(
+                    f"Another process is training in {folder}, or is reading or writing its files.",
+                    hint="Wait until it ends, stop it, or give another folder with output_dir.",
+                ) from error
+        time.sleep(_LOCK_POLL_S)

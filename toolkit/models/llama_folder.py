@@ -10,7 +10,7 @@ from gguf import MODEL_ARCH, get_tensor_name_map
 from safetensors import SafetensorError, safe_open
 
 from toolkit.errors import ExportError
-from toolkit.export.llama_config import LlamaConfig, read_config, read_json
+from toolkit.models.llama_config import LlamaConfig, read_config, read_json
 
 _FLOAT_DTYPES = ("F16", "BF16", "F32")
 

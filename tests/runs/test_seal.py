@@ -1,0 +1,250 @@
+"""The seal: a run whose files were replaced, edited or removed is refused; a run that was moved or copied is not."""
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import toolkit
+from toolkit.errors import SealError
+from toolkit.recipe.schema import Recipe
+from toolkit.runs import digests
+from toolkit.runs.digests import file_digest
+from toolkit.runs.run_folder import RunFolder
+from toolkit.runs.trained_run import TrainedRun
+from toolkit.utils.atomic_io import file_sha256
+from toolkit.utils.storage import folder_lock
+
+Call = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(scope="module")
+def finished(
+    trained: RunFolder, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory, make_recipe: Callable[..., Recipe]
+) -> Iterator[tuple[Path, Path, Path]]:
+    """Two complete runs with evaluations and exports that differ only in their seed, and their base model."""
+    from toolkit.training.training_run import TrainingOptions, train_run
+
+    folder = tmp_path_factory.mktemp("sealed")
+    base = folder / "base"
+    shutil.copytree(tiny_model, base)
+    for name, seed in (("ours", 1), ("theirs", 2)):
+        recipe = make_recipe(
+            f"model.name={base}", "training.learning_rate=0.02", "lora.dropout=0.0", f"seed={seed}",
+            "data.eval.limit=6", "evaluation.baselines=false",
+        )  # fmt: skip
+        train_run(recipe, RunFolder(folder / name), TrainingOptions())
+        run = toolkit.open_run(folder / name)
+        run.evaluate()
+        run.evaluate("base")
+        run.export("f32", verify=3, min_agreement=0.01)
+    yield folder / "ours", folder / "theirs", base
+
+
+@pytest.fixture
+def ours(finished: tuple[Path, Path, Path], tmp_path: Path) -> Path:
+    """A copy of the first run, which a test can change."""
+    shutil.copytree(finished[0], tmp_path / "ours")
+    return tmp_path / "ours"
+
+
+def commands(run: Path) -> dict[str, list[Any]]:
+    """Return the command lines that read a run, by name."""
+    pair = ["--premise", "Un chat dort.", "--hypothesis", "Un animal dort."]
+    gguf = run / "gguf" / "ours-f32.gguf"
+    return {
+        "predict": ["predict", run, *pair],
+        "predict base": ["predict", run, "--model", "base", *pair],
+        "predict merged": ["predict", run, "--model", "merged", *pair],
+        "predict gguf": ["predict", run, "--model", gguf, *pair],
+        "evaluate": ["eval_generate", run, "--limit", "3"],
+        "compare": ["compare", run / "eval" / "adapter", run / "eval" / "base"],
+        "export": ["export_gguf", run, "--quant", "f32", "--verify", "3", "--min-agreement", "0.01"],
+    }
+
+
+# The files of a run, and the commands that read them. Every other command must work as if nothing had happened.
+EVERYTHING = ["predict", "predict base", "predict merged", "predict gguf", "evaluate", "export"]
+READERS = {
+    "adapter/adapter_model.safetensors": EVERYTHING,
+    "adapter/adapter_config.json": EVERYTHING,
+    "adapter/tokenizer.json": EVERYTHING,
+    "adapter/tokenizer_config.json": EVERYTHING,
+    "recipe.yaml": EVERYTHING,
+    "merged/model.safetensors": ["predict merged"],
+    "merged/config.json": ["predict merged"],
+    "gguf/ours-f32.gguf": ["predict gguf", "evaluate"],
+    "gguf/parity.json": ["predict gguf", "evaluate", "export"],
+    "eval/adapter/metrics.json": ["evaluate", "compare", "export"],
+    "eval/adapter/predictions.jsonl": ["evaluate", "compare", "export"],
+    "train_log.jsonl": ["evaluate", "export"],
+}
+
+
+def edit(path: Path) -> None:
+    """Change a file in a way that the toolkit could not notice without a digest."""
+    data = path.read_bytes()
+    if path.name == "recipe.yaml":
+        data = data.replace(b"r: 4", b"r: 4\n  use_rslora: true").replace(b"use_rslora: false\n", b"")
+    elif path.name == "adapter_config.json":
+        data = data.replace(b'"lora_alpha": 8', b'"lora_alpha": 640')
+    elif path.name == "metrics.json":
+        metrics = json.loads(data)
+        data = json.dumps({**metrics, "accuracy": 0.999}).encode()
+    elif path.name == "parity.json":
+        parity = json.loads(data)
+        data = json.dumps({**parity, "rows": 600}).encode()
+    elif path.suffix == ".json":
+        data = data.replace(b"}", b' , "extra": 1}', 1) if path.name == "config.json" else data + b"\n"
+    elif path.suffix == ".jsonl":
+        key = b'"loss": ' if path.name == "train_log.jsonl" else b'"prediction": '
+        data = data.replace(key, key + b" ", 1)
+    else:
+        data = data[:-4] + bytes([data[-4] ^ 1, *data[-3:]])
+    assert data != path.read_bytes()
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("how", ["replaced", "edited", "deleted"])
+@pytest.mark.parametrize("name", READERS)
+def test_no_change_of_a_file_is_silent(
+    name: str, how: str, ours: Path, finished: tuple[Path, Path, Path], call: Call
+) -> None:
+    """Every command that reads a changed file names it; results of the other commands are those of the intact run."""
+    path, other = ours / name, finished[1] / name.replace("ours", "theirs")
+    if how == "replaced":
+        if path.read_bytes() == other.read_bytes():
+            pytest.skip("the file is the same in both runs")
+        shutil.copyfile(other, path)
+    elif how == "edited":
+        edit(path)
+    else:
+        path.unlink()
+    for command, arguments in commands(ours).items():
+        code, _, error = call(*arguments)
+        if command in READERS[name] and not (how == "deleted" and code == 0):
+            assert code in (2, 3) and "error: " in error, f"{command}: {code} {error}"
+            assert path.name in error, f"{command} does not name the file: {error}"
+        elif how == "deleted" and code:
+            assert path.name in error or "contains no merged" in error or "is not a finished run" in error, error
+        else:
+            assert code == 0, f"{command}: {error}"
+
+
+def test_accepted_changes_are_recorded(ours: Path, call: Call) -> None:
+    edit(ours / "adapter" / "adapter_config.json")
+    assert call("eval_generate", ours, "--limit", "3")[0] == 3
+    code, _, error = call("eval_generate", ours, "--limit", "3", "--accept-changes")
+    assert code == 0 and "adapter_config.json has changed since it was recorded. It is used nevertheless." in error
+    (metrics,) = [json.loads(path.read_text()) for path in (ours / "eval").glob("*limit3/metrics.json")]
+    assert [str(ours / "adapter" / "adapter_config.json") in change for change in metrics["accepted_changes"]] == [True]
+
+
+def test_moved_and_read_only_runs_open(ours: Path, tmp_path: Path) -> None:
+    (ours / "adapter" / "README.md").write_text("my own words", encoding="utf-8")
+    moved = ours.rename(tmp_path / "moved")
+    for path in [moved, *moved.rglob("*")]:
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    try:
+        with toolkit.open_run(moved).load() as classifier:
+            assert classifier.predict([("Un chat dort.", "Un animal dort.")])
+    finally:
+        for path in [moved, *moved.rglob("*")]:
+            path.chmod(0o755)
+
+
+def test_base_that_moved_is_found_by_its_digests(ours: Path, finished: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    base = tmp_path / "moved base"
+    shutil.copytree(finished[2], base)
+    (base / "README.md").write_text("a model card does not count", encoding="utf-8")
+    with toolkit.open_run(ours, base=base).load("base") as classifier:
+        classifier.load()
+    edit(base / "model.safetensors")
+    with (
+        toolkit.open_run(ours, base=base).load() as classifier,
+        pytest.raises(
+            SealError, match=r"is not the base model that .* was trained on: .*model\.safetensors has changed"
+        ),
+    ):
+        classifier.load()
+
+
+def test_run_without_seal_opens_with_a_warning(ours: Path, caplog: pytest.LogCaptureFixture) -> None:
+    record = json.loads((ours / "run.json").read_text())
+    del record["seal"]
+    (ours / "run.json").write_text(json.dumps(record))
+    with toolkit.open_run(ours).load() as classifier:
+        assert classifier.predict([("Un chat dort.", "Un animal dort.")])
+    assert caplog.text.count("has no seal in run.json") == 1
+
+
+def test_gguf_of_another_run_is_refused(
+    ours: Path, finished: tuple[Path, Path, Path], call: Call, tmp_path: Path
+) -> None:
+    elsewhere = tmp_path / "other.gguf"
+    shutil.copyfile(finished[1] / "gguf" / "theirs-f32.gguf", elsewhere)
+    code, _, error = call("eval_generate", ours, "--model", elsewhere)
+    assert code == 3 and f"{elsewhere} was exported from another adapter than that of {ours}." in error
+
+
+def test_requantized_file_is_derived(ours: Path, tmp_path: Path, call: Call) -> None:
+    """A file with our metadata that export did not write is accepted, with a warning that it is unmeasured."""
+    derived = tmp_path / "derived.gguf"
+    shutil.copyfile(ours / "gguf" / "ours-f32.gguf", derived)
+    code, _, error = call("eval_generate", ours, "--model", derived, "--limit", "3")
+    assert code == 0 and "but was not compared with it by export" in error
+
+
+def test_run_that_was_replaced_meanwhile_gets_no_result(
+    ours: Path, finished: tuple[Path, Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from toolkit.evaluation import evaluator
+
+    predict = evaluator._predict
+
+    def replace_then_predict(*arguments: Any) -> Any:
+        result = predict(*arguments)
+        shutil.rmtree(ours)
+        shutil.copytree(finished[1], ours)
+        return result
+
+    monkeypatch.setattr(evaluator, "_predict", replace_then_predict)
+    before = sorted(path.name for path in (finished[1] / "eval").iterdir())
+    with pytest.raises(SealError, match="was replaced by another training in the meantime"):
+        toolkit.open_run(ours).evaluate(limit=3)
+    assert sorted(path.name for path in (ours / "eval").iterdir()) == before
+
+
+def test_locks_exclude_writers_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("toolkit.utils.storage._LOCK_TIMEOUT_S", 0.1)
+    is_refused = pytest.raises(toolkit.RunError, match="Another process")
+    with folder_lock(tmp_path, shared=True), folder_lock(tmp_path, shared=True), is_refused, folder_lock(tmp_path):
+        pass
+    with folder_lock(tmp_path), is_refused, folder_lock(tmp_path, shared=True):
+        pass
+
+
+def test_large_files_are_hashed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cache is used until size, time or inode change, also by another process (an empty memory here)."""
+    monkeypatch.setattr(digests, "_MIN_CACHED_BYTES", 4)
+    hashed: list[Path] = []
+    monkeypatch.setattr(digests, "file_sha256", lambda path: hashed.append(path) or file_sha256(path))
+    path = tmp_path / "weights.safetensors"
+    path.write_bytes(b"12345")
+    for _ in range(2):
+        monkeypatch.setattr(digests, "_known_digests", {})
+        assert file_digest(path, tmp_path) == file_sha256(path)
+    assert len(hashed) == 1
+    path.write_bytes(b"12346")
+    assert file_digest(path, tmp_path) == file_sha256(path) and len(hashed) == 2
+
+
+def test_opened_run_remembers_its_seal(ours: Path) -> None:
+    run = TrainedRun.open(ours)
+    assert run.seal is not None and run.adapter_sha256 == run.seal.adapter_sha256
+    edit(ours / "adapter" / "adapter_model.safetensors")
+    with pytest.raises(SealError, match=r"adapter_model\.safetensors has changed since it was recorded"):
+        run.verify_adapter()

@@ -1,0 +1,54 @@
+"""The check that a model of a run is the one that the run trained, merged or exported."""
+
+import logging
+from pathlib import Path
+
+from toolkit.inference.gguf_file import read_gguf_header
+from toolkit.runs.digests import file_digest
+from toolkit.runs.model_ref import ModelRef
+from toolkit.runs.parity_record import load_parity, recorded_digests
+from toolkit.runs.trained_run import TrainedRun
+
+logger = logging.getLogger(__name__)
+
+ADAPTER_KEY, BASE_KEY = "general.toolkit.adapter_sha256", "general.toolkit.base_sha256"
+"""The metadata of a GGUF file that say which model it was made from. Quantizers keep them."""
+
+
+def verify_model(run: TrainedRun, model: ModelRef) -> None:
+    """Check the files of a model against their recorded digests, right before they are loaded.
+
+    Raises:
+        ModelError: If a file does not exist or is damaged.
+        SealError: If a file has changed, or belongs to another run.
+    """
+    run.verify_adapter()  # in every case: the tokenizer is read from its folder
+    if model.gguf:
+        _verify_gguf(run, model.gguf)
+    elif model.name == "merged":
+        run.verify_merged()
+    else:
+        from toolkit.models.model_folder import find_base  # reading a GGUF file needs no model packages
+
+        find_base(run)
+
+
+def _verify_gguf(run: TrainedRun, path: Path) -> None:
+    header = read_gguf_header(path)
+    if run.seal is None:
+        return
+    parity = load_parity(run) or {}
+    names = {(run.path / name).resolve(): digest for name, digest in recorded_digests(parity).items()}
+    if (digest := names.get(path.resolve())) is not None:
+        if file_digest(path, run.path) != digest:
+            run.refuse_changes([f"{path} has changed since it was exported."])
+        return
+    adapter, base = header.fields.get(ADAPTER_KEY), header.fields.get(BASE_KEY)
+    if adapter is None:
+        logger.warning("WARNING: %s does not say which model it was made from, so it cannot be checked.", path)
+    elif adapter != run.seal.adapter_sha256:
+        run.refuse_changes([f"{path} was exported from another adapter than that of {run.path}."])
+    elif base != run.seal.base_sha256:
+        run.refuse_changes([f"{path} was exported from another base model than that of {run.path}."])
+    else:
+        logger.warning("WARNING: %s was made from this run's adapter, but was not compared with it by export.", path)
