@@ -190,6 +190,19 @@ def test_gguf_of_another_run_is_refused(
     assert code == 3 and f"{elsewhere} was exported from another adapter than that of {ours}." in error
 
 
+def test_gguf_of_an_accepted_adapter_stays_foreign(
+    ours: Path, finished: tuple[Path, Path, Path], call: Call, tmp_path: Path
+) -> None:
+    """A file that was exported from a changed adapter is refused once the original adapter is back."""
+    weights = ours / "adapter" / "adapter_model.safetensors"
+    original = weights.read_bytes()
+    shutil.copyfile(finished[1] / "adapter" / weights.name, weights)
+    toolkit.open_run(ours, accept_changes=True).export("f32", verify=3, min_agreement=0.01)
+    weights.write_bytes(original)
+    code, _, error = call("eval_generate", ours, "--model", ours / "gguf" / "ours-f32.gguf", "--limit", "3")
+    assert code == 3 and "was exported from another adapter than that of" in error
+
+
 def test_requantized_file_is_derived(ours: Path, tmp_path: Path, call: Call) -> None:
     """A file with our metadata that export did not write is accepted, with a warning that it is unmeasured."""
     derived = tmp_path / "derived.gguf"

@@ -39,10 +39,10 @@ def _verify_gguf(run: TrainedRun, path: Path) -> None:
         return
     parity = load_parity(run) or {}
     names = {(run.path / name).resolve(): digest for name, digest in recorded_digests(parity).items()}
-    if (digest := names.get(path.resolve())) is not None:
-        if file_digest(path, run.path) != digest:
-            run.refuse_changes([f"{path} has changed since it was exported."])
-        return
+    digest = names.get(path.resolve())
+    if digest is not None and file_digest(path, run.path) != digest:
+        run.refuse_changes([f"{path} has changed since it was exported."])
+    # Also of a file that export wrote: the adapter could have been a changed one, which the caller accepted.
     adapter, base = header.fields.get(ADAPTER_KEY), header.fields.get(BASE_KEY)
     if adapter is None:
         logger.warning("WARNING: %s does not say which model it was made from, so it cannot be checked.", path)
@@ -50,5 +50,5 @@ def _verify_gguf(run: TrainedRun, path: Path) -> None:
         run.refuse_changes([f"{path} was exported from another adapter than that of {run.path}."])
     elif base != run.seal.base_sha256:
         run.refuse_changes([f"{path} was exported from another base model than that of {run.path}."])
-    else:
+    elif digest is None:
         logger.warning("WARNING: %s was made from this run's adapter, but was not compared with it by export.", path)
