@@ -84,7 +84,7 @@ def write_evaluation(run: RunFolder, name: str, n: int = 90, seed: int = 0, **fi
     predictions_file.parent.mkdir(parents=True, exist_ok=True)
     write_predictions(predictions_file, examples, predictions)
     if seal := Seal.from_record(run.record):
-        metrics = add_content_seal(metrics, seal.adapter_sha256, predictions=file_sha256(predictions_file))
+        metrics = add_content_seal(metrics, seal.adapter_sha256, name=name, predictions=file_sha256(predictions_file))
     write_json(run.eval / name / "metrics.json", metrics)
     return metrics
 

@@ -15,13 +15,14 @@ import pytest
 from toolkit.api.run import Run
 from toolkit.cli.flags import with_flags
 from toolkit.data.sources import stream_file
-from toolkit.errors import DataError, RunError, ToolkitError
+from toolkit.errors import DataError, RunError, SealError, ToolkitError
 from toolkit.inference import classifier as classifiers
 from toolkit.inference import prediction, resumable_output
 from toolkit.inference.classifier import Classifier
 from toolkit.inference.prediction import load_temperature, predict_file, predict_pair
 from toolkit.runs.model_ref import ModelRef
 from toolkit.runs.run_folder import RunFolder
+from toolkit.runs.seal import add_content_seal
 from toolkit.runs.trained_run import TrainedRun
 from toolkit.utils.atomic_io import file_sha256, write_json
 from toolkit.utils.progress import progress_bar, show_progress
@@ -182,6 +183,20 @@ def test_truncated_partial_file_resumes(
         kept_rows = complete_rows if complete_rows == 10 else complete_rows - complete_rows % 3
         assert sum(sum(scorer.scored) for scorer in opened) == 10 - kept_rows
         assert target.read_bytes() == expected and not partial.exists()
+    # A score that has changed on the disk: its chunk and all later ones are scored again.
+    lines = content.splitlines(keepends=True)
+    lines[5] = lines[5].replace(b"[-", b"[-1", 1)
+    partial.write_bytes(b"".join(lines))
+    opened = scorers()
+    classifier.close()
+    predict_file(classifier, source, target)
+    assert sum(sum(scorer.scored) for scorer in opened) == 7 and target.read_bytes() == expected
+
+
+@pytest.mark.parametrize("name", ["train_log.jsonl", "eval/adapter/predictions.jsonl", "adapter/rows.jsonl"])
+def test_files_of_the_run_are_not_overwritten(trained: RunFolder, tmp_path: Path, name: str) -> None:
+    with pytest.raises(RunError, match="is one of the run's own files or folders"):
+        Run(TrainedRun.open(trained.path)).predict_file(write(tmp_path / "in.jsonl"), trained.path / name)
 
 
 @pytest.mark.parametrize(
@@ -299,19 +314,24 @@ def test_temperature_scales_log_odds(
     assert f"toolkit.open_run({str(run.path)!r}).evaluate('adapter')" in (error.value.hint or "")
     assert with_flags(str(error.value)).startswith("--calibrated needs the temperature of adapter")
     assert f"python scripts/eval_generate.py {run.path} --model adapter" in with_flags(error.value.hint or "")
-    write_json(folder / "adapter" / "metrics.json", {"calibration": None})
+
+    def write_metrics(name: str, **metrics: Any) -> None:
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        (folder / name / "predictions.jsonl").touch()
+        digest = file_sha256(folder / name / "predictions.jsonl")
+        sealed = add_content_seal(metrics, run.adapter_sha256, name=name, predictions=digest)
+        write_json(folder / name / "metrics.json", sealed)
+
+    write_metrics("adapter", calibration=None)
     with pytest.raises(RunError, match="does not have one"):
         load_temperature(run, adapter)
-    write_json(folder / "adapter" / "metrics.json", {"calibration": {"temperature": 2.0}})
+    write_metrics("adapter", calibration={"temperature": 2.0})
     other_prompt = TrainedRun.open(trained.path, ["task.system=Autre."])
     with pytest.raises(RunError, match=r"fitted with the run's own recipe, but task\.system is overridden"):
         load_temperature(other_prompt, adapter)
     gguf = tmp_path / "small-q8_0.gguf"
     gguf.write_bytes(b"GGUF")
-    write_json(
-        folder / "gguf-q8_0" / "metrics.json",
-        {"calibration": {"temperature": 3.0}, "model_sha256": file_sha256(gguf)},
-    )
+    write_metrics("gguf-q8_0", calibration={"temperature": 3.0}, model_sha256=file_sha256(gguf))
     assert load_temperature(run, ModelRef.parse(gguf)) == 3.0
     assert Run(run).load(gguf, calibrated=True).temperature == 3.0
     gguf.write_bytes(b"GGUF exported again")
@@ -323,6 +343,10 @@ def test_temperature_scales_log_odds(
     assert calibrated.label == plain.label
     log_odds, halved = (np.diff(np.log(prediction.probabilities)) for prediction in (plain, calibrated))
     np.testing.assert_allclose(halved, log_odds / 2, rtol=1e-9)
+    metrics = json.loads((folder / "adapter" / "metrics.json").read_text())
+    write_json(folder / "adapter" / "metrics.json", metrics | {"calibration": {"temperature": 5.0}})
+    with pytest.raises(SealError, match=r"metrics\.json has changed since it was written"):
+        load_temperature(run, adapter)
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".tsv"])

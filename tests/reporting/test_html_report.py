@@ -286,11 +286,6 @@ def test_decisions_versions_and_commands_are_shown(run: RunFolder) -> None:
         assert words in text
 
 
-def test_changed_evaluation_rows_cause_a_warning(run: RunFolder) -> None:
-    write_evaluation(run, "adapter", data={"source": "rows.jsonl", "fingerprint": "other"})
-    assert "adapter: the evaluation rows have changed since training" in page_of(run).text
-
-
 @pytest.mark.parametrize(
     ("name", "content", "sentence"),
     [

@@ -1,6 +1,7 @@
 """The seal: a run whose files were replaced, edited or removed is refused; a run that was moved or copied is not."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -143,6 +144,86 @@ def test_accepted_changes_are_recorded(ours: Path, call: Call) -> None:
     assert [str(ours / "adapter" / "adapter_config.json") in change for change in metrics["accepted_changes"]] == [True]
 
 
+def test_results_with_accepted_changes_say_so(ours: Path, call: Call) -> None:
+    """They are shown with a warning, and refused once the original adapter is back."""
+    config = ours / "adapter" / "adapter_config.json"
+    original = config.read_bytes()
+    edit(config)
+    run = toolkit.open_run(ours, accept_changes=True)
+    run.evaluate()
+    sentence = "Files of the model had changed, which was accepted"
+    assert sentence in run.report_path.read_text() and sentence in run.model_card_path.read_text()
+    code, _, error = call("compare", ours / "eval" / "adapter", ours / "eval" / "base")
+    assert code == 0 and "metrics.json describes a model with accepted changes: " in error
+    config.write_bytes(original)
+    code, _, error = call("eval_generate", ours, "--limit", "3")
+    assert code == 3 and "metrics.json describes a model with accepted changes: " in error
+    assert f"delete {ours / 'eval' / 'adapter'}" in error
+    assert call("eval_generate", ours)[0] == 0, "the same evaluation replaces it"
+    assert sentence not in run.report_path.read_text()
+
+
+def test_evaluation_keeps_its_name(ours: Path, call: Call) -> None:
+    evaluations = ours / "eval"
+    (evaluations / "adapter").rename(evaluations / "x")
+    (evaluations / "base").rename(evaluations / "adapter")
+    (evaluations / "x").rename(evaluations / "base")
+    for command in ("evaluate", "compare", "export"):
+        code, _, error = call(*commands(ours)[command])
+        assert code == 3 and "metrics.json was written as the evaluation " in error, error
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "sentence"),
+    [
+        ("adapter/additional_chat_templates/rag.jinja", lambda _: "{{ x }}", "rag.jinja was added later"),
+        ("run.json", lambda text: text.replace('"seed": 1', '"seed": 7'), "run.json has changed since training"),
+        ("recipe.yaml", lambda text: text.replace("split: dev", "split: test"), "data.eval.split has changed since"),
+        ("eval/adapter/metrics.json", lambda text: text.replace('"seconds": ', '"seconds": 1'), "has changed since it"),
+    ],
+)  # fmt: skip
+def test_no_field_is_silent(ours: Path, call: Call, name: str, change: Callable[[str], str], sentence: str) -> None:
+    path = ours / name
+    path.parent.mkdir(exist_ok=True)
+    before = path.read_text() if path.is_file() else ""
+    path.write_text(change(before))
+    assert path.read_text() != before
+    code, _, error = call("eval_generate", ours, "--limit", "3")
+    assert code == 3 and sentence in error, error
+
+
+@pytest.mark.parametrize(
+    "name", [".digests.json", "adapter/tokenizer.json", "eval/base/metrics.json", "train_log.jsonl"]
+)
+@pytest.mark.parametrize("kind", ["folder", "pipe"])
+def test_folders_and_pipes_in_place_of_files(ours: Path, call: Call, name: str, kind: str) -> None:
+    """A pipe is never waited for."""
+    (ours / name).unlink(missing_ok=True)
+    (ours / name).mkdir() if kind == "folder" else os.mkfifo(ours / name)
+    code, _, error = call("eval_generate", ours, "--limit", "3")
+    assert code == 0 or (code in (2, 3) and Path(name).name in error and "Traceback" not in error), error
+
+
+def test_deleted_run_is_one_sentence(ours: Path) -> None:
+    classifier = toolkit.open_run(ours).load()
+    shutil.rmtree(ours)
+    with pytest.raises(toolkit.RunError, match="ours does not exist any more"):
+        classifier.predict([("Un chat dort.", "Un animal dort.")])
+    assert not ours.exists()
+
+
+def test_changed_rows_cause_a_warning(ours: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("toolkit.evaluation.evaluator.fingerprint", lambda _: "other")
+    assert "The evaluation rows have changed since training." in toolkit.open_run(ours).evaluate().warnings
+
+
+def test_second_export_is_refused(ours: Path, monkeypatch: pytest.MonkeyPatch, call: Call) -> None:
+    monkeypatch.setattr("toolkit.utils.storage._LOCK_TIMEOUT_S", 0.1)
+    with folder_lock(ours / "gguf"):
+        code, _, error = call(*commands(ours)["export"])
+    assert code == 2 and f"Another process is using {ours / 'gguf'}" in error
+
+
 def test_moved_and_read_only_runs_open(ours: Path, tmp_path: Path) -> None:
     (ours / "adapter" / "README.md").write_text("my own words", encoding="utf-8")
     moved = ours.rename(tmp_path / "moved")
@@ -200,7 +281,13 @@ def test_gguf_of_an_accepted_adapter_stays_foreign(
     toolkit.open_run(ours, accept_changes=True).export("f32", verify=3, min_agreement=0.01)
     weights.write_bytes(original)
     code, _, error = call("eval_generate", ours, "--model", ours / "gguf" / "ours-f32.gguf", "--limit", "3")
+    assert code == 3 and "parity.json describes a model with accepted changes: " in error
+    (ours / "gguf" / "parity.json").unlink()
+    code, _, error = call("eval_generate", ours, "--model", ours / "gguf" / "ours-f32.gguf", "--limit", "3")
     assert code == 3 and "was exported from another adapter than that of" in error
+    # The file is written again, so its earlier state does not matter.
+    code, _, error = call("export_gguf", ours, "--quant", "f32", "--verify", "3", "--min-agreement", "0.01")
+    assert code == 0, error
 
 
 def test_requantized_file_is_derived(ours: Path, tmp_path: Path, call: Call) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+import toolkit
 from tests.evaluation.run_files import make_run
 from toolkit.errors import RecipeError, RunError
 from toolkit.reporting.report_data import gather_report
@@ -35,8 +36,8 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     "overrides",
     [
         (),
-        ["training.max_steps=7", "evaluation.batch_tokens=512"],
-        {"training.max_steps": 7, "evaluation.batch_tokens": 512},
+        ["evaluation.baselines=false", "evaluation.batch_tokens=512"],
+        {"evaluation.baselines": False, "evaluation.batch_tokens": 512},
     ],
     ids=["none", "assignments", "values"],
 )
@@ -46,10 +47,10 @@ def test_the_recipe_is_read_once(folder: RunFolder, reads: list[Path], overrides
     assert reads.count(folder.recipe_file) == 1, "the report shows the text that was read before"
     assert report.recipe_text == run.recipe_text == folder.recipe_file.read_text(encoding="utf-8")
     assert run.path == run.folder.path == folder.path
-    assert (run.saved_recipe.training.max_steps, run.saved_recipe.evaluation.batch_tokens) == (3, "auto")
+    assert (run.saved_recipe.evaluation.baselines, run.saved_recipe.evaluation.batch_tokens) == (True, "auto")
     if overrides:
-        assert (run.recipe.training.max_steps, run.recipe.evaluation.batch_tokens) == (7, 512)
-        assert run.overridden == {"training.max_steps": 7, "evaluation.batch_tokens": 512}
+        assert (run.recipe.evaluation.baselines, run.recipe.evaluation.batch_tokens) == (False, 512)
+        assert run.overridden == {"evaluation.baselines": False, "evaluation.batch_tokens": 512}
     else:
         assert run.recipe is run.saved_recipe and run.overridden == {}
 
@@ -57,6 +58,14 @@ def test_the_recipe_is_read_once(folder: RunFolder, reads: list[Path], overrides
 def test_override_without_effect_is_ignored(folder: RunFolder) -> None:
     run = TrainedRun.open(folder.path, {"training.max_steps": 3, "data.eval.limit": 5})
     assert run.overridden == {"data.eval.limit": 5}
+
+
+@pytest.mark.parametrize("override", ["lora.r=2", "training.max_steps=7"])
+def test_override_of_training_is_refused(folder: RunFolder, override: str) -> None:
+    with pytest.raises(RecipeError, match="has no effect on a run that is already trained"):
+        TrainedRun.open(folder.path, [override])
+    with pytest.raises(RecipeError, match="has no effect on a run that is already trained"):
+        toolkit.open_run(folder.path).load(overrides=[override])
 
 
 def test_with_recipe_keeps_the_saved_recipe(folder: RunFolder) -> None:

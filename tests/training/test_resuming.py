@@ -390,7 +390,7 @@ def test_damaged_run_json_is_reported(call: Call, recipe_file: Path, interrupted
 
 
 def test_run_folder_is_locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    is_refused = pytest.raises(RunError, match="Another process is training in")
+    is_refused = pytest.raises(RunError, match="Another process is using")
     with folder_lock(tmp_path / "run"), is_refused, folder_lock(tmp_path / "run"):
         pass
     with folder_lock(tmp_path / "run"):

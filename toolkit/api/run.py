@@ -177,6 +177,7 @@ class Run:
         # Bad paths are refused before the model is loaded, which can take minutes.
         source, target = to_path(source, "source"), to_path(target, "target")
         check_formats(source, target)
+        self._run.folder.check_not_own_file(target)
         check_writable(target.parent, hint="Choose another target.")
         check_name_length(target, "The name of target", hint="Choose another target.")
         check_can_create(target.parent, hint="Choose another target.")
@@ -228,7 +229,7 @@ class Run:
         if not overrides:
             return self._run  # the same object, which keeps its cached record
         values = self._run.recipe.model_dump(mode="json")
-        return self._run.with_recipe(build_recipe(values, self._run.folder.recipe_file.name, overrides))
+        return self._run.with_overrides(build_recipe(values, self._run.folder.recipe_file.name, overrides))
 
 
 def _check_export(file_types: tuple[GgufType, ...], verify: int | Literal["all"], min_agreement: float | None) -> None:

@@ -7,8 +7,8 @@ from types import NoneType
 from typing import Any
 
 from toolkit.errors import RunError
-from toolkit.evaluation.evaluation_seal import find_evaluation_changes
 from toolkit.evaluation.text_report import text_report
+from toolkit.runs.evaluation_seal import verify_evaluation
 from toolkit.runs.run_folder import read_json_object
 from toolkit.runs.trained_run import TrainedRun
 
@@ -166,9 +166,8 @@ def load_evaluations(run: TrainedRun, *, exclude: Path | None = None) -> list[Ev
     folder = run.folder.eval
     paths = [path for path in folder.glob("*/metrics.json") if path.parent.name[0] != "." and path.parent != exclude]
     evaluations = [load_evaluation(path.parent) for path in paths]
-    adapter_sha256 = run.adapter_sha256 if run.seal else None
     for evaluation in evaluations:
-        run.refuse_changes(find_evaluation_changes(evaluation.folder, evaluation.metrics, adapter_sha256, run.path))
+        verify_evaluation(run, evaluation.folder, evaluation.metrics)
     return sorted(evaluations, key=_sort_key)
 
 

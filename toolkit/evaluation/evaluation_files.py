@@ -33,7 +33,7 @@ def write_evaluation(
         examples: The evaluation rows.
         predictions: The predictions for these rows.
         metrics: The contents of metrics.json.
-        adapter_sha256: The digest that identifies the run, for the seal of metrics.json.
+        adapter_sha256: The digest of the adapter as it is, for the seal of metrics.json.
 
     Returns:
         The metrics with their seal, as they were written.
@@ -43,7 +43,8 @@ def write_evaluation(
         with (partial / "predictions.jsonl").open("w", encoding="utf-8", newline="\n") as file:
             for line in _prediction_lines(examples, predictions):
                 file.write(line + "\n")
-        metrics = add_content_seal(metrics, adapter_sha256, predictions=file_sha256(partial / "predictions.jsonl"))
+        digest = file_sha256(partial / "predictions.jsonl")
+        metrics = add_content_seal(metrics, adapter_sha256, name=folder.name, predictions=digest)
         write_json(partial / "metrics.json", metrics)
     title = f"{metrics['model']}: {metrics['accuracy']:.1%} accuracy on {metrics['n']:,} rows"
     # Only now: even if the process is killed while it draws, the results are complete under their final name, and no

@@ -62,6 +62,11 @@ def evaluate(run: TrainedRun, request: EvaluationRequest) -> Evaluation:
     shots = draw_shots(splits.train, splits.eval, run.recipe.task.labels, request.shots, run.recipe.seed)
     with Classifier(run, request.model, shots=shots) as classifier:
         scored_rows = _predict(classifier, splits.eval, calibration_set, request.mode)
+    recorded = (run.record.get("data", {}).get("eval") or {}).get("fingerprint")
+    if recorded and recorded != description["data"]["fingerprint"] and not description["overrides"]:
+        warnings.append("The evaluation rows have changed since training.")
+    if run.accepted:
+        warnings.append("Files of the model had changed, which was accepted: see accepted_changes in metrics.json.")
     metrics = description | _answer_metrics(
         scored_rows, splits.eval, calibration_set, baselines, warnings, run.recipe.seed
     )

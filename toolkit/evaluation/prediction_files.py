@@ -1,5 +1,6 @@
 """Reading of saved predictions as label codes and hashes, so that a million rows need little memory."""
 
+import logging
 from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -11,9 +12,11 @@ import numpy as np
 from pydantic_core import from_json
 
 from toolkit.errors import DataError
-from toolkit.evaluation.evaluation_seal import check_evaluation
+from toolkit.runs.evaluation_seal import check_evaluation
 from toolkit.runs.run_folder import check_is_evaluation, read_json_object
 from toolkit.utils.formatting import join_names
+
+logger = logging.getLogger(__name__)
 
 _COMPARED_KEYS = ("id", "premise", "hypothesis", "label")
 _NO_LABEL = -1
@@ -59,7 +62,8 @@ def read_evaluation(folder: Path) -> EvaluatedRows:
         SealError: If the evaluation has changed since it was made, or was not made by the run that it is in.
     """
     metrics = _read_metrics(folder)
-    check_evaluation(folder, metrics, _EVALUATE_AGAIN)
+    for change in check_evaluation(folder, metrics, _EVALUATE_AGAIN):
+        logger.warning("WARNING: %s", change)
     # Sorted, so that codes agree between evaluations whose recipes list the same labels in another order.
     labels = tuple(sorted(metrics["labels"]))
     label_codes = {label: i for i, label in enumerate(labels)}

@@ -30,7 +30,7 @@ from toolkit.reporting.html_report import write_report
 from toolkit.reporting.run_results import check_report_files
 from toolkit.runs.digests import combine, digest_files
 from toolkit.runs.parity_record import forget_files, write_parity
-from toolkit.runs.seal import adapter_identity, base_files, model_files
+from toolkit.runs.seal import base_files
 from toolkit.runs.trained_run import TrainedRun, seal_merged
 from toolkit.utils.atomic_io import remove_leftovers, scratch_path, write_text
 from toolkit.utils.formatting import format_bytes
@@ -109,7 +109,25 @@ def export_run(run: TrainedRun, options: ExportOptions) -> ExportResult:
     render_modelfile(prompt_tokenizer, next(iter(files.values())), recipe.model.max_seq_length)
     examples = choose_rows(load_examples(recipe, recipe.data.eval), options.verify, recipe.seed)
     gate = ParityGate(run, prompt_tokenizer, examples, options.min_agreement)
-    logger.info("merging     %s + adapter into %s", recipe.model.name, folder.merged)
+    with folder_lock(folder.parity.parent):  # two exports at the same time would delete each other's merged weights
+        _write_and_compare(run, options, files, base, gate)
+    result = ExportResult(tuple(files.values()), tuple(gate.results), gate.table())
+    report = write_report(run)
+    logger.info("\n%s\n\nreport      %s", result.table, report)
+    if gate.refused:
+        raise ParityError(
+            f"Files of {run.path} do not answer like the adapter: {', '.join(entry.model for entry in gate.refused)}.",
+            hint=f"See the reasons above and in {folder.parity}. The files are kept for inspection. Do not ship them.",
+            result=result,
+        )
+    return result
+
+
+def _write_and_compare(
+    run: TrainedRun, options: ExportOptions, files: dict[GgufType, Path], base: Path, gate: ParityGate
+) -> None:
+    folder = run.folder
+    logger.info("merging     %s + adapter into %s", run.recipe.model.name, folder.merged)
     with folder_lock(run.path):
         run.verify_unreplaced()
         merge_adapter(base, folder.adapter, folder.merged)
@@ -124,19 +142,9 @@ def export_run(run: TrainedRun, options: ExportOptions) -> ExportResult:
         gate.check_gguf(file_type, file)
     with folder_lock(run.path):
         run.verify_unreplaced()
-        _write_companions(list(files.values()), run, prompt_tokenizer, gate, earlier)
+        _write_companions(list(files.values()), run, gate, earlier)
         if options.remove_merged:
             shutil.rmtree(folder.merged)
-    result = ExportResult(tuple(files.values()), tuple(gate.results), gate.table())
-    report = write_report(run)
-    logger.info("\n%s\n\nreport      %s", result.table, report)
-    if gate.refused:
-        raise ParityError(
-            f"Files of {run.path} do not answer like the adapter: {', '.join(entry.model for entry in gate.refused)}.",
-            hint=f"See the reasons above and in {folder.parity}. The files are kept for inspection. Do not ship them.",
-            result=result,
-        )
-    return result
 
 
 def _check_export(base: Path, run: TrainedRun, file_types: Sequence[GgufType]) -> None:
@@ -182,7 +190,7 @@ def _read_origin(base: Path, run: TrainedRun) -> Origin:
         recipe=hashlib.sha256(run.folder.recipe_file.read_bytes()).hexdigest(),
         base_model=Path(name).name if is_local else name,
         # Digests of the files as they are, which differ from the recorded ones if changes were accepted.
-        adapter=adapter_identity(digest_files(run.folder.adapter, model_files(run.folder.adapter), run.path)),
+        adapter=run.adapter_sha256,
         base=combine(digest_files(base, base_files(base), run.path)),
         base_revision=None if is_local else run.record.get("model", {}).get("commit"),
         license_=card_license(base).get("license"),
@@ -192,11 +200,10 @@ def _read_origin(base: Path, run: TrainedRun) -> Origin:
 def _write_companions(
     files: list[Path],
     run: TrainedRun,
-    prompt_tokenizer: PromptTokenizer,
     gate: ParityGate,
     earlier: list[dict[str, Any]],
 ) -> None:
-    recipe = run.recipe
+    recipe, prompt_tokenizer = run.recipe, gate.prompt_tokenizer
     record = gate.record(describe(recipe.data.eval))
     if run.accepted:
         record |= {"accepted_changes": list(run.accepted)}

@@ -94,7 +94,7 @@ class ParityGate:
         self.examples = list(examples)
         self.results: list[Parity] = []
         self._run = run
-        self._prompt_tokenizer = prompt_tokenizer
+        self.prompt_tokenizer = prompt_tokenizer
         self._rows: list[EncodedRow] = prompt_tokenizer.encode(self.examples)
         self._trie = LabelTrie(prompt_tokenizer.label_ids)
         self._min_agreement = min_agreement
@@ -140,7 +140,7 @@ class ParityGate:
             min_agreement = MIN_AGREEMENT if is_at_least_8_bit else MIN_AGREEMENT_BELOW_8_BIT
         with LlamaCppScorer(file, self._trie, context_length=self._run.recipe.model.max_seq_length) as scorer:
             scores = score_prompts(scorer, [row.prompt for row in self._rows])
-        different_tokens, tokens_reason = compare_chat_tokens(file, self._prompt_tokenizer, self.examples, self._rows)
+        different_tokens, tokens_reason = compare_chat_tokens(file, self.prompt_tokenizer, self.examples, self._rows)
         agreement = self._compare(scores, _NEAR_TIE if is_at_least_8_bit else _NEAR_TIE_BELOW_8_BIT)
         reasons = [
             tokens_reason,

@@ -19,6 +19,7 @@ from toolkit.prompts.prompt_tokenizer import EncodedRow
 from toolkit.prompts.sentence_pairs import EncodedPair
 from toolkit.recipe.loading import data_suffix
 from toolkit.recipe.schema import Recipe
+from toolkit.runs.evaluation_seal import verify_evaluation
 from toolkit.runs.model_ref import ModelRef
 from toolkit.runs.run_folder import read_json_object
 from toolkit.runs.trained_run import TrainedRun
@@ -182,6 +183,8 @@ def load_temperature(run: TrainedRun, model: ModelRef) -> float:
         )
     path = run.folder.eval / model.evaluation_name(run.folder) / "metrics.json"
     metrics = read_json_object(path) if path.is_file() else {}
+    if metrics:
+        verify_evaluation(run, path.parent, metrics)
     calibration = metrics.get("calibration") or {}
     # A damaged calibration must not look like a missing one, whose message would advise an evaluation.
     temperature = calibration.get("temperature") if isinstance(calibration, dict) else "none"

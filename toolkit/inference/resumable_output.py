@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
@@ -19,10 +20,11 @@ CHUNK_ROWS = 256
 
 
 class Journal:
-    """A file with a header line and one line per scored row, with its label and log-likelihoods, in the file's order.
+    """A file with a header line and one line per scored row, with its label, log-likelihoods and checksum.
 
-    Lines are only appended, one chunk at a time. When the file is opened again, an incomplete chunk is cut off. The
-    remaining rows then have the same batches as in an uninterrupted run, and so the same scores to the last digit.
+    Lines are only appended, one chunk at a time. When the file is opened again, it is cut off before the first chunk
+    that is incomplete or damaged. The remaining rows then have the same batches as in an uninterrupted run, and so the
+    same scores to the last digit.
 
     Args:
         path: The file.
@@ -57,7 +59,7 @@ class Journal:
         # Keep complete lines up to the end of a chunk. The last chunk may be shorter.
         end = safe_end = self._file.tell()
         for number, line in enumerate(self._file, 1):
-            if number > rows or not _is_complete(line):
+            if number > rows or not _is_intact(line):
                 break
             end += len(line)
             if number % CHUNK_ROWS == 0 or number == rows:
@@ -72,7 +74,7 @@ class Journal:
             log_likelihoods: Natural logarithms, [rows, labels].
         """
         rows = zip(labels, log_likelihoods.tolist(), strict=True)
-        self._write(b"".join(json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in rows))
+        self._write(b"".join(json.dumps([*row, _checksum(*row)]).encode() + b"\n" for row in rows))
         self.done += len(labels)
 
     def _write(self, lines: bytes) -> None:
@@ -86,7 +88,7 @@ class Journal:
         self._file.seek(len(self._header_line))
         while lines := list(islice(self._file, CHUNK_ROWS)):
             rows = [json.loads(line) for line in lines]
-            yield [label for label, _ in rows], np.array([scores for _, scores in rows])
+            yield [label for label, _, _ in rows], np.array([scores for _, scores, _ in rows])
 
 
 @contextmanager
@@ -113,12 +115,17 @@ def open_journal(path: Path, origin: Mapping[str, Any]) -> Iterator[Journal]:
                 path.unlink(missing_ok=True)
 
 
-def _is_complete(line: bytes) -> bool:
+def _is_intact(line: bytes) -> bool:
     try:
-        label, scores = json.loads(line) if line.endswith(b"\n") else (None, None)
+        label, scores, checksum = json.loads(line) if line.endswith(b"\n") else (None, None, None)
+        return bool(checksum == _checksum(label, scores))
     except (ValueError, TypeError, RecursionError):
         return False
-    return isinstance(label, str) and isinstance(scores, list)
+
+
+def _checksum(label: Any, scores: Any) -> int:
+    # Python writes a number in the shortest form that is read as the same number, so the text can be made again.
+    return zlib.crc32(json.dumps([label, scores]).encode())
 
 
 def _describe_difference(header_line: bytes, origin: Mapping[str, Any]) -> str:

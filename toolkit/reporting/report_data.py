@@ -171,14 +171,8 @@ def _warnings(report: Report) -> Iterator[str]:
         rows = evaluation.metrics.get("shortened_rows")
         if rows and evaluation.metrics["model"] == "adapter":
             yield f"{evaluation.name}: the premises of {count(rows)} rows were truncated to fit model.max_seq_length."
-        recorded_fingerprint = data.get("eval", {}).get("fingerprint")
-        if (
-            evaluation.uses_run_recipe
-            and recorded_fingerprint
-            and evaluation.fingerprint
-            and evaluation.fingerprint != recorded_fingerprint
-        ):
-            yield f"{evaluation.name}: the evaluation rows have changed since training."
+    if (report.parity or {}).get("accepted_changes"):
+        yield "Files of the model had changed when it was exported, which was accepted: see gguf/parity.json."
     if str(record.get("git_commit") or "").endswith("-dirty"):
         yield "The code had uncommitted changes, so the recorded commit is not enough to reproduce this run."
 

@@ -53,8 +53,9 @@ def _file_state(path: Path) -> tuple[int, ...]:
 def _read_cache(folder: Path | None) -> dict[str, Any]:
     if folder is None:
         return {}
+    path = folder / _CACHE_NAME
     with suppress(OSError, ValueError):
-        cache = json.loads((folder / _CACHE_NAME).read_text(encoding="utf-8"))
+        cache = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         return cache if isinstance(cache, dict) else {}
     return {}
 

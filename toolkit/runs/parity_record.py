@@ -7,13 +7,21 @@ from typing import Any
 from toolkit.errors import RunError
 from toolkit.runs.digests import file_digest
 from toolkit.runs.run_folder import read_json_object
-from toolkit.runs.seal import add_content_seal, is_content_intact
+from toolkit.runs.seal import add_content_seal, find_accepted_changes, is_content_intact
 from toolkit.runs.trained_run import TrainedRun
 from toolkit.utils.atomic_io import write_json
 
+_EXPORT_HINT = "Export all files again, delete it, or pass accept_changes=True to use it nevertheless."
 
-def load_parity(run: TrainedRun) -> dict[str, Any] | None:
+
+def load_parity(run: TrainedRun, replacing: Collection[Path] = ()) -> dict[str, Any] | None:
     """Return the contents of parity.json, or None if the file does not exist.
+
+    Results with accepted changes that are about to be replaced count as missing.
+
+    Args:
+        run: The run.
+        replacing: GGUF files that the caller writes again, so that their present state does not matter.
 
     Raises:
         RunError: If it is damaged.
@@ -26,10 +34,15 @@ def load_parity(run: TrainedRun) -> dict[str, Any] | None:
     models = parity.get("models")
     if not isinstance(models, list) or not all(isinstance(entry, dict) for entry in models):
         raise RunError(f"{path} is damaged: it has no list of models.", hint="Export again, or delete it.")
+    changes = []
     if not is_content_intact(parity):
-        run.refuse_changes([f"{path} has changed since it was written."])
-    elif run.seal and _seal(parity).get("adapter") != run.adapter_sha256:
-        run.refuse_changes([f"{path} belongs to another adapter."])
+        changes = [f"{path} has changed since it was written."]
+    elif changes := find_accepted_changes(path, parity):
+        if {run.path / str(entry["file"]) for entry in models if entry.get("file")} <= set(replacing):
+            return None
+    elif run.seal and _seal(parity).get("adapter") != run.seal.adapter_sha256:
+        changes = [f"{path} belongs to another adapter."]
+    run.refuse_changes(changes, hint=_EXPORT_HINT, affects_model=False)
     return parity
 
 
@@ -57,7 +70,8 @@ def forget_files(run: TrainedRun, files: Sequence[Path]) -> list[dict[str, Any]]
 
     So a killed export leaves no results that describe other files than those that exist.
     """
-    if (record := load_parity(run)) is None:
+    if (record := load_parity(run, files)) is None:
+        run.folder.parity.unlink(missing_ok=True)
         return []
     existing = [entry for entry in record["models"] if entry.get("file") and (run.path / entry["file"]).is_file()]
     kept = [entry for entry in existing if run.path / entry["file"] not in files]

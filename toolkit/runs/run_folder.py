@@ -67,6 +67,20 @@ class RunFolder:
         # Resolved, because the path can be "." or end in "..", which have no name.
         return self.path / "gguf" / f"{self.path.resolve().name}-{file_type}.gguf"
 
+    def check_not_own_file(self, target: Path) -> None:
+        """Check that a file to write is not one of the run's files, which it would destroy.
+
+        Raises:
+            RunError: If it is.
+        """
+        target, folder = Path(os.path.realpath(target)), Path(os.path.realpath(self.path))
+        if not target.is_relative_to(folder):
+            return
+        first = target.relative_to(folder).parts[:1]
+        own = (self.train_log, self.adapter, self.checkpoints, self.merged, self.parity.parent, self.eval)
+        if not first or first[0] in {path.name for path in (*own, folder / "compare")}:
+            raise RunError(f"{target} is one of the run's own files or folders.", hint="Choose another target.")
+
     @property
     def is_taken(self) -> bool:
         """True if the path exists and is anything but an empty folder."""
@@ -163,6 +177,8 @@ def read_json_object(path: Path) -> dict[str, Any]:
         RunError: If the file does not exist or does not contain a JSON object.
     """
     hint = "Recreate it or remove it."
+    if path.exists() and not path.is_file():  # reading a pipe would wait forever
+        raise RunError(f"{path} is not a file.", hint=hint)
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:

@@ -13,10 +13,12 @@ both again.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from pydantic import BaseModel
 
 from toolkit.errors import SealError
 from toolkit.recipe.schema import Recipe
@@ -26,8 +28,9 @@ RESTORE_HINT = "Restore the original from a copy, or pass accept_changes=True to
 _MODEL_SUFFIXES = {".json", ".jinja", ".safetensors", ".model", ".txt"}
 """The suffixes of files that libraries read from a model folder; a model card or a picture changes nothing."""
 _ADAPTER_IDENTITY = ("adapter_config.json", "adapter_model.safetensors")
-_SEALED_SECTIONS = ("task", "model", "lora", "training", "seed")
-_PATH_KEYS = {"name", "revision"}  # of the model section: a base model can move, its digests decide
+_SEALED_SECTIONS = ("task", "data", "model", "lora", "training", "seed")
+_MODEL_PATH_KEYS = {"name", "revision"}  # a base model can move, its digests decide
+_SOURCES = ("train", "eval")  # data files can move, too; a fingerprint of their rows is in run.json
 MERGED_SEAL = "seal.json"
 
 
@@ -39,13 +42,15 @@ class Seal:
         base: The SHA-256 digests of the base model's weights and configurations, by file name.
         adapter: Those of the adapter folder, without its model card.
         train_log: The digest of train_log.jsonl.
-        recipe: The sections of the recipe that define the model, without paths.
+        recipe: The sections of the recipe that define the model and its data, without paths.
+        record: The digest of the other fields of run.json.
     """
 
     base: Mapping[str, str]
     adapter: Mapping[str, str]
     train_log: str
     recipe: Mapping[str, Any]
+    record: str
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> "Seal | None":
@@ -56,7 +61,8 @@ class Seal:
         sections = {key: seal.get(key) for key in ("base", "adapter", "recipe")}
         if not all(isinstance(section, dict) for section in sections.values()):
             raise SealError("The seal in run.json is damaged.", hint=RESTORE_HINT)
-        return cls(**sections, train_log=str(seal.get("train_log")))  # type: ignore[arg-type]
+        digests = {key: str(seal.get(key)) for key in ("train_log", "record")}
+        return cls(**sections, **digests)  # type: ignore[arg-type]
 
     @property
     def adapter_sha256(self) -> str:
@@ -69,13 +75,21 @@ class Seal:
         return combine(self.base)
 
 
-def make_seal(run: Path, recipe: Recipe, base: Path) -> dict[str, Any]:
-    """Return the field `seal` of run.json for a run whose adapter and log have just been written."""
+def make_seal(run: Path, recipe: Recipe, base: Path, record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the field `seal` of run.json for a run whose adapter and log have just been written.
+
+    Args:
+        run: The run folder.
+        recipe: The recipe of the run.
+        base: The folder of the base model.
+        record: The other fields of run.json.
+    """
     return {
         "base": digest_files(base, base_files(base), run),
         "adapter": digest_files(run / "adapter", model_files(run / "adapter"), run),
         "train_log": file_digest(run / "train_log.jsonl", run),
         "recipe": sealed_sections(recipe),
+        "record": content_digest(record),
     }
 
 
@@ -85,19 +99,23 @@ def adapter_identity(digests: Mapping[str, str]) -> str:
 
 
 def sealed_sections(recipe: Recipe) -> dict[str, Any]:
-    """Return the sections of a recipe that define the model, without the paths in them."""
-    values = recipe.model_dump(mode="json")
+    """Return the sections of a recipe that define the model and its data, without the paths in them."""
+    values = json.loads(recipe.model_dump_json())  # a mapping's integer keys become text, as in run.json
     sections = {name: values[name] for name in _SEALED_SECTIONS}
-    sections["model"] = {key: value for key, value in sections["model"].items() if key not in _PATH_KEYS}
+    sections["model"] = {key: value for key, value in sections["model"].items() if key not in _MODEL_PATH_KEYS}
+    for name in _SOURCES:
+        sections["data"][name].pop("path")
     return sections
 
 
 def model_files(folder: Path) -> list[str]:
-    """Return the names of the files in a folder that libraries read as parts of a model."""
+    """Return the paths, relative to a folder, of the files in it that libraries read as parts of a model."""
+    # Tokenizers can have further chat templates in a subfolder.
+    paths = (path.relative_to(folder) for path in folder.rglob("*") if path.suffix in _MODEL_SUFFIXES)
     return sorted(
-        path.name
-        for path in folder.iterdir()
-        if path.suffix in _MODEL_SUFFIXES and path.name != MERGED_SEAL and not path.name.startswith(".")
+        path.as_posix()
+        for path in paths
+        if path.name != MERGED_SEAL and not any(part.startswith(".") for part in path.parts)
     )
 
 
@@ -122,7 +140,9 @@ def find_changes(folder: Path, recorded: Mapping[str, str], current: list[str], 
     changes = [f"{folder / name} is missing." for name in sorted(set(recorded) - set(current))]
     changes += [f"{folder / name} was added later." for name in sorted(set(current) - set(recorded))]
     for name in sorted(set(recorded) & set(current)):
-        if file_digest(folder / name, cache_folder) != recorded[name]:
+        if not (folder / name).is_file():  # a folder, a pipe or a link that leads nowhere
+            changes.append(f"{folder / name} is not a file.")
+        elif file_digest(folder / name, cache_folder) != recorded[name]:
             changes.append(f"{folder / name} has changed since it was recorded.")
     return changes
 
@@ -132,17 +152,23 @@ def find_recipe_changes(recorded: Mapping[str, Any], recipe: Recipe, path: Path)
 
     Keys that are not in the seal are newer than the run and have their defaults.
     """
-    current = sealed_sections(recipe)
-    changes = []
-    for section, values in recorded.items():
-        if not isinstance(values, dict):
-            if current.get(section) != values:
-                changes.append(f"{path}: {section} has changed since training ({values!r} then).")
-            continue
-        for key, value in values.items():
-            if key in current.get(section, {}) and current[section][key] != value:
-                changes.append(f"{path}: {section}.{key} has changed since training ({_short(value)} then).")
-    return changes
+    return [
+        f"{path}: {key} has changed since training ({_short(value)} then)."
+        for key, value in _differences(recipe, recorded, sealed_sections(recipe), "")
+    ]
+
+
+def _differences(
+    section: BaseModel, recorded: Mapping[str, Any], current: Mapping[str, Any], prefix: str
+) -> Iterator[tuple[str, Any]]:
+    """Yield the dotted key and the recorded value of each sealed key that differs."""
+    for key in sorted(recorded.keys() & current.keys()):
+        value, child = recorded[key], getattr(section, key)
+        # Only sections get keys in later versions. A mapping, such as label_map, is compared as a whole.
+        if isinstance(child, BaseModel) and isinstance(value, dict):
+            yield from _differences(child, value, current[key], f"{prefix}{key}.")
+        elif value != current[key]:
+            yield f"{prefix}{key}", value
 
 
 def _short(value: Any) -> str:
@@ -152,17 +178,22 @@ def _short(value: Any) -> str:
 
 def add_content_seal(record: dict[str, Any], adapter_sha256: str | None, **files: Any) -> dict[str, Any]:
     """Return a JSON record with a seal: its own digest, that of the adapter, and those of files it describes."""
-    # Through JSON once, so that keys and numbers have the form in which they will be read.
-    written = json.loads(json.dumps(record, ensure_ascii=False))
-    return record | {"seal": {"content": _content_digest(written), "adapter": adapter_sha256, **files}}
+    return record | {"seal": {"content": content_digest(record), "adapter": adapter_sha256, **files}}
 
 
 def is_content_intact(record: Mapping[str, Any]) -> bool:
     """Return whether a sealed record has the content it was written with; a record without a seal counts as intact."""
     seal = record.get("seal")
-    return seal is None or (isinstance(seal, dict) and seal.get("content") == _content_digest(record))
+    return seal is None or (isinstance(seal, dict) and seal.get("content") == content_digest(record))
 
 
-def _content_digest(record: Mapping[str, Any]) -> str:
-    # Without timings, equal evaluations have equal seals.
-    return json_digest({key: value for key, value in record.items() if key not in ("seal", "speed")})
+def content_digest(record: Mapping[str, Any]) -> str:
+    """Return the digest of a JSON record without its seal."""
+    # Through JSON once, so that keys and numbers have the form in which they will be read.
+    return json_digest(json.loads(json.dumps({key: value for key, value in record.items() if key != "seal"})))
+
+
+def find_accepted_changes(path: Path, record: Mapping[str, Any]) -> list[str]:
+    """Return a sentence if the results in a JSON record are those of changed files, which a user had accepted."""
+    accepted = record.get("accepted_changes")
+    return [f"{path} describes a model with accepted changes: {accepted[0]}"] if accepted else []

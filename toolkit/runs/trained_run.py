@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from toolkit.errors import SealError
+from toolkit.errors import RecipeError, SealError
 from toolkit.recipe.loading import Overrides, build_recipe, diff_recipes, parse_recipe, read_recipe_text
 from toolkit.recipe.schema import Recipe
 from toolkit.runs.digests import digest_files, file_digest
@@ -18,11 +18,14 @@ from toolkit.runs.seal import (
     Seal,
     adapter_identity,
     base_files,
+    content_digest,
     find_changes,
     find_recipe_changes,
     model_files,
 )
 from toolkit.utils.atomic_io import write_json
+
+_TRAINING_SECTIONS = ("lora.", "training.")
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +41,8 @@ class TrainedRun:
         recipe: The same recipe with the caller's overrides.
         base: The folder of the base model, if it is not where the recipe says. Its digests must be the recorded ones.
         accept_changes: Whether files that differ from their recorded digests are used nevertheless.
-        accepted: The changes that were accepted so far, for the records of results.
+        accepted: The changes of the model that were accepted so far, for the records of results.
+        reported: All changes that were accepted so far, each of which is reported once.
     """
 
     folder: RunFolder
@@ -48,6 +52,7 @@ class TrainedRun:
     base: Path | None = None
     accept_changes: bool = False
     accepted: list[str] = field(default_factory=list)
+    reported: list[str] = field(default_factory=list)
 
     @classmethod
     def open(
@@ -65,11 +70,26 @@ class TrainedRun:
         text, name = read_recipe_text(folder.recipe_file), folder.recipe_file.name
         values = parse_recipe(text, str(folder.recipe_file))
         saved = build_recipe(values, name)
-        recipe = build_recipe(values, name, overrides) if overrides else saved
-        run = cls(folder, text, saved, recipe, base, accept_changes)
+        run = cls(folder, text, saved, saved, base, accept_changes)
+        if overrides:
+            run = run.with_overrides(build_recipe(values, name, overrides))
         if run.seal is None:
             logger.warning("WARNING: %s has no seal in run.json, so its files cannot be checked for changes.", path)
         run.verify_adapter()
+        return run
+
+    def with_overrides(self, recipe: Recipe) -> "TrainedRun":
+        """Return the same run with a recipe that a caller has changed.
+
+        Raises:
+            RecipeError: If a key has changed that no longer has an effect after training.
+        """
+        run = self.with_recipe(recipe)
+        if changed := [key for key in run.overridden if key.startswith(_TRAINING_SECTIONS)]:
+            raise RecipeError(
+                f"overrides: {changed[0]} has no effect on a run that is already trained.",
+                hint="Leave it out, or train another run with it.",
+            )
         return run
 
     def with_recipe(self, recipe: Recipe) -> "TrainedRun":
@@ -91,11 +111,12 @@ class TrainedRun:
         """The digests that were recorded after training; None for a run from before runs were sealed."""
         return Seal.from_record(self.record)
 
-    @cached_property
+    @property
     def adapter_sha256(self) -> str:
-        """One digest of adapter weights and configuration, as recorded or, without a seal, as they are now."""
-        if self.seal:
-            return self.seal.adapter_sha256
+        """One digest of adapter weights and configuration as they are now, which results carry in their seal.
+
+        It differs from the recorded one only if the changes were accepted.
+        """
         return adapter_identity(digest_files(self.folder.adapter, model_files(self.folder.adapter), self.path))
 
     @property
@@ -104,13 +125,15 @@ class TrainedRun:
         return diff_recipes(self.saved_recipe, self.recipe)
 
     def verify_adapter(self) -> None:
-        """Check recipe.yaml, the adapter and its tokenizer.
+        """Check run.json, recipe.yaml, the adapter and its tokenizer.
 
         Raises:
             SealError: If one of them has changed since training.
         """
         if self.seal is None:
             return
+        if content_digest(self.record) != self.seal.record:
+            self.refuse_changes([f"{self.folder.run_json} has changed since training."])
         changes = find_recipe_changes(self.seal.recipe, self.saved_recipe, self.folder.recipe_file)
         adapter = self.folder.adapter
         self.refuse_changes(changes + find_changes(adapter, self.seal.adapter, model_files(adapter), self.path))
@@ -136,7 +159,7 @@ class TrainedRun:
         if not (merged / MERGED_SEAL).is_file():
             return self.refuse_changes([f"{merged / MERGED_SEAL} is missing, so the merged weights cannot be checked."])
         seal = read_json_object(merged / MERGED_SEAL)
-        if seal.get("adapter") != self.adapter_sha256 or not isinstance(seal.get("files"), dict):
+        if seal.get("adapter") != self.seal.adapter_sha256 or not isinstance(seal.get("files"), dict):
             return self.refuse_changes([f"{merged} was merged from another adapter."])
         self.refuse_changes(find_changes(merged, seal["files"], model_files(merged), self.path))
 
@@ -148,7 +171,7 @@ class TrainedRun:
         """
         log = self.folder.train_log
         if self.seal and log.is_file() and file_digest(log, self.path) != self.seal.train_log:
-            self.refuse_changes([f"{log} has changed since it was recorded."])
+            self.refuse_changes([f"{log} has changed since it was recorded."], affects_model=False)
 
     def verify_unreplaced(self) -> None:
         """Check that the folder still contains the run that was opened, right before a result is written into it.
@@ -163,25 +186,32 @@ class TrainedRun:
                 hint="Run the same command again for the new run.",
             )
 
-    def refuse_changes(self, changes: Sequence[str]) -> None:
+    def refuse_changes(self, changes: Sequence[str], *, hint: str = RESTORE_HINT, affects_model: bool = True) -> None:
         """Raise an error for changes of files, or record them as accepted.
+
+        Args:
+            changes: A sentence for each change.
+            hint: What to do.
+            affects_model: Whether the results of the model depend on the changes. Only those are recorded.
 
         Raises:
             SealError: If there are changes, and the run was not opened with `accept_changes`.
         """
-        new = [change for change in changes if change not in self.accepted]
+        new = [change for change in changes if change not in self.reported]
         if not new:
             return
         if not self.accept_changes:
             more = f" ({len(new) - 1} more changes)" if len(new) > 1 else ""
-            raise SealError(f"{new[0]}{more}", hint=RESTORE_HINT)
+            raise SealError(f"{new[0]}{more}", hint=hint)
         for change in new:
             logger.warning("WARNING: %s It is used nevertheless.", change)
-        self.accepted.extend(new)
+        self.reported.extend(new)
+        if affects_model:
+            self.accepted.extend(new)
 
 
 def seal_merged(run: TrainedRun) -> None:
     """Record the digests of merged weights that have just been written, and the adapter that is in them."""
-    folder, merged = run.folder.adapter, run.folder.merged
-    adapter = adapter_identity(digest_files(folder, model_files(folder), run.path))
-    write_json(merged / MERGED_SEAL, {"adapter": adapter, "files": digest_files(merged, model_files(merged), run.path)})
+    merged = run.folder.merged
+    files = digest_files(merged, model_files(merged), run.path)
+    write_json(merged / MERGED_SEAL, {"adapter": run.adapter_sha256, "files": files})

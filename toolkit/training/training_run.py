@@ -162,14 +162,15 @@ def _fit_and_record(
     if not IS_MAIN_PROCESS:
         return
     timings = {"load_seconds": round(load_seconds, 2), "train_seconds": round(results.seconds, 2)}
-    _record_end(
-        run,
-        status="completed",
-        final_loss=results.loss,
-        timings=timings,
-        peak_memory_bytes=peak_memory_bytes(),
-        seal=make_seal(run.path, job.recipe, job.preflight.folder),
-    )
+    fields = {
+        "ended": utc_now(),
+        "status": "completed",
+        "final_loss": results.loss,
+        "timings": timings,
+        "peak_memory_bytes": peak_memory_bytes(),
+    }
+    # One write: a run that is killed here is not a completed run without a seal, but one that can be resumed.
+    run.update(**fields, seal=make_seal(run.path, job.recipe, job.preflight.folder, run.record | fields))
     announce(f"adapter     {run.adapter}")
 
 

@@ -86,15 +86,19 @@ def flush_to_disk(path: Path) -> None:
 
 @contextmanager
 def folder_lock(folder: Path, *, shared: bool = False) -> Iterator[None]:
-    """Create a folder and lock it for this process: shared while files are read, exclusive while they are replaced.
+    """Lock a folder for this process: shared while files are read, exclusive while they are replaced.
 
-    Reading and writing results takes moments, so the lock is waited for. Training holds it until it ends.
+    Reading and writing results takes moments, so the lock is waited for. Training and export hold one until they end.
+    An exclusive lock creates the folder.
 
     Raises:
-        RunError: If another process keeps it locked.
+        RunError: If another process keeps it locked, or the folder to read does not exist.
     """
     # The operating system releases the lock when the process ends, even if it is killed, so no stale lock can remain.
-    folder.mkdir(parents=True, exist_ok=True)
+    if not shared:
+        folder.mkdir(parents=True, exist_ok=True)
+    elif not folder.is_dir():
+        raise RunError(f"{folder} does not exist any more.", hint="Restore it from a copy, or give another folder.")
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         with suppress(OSError):  # some file systems do not support locks
@@ -112,7 +116,7 @@ def _lock(descriptor: int, folder: Path, mode: int) -> None:
         except BlockingIOError as error:
             if time.monotonic() >= deadline:
                 raise RunError(
-                    f"Another process is training in {folder}, or is reading or writing its files.",
-                    hint="Wait until it ends, stop it, or give another folder with output_dir.",
+                    f"Another process is using {folder}: it is training, exporting, or reading or writing files.",
+                    hint="Wait until it ends, stop it, or use another folder.",
                 ) from error
         time.sleep(_LOCK_POLL_S)
