@@ -2,6 +2,7 @@
 
 import json
 import logging
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,14 @@ def test_failed_plot_does_not_lose_results(
     (record,) = caplog.records
     assert f"{tmp_path / 'adapter' / 'confusion_matrix.png'} was not drawn" in record.message
     assert "\n" not in record.message and "The results are complete without it." in record.message
+
+
+def test_missing_glyphs_are_not_reported_one_by_one(tmp_path: Path) -> None:
+    """The bundled font has no Chinese characters."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        write(tmp_path / "adapter", model="矛盾")
+    assert names(tmp_path / "adapter") == sorted(RESULTS + PLOTS)
 
 
 def test_results_come_before_plots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

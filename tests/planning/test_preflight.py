@@ -175,3 +175,10 @@ def test_invalid_configurations_are_named(make_recipe: MakeRecipe, model: Path, 
     edit_json(model / "config.json", **{key: "x"})
     with pytest.raises(ModelError, match=rf"config.json cannot be read: Validation error for field '{key}'"):
         run_preflight(make_recipe(f"model.name={model}"))
+
+
+@pytest.mark.parametrize("name", ["embedded:tiny-llama-fr", "folder"])
+def test_revisions_of_local_models_are_refused(make_recipe: MakeRecipe, model: Path, name: str) -> None:
+    name = str(model) if name == "folder" else name
+    with pytest.raises(ModelError, match=r"model\.revision is 'v2', but .* is not a model on the Hub"):
+        run_preflight(make_recipe(f"model.name={name}", "model.revision=v2"))

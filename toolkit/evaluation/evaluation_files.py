@@ -2,6 +2,7 @@
 
 import json
 import logging
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -62,7 +63,9 @@ def write_evaluation(
 def _plot_file(path: Path) -> Iterator[Path]:
     """Yield the scratch path of a plot, and log a warning instead of raising if the plot cannot be drawn."""
     try:
-        with atomic_path(path) as partial:
+        # matplotlib warns of each character that its font lacks, such as Chinese ones, and draws a box for it.
+        with atomic_path(path) as partial, warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=r"Glyph .* missing from font")
             yield partial
     except Exception as error:  # matplotlib and its fonts raise errors of many types
         logger.warning(

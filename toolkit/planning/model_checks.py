@@ -8,6 +8,7 @@ from toolkit.errors import ExportError, ModelError, RecipeError
 from toolkit.models.llama_config import read_config
 from toolkit.models.llama_folder import LlamaFolder
 from toolkit.models.llama_tokenizer import check_llama_tokenizer
+from toolkit.models.model_folder import hub_commit
 from toolkit.models.parameters import model_config
 from toolkit.prompts.ollama_template import render_ollama_template, triple_quoted
 from toolkit.prompts.prompt_tokenizer import EncodedRow
@@ -34,6 +35,19 @@ def is_tracker_installed(name: str) -> bool:
     from transformers.integrations import is_tensorboard_available, is_wandb_available
 
     return {"wandb": is_wandb_available, "tensorboard": is_tensorboard_available}[name]()
+
+
+def check_revision(recipe: Recipe, folder: Path) -> None:
+    """Check that `model.revision` was used to download the model. It would be recorded otherwise as if it had been.
+
+    Raises:
+        ModelError: If the model is a local folder or embedded.
+    """
+    if recipe.model.revision is not None and hub_commit(folder) is None:
+        raise ModelError(
+            f"model.revision is {recipe.model.revision!r}, but {recipe.model.name} is not a model on the Hub.",
+            hint="Leave out model.revision.",
+        )
 
 
 def check_token_ids(folder: Path, row_tokenizer: RowTokenizer, rows: Sequence[EncodedRow | EncodedPair]) -> None:

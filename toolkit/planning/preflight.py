@@ -20,7 +20,7 @@ from toolkit.models.loading import resolve_precision
 from toolkit.models.model_folder import find_model, hub_commit
 from toolkit.models.parameters import ParameterCount, check_max_seq_length, count_parameters, model_config
 from toolkit.models.precision import Precision
-from toolkit.planning.model_checks import check_token_ids, check_tracker, find_export_problem
+from toolkit.planning.model_checks import check_revision, check_token_ids, check_tracker, find_export_problem
 from toolkit.prompts.prompt_tokenizer import EncodedRow, PromptTokenizer
 from toolkit.prompts.sentence_pairs import EncodedPair, RowTokenizer, make_row_tokenizer
 from toolkit.prompts.tokenizer import load_tokenizer
@@ -216,6 +216,7 @@ def run_preflight(
     # Data first: an error in it is reported before a model is downloaded.
     splits = load_splits(recipe)
     folder = find_model(recipe.model.name, recipe.model.revision, weights=fetch_weights)
+    check_revision(recipe, folder)
     precision = resolve_precision(recipe, recorded_precision)
     model_config(folder)  # before the tokenizer, which reads config.json too, but would not name it in an error
     row_tokenizer = make_row_tokenizer(load_tokenizer(folder), recipe)
