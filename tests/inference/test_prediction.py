@@ -193,9 +193,18 @@ def test_truncated_partial_file_resumes(
     assert sum(sum(scorer.scored) for scorer in opened) == 7 and target.read_bytes() == expected
 
 
+def test_files_of_another_run_are_not_overwritten(trained: RunFolder, tmp_path: Path) -> None:
+    (tmp_path / "eval" / "adapter").mkdir(parents=True)
+    (tmp_path / "run.json").touch()
+    with pytest.raises(RunError, match="which belongs to a run"):
+        Run(TrainedRun.open(trained.path)).predict_file(
+            write(tmp_path / "in.jsonl"), tmp_path / "eval" / "adapter" / "predictions.jsonl"
+        )
+
+
 @pytest.mark.parametrize("name", ["train_log.jsonl", "eval/adapter/predictions.jsonl", "adapter/rows.jsonl"])
 def test_files_of_the_run_are_not_overwritten(trained: RunFolder, tmp_path: Path, name: str) -> None:
-    with pytest.raises(RunError, match="is one of the run's own files or folders"):
+    with pytest.raises(RunError, match="which belongs to a run"):
         Run(TrainedRun.open(trained.path)).predict_file(write(tmp_path / "in.jsonl"), trained.path / name)
 
 
@@ -309,6 +318,7 @@ def test_temperature_scales_log_odds(
     run, adapter = TrainedRun.open(trained.path), ModelRef("adapter")
     folder = tmp_path / "eval"
     monkeypatch.setattr(run.folder, "eval", folder)
+    monkeypatch.setattr(run.folder, "parity", tmp_path / "parity.json")  # so that the file counts as exported
     with pytest.raises(RunError, match="calibrated=True needs the temperature of adapter") as error:
         load_temperature(run, adapter)
     assert f"toolkit.open_run({str(run.path)!r}).evaluate('adapter')" in (error.value.hint or "")

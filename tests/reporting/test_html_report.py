@@ -292,7 +292,7 @@ def test_decisions_versions_and_commands_are_shown(run: RunFolder) -> None:
         ("eval/adapter/metrics.json", "{", "is not JSON"),
         ("eval/adapter/metrics.json", "{}", "has no field 'n'"),
         ("gguf/parity.json", "[]", "contains a list, not an object"),
-        ("run.json", None, "does not exist"),
+        ("run.json", None, "is not a finished run: run.json is missing"),
     ],
 )
 def test_damaged_file_keeps_the_old_report(run: RunFolder, name: str, content: str | None, sentence: str) -> None:

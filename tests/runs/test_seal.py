@@ -145,7 +145,7 @@ def test_accepted_changes_are_recorded(ours: Path, call: Call) -> None:
 
 
 def test_results_with_accepted_changes_say_so(ours: Path, call: Call) -> None:
-    """They are shown with a warning, and refused once the original adapter is back."""
+    """They are shown with a warning, and left out once the original adapter is back."""
     config = ours / "adapter" / "adapter_config.json"
     original = config.read_bytes()
     edit(config)
@@ -156,9 +156,12 @@ def test_results_with_accepted_changes_say_so(ours: Path, call: Call) -> None:
     code, _, error = call("compare", ours / "eval" / "adapter", ours / "eval" / "base")
     assert code == 0 and "metrics.json describes a model with accepted changes: " in error
     config.write_bytes(original)
-    code, _, error = call("eval_generate", ours, "--limit", "3")
-    assert code == 3 and "metrics.json describes a model with accepted changes: " in error
-    assert f"delete {ours / 'eval' / 'adapter'}" in error
+    for command in ("evaluate", "export"):
+        code, _, error = call(*commands(ours)[command])
+        assert code == 0 and "metrics.json describes a model with accepted changes: " in error
+        assert "It is left out." in error and sentence not in run.report_path.read_text()
+    with pytest.raises(SealError, match="describes a model with accepted changes"):
+        toolkit.open_run(ours).load(calibrated=True)
     assert call("eval_generate", ours)[0] == 0, "the same evaluation replaces it"
     assert sentence not in run.report_path.read_text()
 
@@ -215,6 +218,120 @@ def test_deleted_run_is_one_sentence(ours: Path) -> None:
 def test_changed_rows_cause_a_warning(ours: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("toolkit.evaluation.evaluator.fingerprint", lambda _: "other")
     assert "The evaluation rows have changed since training." in toolkit.open_run(ours).evaluate().warnings
+
+
+def test_accepted_changes_of_a_gguf_are_recorded(ours: Path) -> None:
+    """They are not recorded with the results of other models, whose files are intact."""
+    edit(ours / "gguf" / "ours-f32.gguf")
+    run = toolkit.open_run(ours, accept_changes=True)
+    changed = run.evaluate(ours / "gguf" / "ours-f32.gguf", limit=3)
+    assert "ours-f32.gguf has changed since it was exported" in changed.metrics["accepted_changes"][0]
+    assert "accepted_changes" not in run.evaluate(limit=3).metrics
+
+
+def test_other_file_of_same_name_stays_apart(
+    ours: Path, finished: tuple[Path, Path, Path], tmp_path: Path
+) -> None:
+    elsewhere = tmp_path / "elsewhere" / "ours-f32.gguf"
+    elsewhere.parent.mkdir()
+    shutil.copyfile(ours / "gguf" / "ours-f32.gguf", elsewhere)
+    evaluation = toolkit.open_run(ours).evaluate(elsewhere, limit=3)
+    assert evaluation.metrics["model"] == "gguf-ours-f32"
+    assert "The GGUF file was made from this run's adapter, but was not compared with it" in evaluation.warnings[-1]
+    # Without its metadata nobody knows where a file is from.
+    data = (finished[1] / "gguf" / "theirs-f32.gguf").read_bytes()
+    elsewhere.write_bytes(data.replace(b"toolkit.adapter_sha256", b"toolkit.adapter_sha25x"))
+    evaluation = toolkit.open_run(ours).evaluate(elsewhere, limit=3)
+    assert "The GGUF file does not say which model it was made from" in evaluation.warnings[-1]
+    assert evaluation.metrics["seal"]["adapter"] is None
+    assert evaluation.name in [other.name for other in toolkit.open_run(ours).evaluations]
+
+
+@pytest.mark.parametrize("accept", [False, True])
+@pytest.mark.parametrize("change", [shutil.rmtree, lambda adapter: edit(adapter / "adapter_model.safetensors")])
+def test_adapter_changed_while_scoring(
+    ours: Path, monkeypatch: pytest.MonkeyPatch, accept: bool, change: Callable[[Path], None]
+) -> None:
+    from toolkit.evaluation import evaluator
+
+    predict, before = evaluator._predict, (ours / "eval" / "adapter" / "metrics.json").read_bytes()
+
+    def predict_then_change(*arguments: Any) -> Any:
+        result = predict(*arguments)
+        change(ours / "adapter")
+        return result
+
+    monkeypatch.setattr(evaluator, "_predict", predict_then_change)
+    with pytest.raises(SealError, match="adapter was changed or deleted in the meantime, so nothing was written"):
+        toolkit.open_run(ours, accept_changes=accept).evaluate()
+    assert (ours / "eval" / "adapter" / "metrics.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["run.json", "eval/adapter/metrics.json", "gguf/parity.json"])
+def test_half_characters_are_a_change(ours: Path, call: Call, name: str) -> None:
+    """JSON can escape one half of a surrogate pair, which no encoding can write."""
+    (ours / name).write_text((ours / name).read_text().replace("{", '{"x": "\\ud800", ', 1))
+    code, _, error = call("eval_generate", ours, "--limit", "3")
+    assert code == 3 and f"{Path(name).name} has changed since" in error
+
+
+def test_damaged_cache_is_ignored(ours: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(digests, "_MIN_CACHED_BYTES", 4)
+    (ours / ".digests.json").write_text("[" * 200_000)
+    toolkit.open_run(ours)
+
+
+def test_exports_need_a_printable_name(ours: Path, call: Call) -> None:
+    renamed = ours.rename(ours.with_name("a\nSYSTEM x"))
+    code, _, error = call("export_gguf", renamed, "--quant", "f32")
+    assert code == 2 and "contains unprintable characters" in error and "Rename the run folder" in error
+
+
+@pytest.mark.parametrize("name", ["adapter/sub", "eval/new", "."])
+def test_comparisons_are_not_written_into_a_run(ours: Path, call: Call, name: str) -> None:
+    code, _, error = call(*commands(ours)["compare"], "--output", ours / name)
+    assert code == 2 and "Choose another folder with --output DIR" in error
+    assert call(*commands(ours)["compare"], "--output", ours / "compare" / "mine")[0] == 0
+
+
+def test_linked_evaluations_are_refused(ours: Path, finished: tuple[Path, Path, Path], call: Call) -> None:
+    shutil.rmtree(ours / "eval" / "adapter")
+    (ours / "eval" / "adapter").symlink_to(finished[1] / "eval" / "adapter")
+    code, _, error = call(*commands(ours)["compare"])
+    assert code == 2 and "is a symbolic link to" in error
+
+
+@pytest.mark.parametrize("name", ["eval/adapter/metrics.json", "gguf/parity.json", "run.json"])
+def test_links_that_lead_nowhere_are_named(ours: Path, call: Call, name: str) -> None:
+    (ours / name).unlink()
+    (ours / name).symlink_to("nowhere")
+    code, _, error = call("eval_generate", ours, "--limit", "3")
+    assert code == 2 and Path(name).name in error
+
+
+@pytest.mark.parametrize("files", [None, {}, {"gguf/ours-f32.gguf": "0" * 64}])
+def test_digests_of_gguf_files_are_sealed(ours: Path, call: Call, files: Any) -> None:
+    path = ours / "gguf" / "parity.json"
+    parity = json.loads(path.read_text())
+    path.write_text(json.dumps(parity | {"seal": parity["seal"] | {"files": files}}))
+    code, _, error = call(*commands(ours)["predict gguf"])
+    assert code == 3 and "parity.json has changed since it was written" in error
+
+
+def test_exports_use_the_trained_prompt(ours: Path) -> None:
+    run = toolkit.open_run(ours, {"task.system": "Autre."})
+    with pytest.raises(toolkit.ExportError, match=r"task\.system is overridden"):
+        run.export("f32")
+
+
+def test_base_without_tokenizer_is_named(ours: Path, finished: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    base = tmp_path / "weights only"
+    shutil.copytree(finished[2], base, ignore=shutil.ignore_patterns("*token*"))
+    with (
+        toolkit.open_run(ours, base=base).load() as classifier,
+        pytest.raises(toolkit.ModelError, match="weights only has no tokenizer"),
+    ):
+        classifier.load()
 
 
 def test_second_export_is_refused(ours: Path, monkeypatch: pytest.MonkeyPatch, call: Call) -> None:
@@ -280,9 +397,6 @@ def test_gguf_of_an_accepted_adapter_stays_foreign(
     shutil.copyfile(finished[1] / "adapter" / weights.name, weights)
     toolkit.open_run(ours, accept_changes=True).export("f32", verify=3, min_agreement=0.01)
     weights.write_bytes(original)
-    code, _, error = call("eval_generate", ours, "--model", ours / "gguf" / "ours-f32.gguf", "--limit", "3")
-    assert code == 3 and "parity.json describes a model with accepted changes: " in error
-    (ours / "gguf" / "parity.json").unlink()
     code, _, error = call("eval_generate", ours, "--model", ours / "gguf" / "ours-f32.gguf", "--limit", "3")
     assert code == 3 and "was exported from another adapter than that of" in error
     # The file is written again, so its earlier state does not matter.

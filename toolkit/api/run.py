@@ -13,7 +13,14 @@ from toolkit.recipe.model_kind import require_decoder
 from toolkit.recipe.schema import GgufType, Recipe
 from toolkit.reporting.run_results import check_report_files
 from toolkit.runs.model_ref import ModelRef
-from toolkit.runs.run_paths import check_can_create, check_name_length, check_no_links, check_writable
+from toolkit.runs.run_paths import (
+    check_can_create,
+    check_name_length,
+    check_name_printable,
+    check_no_links,
+    check_not_run_file,
+    check_writable,
+)
 from toolkit.runs.trained_run import TrainedRun
 from toolkit.utils.progress import Progress, show_progress
 
@@ -177,7 +184,7 @@ class Run:
         # Bad paths are refused before the model is loaded, which can take minutes.
         source, target = to_path(source, "source"), to_path(target, "target")
         check_formats(source, target)
-        self._run.folder.check_not_own_file(target)
+        check_not_run_file(target, hint="Choose another target.")
         check_writable(target.parent, hint="Choose another target.")
         check_name_length(target, "The name of target", hint="Choose another target.")
         check_can_create(target.parent, hint="Choose another target.")
@@ -213,6 +220,12 @@ class Run:
         require_decoder(self.recipe.model.kind, "A GGUF export", hint=hint)
         check_no_links([self._run.folder.merged, self._run.folder.parity.parent])
         check_writable(self.path)
+        check_name_printable(self.path, hint="Rename the run folder.")
+        if changed := [key for key in self._run.overridden if key.startswith("task.")]:
+            raise ExportError(
+                f"{changed[0]} is overridden, but a GGUF file is used with the prompt that the run was trained on.",
+                hint="Leave out the overrides.",
+            )
         gguf = self._run.folder.gguf("quantizing")  # the longest name
         check_name_length(gguf, f"The name of the run folder {self.path.resolve()}", hint="Rename the run folder.")
         _check_export(file_types, verify, min_agreement)

@@ -14,13 +14,14 @@ from scipy.stats import binomtest
 from toolkit.errors import RunError
 from toolkit.evaluation.intervals import percentile_interval, resample_groups, sum_by_group, wilson_interval
 from toolkit.evaluation.prediction_files import EvaluatedRows, check_same_rows, differing_rows, read_evaluation
-from toolkit.runs.run_paths import check_no_links
+from toolkit.runs.run_paths import check_no_links, check_not_run_file, check_writable
 from toolkit.utils.atomic_io import atomic_path, write_json
 from toolkit.utils.terminal import escape_control_characters
 
 _OUTPUT_FILES = ("compare.json", "differences.jsonl")
 _RESAMPLES = 10_000
 _MAX_NAME_BYTES = 120
+_OUTPUT_HINT = "Choose another folder with output=DIR."
 
 
 @dataclass(frozen=True)
@@ -151,6 +152,8 @@ def compare(folders: Sequence[Path], output: Path | None = None) -> Comparison:
         output = default_output(folders)
         check_no_links([output.parent])  # `compare/` of the run
     check_no_links([output])
+    check_not_run_file(output, hint=_OUTPUT_HINT, allowed=("compare",))
+    check_writable(output, hint=_OUTPUT_HINT)
     _check_output(output)  # before the predictions are read, which takes time for a million rows
     evaluations = _with_distinct_names([read_evaluation(folder) for folder in folders])
     for evaluation in evaluations[1:]:
@@ -215,7 +218,7 @@ def _check_output(output: Path) -> None:
     if file_names and ("compare.json" not in file_names or file_names - set(_OUTPUT_FILES)):
         raise RunError(
             f"{output} contains something other than an earlier comparison, so it is not overwritten.",
-            hint="Choose another folder with output=DIR.",
+            hint=_OUTPUT_HINT,
         )
 
 

@@ -1,5 +1,7 @@
 """A saved evaluation: the metrics and predictions of one model on one dataset."""
 
+import logging
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +12,10 @@ from toolkit.errors import RunError
 from toolkit.evaluation.text_report import text_report
 from toolkit.runs.evaluation_seal import verify_evaluation
 from toolkit.runs.run_folder import read_json_object
+from toolkit.runs.seal import find_accepted_changes
 from toolkit.runs.trained_run import TrainedRun
+
+logger = logging.getLogger(__name__)
 
 _MODELS = ("adapter", "base", "merged")
 # Types of the fields that reports and comparisons use: a damaged file fails here with a clear message.
@@ -164,11 +169,23 @@ def load_evaluations(run: TrainedRun, *, exclude: Path | None = None) -> list[Ev
     """
     # A folder that is still being written has a name that starts with a dot (`atomic_path`).
     folder = run.folder.eval
-    paths = [path for path in folder.glob("*/metrics.json") if path.parent.name[0] != "." and path.parent != exclude]
-    evaluations = [load_evaluation(path.parent) for path in paths]
+    folders = [path for path in folder.glob("*") if path.name[0] != "." and path != exclude]
+    evaluations = [load_evaluation(path) for path in folders if os.path.lexists(path / "metrics.json")]
     for evaluation in evaluations:
         verify_evaluation(run, evaluation.folder, evaluation.metrics)
-    return sorted(evaluations, key=_sort_key)
+    unchanged = [evaluation for evaluation in evaluations if not _is_left_out(run, evaluation)]
+    return sorted(unchanged, key=_sort_key)
+
+
+def _is_left_out(run: TrainedRun, evaluation: Evaluation) -> bool:
+    """Return whether an evaluation is that of a changed model that was accepted then, but not now, and log a warning.
+
+    It is no reason to refuse a command: the original model can be back.
+    """
+    changes = find_accepted_changes(evaluation.folder / "metrics.json", evaluation.metrics)
+    if changes and not run.accept_changes:
+        logger.warning("WARNING: %s It is left out.", changes[0])
+    return bool(changes) and not run.accept_changes
 
 
 def load_evaluation(folder: Path) -> Evaluation:

@@ -23,7 +23,11 @@ logger = logging.getLogger(__name__)
 
 
 def write_evaluation(
-    folder: Path, examples: Sequence[Example], predictions: Predictions, metrics: dict[str, Any], adapter_sha256: str
+    folder: Path,
+    examples: Sequence[Example],
+    predictions: Predictions,
+    metrics: dict[str, Any],
+    adapter_sha256: str | None,
 ) -> dict[str, Any]:
     """Write an evaluation's folder atomically and replace an older one, then draw its plots.
 
@@ -34,7 +38,7 @@ def write_evaluation(
         examples: The evaluation rows.
         predictions: The predictions for these rows.
         metrics: The contents of metrics.json.
-        adapter_sha256: The digest of the adapter as it is, for the seal of metrics.json.
+        adapter_sha256: The digest of the measured adapter for the seal of metrics.json, or None if it is unknown.
 
     Returns:
         The metrics with their seal, as they were written.

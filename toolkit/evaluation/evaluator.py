@@ -45,7 +45,9 @@ def evaluate(run: TrainedRun, request: EvaluationRequest) -> Evaluation:
     request.check(run)
     if not request.model.gguf:
         import toolkit.models.backend  # noqa: F401 - Unsloth comes before transformers and datasets
-    verify_model(run, request.model)
+    run = run.for_one_result()
+    doubt = verify_model(run, request.model)
+    adapter_sha256 = run.adapter_sha256
     name = request.model.evaluation_name(run.folder)
     run = run.with_recipe(_with_evaluation_data(run.recipe, request.data, request.limit))
     splits = _load_splits(run, request)
@@ -62,9 +64,9 @@ def evaluate(run: TrainedRun, request: EvaluationRequest) -> Evaluation:
     shots = draw_shots(splits.train, splits.eval, run.recipe.task.labels, request.shots, run.recipe.seed)
     with Classifier(run, request.model, shots=shots) as classifier:
         scored_rows = _predict(classifier, splits.eval, calibration_set, request.mode)
-    recorded = (run.record.get("data", {}).get("eval") or {}).get("fingerprint")
-    if recorded and recorded != description["data"]["fingerprint"] and not description["overrides"]:
-        warnings.append("The evaluation rows have changed since training.")
+    warnings += _changed_rows(run, splits)
+    if doubt:
+        warnings.append(f"The GGUF file {doubt}")
     if run.accepted:
         warnings.append("Files of the model had changed, which was accepted: see accepted_changes in metrics.json.")
     metrics = description | _answer_metrics(
@@ -74,8 +76,10 @@ def evaluate(run: TrainedRun, request: EvaluationRequest) -> Evaluation:
         metrics |= {"accepted_changes": list(run.accepted)}
     # Scoring takes hours, in which another process can have replaced the run.
     with folder_lock(run.path):
-        run.verify_unreplaced()
-        metrics = write_evaluation(folder, splits.eval, scored_rows.predictions, metrics, run.adapter_sha256)
+        run.verify_unreplaced(adapter_sha256)
+        # A GGUF file of unknown origin is not known to have this adapter.
+        origin = None if doubt and "cannot be checked" in doubt else adapter_sha256
+        metrics = write_evaluation(folder, splits.eval, scored_rows.predictions, metrics, origin)
     return Evaluation(folder.name, folder, metrics)
 
 
@@ -164,6 +168,21 @@ def _describe_request(run: TrainedRun, request: EvaluationRequest, examples: lis
         # A GGUF file can be replaced by another one with the same name.
         "model_sha256": file_sha256(request.model.gguf) if request.model.gguf else None,
     }
+
+
+def _changed_rows(run: TrainedRun, splits: Splits) -> list[str]:
+    """Return a warning for each part of the run's own rows that is not what it was during training."""
+    if any(key.startswith("data.") for key in run.overridden):
+        return []
+    parts = {"training": ("train", splits.train), "evaluation": ("eval", splits.eval)}
+    recorded = {
+        name: (run.record.get("data", {}).get(key) or {}).get("fingerprint") for name, (key, _) in parts.items()
+    }
+    return [
+        f"The {name} rows have changed since training."
+        for name, (_, rows) in parts.items()
+        if rows and recorded[name] not in (None, fingerprint(rows))
+    ]
 
 
 def _with_evaluation_data(recipe: Recipe, data: str | None, limit: int | None) -> Recipe:

@@ -94,6 +94,7 @@ def export_run(run: TrainedRun, options: ExportOptions) -> ExportResult:
         StorageError: If the disk has too little free space.
         ParityError: If a file does not answer like the adapter. All files are kept, and parity.json has the reasons.
     """
+    run = run.for_one_result()
     folder, recipe = run.folder, run.recipe
     files = {file_type: folder.gguf(file_type) for file_type in options.file_types}
     # Everything that the report at the end reads is checked before hours of work.
@@ -109,7 +110,8 @@ def export_run(run: TrainedRun, options: ExportOptions) -> ExportResult:
     render_modelfile(prompt_tokenizer, next(iter(files.values())), recipe.model.max_seq_length)
     examples = choose_rows(load_examples(recipe, recipe.data.eval), options.verify, recipe.seed)
     gate = ParityGate(run, prompt_tokenizer, examples, options.min_agreement)
-    with folder_lock(folder.parity.parent):  # two exports at the same time would delete each other's merged weights
+    # Two exports at the same time would delete each other's merged weights.
+    with folder_lock(folder.parity.parent, create=True):
         _write_and_compare(run, options, files, base, gate)
     result = ExportResult(tuple(files.values()), tuple(gate.results), gate.table())
     report = write_report(run)
@@ -126,22 +128,22 @@ def export_run(run: TrainedRun, options: ExportOptions) -> ExportResult:
 def _write_and_compare(
     run: TrainedRun, options: ExportOptions, files: dict[GgufType, Path], base: Path, gate: ParityGate
 ) -> None:
-    folder = run.folder
+    folder, adapter_sha256 = run.folder, run.adapter_sha256
     logger.info("merging     %s + adapter into %s", run.recipe.model.name, folder.merged)
     with folder_lock(run.path):
-        run.verify_unreplaced()
+        run.verify_unreplaced(adapter_sha256)
         merge_adapter(base, folder.adapter, folder.merged)
         seal_merged(run)
     gate.check_merged()
     with folder_lock(run.path):
-        run.verify_unreplaced()
+        run.verify_unreplaced(adapter_sha256)
         earlier = forget_files(run, list(files.values()))
         _write_files(files, run, _read_origin(base, run))
     for file_type, file in files.items():
         logger.info("%-11s %s, %s", file_type, file, format_bytes(file.stat().st_size))
         gate.check_gguf(file_type, file)
     with folder_lock(run.path):
-        run.verify_unreplaced()
+        run.verify_unreplaced(adapter_sha256)
         _write_companions(list(files.values()), run, gate, earlier)
         if options.remove_merged:
             shutil.rmtree(folder.merged)

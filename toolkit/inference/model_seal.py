@@ -15,8 +15,11 @@ ADAPTER_KEY, BASE_KEY = "general.toolkit.adapter_sha256", "general.toolkit.base_
 """The metadata of a GGUF file that say which model it was made from. Quantizers keep them."""
 
 
-def verify_model(run: TrainedRun, model: ModelRef) -> None:
+def verify_model(run: TrainedRun, model: ModelRef) -> str | None:
     """Check the files of a model against their recorded digests, right before they are loaded.
+
+    Returns:
+        A sentence about a GGUF file that is not known to be one of the run's exports, or None.
 
     Raises:
         ModelError: If a file does not exist or is damaged.
@@ -24,19 +27,23 @@ def verify_model(run: TrainedRun, model: ModelRef) -> None:
     """
     run.verify_adapter()  # in every case: the tokenizer is read from its folder
     if model.gguf:
-        _verify_gguf(run, model.gguf)
-    elif model.name == "merged":
+        doubt = _verify_gguf(run, model.gguf)
+        if doubt:
+            logger.warning("WARNING: %s %s", model.gguf, doubt)
+        return doubt
+    if model.name == "merged":
         run.verify_merged()
     else:
         from toolkit.models.model_folder import find_base  # reading a GGUF file needs no model packages
 
         find_base(run)
+    return None
 
 
-def _verify_gguf(run: TrainedRun, path: Path) -> None:
+def _verify_gguf(run: TrainedRun, path: Path) -> str | None:
     header = read_gguf_header(path)
     if run.seal is None:
-        return
+        return None
     parity = load_parity(run) or {}
     names = {(run.path / name).resolve(): digest for name, digest in recorded_digests(parity).items()}
     digest = names.get(path.resolve())
@@ -45,10 +52,11 @@ def _verify_gguf(run: TrainedRun, path: Path) -> None:
     # Also of a file that export wrote: the adapter could have been a changed one, which the caller accepted.
     adapter, base = header.fields.get(ADAPTER_KEY), header.fields.get(BASE_KEY)
     if adapter is None:
-        logger.warning("WARNING: %s does not say which model it was made from, so it cannot be checked.", path)
-    elif adapter != run.seal.adapter_sha256:
+        return "does not say which model it was made from, so it cannot be checked."
+    if adapter != run.seal.adapter_sha256:
         run.refuse_changes([f"{path} was exported from another adapter than that of {run.path}."])
     elif base != run.seal.base_sha256:
         run.refuse_changes([f"{path} was exported from another base model than that of {run.path}."])
     elif digest is None:
-        logger.warning("WARNING: %s was made from this run's adapter, but was not compared with it by export.", path)
+        return "was made from this run's adapter, but was not compared with it by export."
+    return None

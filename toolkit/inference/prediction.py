@@ -22,6 +22,7 @@ from toolkit.recipe.schema import Recipe
 from toolkit.runs.evaluation_seal import verify_evaluation
 from toolkit.runs.model_ref import ModelRef
 from toolkit.runs.run_folder import read_json_object
+from toolkit.runs.seal import base_files, find_accepted_changes, model_files
 from toolkit.runs.trained_run import TrainedRun
 from toolkit.utils.atomic_io import atomic_path, file_fingerprint, file_sha256
 from toolkit.utils.progress import progress_bar, show_progress
@@ -123,18 +124,19 @@ def _encode(classifier: Classifier, row: Row) -> EncodedRow | EncodedPair:
 def _model_files(classifier: Classifier) -> list[Path]:
     """Return the files that determine the model's answers, except the recipe."""
     run, model = classifier.run, classifier.model
-    tokenizer = [run.folder.adapter / "tokenizer.json", run.folder.adapter / "chat_template.jinja"]
+    adapter = run.folder.adapter
+    # The tokenizer of every model is read from the adapter's folder.
+    names = [name for name in model_files(adapter) if model.name == "adapter" or not name.startswith("adapter_")]
     if model.gguf:
         weights = [model.gguf]
     elif model.name == "merged":
-        weights = sorted(run.folder.merged.glob("*.safetensors"))
+        weights = [run.folder.merged / name for name in model_files(run.folder.merged)]
     else:
         from toolkit.models.model_folder import find_base
 
-        weights = sorted(find_base(run).glob("*.safetensors"))
-    if model.name == "adapter":
-        weights += [run.folder.adapter / "adapter_config.json", run.folder.adapter / "adapter_model.safetensors"]
-    return [path for path in [*weights, *tokenizer] if path.is_file()]
+        base = find_base(run)
+        weights = [base / name for name in base_files(base)]
+    return [*weights, *(adapter / name for name in names)]
 
 
 def _recipe_fingerprint(recipe: Recipe) -> str:
@@ -185,6 +187,7 @@ def load_temperature(run: TrainedRun, model: ModelRef) -> float:
     metrics = read_json_object(path) if path.is_file() else {}
     if metrics:
         verify_evaluation(run, path.parent, metrics)
+        run.refuse_changes(find_accepted_changes(path, metrics), hint="Evaluate again.")
     calibration = metrics.get("calibration") or {}
     # A damaged calibration must not look like a missing one, whose message would advise an evaluation.
     temperature = calibration.get("temperature") if isinstance(calibration, dict) else "none"

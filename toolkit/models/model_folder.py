@@ -11,6 +11,7 @@ from toolkit.runs.trained_run import TrainedRun
 from toolkit.utils.atomic_io import file_fingerprint
 
 EMBEDDED = "embedded:tiny-llama-fr"
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.txt", "vocab.json", "sentencepiece.bpe.model")
 _SMALL_FILES = ["*.json", "*.jinja", "README.md"]  # the model card, README.md, states the license
 
 
@@ -61,6 +62,8 @@ def find_base(run: TrainedRun) -> Path:
     is_same_model = recorded.get("name") == model.name and model.revision is None
     if run.base is not None:
         folder = find_model(str(run.base))
+        if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
+            raise ModelError(f"{folder} has no tokenizer.", hint="Copy the complete folder of the base model.")
     else:
         folder = find_model(model.name, recorded.get("commit") if is_same_model else model.revision)
     run.verify_base(folder)

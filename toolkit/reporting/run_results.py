@@ -23,7 +23,7 @@ def check_report_files(run: TrainedRun, *, replacing: Collection[Path] = ()) -> 
     if not run.record:
         read_json_object(run.folder.run_json)
     run.verify_train_log()
-    if parity := load_parity(run, replacing):
+    if parity := load_parity(run):
         run.refuse_changes(find_gguf_changes(run, parity, replacing), affects_model=False)
 
 

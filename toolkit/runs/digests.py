@@ -54,7 +54,7 @@ def _read_cache(folder: Path | None) -> dict[str, Any]:
     if folder is None:
         return {}
     path = folder / _CACHE_NAME
-    with suppress(OSError, ValueError):
+    with suppress(OSError, ValueError, RecursionError):
         cache = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         return cache if isinstance(cache, dict) else {}
     return {}
@@ -78,4 +78,6 @@ def combine(digests: Mapping[str, str]) -> str:
 
 def json_digest(value: Any) -> str:
     """Return the SHA-256 digest of a JSON value, which does not depend on white space or the order of keys."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+    return hashlib.sha256(
+        json.dumps(value, sort_keys=True, ensure_ascii=False).encode("utf-8", "surrogatepass")
+    ).hexdigest()

@@ -7,12 +7,13 @@ from typing import Any
 from toolkit.errors import SealError
 from toolkit.runs.digests import file_digest
 from toolkit.runs.run_folder import read_json_object
+from toolkit.runs.run_paths import check_no_links
 from toolkit.runs.seal import Seal, find_accepted_changes, is_content_intact
 from toolkit.runs.trained_run import TrainedRun
 
 
 def verify_evaluation(run: TrainedRun, folder: Path, metrics: Mapping[str, Any]) -> None:
-    """Check that an evaluation in a run is the one that was written there, with the model as it was trained.
+    """Check that an evaluation in a run is the one that was written there.
 
     Args:
         run: The run.
@@ -20,10 +21,9 @@ def verify_evaluation(run: TrainedRun, folder: Path, metrics: Mapping[str, Any])
         metrics: The contents of its metrics.json.
 
     Raises:
-        SealError: If it has changed, was written under another name or by another run, or is that of a changed model.
+        SealError: If it has changed, or was written under another name or by another run.
     """
     changes = _find_changes(folder, metrics, run.seal, run.path)
-    changes += find_accepted_changes(folder / "metrics.json", metrics)
     hint = f"Evaluate again, delete {folder}, or pass accept_changes=True to show it nevertheless."
     run.refuse_changes(changes, hint=hint, affects_model=False)
 
@@ -37,6 +37,8 @@ def check_evaluation(folder: Path, metrics: Mapping[str, Any], hint: str) -> lis
     Raises:
         SealError: If it has changed since it was made, or was not made by the run that it is in.
     """
+    if folder.parent.name == "eval":
+        check_no_links([folder])
     folder = folder.resolve()
     # An evaluation can be copied out of its run. Then only its own digests can be checked.
     run = folder.parent.parent if folder.parent.name == "eval" else None
@@ -62,7 +64,8 @@ def _find_changes(folder: Path, metrics: Mapping[str, Any], run: Seal | None, ca
     if not is_content_intact(metrics):
         return [f"{path} has changed since it was written."]
     # A changed adapter that was accepted has another digest. Such an evaluation says so itself.
-    if run and seal.get("adapter") != run.adapter_sha256 and not metrics.get("accepted_changes"):
+    # A GGUF file of unknown origin has none.
+    if run and seal.get("adapter") not in (run.adapter_sha256, None) and not metrics.get("accepted_changes"):
         return [f"{path} was measured with another adapter."]
     if run and seal.get("name") != folder.name:
         return [f"{path} was written as the evaluation {seal.get('name')!r}, so its folder must have that name."]

@@ -72,7 +72,8 @@ class ModelRef:
 
     def evaluation_name(self, run: RunFolder) -> str:
         """Return the name of an evaluation of the model: adapter, base, merged or gguf-<file type>."""
-        # A file of the run is named <run>-<file type>.gguf. Any other GGUF file keeps its full name.
         if self.gguf is None:
             return self.name
-        return f"gguf-{self.gguf.stem.removeprefix(f'{run.path.resolve().name}-')}"
+        # A file of the run is named <run>-<file type>.gguf. Any other GGUF file keeps its full name.
+        prefix, is_exported = f"{run.path.resolve().name}-", self.gguf.resolve().parent == run.parity.parent.resolve()
+        return f"gguf-{self.gguf.stem.removeprefix(prefix if is_exported else '')}"

@@ -1,5 +1,7 @@
 """gguf/parity.json: the record of exported files and of their agreement with the adapter."""
 
+import logging
+import os
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,24 +13,22 @@ from toolkit.runs.seal import add_content_seal, find_accepted_changes, is_conten
 from toolkit.runs.trained_run import TrainedRun
 from toolkit.utils.atomic_io import write_json
 
+logger = logging.getLogger(__name__)
+
 _EXPORT_HINT = "Export all files again, delete it, or pass accept_changes=True to use it nevertheless."
 
 
-def load_parity(run: TrainedRun, replacing: Collection[Path] = ()) -> dict[str, Any] | None:
+def load_parity(run: TrainedRun) -> dict[str, Any] | None:
     """Return the contents of parity.json, or None if the file does not exist.
 
-    Results with accepted changes that are about to be replaced count as missing.
-
-    Args:
-        run: The run.
-        replacing: GGUF files that the caller writes again, so that their present state does not matter.
+    Results of a changed model that was accepted then, but not now, count as missing.
 
     Raises:
         RunError: If it is damaged.
         SealError: If it has changed since it was written, or belongs to another adapter.
     """
     path = run.folder.parity
-    if not path.is_file():
+    if not os.path.lexists(path):
         return None
     parity = read_json_object(path)
     models = parity.get("models")
@@ -37,8 +37,9 @@ def load_parity(run: TrainedRun, replacing: Collection[Path] = ()) -> dict[str, 
     changes = []
     if not is_content_intact(parity):
         changes = [f"{path} has changed since it was written."]
-    elif changes := find_accepted_changes(path, parity):
-        if {run.path / str(entry["file"]) for entry in models if entry.get("file")} <= set(replacing):
+    elif accepted := find_accepted_changes(path, parity):
+        if not run.accept_changes:
+            logger.warning("WARNING: %s It is left out.", accepted[0])
             return None
     elif run.seal and _seal(parity).get("adapter") != run.seal.adapter_sha256:
         changes = [f"{path} belongs to another adapter."]
@@ -70,7 +71,7 @@ def forget_files(run: TrainedRun, files: Sequence[Path]) -> list[dict[str, Any]]
 
     So a killed export leaves no results that describe other files than those that exist.
     """
-    if (record := load_parity(run, files)) is None:
+    if (record := load_parity(run)) is None:
         run.folder.parity.unlink(missing_ok=True)
         return []
     existing = [entry for entry in record["models"] if entry.get("file") and (run.path / entry["file"]).is_file()]

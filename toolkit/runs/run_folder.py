@@ -54,7 +54,7 @@ class RunFolder:
         run = cls(path)
         if not path.is_dir():
             raise RunError(f"There is no run folder {path}.", hint="Train first: toolkit.train(RECIPE)")
-        required = [run.recipe_file, run.adapter / "adapter_config.json"]
+        required = [run.recipe_file, run.run_json, run.adapter / "adapter_config.json"]
         if missing := [file.relative_to(path) for file in required if not file.is_file()]:
             raise RunError(
                 f"{path} is not a finished run: {missing[0]} is missing.",
@@ -66,20 +66,6 @@ class RunFolder:
         """Return the path of the GGUF file of a file type (f16, q8_0, ...)."""
         # Resolved, because the path can be "." or end in "..", which have no name.
         return self.path / "gguf" / f"{self.path.resolve().name}-{file_type}.gguf"
-
-    def check_not_own_file(self, target: Path) -> None:
-        """Check that a file to write is not one of the run's files, which it would destroy.
-
-        Raises:
-            RunError: If it is.
-        """
-        target, folder = Path(os.path.realpath(target)), Path(os.path.realpath(self.path))
-        if not target.is_relative_to(folder):
-            return
-        first = target.relative_to(folder).parts[:1]
-        own = (self.train_log, self.adapter, self.checkpoints, self.merged, self.parity.parent, self.eval)
-        if not first or first[0] in {path.name for path in (*own, folder / "compare")}:
-            raise RunError(f"{target} is one of the run's own files or folders.", hint="Choose another target.")
 
     @property
     def is_taken(self) -> bool:

@@ -2,7 +2,7 @@
 
 import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from toolkit.errors import RunError
@@ -10,6 +10,10 @@ from toolkit.utils.atomic_io import longest_scratch_name
 from toolkit.utils.storage import disk_full_reason, storage_errors
 
 _LONGEST_GGUF_NAME = "{}-quantizing.gguf"  # the export's intermediate file
+_RUN_FILES = frozenset(
+    ("", "adapter", "checkpoints", "compare", "eval", "gguf", "merged", "recipe.yaml", "run.json", "train_log.jsonl")
+)
+"""The folders and files of a run that other results depend on; "" is the run folder itself."""
 _OUTPUT_DIR_HINT = "Choose another folder with output_dir."
 _SHOWN_CHARACTERS = 60
 
@@ -24,8 +28,7 @@ def check_run_path(path: Path) -> None:
     # Not Path.resolve, which raises if symbolic links form a loop.
     resolved = Path(os.path.realpath(path))
     name = resolved.name
-    if not name.isprintable():  # the name becomes part of file names, a Modelfile and a report
-        raise RunError(f"The run folder's name {name!r} contains unprintable characters.", hint=_OUTPUT_DIR_HINT)
+    check_name_printable(resolved, hint=_OUTPUT_DIR_HINT)
     gguf = resolved / "gguf" / _LONGEST_GGUF_NAME.format(name)
     check_name_length(gguf, f"The run folder's name {_shown(name)}", hint=_OUTPUT_DIR_HINT)
     if path.is_symlink():  # overwriting would delete the files of the target
@@ -47,6 +50,34 @@ def check_run_path(path: Path) -> None:
     check_writable(resolved, hint=_OUTPUT_DIR_HINT)
     if nearest != resolved:
         check_can_create(resolved, hint=_OUTPUT_DIR_HINT)
+
+
+def check_name_printable(path: Path, *, hint: str) -> None:
+    """Check the name of a run folder, which becomes part of file names, a Modelfile and a report.
+
+    Raises:
+        RunError: If it contains a line break or another unprintable character.
+    """
+    if not (name := Path(os.path.realpath(path)).name).isprintable():
+        raise RunError(f"The run folder's name {name!r} contains unprintable characters.", hint=hint)
+
+
+def check_not_run_file(target: Path, *, hint: str, allowed: Collection[str] = ()) -> None:
+    """Check that a file or folder to write is not one of a run's own, which it would destroy.
+
+    Args:
+        target: The path to write.
+        hint: What to do instead.
+        allowed: Names in a run folder below which the caller can write.
+
+    Raises:
+        RunError: If it is.
+    """
+    resolved = Path(os.path.realpath(target))
+    for folder in (resolved, *resolved.parents):
+        name = next(iter(resolved.relative_to(folder).parts), "")
+        if name in _RUN_FILES - set(allowed) and (folder / "run.json").is_file():
+            raise RunError(f"{target} is in {folder / name}, which belongs to a run.", hint=hint)
 
 
 def check_name_length(path: Path, subject: str, *, hint: str) -> None:

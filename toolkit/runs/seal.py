@@ -178,13 +178,17 @@ def _short(value: Any) -> str:
 
 def add_content_seal(record: dict[str, Any], adapter_sha256: str | None, **files: Any) -> dict[str, Any]:
     """Return a JSON record with a seal: its own digest, that of the adapter, and those of files it describes."""
-    return record | {"seal": {"content": content_digest(record), "adapter": adapter_sha256, **files}}
+    seal = {"adapter": adapter_sha256, **files}
+    return record | {"seal": {"content": content_digest({**record, "sealed": seal}), **seal}}
 
 
 def is_content_intact(record: Mapping[str, Any]) -> bool:
     """Return whether a sealed record has the content it was written with; a record without a seal counts as intact."""
     seal = record.get("seal")
-    return seal is None or (isinstance(seal, dict) and seal.get("content") == content_digest(record))
+    if not isinstance(seal, dict):
+        return seal is None
+    others = {key: value for key, value in seal.items() if key != "content"}
+    return bool(seal.get("content") == content_digest({**record, "sealed": others}))
 
 
 def content_digest(record: Mapping[str, Any]) -> str:

@@ -78,6 +78,10 @@ class TrainedRun:
         run.verify_adapter()
         return run
 
+    def for_one_result(self) -> "TrainedRun":
+        """Return the same run without the changes that were accepted for earlier results."""
+        return replace(self, accepted=[])
+
     def with_overrides(self, recipe: Recipe) -> "TrainedRun":
         """Return the same run with a recipe that a caller has changed.
 
@@ -173,17 +177,25 @@ class TrainedRun:
         if self.seal and log.is_file() and file_digest(log, self.path) != self.seal.train_log:
             self.refuse_changes([f"{log} has changed since it was recorded."], affects_model=False)
 
-    def verify_unreplaced(self) -> None:
+    def verify_unreplaced(self, adapter_sha256: str | None = None) -> None:
         """Check that the folder still contains the run that was opened, right before a result is written into it.
 
+        Args:
+            adapter_sha256: The digest of the adapter when it was loaded.
+
         Raises:
-            SealError: If another training has replaced the run in the meantime.
+            SealError: If the run was deleted or changed in the meantime, or another training has replaced it.
         """
         current = self.folder.record
-        if any(current.get(key) != self.record.get(key) for key in ("started", "seal")):
+        if current and any(current.get(key) != self.record.get(key) for key in ("started", "seal")):
             raise SealError(
                 f"{self.path} was replaced by another training in the meantime, so nothing was written.",
                 hint="Run the same command again for the new run.",
+            )
+        if not current or (adapter_sha256 and self.adapter_sha256 != adapter_sha256):
+            raise SealError(
+                f"{self.folder.adapter} was changed or deleted in the meantime, so nothing was written.",
+                hint="Restore the original from a copy, then run the same command again.",
             )
 
     def refuse_changes(self, changes: Sequence[str], *, hint: str = RESTORE_HINT, affects_model: bool = True) -> None:
@@ -197,17 +209,15 @@ class TrainedRun:
         Raises:
             SealError: If there are changes, and the run was not opened with `accept_changes`.
         """
-        new = [change for change in changes if change not in self.reported]
-        if not new:
-            return
-        if not self.accept_changes:
-            more = f" ({len(new) - 1} more changes)" if len(new) > 1 else ""
-            raise SealError(f"{new[0]}{more}", hint=hint)
-        for change in new:
-            logger.warning("WARNING: %s It is used nevertheless.", change)
-        self.reported.extend(new)
-        if affects_model:
-            self.accepted.extend(new)
+        if changes and not self.accept_changes:
+            more = f" ({len(changes) - 1} more changes)" if len(changes) > 1 else ""
+            raise SealError(f"{changes[0]}{more}", hint=hint)
+        for change in changes:
+            if change not in self.reported:
+                logger.warning("WARNING: %s It is used nevertheless.", change)
+                self.reported.append(change)
+            if affects_model and change not in self.accepted:
+                self.accepted.append(change)
 
 
 def seal_merged(run: TrainedRun) -> None:

@@ -125,7 +125,7 @@ def _job_record(job: TrainingJob, estimate: ResourceEstimate | None) -> dict[str
 def _run_job(
     job: TrainingJob, model: Any, run: RunFolder, options: TrainingOptions, record: dict[str, Any], start_time: float
 ) -> None:
-    with folder_lock(run.path) if IS_MAIN_PROCESS else nullcontext():
+    with folder_lock(run.path, create=True) if IS_MAIN_PROCESS else nullcontext():
         checkpoints = find_checkpoints(run.checkpoints) if options.resume else Checkpoints(None)
         if not options.resume:
             # Again, now that the folder is locked: another process may have started a run in it in the meantime.

@@ -85,17 +85,21 @@ def flush_to_disk(path: Path) -> None:
 
 
 @contextmanager
-def folder_lock(folder: Path, *, shared: bool = False) -> Iterator[None]:
+def folder_lock(folder: Path, *, shared: bool = False, create: bool = False) -> Iterator[None]:
     """Lock a folder for this process: shared while files are read, exclusive while they are replaced.
 
     Reading and writing results takes moments, so the lock is waited for. Training and export hold one until they end.
-    An exclusive lock creates the folder.
+
+    Args:
+        folder: The folder.
+        shared: Whether other processes can hold a shared lock at the same time.
+        create: Whether to create the folder if it does not exist.
 
     Raises:
-        RunError: If another process keeps it locked, or the folder to read does not exist.
+        RunError: If another process keeps it locked, or the folder does not exist.
     """
     # The operating system releases the lock when the process ends, even if it is killed, so no stale lock can remain.
-    if not shared:
+    if create:
         folder.mkdir(parents=True, exist_ok=True)
     elif not folder.is_dir():
         raise RunError(f"{folder} does not exist any more.", hint="Restore it from a copy, or give another folder.")
