@@ -229,9 +229,7 @@ def test_accepted_changes_of_a_gguf_are_recorded(ours: Path) -> None:
     assert "accepted_changes" not in run.evaluate(limit=3).metrics
 
 
-def test_other_file_of_same_name_stays_apart(
-    ours: Path, finished: tuple[Path, Path, Path], tmp_path: Path
-) -> None:
+def test_other_file_of_same_name_stays_apart(ours: Path, finished: tuple[Path, Path, Path], tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere" / "ours-f32.gguf"
     elsewhere.parent.mkdir()
     shutil.copyfile(ours / "gguf" / "ours-f32.gguf", elsewhere)
