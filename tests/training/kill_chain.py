@@ -58,7 +58,7 @@ MOMENTS: dict[str, Callable[[], None]] = {
     "inside a line of the log": lambda: replace_after(callbacks, "_log_line", 5, die_in_log_line),
     "before the third checkpoint is renamed": lambda: replace_after(checkpoints, "flush_to_disk", 0),
     "before the adapter is renamed": lambda: replace_after(fit, "flush_to_disk", 0),
-    "before run.json says completed": lambda: replace_after(training_run, "_record_end", 0),
+    "before run.json says completed": lambda: replace_after(training_run, "_record_completion", 0),
 }
 
 

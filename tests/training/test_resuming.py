@@ -391,16 +391,16 @@ def test_damaged_run_json_is_reported(call: Call, recipe_file: Path, interrupted
 
 def test_run_folder_is_locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     is_refused = pytest.raises(RunError, match="Another process is using")
-    with folder_lock(tmp_path / "run"), is_refused, folder_lock(tmp_path / "run"):
+    with folder_lock(tmp_path / "run", create=True), is_refused, folder_lock(tmp_path / "run", create=True):
         pass
-    with folder_lock(tmp_path / "run"):
+    with folder_lock(tmp_path / "run", create=True):
         pass
 
     def fail(*_: object) -> None:
         raise OSError
 
     monkeypatch.setattr(fcntl, "flock", fail)  # as on a file system without locks
-    with folder_lock(tmp_path / "run"):
+    with folder_lock(tmp_path / "run", create=True):
         pass
 
 

@@ -162,21 +162,19 @@ def _fit_and_record(
     if not IS_MAIN_PROCESS:
         return
     timings = {"load_seconds": round(load_seconds, 2), "train_seconds": round(results.seconds, 2)}
-    fields = {
-        "ended": utc_now(),
-        "status": "completed",
-        "final_loss": results.loss,
-        "timings": timings,
-        "peak_memory_bytes": peak_memory_bytes(),
-    }
-    # One write: a run that is killed here is not a completed run without a seal, but one that can be resumed.
-    run.update(**fields, seal=make_seal(run.path, job.recipe, job.preflight.folder, run.record | fields))
+    _record_completion(run, job, final_loss=results.loss, timings=timings, peak_memory_bytes=peak_memory_bytes())
     announce(f"adapter     {run.adapter}")
 
 
 def _record_end(run: RunFolder, **fields: Any) -> None:
     if IS_MAIN_PROCESS:
         run.update(ended=utc_now(), **fields)
+
+
+def _record_completion(run: RunFolder, job: TrainingJob, **fields: Any) -> None:
+    fields = {"ended": utc_now(), "status": "completed", **fields}
+    # One write: a run that is killed here is not a completed run without a seal, but one that can be resumed.
+    run.update(**fields, seal=make_seal(run.path, job.recipe, job.preflight.folder, run.record | fields))
 
 
 def _check_trainable(model: Any, preflight: Preflight[Any]) -> None:
