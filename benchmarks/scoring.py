@@ -26,7 +26,7 @@ Predict = Callable[[], list[str]]
 def prepare(job: dict[str, Any], file: Path) -> None:
     """Write prompts and labels as token ids, and the prompts as text for systems that do not accept ids."""
     import toolkit.models.backend  # noqa: F401 - Unsloth comes before transformers
-    from toolkit.data.examples import load_examples
+    from toolkit.data.splits import load_evaluation_rows
     from toolkit.prompts.prompt_tokenizer import PromptTokenizer
     from toolkit.prompts.tokenizer import load_tokenizer
     from toolkit.recipe.loading import load_recipe
@@ -36,7 +36,7 @@ def prepare(job: dict[str, Any], file: Path) -> None:
     prompt_tokenizer = PromptTokenizer(
         load_tokenizer(Path(job["model_folder"])), recipe.task, recipe.model.max_seq_length
     )
-    rows = prompt_tokenizer.encode(load_examples(recipe, recipe.data.eval))
+    rows = prompt_tokenizer.encode(load_evaluation_rows(recipe))
     texts = [prompt_tokenizer.decode(row.prompt) for row in rows]
     write_result(
         file,

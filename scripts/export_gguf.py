@@ -10,7 +10,7 @@ from typing import get_args
 
 from toolkit.api.run import open_run
 from toolkit.cli.command_line import add_run, opening, parser, positive_or_all, run_command, share
-from toolkit.recipe.schema import GgufType
+from toolkit.recipe.section import GgufType
 
 
 def parse() -> Namespace:

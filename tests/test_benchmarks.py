@@ -1,5 +1,6 @@
 """The benchmarks run, and all systems do the same work: their gradients and predictions agree."""
 
+import importlib
 import json
 import subprocess
 import sys
@@ -22,7 +23,10 @@ def run_benchmark(name: str, out: Path, *arguments: str) -> dict[str, Any]:
     return json.loads(out.with_suffix(".json").read_text(encoding="utf-8"))["results"]
 
 
-@pytest.mark.parametrize("name", ["export", "interference", "kills", "memory", "scoring", "scoring_gguf", "training"])
+BENCHMARKS = ["export", "interference", "kills", "memory", "scoring", "scoring_gguf", "single_text", "training"]
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
 def test_benchmark_prints_its_help(name: str) -> None:
     command = [sys.executable, f"benchmarks/{name}.py", "--help"]
     finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
@@ -48,3 +52,29 @@ def test_gguf_scoring_matches_the_torch_scorer(tmp_path: Path) -> None:
     results = run_benchmark("scoring_gguf", tmp_path / "g", "--our-rows", "12", "--slow-rows", "3", "--type", "f32")
     assert results["ours"][0]["predictions"] == results["torch scorer, float32"][0]["predictions"]
     assert results["one request per row"][0]["rows"] == 3
+
+
+def test_words_do_not_solve_single_texts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A classifier of words and word pairs is right on half of the rows, although half of the labels are negated."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    make_rows = importlib.import_module("single_text").make_rows
+    rows = make_rows(2500, seed=42)
+    assert len(dict(rows)) == 2500 and rows == make_rows(2500, seed=42)
+    texts, labels = zip(*rows, strict=True)
+    assert 0.47 < labels.count("positif") / len(labels) < 0.53
+    classifier = make_pipeline(TfidfVectorizer(ngram_range=(1, 2)), LogisticRegression(max_iter=1000))
+    assert 0.4 < classifier.fit(texts[:2000], labels[:2000]).score(texts[2000:], labels[2000:]) < 0.6
+
+
+def test_single_texts_train_in_trees(tmp_path: Path) -> None:
+    sizes = ["--rows", "64", "--eval-rows", "24", "--steps", "2"]
+    command = [sys.executable, "benchmarks/single_text.py", *sizes, "--out", tmp_path / "s"]
+    finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stderr[-2000:]
+    results = json.loads((tmp_path / "s.json").read_text(encoding="utf-8"))["results"]
+    assert results["ratio"] > 1.3 and f"padded tokens per tree node | {results['ratio']:.2f}" in finished.stdout
+    assert set(results["baselines"]) == {"random", "majority", "all_inputs", "base_zero_shot"}

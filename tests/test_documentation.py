@@ -48,6 +48,10 @@ def workplace(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch)
     for name, some_rows in (("train.tsv", rows[:9]), ("test.tsv", rows[9:])):
         (tmp_path / name).write_text("\n".join(["text_a\ttext_b\tgold", *some_rows, ""]), encoding="utf-8")
     (tmp_path / "pairs.csv").write_text("premise,hypothesis\nUn chat dort.,Un animal dort.\n", encoding="utf-8")
+    reviews = [
+        f"{number},Le film numéro {number} est long.,{('positif', 'négatif')[number % 2]}" for number in range(20)
+    ]
+    (tmp_path / "reviews.csv").write_text("\n".join(["id,review,sentiment", *reviews, ""]), encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -158,7 +158,7 @@ def test_overrides_apply_to_one_call_only(run: toolkit.Run) -> None:
     evaluation = run.evaluate(overrides={"evaluation.baselines": False}, limit=4)
     assert evaluation.baselines == {} and run.recipe.evaluation.baselines is True
     with pytest.raises(RecipeError, match="not a known key"):
-        run.evaluate(overrides={"evaluation.nothing": 1})
+        run.evaluate(overrides={"evaluation.xyz": 1})
 
 
 @pytest.mark.parametrize(

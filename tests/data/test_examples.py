@@ -11,13 +11,15 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
+from tests.nli import nli
 from toolkit.data.example import Example
 from toolkit.data.examples import fingerprint, load_examples
 from toolkit.data.sources import Row
 from toolkit.errors import DataError
 from toolkit.evaluation.metrics import slice_metrics
+from toolkit.recipe.data_section import Source
 from toolkit.recipe.loading import build_recipe
-from toolkit.recipe.schema import Recipe, Source
+from toolkit.recipe.schema import Recipe
 
 Form = Literal["NFC", "NFD"]
 MakeRecipe = Callable[..., Recipe]
@@ -44,7 +46,7 @@ def recipe(make_recipe: MakeRecipe) -> Recipe:
 
 def test_row_numbers_serve_as_ids(recipe: Recipe, tmp_path: Path) -> None:
     examples = load(recipe, write_rows(tmp_path / "rows.jsonl"))
-    assert examples[16] == Example(id="17", premise="p16", hypothesis="h16", label="neutral")
+    assert examples[16] == nli("17", "p16", "h16", "neutral")
 
 
 @pytest.mark.parametrize(
@@ -220,7 +222,7 @@ def test_columns_and_labels_are_mapped(make_recipe: MakeRecipe, tmp_path: Path) 
         "data.columns={premise: -e premise, hypothesis: hypo, label: label}",
         "data.label_map={0: entailment, 1: neutral, 2: contradiction}",
     )
-    assert [(row.premise, row.hypothesis, row.label) for row in load(recipe, path)] == [
+    assert [(*row.texts, row.label) for row in load(recipe, path)] == [
         ("a", "b", "entailment"),
         ("c", "d", "neutral"),
         ("e", "f", "contradiction"),
@@ -233,7 +235,7 @@ def test_label_without_training_rows_is_rejected(recipe: Recipe, tmp_path: Path)
 
 
 def test_fingerprint_covers_fields_and_order() -> None:
-    a, b = Example("1", "p", "h", "neutral"), Example("2", "p", "h", "neutral")
-    fingerprints = {fingerprint(rows) for rows in ([a, b], [b, a], [a], [Example("1", "ph", "", "neutral"), b])}
+    a, b = nli("1", "p", "h", "neutral"), nli("2", "p", "h", "neutral")
+    fingerprints = {fingerprint(rows) for rows in ([a, b], [b, a], [a], [nli("1", "ph", "", "neutral"), b])}
     assert len(fingerprints) == 4
     assert fingerprint([a, b]) == fingerprint([a, b])

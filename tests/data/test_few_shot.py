@@ -4,12 +4,13 @@ from collections import Counter
 
 import pytest
 
+from tests.nli import nli
 from toolkit.data.example import Example
 from toolkit.data.few_shot import check_shots, draw_shots
 from toolkit.errors import DataError, RunError
 
 LABELS = ["entailment", "neutral", "contradiction"]
-TRAIN = [Example(str(i), f"p{i}", f"h{i}", LABELS[i % 3]) for i in range(60)]
+TRAIN = [nli(str(i), f"p{i}", f"h{i}", LABELS[i % 3]) for i in range(60)]
 
 
 def ids(count: int, seed: int = 1, evaluation: list[Example] | None = None) -> list[str]:
@@ -35,7 +36,7 @@ def test_last_label_varies() -> None:
 
 def test_evaluated_pairs_are_never_shown() -> None:
     shown = TRAIN[:30]
-    renamed = [Example(f"eval-{row.id}", row.premise, row.hypothesis, "neutral") for row in shown]
+    renamed = [nli(f"eval-{row.id}", row.inputs["premise"], row.inputs["hypothesis"], "neutral") for row in shown]
     assert not {row.id for row in shown} & set(ids(30, evaluation=renamed))
 
 

@@ -9,10 +9,11 @@ import pyarrow.parquet
 import pytest
 
 from toolkit.cli.flags import with_flags
-from toolkit.data.sources import Row, check_files_exist, describe, parse_data, read_rows, slug
+from toolkit.data.columns import Row
+from toolkit.data.sources import check_files_exist, describe, parse_data, read_rows, slug
 from toolkit.errors import DataError
-from toolkit.recipe.loading import data_suffix
-from toolkit.recipe.schema import Source
+from toolkit.recipe.data_paths import data_suffix
+from toolkit.recipe.data_section import Source
 
 ROWS: list[Row] = [
     {"premise": 'Il dit : « "oui" ».', "hypothesis": "Il parle,\nbien sûr.", "label": "entailment"},
@@ -21,7 +22,7 @@ ROWS: list[Row] = [
 
 
 def write(path: Path, rows: list[Row]) -> Path:
-    if path.suffix == ".jsonl":
+    if path.suffix in (".jsonl", ".ndjson"):
         path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     elif path.suffix == ".json":
         path.write_text(json.dumps(rows), encoding="utf-8")
@@ -29,7 +30,7 @@ def write(path: Path, rows: list[Row]) -> Path:
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
     else:
         with path.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, list(rows[0]), delimiter="\t" if path.suffix == ".tsv" else ",")
+            writer = csv.DictWriter(file, list(rows[0]), delimiter="," if path.suffix == ".csv" else "\t")
             writer.writeheader()
             writer.writerows(rows)
     return path
@@ -71,11 +72,13 @@ def test_byte_order_mark_is_ignored(tmp_path: Path) -> None:
         ("rows.jsonl", b'{"premise": "a"}\n{"premise": \n', "line 2 is not JSON"),
         ("rows.jsonl", b'["a"]\n', "line 1 is a list"),
         ("rows.json", b'{"a": 1}', "is not a list of objects"),
-        ("rows.json", b'{"a": 1}\n{"a": 2}\n', "is not JSON"),
+        ("rows.json", b'{"a": 1}\n{"a": 2}\n', "is JSON Lines, not one JSON document"),
+        ("rows.jsonl", b'[\n{"a": 1}\n]\n', "is one JSON document, not JSON Lines"),
+        ("rows.jsonl", b'[{"a": 1}, {"a": 2}]\n', "is one JSON document, not JSON Lines"),
         ("rows.csv", b"premise,hypothesis,label\na,b\n", "row 1 (line 2) has 2 fields for 3 columns"),
-        ("rows.tsv", b'premise\thypothesis\tlabel\n"a\tb\tneutral\nc\td\tneutral\n', "cannot be read"),
-        ("rows.tsv", b'p\th\tl\n"a\tb\tneutral\nc"\td\tneutral\n', "one of them contains a tab or a line break"),
-        ("rows.csv", "prémisse,b\nx,é\n".encode("latin-1"), "is not UTF-8 text"),
+        ("rows.tsv", b'premise\thypothesis\tlabel\n"a\tb\tneutral\nc\td\n', "line 3 cannot be read"),
+        ("rows.tsv", b'p\th\tl\n"a\tb\tneutral\nc"\td\tneutral\n', "line 2: the file has 1 rows if quotation marks"),
+        ("rows.csv", "a,b\nx,é\n".encode("latin-1"), "line 2 is not UTF-8 text: 'x,é'"),
         ("rows.parquet", b"PAR1 not really", "is not a readable Parquet file"),
     ],
 )
@@ -105,7 +108,20 @@ def test_missing_source_is_rejected(
 
 
 @pytest.mark.parametrize(
-    "name", [".jsonl", ".json", ".csv", ".tsv", ".parquet", "ROWS.JSONL", "Rows.Csv", "ROWS.Parquet"]
+    "name",
+    [
+        ".jsonl",
+        ".json",
+        ".csv",
+        ".tsv",
+        ".parquet",
+        "ROWS.JSONL",
+        "Rows.Csv",
+        "ROWS.Parquet",
+        "a.ndjson",
+        "a.txt",
+        "A.TAB",
+    ],
 )
 def test_file_is_read_by_its_ending(tmp_path: Path, name: str) -> None:
     """Also if the extension is the whole name, or in capitals."""
@@ -119,8 +135,8 @@ def test_file_is_read_by_its_ending(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    ["d/train.txt", "train.xlsx", "d/TRAIN.TXT", "d/train.jsonl.gz", "/d/train", "./train", "../train", "~/train",
-     "d/e/train", "d\\train.dat", "d/rows.arrow", "d/rows.ndjson"],
+    ["d/train.text", "train.xlsx", "d/TRAIN.MD", "d/train.jsonl.bz2", "d/train.xml.gz", "/d/train", "./train",
+     "../train", "~/train", "d/e/train", "d\\train.dat", "d/rows.arrow"],
 )  # fmt: skip
 def test_unsupported_file_is_no_dataset(path: str) -> None:
     for split in (None, "train"):
@@ -138,7 +154,7 @@ def test_dataset_without_split_is_refused_early(path: str) -> None:
     check_files_exist(Source(path=path, split="train"))
 
 
-@pytest.mark.parametrize("data", ["", "d/train.txt", "facebook/xnli", "rows"])
+@pytest.mark.parametrize("data", ["", "d/train.xlsx", "facebook/xnli", "rows"])
 def test_other_data_is_neither_file_nor_embedded(data: str) -> None:
     with pytest.raises(DataError, match=r"is neither a file in one of the formats \.jsonl") as raised:
         parse_data(data)
@@ -174,5 +190,8 @@ def test_unreachable_hub_fails_within_seconds(monkeypatch: pytest.MonkeyPatch) -
 
 def test_slug_includes_the_parent_folder() -> None:
     assert slug(Source(path="/d/xnli_fr/test.jsonl")) == "xnli_fr-test"
+    assert slug(Source(path="/d/xnli_fr/TEST.csv.gz")) == "xnli_fr-TEST"
+    assert slug(Source(path="/d/xnli_fr/part-*.csv")) == "xnli_fr-part-_"
+    assert slug(Source(path=("/d/x/a.csv", "/d/x/b.csv"))) == "x-a-1-more"
     assert slug(Source(path="embedded:nli-fr", split="test_lexical")) == "nli-fr-test_lexical"
     assert slug(Source(path="facebook/xnli", name="fr", split="test")) == "facebook-xnli-fr-test"

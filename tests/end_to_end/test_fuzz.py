@@ -23,8 +23,9 @@ from toolkit.errors import DataError, ModelError, RecipeError, RunError
 from toolkit.evaluation.prediction_files import read_evaluation
 from toolkit.export.gguf_writer import write_gguf
 from toolkit.inference.gguf_file import read_gguf_header
+from toolkit.recipe.data_section import Source
 from toolkit.recipe.loading import dump_recipe, load_recipe
-from toolkit.recipe.schema import Recipe, Source
+from toolkit.recipe.schema import Recipe
 from toolkit.reporting.html_report import write_report
 from toolkit.runs.run_folder import RunFolder
 from toolkit.runs.trained_run import TrainedRun

@@ -12,8 +12,8 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
+from tests.nli import nli
 from toolkit.batching.collators import PaddedCollator, TreeCollator, to_training_row
-from toolkit.data.example import Example
 from toolkit.data.examples import load_examples
 from toolkit.export.gguf_writer import write_gguf
 from toolkit.inference.label_trie import LabelTrie
@@ -24,8 +24,9 @@ from toolkit.models.merging import merge_adapter
 from toolkit.prompts.messages import prompt_messages
 from toolkit.prompts.prompt_tokenizer import PromptTokenizer
 from toolkit.prompts.tokenizer import load_tokenizer
+from toolkit.recipe.data_section import Source
 from toolkit.recipe.loading import load_recipe
-from toolkit.recipe.schema import Recipe, Source
+from toolkit.recipe.schema import Recipe
 from toolkit.runs.model_ref import ModelRef
 from toolkit.runs.run_folder import RunFolder
 from toolkit.runs.trained_run import TrainedRun
@@ -48,6 +49,11 @@ TEXTS = {
 }
 PLAIN = "Il dit oui."
 named = pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS.keys())
+
+
+def pair(premise: str, hypothesis: str) -> dict[str, str]:
+    """Return the inputs of a row."""
+    return {"premise": premise, "hypothesis": hypothesis}
 
 
 @pytest.fixture(scope="module")
@@ -86,16 +92,16 @@ def special_ids(prompt_tokenizer: PromptTokenizer, ids: tuple[int, ...]) -> list
 @named
 def test_texts_never_become_special_tokens(text: str, prompt_tokenizer: PromptTokenizer) -> None:
     for premise, hypothesis in [(text, PLAIN), (PLAIN, text)]:
-        (row,) = prompt_tokenizer.encode([Example("1", premise, hypothesis, "neutral")])
-        plain, _ = prompt_tokenizer.encode_prompt(PLAIN, PLAIN)
+        (row,) = prompt_tokenizer.encode([nli("1", premise, hypothesis, "neutral")])
+        plain, _ = prompt_tokenizer.encode_prompt(pair(PLAIN, PLAIN))
         assert special_ids(prompt_tokenizer, row.prompt) == special_ids(prompt_tokenizer, plain)
         assert text in prompt_tokenizer.decode(row.prompt)
-        assert prompt_tokenizer.encode_unlabeled(premise, hypothesis).prompt == row.prompt
+        assert prompt_tokenizer.encode_unlabeled(pair(premise, hypothesis)).prompt == row.prompt
 
 
 @named
 def test_training_and_scoring_read_the_same_ids(text: str, prompt_tokenizer: PromptTokenizer) -> None:
-    (row,) = prompt_tokenizer.encode([Example("1", text, PLAIN, "neutral")])
+    (row,) = prompt_tokenizer.encode([nli("1", text, PLAIN, "neutral")])
     for collate in (PaddedCollator(1, "completion"), TreeCollator(512, "completion")):
         (micro_batch,) = collate([to_training_row(row)])["micro_batches"]
         assert tuple(micro_batch["input_ids"][0].tolist()[: len(row.prompt)]) == row.prompt
@@ -104,9 +110,9 @@ def test_training_and_scoring_read_the_same_ids(text: str, prompt_tokenizer: Pro
 @named
 def test_llama_3_2_markers_stay_text(text: str, recipe: Recipe, shared: Path) -> None:
     prompt_tokenizer = PromptTokenizer(load_tokenizer(shared / "llama-3.2" / "tokenizer"), recipe.task, 512)
-    ids, _ = prompt_tokenizer.encode_prompt(text, PLAIN)
+    ids, _ = prompt_tokenizer.encode_prompt(pair(text, PLAIN))
     assert special_ids(prompt_tokenizer, ids) == special_ids(
-        prompt_tokenizer, prompt_tokenizer.encode_prompt(PLAIN, PLAIN)[0]
+        prompt_tokenizer, prompt_tokenizer.encode_prompt(pair(PLAIN, PLAIN))[0]
     )
     assert text in prompt_tokenizer.decode(ids)
 
@@ -127,7 +133,7 @@ def test_every_data_format_preserves_texts(suffix: str, recipe: Recipe, tmp_path
             writer = csv.DictWriter(file, list(rows[0]), delimiter="," if suffix == ".csv" else "\t")
             writer.writeheader()
             writer.writerows(rows)
-    assert [row.premise for row in load_examples(recipe, Source(path=str(path)))] == texts
+    assert [row.inputs["premise"] for row in load_examples(recipe, Source(path=str(path)))] == texts
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +142,7 @@ def scores(
 ) -> Iterator[tuple[np.ndarray, np.ndarray, list[Any]]]:
     """The scores of torch and llama.cpp for all texts, and the token ids that llama.cpp received."""
     run = replace(TrainedRun.open(trained.path), folder=merged, recipe=recipe)
-    prompts = [prompt_tokenizer.encode_unlabeled(text, PLAIN).prompt for text in TEXTS.values()]
+    prompts = [prompt_tokenizer.encode_unlabeled(pair(text, PLAIN)).prompt for text in TEXTS.values()]
     trie = LabelTrie(prompt_tokenizer.label_ids)
     model = load_torch_model(run, ModelRef("merged"))
     torch_scores = TorchScorer(model, trie, batch_tokens=512).score(prompts)
@@ -159,7 +165,9 @@ def test_llama_cpp_gets_the_same_ids_and_scores(
 ) -> None:
     torch_scores, gguf_scores, received = scores
     for text in TEXTS.values():
-        assert list(prompt_tokenizer.encode_unlabeled(text, PLAIN).prompt) in [list(context) for context in received]
+        assert list(prompt_tokenizer.encode_unlabeled(pair(text, PLAIN)).prompt) in [
+            list(context) for context in received
+        ]
     np.testing.assert_allclose(gguf_scores, torch_scores, atol=2e-3)
     assert len({tuple(row) for row in torch_scores.round(3).tolist()}) == len(TEXTS), "two texts have equal scores"
 
@@ -169,15 +177,15 @@ def test_llama_cpp_chat_gives_the_same_ids(gguf: Path, prompt_tokenizer: PromptT
     with LlamaCpp(gguf, context_length=512, sequences=1, threads=1, use_chat_template=True) as model:
         for name, text in TEXTS.items():
             if not prompt_tokenizer.template.contains_special_token(text):
-                ids = model.tokenize_chat(prompt_messages(prompt_tokenizer.task, text, PLAIN))
-                assert tuple(ids) == prompt_tokenizer.encode_prompt(text, PLAIN)[0], name
+                ids = model.tokenize_chat(prompt_messages(prompt_tokenizer.task, pair(text, PLAIN)))
+                assert tuple(ids) == prompt_tokenizer.encode_prompt(pair(text, PLAIN))[0], name
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".parquet"])
 def test_predict_preserves_texts(
     suffix: str, call: Callable[..., tuple[int, str, str]], trained: RunFolder, tmp_path: Path
 ) -> None:
-    rows = [{"premise": text, "hypothesis": PLAIN} for text in TEXTS.values()]
+    rows = [pair(text, PLAIN) for text in TEXTS.values()]
     source, target = tmp_path / f"in{suffix}", tmp_path / f"out{suffix}"
     if suffix == ".parquet":
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), source)

@@ -11,7 +11,8 @@ import pytest
 
 from tests.conftest import ROOT
 from toolkit.errors import DataError, ModelError
-from toolkit.recipe.schema import Recipe, Source
+from toolkit.recipe.data_section import Source
+from toolkit.recipe.schema import Recipe
 from toolkit.runs.run_folder import RunFolder
 
 Call = Callable[..., tuple[int, str, str]]

@@ -1,6 +1,7 @@
 """Run folders made without training, for tests of code that reads them: recipe.yaml, run.json and evaluations."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import yaml
 from tests.conftest import RECIPE
 from toolkit.data.example import Example
 from toolkit.evaluation.metrics import Predictions, compute_metrics
+from toolkit.recipe.inputs import NLI_INPUTS
 from toolkit.recipe.loading import dump_recipe, load_recipe
 from toolkit.runs.run_folder import RunFolder
 from toolkit.runs.seal import Seal, add_content_seal
@@ -53,14 +55,14 @@ def write_log(run: RunFolder, losses: list[float | None]) -> None:
     run.train_log.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def make_predictions(n: int, seed: int = 0) -> tuple[list[Example], Predictions]:
+def make_predictions(n: int, seed: int = 0, inputs: Sequence[str] = NLI_INPUTS) -> tuple[list[Example], Predictions]:
     """Make rows with random scores that favor the gold label, about two thirds of them correct."""
     random = np.random.default_rng(seed)
     gold = random.integers(3, size=n)
     scores = random.normal(size=(n, 3))
     scores[np.arange(n), gold] += 1.0
     examples = [
-        Example(f"row-{i}", f"{HOSTILE} {i}", f"Hypothèse {i}", LABELS[g], {"kind": "ab"[i % 2]})
+        Example(f"row-{i}", {name: f"{HOSTILE} {name} {i}" for name in inputs}, LABELS[g], {"kind": "ab"[i % 2]})
         for i, g in enumerate(gold)
     ]
     return examples, Predictions(LABELS, [LABELS[i] for i in scores.argmax(axis=1)], scores)
@@ -68,9 +70,11 @@ def make_predictions(n: int, seed: int = 0) -> tuple[list[Example], Predictions]
 
 def write_evaluation(run: RunFolder, name: str, n: int = 90, seed: int = 0, **fields: Any) -> dict[str, Any]:
     """Write eval/<name>/ as `evaluate` does; `fields` replace those of metrics.json, which is returned."""
-    examples, predictions = make_predictions(n, seed)
+    inputs = load_recipe(run.recipe_file).task.inputs
+    examples, predictions = make_predictions(n, seed, inputs)
     metrics: dict[str, Any] = {
         "n": n,
+        "inputs": list(inputs),
         "labels": list(LABELS),
         "mode": "constrained",
         "model": name.partition("@")[0],
@@ -94,7 +98,6 @@ def write_predictions(path: Path, examples: list[Example], predictions: Predicti
     probabilities = np.exp(predictions.log_probabilities).tolist()
     with path.open("w", encoding="utf-8") as file:
         for example, predicted, row in zip(examples, predictions.predicted, probabilities, strict=True):
-            texts = {"id": example.id, "premise": example.premise, "hypothesis": example.hypothesis}
-            record = {**texts, "label": example.label, "prediction": predicted}
+            record = {"id": example.id, **example.inputs, "label": example.label, "prediction": predicted}
             record["probabilities"] = dict(zip(LABELS, row, strict=True))
             file.write(json.dumps(record, ensure_ascii=False) + "\n")

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from scipy.stats import binom
 
+from tests.nli import nli
 from toolkit.data.example import Example
 from toolkit.evaluation.baselines import answer_warnings, baseline_accuracies, data_warnings
 
@@ -14,8 +15,8 @@ LABELS = ("entailment", "neutral", "contradiction")
 
 def test_hypothesis_only_finds_revealing_words() -> None:
     clue_of = {"entailment": "oui", "neutral": "peut-être", "contradiction": "jamais"}
-    train = [Example(str(i), "p", f"mot{i} {clue_of[LABELS[i % 3]]}", LABELS[i % 3]) for i in range(60)]
-    evaluation = [Example(str(i), "p", f"autre{i} {clue_of[LABELS[i % 3]]}", LABELS[i % 3]) for i in range(30)]
+    train = [nli(str(i), "p", f"mot{i} {clue_of[LABELS[i % 3]]}", LABELS[i % 3]) for i in range(60)]
+    evaluation = [nli(str(i), "p", f"autre{i} {clue_of[LABELS[i % 3]]}", LABELS[i % 3]) for i in range(30)]
     accuracies = baseline_accuracies(train, evaluation, LABELS)
     assert accuracies["hypothesis_only"] == 1.0
     assert accuracies["random"] == 1 / 3
@@ -23,18 +24,18 @@ def test_hypothesis_only_finds_revealing_words() -> None:
 
 def test_majority_comes_from_training_rows() -> None:
     train = [
-        Example("1", "p", "a b", "neutral"),
-        Example("2", "p", "c d", "neutral"),
-        Example("3", "p", "e f", "entailment"),
+        nli("1", "p", "a b", "neutral"),
+        nli("2", "p", "c d", "neutral"),
+        nli("3", "p", "e f", "entailment"),
     ]
-    evaluation = [Example("1", "p", "a b", "entailment")] * 3 + [Example("2", "p", "c d", "neutral")]
+    evaluation = [nli("1", "p", "a b", "entailment")] * 3 + [nli("2", "p", "c d", "neutral")]
     assert baseline_accuracies(train, evaluation, LABELS)["majority"] == 0.25
 
 
 def test_premise_words_need_the_premise() -> None:
     """A label that only the premise reveals is found by `premise_hypothesis` and not by `hypothesis_only`."""
     clue_of = {"entailment": "oui", "neutral": "peut-être", "contradiction": "jamais"}
-    rows = [Example(str(i), f"mot{i} {clue_of[LABELS[i % 3]]}", "même texte", LABELS[i % 3]) for i in range(90)]
+    rows = [nli(str(i), f"mot{i} {clue_of[LABELS[i % 3]]}", "même texte", LABELS[i % 3]) for i in range(90)]
     accuracies = baseline_accuracies(rows[:60], rows[60:], LABELS)
     assert accuracies["premise_hypothesis"] == 1.0
     assert accuracies["hypothesis_only"] == pytest.approx(1 / 3)
@@ -43,13 +44,13 @@ def test_premise_words_need_the_premise() -> None:
 def test_premise_and_hypothesis_have_separate_features() -> None:
     words = ["oui", "non"]
     # Every row contains both words. The label depends only on which of them is in the premise.
-    rows = [Example(str(i), words[i % 2], words[1 - i % 2], LABELS[i % 2]) for i in range(40)]
+    rows = [nli(str(i), words[i % 2], words[1 - i % 2], LABELS[i % 2]) for i in range(40)]
     assert baseline_accuracies(rows[:20], rows[20:], LABELS)["premise_hypothesis"] == 1.0
 
 
 def evaluation_rows(count: int, majority: float = 1 / 3) -> list[Example]:
     majority_count = round(majority * count)
-    return [Example(str(i), "p", "h", LABELS[0] if i < majority_count else LABELS[1 + i % 2]) for i in range(count)]
+    return [nli(str(i), "p", "h", LABELS[0] if i < majority_count else LABELS[1 + i % 2]) for i in range(count)]
 
 
 def test_chance_level_scores_give_no_warning() -> None:
@@ -76,7 +77,7 @@ def test_warning_starts_at_significance_level() -> None:
 def test_xnli_hypotheses_reveal_labels(shared: Path) -> None:
     def load(name: str) -> list[Example]:
         lines = (shared / "data" / "xnli_fr" / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
-        return [Example(**json.loads(line)) for line in lines]
+        return [nli(**json.loads(line)) for line in lines]
 
     evaluation = load("test")
     accuracies = baseline_accuracies(load("train"), evaluation, LABELS)

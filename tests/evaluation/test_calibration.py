@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.special import log_softmax
 
-from toolkit.data.example import Example
+from tests.nli import nli
 from toolkit.data.examples import fingerprint
 from toolkit.data.splits import Overlap, Splits
 from toolkit.evaluation.calibration import (
@@ -98,10 +98,8 @@ def test_calibration_fixes_overconfidence() -> None:
 def test_possibly_trained_rows_are_not_used(make_recipe: Callable[..., Recipe], tmp_path: Path) -> None:
     """A temperature is fitted only on rows that the run held out and on premises that are not evaluated."""
     recipe = make_recipe()
-    train, calibration_set, evaluation = (
-        [Example(f"{p}{i}", f"{p}{i}", "h", "neutral") for i in range(3)] for p in "tce"
-    )
-    folder, splits = RunFolder(tmp_path), Splits(train, evaluation, Overlap(0, 0, 0), calibration_set)
+    train, calibration_set, evaluation = ([nli(f"{p}{i}", f"{p}{i}", "h", "neutral") for i in range(3)] for p in "tce")
+    folder, splits = RunFolder(tmp_path), Splits(train, evaluation, Overlap(), calibration_set)
     for record in ({}, {"data": {}}, {"data": {"calibration": {"fingerprint": fingerprint(train)}}}):
         write_json(folder.run_json, record)
         rows, (warning,) = calibration_rows(TrainedRun(folder, "", recipe, recipe), splits)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from toolkit.evaluation.confusion import confusion_table
+from toolkit.evaluation.confusion import confused_pairs, confusion_table
 from toolkit.evaluation.plots import plot_confusion_matrix
 
 
@@ -55,3 +55,12 @@ def test_any_label_can_be_drawn(tmp_path: Path, name: str) -> None:
     plot_confusion_matrix(table, f"{name}: 50.0% of 4 rows", tmp_path / "matrix.png")
     width = int(np.frombuffer((tmp_path / "matrix.png").read_bytes()[16:20], dtype=">u4")[0])
     assert width < 2000
+
+
+def test_most_confused_pairs_are_named() -> None:
+    counts = np.diag(np.arange(500))
+    counts[400, 7], counts[3, 499], counts[20, 400] = 9, 12, 9
+    metrics = make_metrics([str(i) for i in range(500)], counts)
+    assert confused_pairs(metrics) == [("3", "499", 12), ("20", "400", 9), ("400", "7", 9)]
+    assert confused_pairs(metrics, at_most=1) == [("3", "499", 12)]
+    assert confused_pairs(make_metrics(["a", "b"], np.diag([3, 4]))) == []

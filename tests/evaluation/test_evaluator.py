@@ -92,8 +92,8 @@ def test_calibration_needs_no_baselines(call: Call, run: RunFolder) -> None:
 
 def test_held_out_premises_occur_nowhere_else(run: RunFolder) -> None:
     splits = load_splits(load_recipe(run.recipe_file))
-    premises = {row.premise for row in splits.unseen_calibration_set}
-    assert premises and not premises & {row.premise for row in [*splits.train, *splits.eval]}
+    premises = {row.group for row in splits.unseen_calibration_set}
+    assert premises and not premises & {row.group for row in [*splits.train, *splits.eval]}
 
 
 def test_evaluations_of_a_run_are_compared(call: Call, run: RunFolder) -> None:

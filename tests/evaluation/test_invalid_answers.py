@@ -1,12 +1,13 @@
 """Invalid answers: they count as wrong, are counted by gold label, and the ten most frequent are shown."""
 
+from tests.nli import nli
 from toolkit.data.example import Example
 from toolkit.evaluation.invalid_answers import invalid_answer_metrics, invalid_lines
 from toolkit.evaluation.metrics import Predictions, compute_metrics
 
 
 def example(label: str) -> Example:
-    return Example("1", "p", "h", label)
+    return nli("1", "p", "h", label)
 
 
 def test_invalid_answers_are_wrong() -> None:

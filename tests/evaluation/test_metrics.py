@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from tests.nli import nli
 from toolkit.data.example import Example
 from toolkit.evaluation.intervals import wilson_interval
 from toolkit.evaluation.metrics import Predictions, absent_label_warnings, compute_metrics
@@ -16,7 +17,7 @@ def make_predictions(
     gold: list[str], predicted: list[str | None], probability: float = 0.8
 ) -> tuple[list[Example], Predictions]:
     """Make rows whose predicted label has `probability`; the other labels share the rest equally."""
-    examples = [Example(str(i), "p", "h", label, {"half": "ab"[i % 2]}) for i, label in enumerate(gold)]
+    examples = [nli(str(i), "p", "h", label, {"half": "ab"[i % 2]}) for i, label in enumerate(gold)]
     rest = (1 - probability) / 2
     probabilities = [[probability if label == choice else rest for label in LABELS] for choice in predicted]
     # The offset makes the log-likelihoods unnormalized, as those of a model are.
@@ -79,7 +80,7 @@ def test_slices_split_rows_by_value() -> None:
 @pytest.mark.parametrize("gold", [["neutral"] * 6, ["neutral", "entailment"] * 3, list(LABELS) * 2])
 def test_perfect_answers_have_macro_f1_of_one(gold: list[str]) -> None:
     examples, predictions = make_predictions(gold, list(gold))
-    examples = [replace(example, premise=f"p{i}") for i, example in enumerate(examples)]
+    examples = [replace(example, inputs={**example.inputs, "premise": f"p{i}"}) for i, example in enumerate(examples)]
     metrics = compute_metrics(examples, predictions)
     assert metrics["macro"] == metrics["weighted"] == {"precision": 1.0, "recall": 1.0, "f1": 1.0}
     # A sample of six rows may lack a label, too.
@@ -112,11 +113,35 @@ def test_macro_f1_has_an_interval_over_premises() -> None:
     )
     assert compute_metrics(examples, predictions)["premise_groups"] == 1
     assert compute_metrics(examples, predictions)["macro_f1_ci95"] == [0.0, 1.0]
-    examples = [replace(example, premise=f"p{i // 3}") for i, example in enumerate(examples)]
+    examples = [
+        replace(example, inputs={**example.inputs, "premise": f"p{i // 3}"}) for i, example in enumerate(examples)
+    ]
     metrics = compute_metrics(examples, predictions)
     # Every premise has the same three kinds of rows, so all samples are equal.
     assert metrics["premise_groups"] == 40 and metrics["macro_f1_ci95"] == pytest.approx([5 / 9, 5 / 9])
-    examples = [replace(example, premise=f"p{i}") for i, example in enumerate(examples)]
+    examples = [replace(example, inputs={**example.inputs, "premise": f"p{i}"}) for i, example in enumerate(examples)]
     low, high = compute_metrics(examples, predictions, seed=1)["macro_f1_ci95"]
     assert low < 5 / 9 - 0.02 and high > 5 / 9 + 0.02
     assert [low, high] == compute_metrics(examples, predictions, seed=1)["macro_f1_ci95"]
+
+
+def test_top_k_is_reported_for_many_labels() -> None:
+    labels = tuple(f"label {i}" for i in range(10))
+    gold = [labels[0], labels[2], labels[4], labels[9]]
+    examples = [Example(str(i), {"text": f"t{i}"}, label) for i, label in enumerate(gold)]
+    # Label 0 is the most likely one of each row, and label 9 the least likely.
+    scores = np.tile(-np.arange(10.0), (4, 1))
+    metrics = compute_metrics(examples, Predictions(labels, [labels[0]] * 4, scores))
+    assert metrics["top_k_accuracy"] == {"3": 0.5, "5": 0.75}
+    assert metrics["groups"] == 4 and "premise_groups" not in metrics
+    free = compute_metrics(examples, Predictions(labels, [labels[0]] * 4, None, [""] * 4))
+    assert free["top_k_accuracy"] is None
+    few = [replace(example, label="label 1") for example in examples]
+    assert "top_k_accuracy" not in compute_metrics(few, Predictions(labels[:9], ["label 1"] * 4, scores[:, :9]))
+
+
+def test_equal_scores_rank_in_the_recipes_order() -> None:
+    labels = tuple(f"label {i}" for i in range(12))
+    examples = [Example(str(i), {"text": "t"}, label) for i, label in enumerate(labels)]
+    metrics = compute_metrics(examples, Predictions(labels, ["label 0"] * 12, np.zeros((12, 12))))
+    assert metrics["top_k_accuracy"] == {"3": 3 / 12, "5": 5 / 12}

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from tests.nli import nli
+from toolkit.data.example import Example
 from toolkit.data.examples import load_examples
 from toolkit.embedded import MODEL_FOLDER
 from toolkit.errors import ExportError
@@ -22,7 +24,7 @@ from toolkit.prompts.messages import prompt_messages
 from toolkit.prompts.ollama_template import render_ollama_template
 from toolkit.prompts.prompt_tokenizer import PromptTokenizer
 from toolkit.prompts.tokenizer import load_tokenizer
-from toolkit.recipe.schema import Recipe
+from toolkit.recipe.schema import Recipe, TaskSection
 from toolkit.runs.run_folder import RunFolder
 from toolkit.runs.trained_run import TrainedRun
 
@@ -57,7 +59,7 @@ def test_chat_call_answers_like_the_scorer(exported: tuple[Path, PromptTokenizer
     valid = 0
     with LlamaCpp(file, context_length=256, sequences=1, use_chat_template=True) as model:
         for example, row, label in zip(examples, rows, expected, strict=True):
-            messages = prompt_messages(recipe.task, example.premise, example.hypothesis)
+            messages = prompt_messages(recipe.task, example.inputs)
             assert tuple(model.tokenize_chat(messages)) == row.prompt
             # No temperature is sent: the file's metadata set it to 0.
             answer = model.chat(messages, max_tokens=8).strip()
@@ -70,12 +72,12 @@ def test_chat_call_answers_like_the_scorer(exported: tuple[Path, PromptTokenizer
 def test_ollama_template_gives_the_training_tokens(exported: tuple[Path, PromptTokenizer], recipe: Recipe) -> None:
     file, prompt_tokenizer = exported
     example = load_examples(recipe, recipe.data.eval)[3]
-    *system, question = prompt_messages(recipe.task, example.premise, example.hypothesis)
+    *system, question = prompt_messages(recipe.task, example.inputs)
     text = render_ollama_template(prompt_tokenizer).replace("{{ .System }}", system[0]["content"])
     text = text.replace("{{ .Prompt }}", question["content"])
     with LlamaCpp(file, context_length=256, sequences=1, use_chat_template=True) as model:
         tokens = model._post("/tokenize", content=text, add_special=True, parse_special=True)["tokens"]
-    assert tuple(tokens) == prompt_tokenizer.encode_prompt(example.premise, example.hypothesis)[0]
+    assert tuple(tokens) == prompt_tokenizer.encode_prompt(example.inputs)[0]
 
 
 def test_modelfile_is_complete(exported: tuple[Path, PromptTokenizer]) -> None:
@@ -110,13 +112,13 @@ def test_modelfile_prints_the_date_of_training(make_recipe: Callable[..., Recipe
     task = make_recipe().task.model_copy(update={"chat_template": clock})
     prompt_tokenizer = PromptTokenizer(load_tokenizer(MODEL_FOLDER), task, 256)
     assert 'TEMPLATE """26 July 2024, ' in render_modelfile(prompt_tokenizer, Path("x.gguf"), 300)
-    readme = render_readme(prompt_tokenizer, [Path("x-q8_0.gguf")], ("a", "b", "neutral"))
+    readme = render_readme(prompt_tokenizer, [Path("x-q8_0.gguf")], nli("1", "a", "b", "neutral"))
     assert "always gives 26 Jul 2024 as today's date" in readme
 
 
 def test_readme_commands_are_quoted_for_a_shell(exported: tuple[Path, PromptTokenizer]) -> None:
     text = render_readme(
-        exported[1], [Path("x-q8_0.gguf"), Path("x-f16.gguf")], ("L'été $(rm) `x`", 'Il dit "oui"', "neutral")
+        exported[1], [Path("x-q8_0.gguf"), Path("x-f16.gguf")], nli("1", "L'été $(rm) `x`", 'Il dit "oui"', "neutral")
     )
     blocks = [shlex.split(block) for block in text.split("```")[1::2]]
     [cli] = [block for block in blocks if block[0] == "llama-cli"]
@@ -128,3 +130,31 @@ def test_readme_commands_are_quoted_for_a_shell(exported: tuple[Path, PromptToke
     [ollama] = [block for block in blocks if block[:2] == ["ollama", "run"]]
     assert ollama[2:] == ["x-q8_0", cli[cli.index("-p") + 1]]
     assert "`x-q8_0.gguf`, `x-f16.gguf`" in text and "answers `neutral`" in text
+
+
+def other_task(**task: Any) -> PromptTokenizer:
+    section = TaskSection(labels=("oui", "non"), **task)
+    return PromptTokenizer(load_tokenizer(MODEL_FOLDER), section, 256)
+
+
+def test_readme_of_a_single_text() -> None:
+    prompt_tokenizer = other_task(system="Classe.", user="Avis : {text}")
+    example = Example("1", {"text": "Bon film."}, "oui")
+    text = render_readme(prompt_tokenizer, [Path("x-q8_0.gguf")], example)
+    assert "```\nAvis : {text}\n```" in text and "answers `oui`" in text
+    assert "ollama run x-q8_0 'Avis : Bon film.'" in text
+    assert 'SYSTEM """Classe."""' in render_modelfile(prompt_tokenizer, Path("x.gguf"), 256)
+
+
+def test_instruction_with_an_input_is_sent_per_row() -> None:
+    """A Modelfile has one system prompt for all requests, so it cannot hold one that contains an input."""
+    system = 'Réponds en JSON {"a": 1} sur {target}.'
+    prompt_tokenizer = other_task(system=system, user="{target}\n{text}\n{note}")
+    example = Example("1", {"target": "le climat", "text": "Agissons !", "note": "-"}, "non")
+    assert "SYSTEM" not in render_modelfile(prompt_tokenizer, Path("x.gguf"), 256).replace(".System", "")
+    text = render_readme(prompt_tokenizer, [Path("x-q8_0.gguf")], example)
+    assert f"```\n{system}\n```" in text and "ollama run" not in text
+    blocks = [shlex.split(block) for block in text.split("```")[1::2]]
+    bodies = [json.loads(block[block.index("-d") + 1]) for block in blocks if block[0] == "curl"]
+    assert [body["messages"][0]["content"] for body in bodies] == ['Réponds en JSON {"a": 1} sur le climat.'] * 2
+    assert bodies[1]["model"] == "x-q8_0" and bodies[1]["messages"][1]["content"] == "le climat\nAgissons !\n-"

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from toolkit.data.example import Example
+from tests.nli import nli
 from toolkit.data.examples import load_examples
 from toolkit.export import chat_tokens, gguf_tokenizer
 from toolkit.export import gguf_writer as gguf_module
@@ -189,7 +189,7 @@ def test_merging_a_4_bit_adapter_is_not_refused(
 
 
 TRIE = LabelTrie({"yes": (1, 9), "yes but": (1, 2, 9), "no": (3, 9)})
-ROWS = [Example(str(i), "p", "h", "yes") for i in range(4)]
+ROWS = [nli(str(i), "p", "h", "yes") for i in range(4)]
 
 
 def edge_scores(yes: float, end_after_yes: float = -0.5) -> np.ndarray:
@@ -222,7 +222,7 @@ def test_margin_is_where_labels_diverge() -> None:
 @pytest.mark.parametrize("rows", [3, 30, 200])
 def test_chosen_rows_are_stratified_and_reproducible(rows: int) -> None:
     labels = ["a"] * 500 + ["b"] * 300 + ["c"] * 200
-    examples = [Example(str(i), "p", "h", label) for i, label in enumerate(labels)]
+    examples = [nli(str(i), "p", "h", label) for i, label in enumerate(labels)]
     chosen = choose_rows(examples, rows, seed=1)
     assert len(chosen) == rows and chosen == choose_rows(examples, rows, seed=1) != choose_rows(examples, rows, seed=2)
     assert [int(row.id) for row in chosen] == sorted(int(row.id) for row in chosen)

@@ -14,7 +14,7 @@ from toolkit.export import quantization
 from toolkit.export.gguf_writer import gguf_bytes, write_gguf
 from toolkit.export.quantization import find_quantizer, quantize_file
 from toolkit.models.gguf_types import FILE_TYPES
-from toolkit.recipe.schema import GgufType
+from toolkit.recipe.section import GgufType
 
 IN_PROCESS = [name for name, spec in FILE_TYPES.items() if not spec.needs_quantizer]
 MIXTURES = [name for name, spec in FILE_TYPES.items() if spec.needs_quantizer]

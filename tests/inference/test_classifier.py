@@ -17,7 +17,7 @@ from toolkit.export.gguf_writer import write_gguf
 from toolkit.inference import classifier as module
 from toolkit.inference.classifier import Classifier
 from toolkit.inference.loading import load_torch_model
-from toolkit.inference.prediction import predict_pair
+from toolkit.inference.prediction import predict_row
 from toolkit.models.attention import UNSLOTH_FLAGS, unwrap_peft
 from toolkit.models.merging import merge_adapter
 from toolkit.models.model_folder import find_base
@@ -35,7 +35,7 @@ def run(trained: RunFolder) -> TrainedRun:
 
 @pytest.fixture(scope="module")
 def pairs(run: TrainedRun) -> list[tuple[str, str]]:
-    return [(row.premise, row.hypothesis) for row in load_examples(run.recipe, run.recipe.data.eval)]
+    return [row.texts for row in load_examples(run.recipe, run.recipe.data.eval)]
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +99,7 @@ def test_recipe_names_the_columns(trained: RunFolder, run: TrainedRun, pairs: li
 def test_probabilities_are_float64_and_sum_to_one(run: TrainedRun, pairs: list[tuple[str, str]]) -> None:
     with Classifier(run) as classifier:
         probabilities = classifier.predict_proba(pairs)
-        prediction = predict_pair(classifier, *pairs[0])
+        prediction = predict_row(classifier, dict(zip(("premise", "hypothesis"), pairs[0], strict=True)))
     assert probabilities.shape == (24, 3) and probabilities.dtype == np.float64
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-12)
     assert np.ptp(probabilities, axis=0).min() > 0.1, "rows with equal probabilities would prove nothing"
@@ -187,7 +187,7 @@ def test_model_is_loaded_once(run: TrainedRun, pairs: list[tuple[str, str]], loa
     classifier.predict_proba(pairs)
     classifier.generate(pairs[:2])
     classifier.score(pairs, ["neutral"] * 24)
-    predict_pair(classifier, *pairs[0])
+    predict_row(classifier, dict(zip(("premise", "hypothesis"), pairs[0], strict=True)))
     classifier.load()
     classifier.load("free")
     assert len(loaded) == 1

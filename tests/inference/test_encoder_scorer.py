@@ -21,9 +21,8 @@ MakeRecipe = Callable[..., Recipe]
 @pytest.fixture
 def rows(trained_encoder: RunFolder, make_encoder_recipe: MakeRecipe) -> tuple[PairTokenizer, list[EncodedPair]]:
     recipe = make_encoder_recipe()
-    pair_tokenizer = PairTokenizer(
-        load_tokenizer(trained_encoder.adapter), recipe.task.labels, recipe.model.max_seq_length
-    )
+    tokenizer = load_tokenizer(trained_encoder.adapter)
+    pair_tokenizer = PairTokenizer(tokenizer, recipe.task, recipe.model.max_seq_length)
     return pair_tokenizer, pair_tokenizer.encode(load_examples(recipe, recipe.data.eval))
 
 

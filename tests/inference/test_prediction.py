@@ -19,7 +19,7 @@ from toolkit.errors import DataError, RunError, SealError, ToolkitError
 from toolkit.inference import classifier as classifiers
 from toolkit.inference import prediction, resumable_output
 from toolkit.inference.classifier import Classifier
-from toolkit.inference.prediction import load_temperature, predict_file, predict_pair
+from toolkit.inference.prediction import load_temperature, predict_file, predict_row
 from toolkit.runs.model_ref import ModelRef
 from toolkit.runs.run_folder import RunFolder
 from toolkit.runs.seal import add_content_seal
@@ -123,7 +123,7 @@ def test_every_format_keeps_its_columns(
         probabilities = (
             new["probabilities"] if suffix == ".jsonl" else {k: float(new[f"probability_{k}"]) for k in LABELS}
         )
-        expected = predict_pair(classifier, new["premise"], new["hypothesis"])
+        expected = predict_row(classifier, {name: new[name] for name in ("premise", "hypothesis")})
         assert new["prediction"] == expected.label and list(probabilities.values()) == expected.probabilities
         assert sum(probabilities.values()) == pytest.approx(1)
     if suffix == ".parquet":
@@ -348,7 +348,8 @@ def test_temperature_scales_log_odds(
     with pytest.raises(RunError, match="it was fitted for a different file"):
         load_temperature(run, ModelRef.parse(gguf))
     plain, calibrated = (
-        predict_pair(Run(run).load(calibrated=calibrated), "Il pleut.", "Il neige.") for calibrated in (False, True)
+        predict_row(Run(run).load(calibrated=calibrated), {"premise": "Il pleut.", "hypothesis": "Il neige."})
+        for calibrated in (False, True)
     )
     assert calibrated.label == plain.label
     log_odds, halved = (np.diff(np.log(prediction.probabilities)) for prediction in (plain, calibrated))
@@ -405,10 +406,10 @@ def test_truncated_premise_is_never_silent(
     scorers()
     classifier = open_classifier(trained)
     with caplog.at_level("WARNING", "toolkit"):
-        predict_pair(classifier, "Il pleut.", "Il neige.")
+        predict_row(classifier, {"premise": "Il pleut.", "hypothesis": "Il neige."})
         classifier.predict([("Il pleut.", "Il neige.")])
         assert not caplog.records
-        predict_pair(classifier, "Il pleut. " * 100_000, "Il neige.")
+        predict_row(classifier, {"premise": "Il pleut. " * 100_000, "hypothesis": "Il neige."})
         assert "1 of 1 premises were truncated to fit into model.max_seq_length 256" in caplog.text
         classifier.predict([("Il pleut.", "Il neige."), ("Il pleut. " * 500, "Il neige.")])
         assert "1 of 2 premises were truncated" in caplog.text

@@ -10,7 +10,8 @@ from toolkit.models.gguf_types import FILE_TYPES
 from toolkit.planning.plan import plan_job
 from toolkit.planning.preflight import run_preflight
 from toolkit.planning.resource_estimate import estimate_resources
-from toolkit.recipe.schema import GgufType, Recipe
+from toolkit.recipe.schema import Recipe
+from toolkit.recipe.section import GgufType
 
 
 @pytest.mark.parametrize("file_type", get_args(GgufType))

@@ -103,7 +103,7 @@ before, blocks = psutil.Process().memory_info().rss, []
 for _ in range(40):
     blocks.append(libc.malloc(4 << 20))
     ctypes.memset(ctypes.c_void_p(blocks[-1]), 1, 4 << 20)
-    libc.malloc(2000)  # is never freed, so that the heap cannot shrink
+    libc.malloc(1 << 20)  # is never freed, so that the heap cannot shrink; too large for a hole that imports left
 for block in blocks:
     libc.free(block)
 print(psutil.Process().memory_info().rss - before)

@@ -5,21 +5,23 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.nli import nli
 from toolkit.data.example import Example
 from toolkit.errors import DataError, ModelError
 from toolkit.prompts.sentence_pairs import EncodedPair, PairTokenizer
 from toolkit.prompts.tokenizer import load_tokenizer
+from toolkit.recipe.schema import TaskSection
 
-LABELS = ("entailment", "neutral", "contradiction")
+TASK = TaskSection(labels=("entailment", "neutral", "contradiction"))
 
 
 def example(premise: str, hypothesis: str, label: str = "neutral") -> Example:
-    return Example("1", premise, hypothesis, label)
+    return nli("1", premise, hypothesis, label)
 
 
 @pytest.fixture
 def pair_tokenizer(tiny_encoder: Path) -> PairTokenizer:
-    return PairTokenizer(load_tokenizer(tiny_encoder), LABELS, 128)
+    return PairTokenizer(load_tokenizer(tiny_encoder), TASK, 128)
 
 
 def test_token_ids_match_transformers(pair_tokenizer: PairTokenizer) -> None:
@@ -39,14 +41,14 @@ def test_special_tokens_in_a_text_stay_text(pair_tokenizer: PairTokenizer) -> No
 def test_only_the_premise_is_shortened(pair_tokenizer: PairTokenizer) -> None:
     hypothesis = "Il fait froid."
     whole = pair_tokenizer.encode_row(example("un deux trois quatre cinq six sept", hypothesis))
-    short = PairTokenizer(pair_tokenizer.tokenizer, LABELS, len(whole) - 1)
+    short = PairTokenizer(pair_tokenizer.tokenizer, TASK, len(whole) - 1)
     row = short.encode_row(example("un deux trois quatre cinq six sept", hypothesis))
     assert row.shortened and len(row) <= len(whole) - 1
     assert row.ids == pair_tokenizer.encode_row(example("un deux trois quatre cinq six", hypothesis)).ids
 
 
 def test_too_long_hypothesis_is_rejected(pair_tokenizer: PairTokenizer) -> None:
-    short = PairTokenizer(pair_tokenizer.tokenizer, LABELS, 8)
+    short = PairTokenizer(pair_tokenizer.tokenizer, TASK, 8)
     with pytest.raises(DataError, match="max_seq_length 8 is too short for the hypothesis in 1 rows; row 1 needs"):
         short.encode([example("a", "Il fait très froid ce soir à Lyon.")])
 
@@ -56,14 +58,14 @@ def test_segments_exist_if_the_tokenizer_has_them(tmp_path: Path) -> None:
 
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "il", "pleut", "dort"]
     tokenizer = BertTokenizerFast(vocab={word: i for i, word in enumerate(words)})
-    row = PairTokenizer(tokenizer, LABELS, 16).encode_row(example("il dort", "il pleut"))
+    row = PairTokenizer(tokenizer, TASK, 16).encode_row(example("il dort", "il pleut"))
     assert row.inputs() == {"input_ids": [2, 5, 7, 3, 5, 6, 3], "token_type_ids": [0, 0, 0, 0, 1, 1, 1]}
 
 
 def test_tokenizer_without_padding_is_rejected(pair_tokenizer: PairTokenizer) -> None:
     pair_tokenizer.tokenizer.pad_token = None
     with pytest.raises(ModelError, match="has no padding token"):
-        PairTokenizer(pair_tokenizer.tokenizer, LABELS, 16)
+        PairTokenizer(pair_tokenizer.tokenizer, TASK, 16)
 
 
 def test_micro_batches_are_padded_separately(pair_tokenizer: PairTokenizer) -> None:
@@ -79,3 +81,24 @@ def test_micro_batches_are_padded_separately(pair_tokenizer: PairTokenizer) -> N
     assert first["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
     assert (first["labels"].tolist(), second["labels"].tolist()) == ([2, 0], [1])
     assert torch.equal(step["predictions"], torch.tensor([3.0])) and step["tokens"].tolist() == [6]
+
+
+def test_single_text_is_encoded_alone(pair_tokenizer: PairTokenizer) -> None:
+    task = TaskSection(labels=("a", "b"), user="{text}")
+    row = PairTokenizer(pair_tokenizer.tokenizer, task, 128).encode_unlabeled({"text": " Le chat dort. "})
+    assert list(row.ids) == pair_tokenizer.tokenizer("Le chat dort.")["input_ids"]
+    short = PairTokenizer(pair_tokenizer.tokenizer, task, len(row) - 1).encode_unlabeled({"text": "Le chat dort."})
+    assert short.shortened and short.ids == pair_tokenizer_ids(pair_tokenizer, "Le chat")
+
+
+def pair_tokenizer_ids(pair_tokenizer: PairTokenizer, *texts: str) -> tuple[int, ...]:
+    return tuple(pair_tokenizer.tokenizer(*texts)["input_ids"])
+
+
+def test_pair_follows_the_order_of_the_inputs(pair_tokenizer: PairTokenizer) -> None:
+    task = TaskSection(labels=("a", "b"), user="{target}{text}", truncate="text")
+    inputs = {"text": "Il pleut ce soir à Lyon.", "target": "la pluie"}
+    whole = PairTokenizer(pair_tokenizer.tokenizer, task, 128).encode_unlabeled(inputs)
+    assert whole.ids == pair_tokenizer_ids(pair_tokenizer, "la pluie", "Il pleut ce soir à Lyon.")
+    short = PairTokenizer(pair_tokenizer.tokenizer, task, len(whole) - 1).encode_unlabeled(inputs)
+    assert short.ids == pair_tokenizer_ids(pair_tokenizer, "la pluie", "Il pleut ce soir à")

@@ -12,8 +12,8 @@ from toolkit.embedded import MODEL_FOLDER
 from toolkit.errors import ModelError
 from toolkit.prompts.prompt_tokenizer import PromptTokenizer
 from toolkit.prompts.sentence_pairs import PairTokenizer
-from toolkit.prompts.tokenizer import encode_pair, encode_plain, load_tokenizer
-from toolkit.recipe.schema import Recipe
+from toolkit.prompts.tokenizer import encode_for_encoder, encode_plain, load_tokenizer
+from toolkit.recipe.schema import Recipe, TaskSection
 
 MakeRecipe = Callable[..., Recipe]
 SENTENCE = "Eh bien, je ne pense même pas à cela !"
@@ -50,7 +50,9 @@ def test_tokenizer_file_decides(class_name: str | None, tmp_path: Path, make_rec
     tokenizer = load_tokenizer(edited_tokenizer(tmp_path / "base", class_name))
     expected = encode_plain(load_tokenizer(MODEL_FOLDER), SENTENCE)
     assert encode_plain(tokenizer, SENTENCE) == expected and tokenizer.decode(expected) == SENTENCE
-    prompt, _ = PromptTokenizer(tokenizer, make_recipe().task, 256).encode_prompt(SENTENCE, "Il dort.")
+    prompt, _ = PromptTokenizer(tokenizer, make_recipe().task, 256).encode_prompt(
+        {"premise": SENTENCE, "hypothesis": "Il dort."}
+    )
     assert SENTENCE in tokenizer.decode(prompt)
     tokenizer.save_pretrained(tmp_path / "adapter")
     assert encode_plain(load_tokenizer(tmp_path / "adapter"), SENTENCE) == expected
@@ -84,8 +86,12 @@ def test_encoder_that_ignores_spaces_is_refused(tmp_path: Path) -> None:
     """Lost case and accents are fine for an encoder."""
     tokenizer = load_tokenizer(edited_tokenizer(tmp_path, "TokenizersBackend", **LOSSY["spaces"]))
     with pytest.raises(ModelError, match="tokenizer ignores spaces: "):
-        PairTokenizer(tokenizer, ("a", "b"), 64)
-    PairTokenizer(load_tokenizer(edited_tokenizer(tmp_path, "TokenizersBackend", **LOSSY["case"])), ("a", "b"), 64)
+        PairTokenizer(tokenizer, TaskSection(labels=("a", "b")), 64)
+    PairTokenizer(
+        load_tokenizer(edited_tokenizer(tmp_path, "TokenizersBackend", **LOSSY["case"])),
+        TaskSection(labels=("a", "b")),
+        64,
+    )
 
 
 @pytest.mark.parametrize("regex", ["(a+)+b", "(x+x+)+y", "(?:a|a|ab)+c"])
@@ -96,7 +102,7 @@ def test_panic_in_rust_is_one_sentence(regex: str, tmp_path: Path) -> None:
         tokenizer = load_tokenizer(edited_tokenizer(tmp_path, pre_tokenizer=pre_tokenizer(regex)))
         encode_plain(tokenizer, text)
     with pytest.raises(ModelError, match="retry-limit"):
-        encode_pair(load_tokenizer(edited_tokenizer(tmp_path, pre_tokenizer=pre_tokenizer(regex))), "x", text)
+        encode_for_encoder(load_tokenizer(edited_tokenizer(tmp_path, pre_tokenizer=pre_tokenizer(regex))), ["x", text])
 
 
 @pytest.mark.parametrize("class_name", ["TokenizersBackend", "LlamaTokenizerFast"])

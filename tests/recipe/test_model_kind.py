@@ -58,7 +58,7 @@ def test_key_without_effect_on_an_encoder_is_rejected(load: Load, override: str)
     with pytest.raises(RecipeError) as error:
         load(override)
     key = override.partition("=")[0]
-    assert str(error.value).startswith(f"encoder.yaml: {key}: has no effect with model.kind encoder: ")
+    assert str(error.value).startswith(f"encoder.yaml: {key}: has no effect with model.kind encoder")
     assert len(str(error.value).splitlines()) == 1
 
 
@@ -77,6 +77,16 @@ def test_value_unusable_by_an_encoder_is_rejected(load: Load, override: str, sen
     with pytest.raises(RecipeError) as error:
         load(override)
     assert sentence in str(error.value) and len(str(error.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("user", ["{text}", "{target}{text}", "{a}\\n{b}"])
+def test_encoder_reads_one_text_or_a_pair(load: Load, user: str) -> None:
+    assert len(load(f'task.user="{user}"').task.inputs) == user.count("{")
+
+
+def test_encoder_rejects_three_inputs(load: Load) -> None:
+    with pytest.raises(RecipeError, match=r"task\.user: has 3 inputs \(a, b, c\), but an encoder reads one text or a"):
+        load("task.user='{a} {b} {c}'")
 
 
 def test_decoder_has_no_encoder_layers() -> None:

@@ -19,14 +19,16 @@ from toolkit.recipe.loading import (
     load_recipe,
 )
 from toolkit.recipe.schema import Recipe
+from toolkit.recipe.yaml_parser import dump_yaml, parse_yaml
 
 MakeRecipe = Callable[..., Recipe]
 
 
-def test_all_six_shipped_recipes_load() -> None:
+def test_shipped_recipes_load() -> None:
     recipes = sorted((ROOT / "recipes").rglob("*.yaml"))
     variants = ["nli_fr_3b", "nli_fr_camembert", "nli_fr_qlora", "nli_fr_reference"]
-    assert [path.stem for path in recipes] == ["nli_fr", *variants, "quickstart"]
+    tasks = ["qa_nli", "quickstart", "sentiment_fr", "stance", "topics"]
+    assert [path.stem for path in recipes] == ["nli_fr", *variants, *tasks]
     for path in recipes:
         load_recipe(path)
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -130,7 +132,14 @@ def test_build_recipe_does_not_modify_its_values(make_recipe: MakeRecipe) -> Non
         ("task.labels=[a, 1e4]", "task.labels: 10000.0 is a number, not text; put such values in quotation marks."),
         ("task.labels=[true, false]", "task.labels: True is a truth value, not text; put such values in quotation"),
         ("data.label_map={0: 1}", "data.label_map: 1 is a number, not text; put such values in quotation marks."),
-        ("data.label_map={true: neutral}", "data.label_map: True is a truth value, not text; put such values in"),
+        ("data.label_map={0: true}", "data.label_map: True is a truth value, not text; put such values in quotation"),
+        ("data.label_map={null: neutral}", "data.label_map: the key null matches no value; leave out rows without a"),
+        ("data.label_map={true: neutral, 'True': neutral}", "the keys True and 'True' match the same values"),
+        ("data.label_map={1.0: neutral, '1': neutral}", "the keys 1.0 and '1' match the same values in the data"),
+        ("data.train.label_map={0: Neutral}", "data.train.label_map: 'Neutral' is not one of the labels"),
+        ("data.eval.label_map={0: Neutral}", "did you mean 'neutral'? labels are case-sensitive."),
+        ("task.labels=['1', '1.0']", "task.labels: '1' and '1.0' are the same label, because files write the same"),
+        ("task.labels=['true', 'True']", "task.labels: 'true' and 'True' are the same label, because files write"),
         ("task.verbalizers={0: x}", "task.verbalizers: 0 is a number, not text; put such values in quotation marks."),
         ("model.revision=010", "model.revision: 10 is a number, not text; put such values in quotation marks."),
         ("task.labels=a", "task.labels: 'a' cannot be used; it should be a list."),
@@ -161,9 +170,14 @@ def test_build_recipe_does_not_modify_its_values(make_recipe: MakeRecipe) -> Non
         ("lora.target_modules=['(a+)+b']", "lora.target_modules: '(a+)+b' cannot be used; it should be 'q_proj',"),
         ("evaluation.slice_by=genre", "evaluation.slice_by: 'genre' cannot be used; it should be a list."),
         ("task.verbalizers={entailment: x}", "task.verbalizers: its keys are ['entailment']"),
-        ("task.user=rien", "task.user: its placeholders are []; use {premise} and {hypothesis}."),
-        ("task.user='{premise} {hypothesis} {0.x}'", "use {premise} and {hypothesis}."),
-        ("task.user='{premise:d} {hypothesis!r}'", "task.user: its placeholders are ['premise:d', 'hypothesis!r']"),
+        ("task.user=rien", "task.user: has no placeholder, so every prompt would be the same; name the inputs of"),
+        ("task.user='{premise} {hypothesis} {0.x}'", "task.user: {0.x} is not a name; write an input as {text}"),
+        ("task.user='{premise:d} {hypothesis!r}'", "task.user: {premise:d} is not a name; write an input as {text}"),
+        ("task.user='{label}'", "task.user: {label} is reserved; give the input another name"),
+        ("task.user='{text'", "task.user: expected '}' before end of string; double each literal brace."),
+        ("task.truncate=text", "task.truncate: 'text' is not an input of task.user; choose from premise, hypothesis."),
+        ("data.columns.text=a", "data.columns: 'text' is not an input of task.user; its keys are premise, hypothesis,"),
+        ("training.group_by=[text]", "training.group_by: 'text' is not an input of task.user; choose from premise,"),
         ("data.label_map={0: entailmnt}", "data.label_map: 'entailmnt' is not one of the labels"),
         ("model.name=''", "model.name: '' cannot be used"),
         ("training.micro_batch_size=3", "training.micro_batch_size: 3 does not divide batch_size 8"),
@@ -258,3 +272,12 @@ def test_template_file_becomes_part_of_the_recipe(make_recipe: MakeRecipe, tmp_p
     path = tmp_path / "template.jinja"
     path.write_text("{{ bos_token }}", encoding="utf-8")
     assert make_recipe(f"task.chat_template={path}").task.chat_template == "{{ bos_token }}"
+
+
+@pytest.mark.parametrize(
+    "text", ["a\x85b", "a\u2028b", "a\u2029b", "a\nb\u2028c", "a\rb", "\ufeffa", "a: #b", "1.0", "true"]
+)
+def test_any_text_survives_yaml(text: str) -> None:
+    """PyYAML folds the line breaks of Unicode unless they are escaped."""
+    for value in ({"key": text}, {text: "value"}, [text, "other"]):
+        assert parse_yaml(dump_yaml(value), "test") == value

@@ -13,8 +13,9 @@ from tests.evaluation.run_files import make_run, write_evaluation
 from tests.reporting.test_html_report import Page
 from toolkit.prompts.prompt_tokenizer import PromptTokenizer
 from toolkit.prompts.tokenizer import load_tokenizer
+from toolkit.recipe.inputs import NLI_INPUTS
 from toolkit.recipe.loading import load_recipe
-from toolkit.reporting.model_card import write_model_card
+from toolkit.reporting.model_card import example_inputs, write_model_card
 from toolkit.runs.run_folder import RunFolder
 from toolkit.runs.trained_run import TrainedRun
 from toolkit.utils.atomic_io import write_json
@@ -80,7 +81,7 @@ def test_snippet_builds_the_same_prompt(
     card = card_of(run)
     recipe = load_recipe(run.recipe_file)
     prompt_tokenizer = PromptTokenizer(load_tokenizer(run.adapter), recipe.task, recipe.model.max_seq_length)
-    ids, _ = prompt_tokenizer.encode_prompt("Un chien dort dans le jardin.", "Un animal dort.")
+    ids, _ = prompt_tokenizer.encode_prompt(example_inputs(NLI_INPUTS))
     assert names["inputs"]["input_ids"][0].tolist() == list(ids)
     assert prompt_tokenizer.decode(ids) in card.text
 

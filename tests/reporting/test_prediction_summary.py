@@ -31,7 +31,7 @@ def test_errors_are_sorted_by_descending_confidence(tmp_path: Path) -> None:
     wrong.sort(key=lambda row: -row["probabilities"][row["prediction"]])
     errors = summarize_predictions(path, errors=20).errors
     assert [error.id for error in errors] == [row["id"] for row in wrong[:20]]
-    assert errors[0].premise == wrong[0]["premise"]
+    assert errors[0].inputs == {name: wrong[0][name] for name in ("premise", "hypothesis")}
     assert errors[0].probability == wrong[0]["probabilities"][wrong[0]["prediction"]]
 
 

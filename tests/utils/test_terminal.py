@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.nli import nli
 from toolkit.cli.command_line import run_command
-from toolkit.data.example import Example
 from toolkit.errors import DataError
 from toolkit.evaluation.invalid_answers import invalid_answer_metrics
 from toolkit.evaluation.metrics import Predictions, compute_metrics
@@ -65,7 +65,7 @@ def test_preflight_examples_are_escaped(make_recipe: Callable[..., Recipe], tmp_
 
 
 def test_slice_values_are_escaped_in_reports() -> None:
-    examples = [Example("1", "p", "h", "a", slices={"genre": EVIL})]
+    examples = [nli("1", "p", "h", "a", slices={"genre": EVIL})]
     predictions = Predictions(("a", "b"), ["a"], None, ["a"])
     metrics = compute_metrics(examples, predictions) | invalid_answer_metrics(examples, predictions)
     other_metrics = {

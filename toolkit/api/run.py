@@ -10,7 +10,8 @@ from toolkit.errors import ExportError
 from toolkit.evaluation.request import EvaluationRequest, Mode
 from toolkit.recipe.loading import Overrides, build_recipe
 from toolkit.recipe.model_kind import require_decoder
-from toolkit.recipe.schema import GgufType, Recipe
+from toolkit.recipe.schema import Recipe
+from toolkit.recipe.section import GgufType
 from toolkit.reporting.run_results import check_report_files
 from toolkit.runs.model_ref import ModelRef
 from toolkit.runs.run_paths import (
@@ -167,7 +168,8 @@ class Run:
         Scores are collected in `target`.partial. After an interruption, the same call resumes from there.
 
         Args:
-            source: A .jsonl, .csv, .tsv or .parquet file; the recipe names its columns.
+            source: A file in any format that training reads; the recipe names its columns. A .txt file without a
+                header has one text per line.
             target: The file to write, in the same format.
             model: adapter, base, merged, or the path of a GGUF file.
             calibrated: Divide log-likelihoods by the temperature that was fitted when this model was evaluated.
@@ -175,7 +177,7 @@ class Run:
             progress: True for progress bars on standard error, or a callback.
 
         Returns:
-            The number of premises that were truncated to fit.
+            The number of rows whose text was truncated to fit, see `TaskSection.truncated_input`.
 
         Raises:
             ToolkitError: If rows cannot be scored (the message names them) or a file cannot be used; `target` is

@@ -1,4 +1,4 @@
-"""Near-duplicate rows: repeated pairs, conflicting labels, and evaluation pairs that were trained on."""
+"""Near-duplicate rows: repeated texts, conflicting labels, and evaluation texts that were trained on."""
 
 import re
 import unicodedata
@@ -7,28 +7,31 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from toolkit.data.example import Example
+from toolkit.recipe.inputs import name_rows
 
 _WORDS = re.compile(r"\w+")
 
 
 @dataclass(frozen=True)
 class NearDuplicates:
-    """Counts of rows whose pair of texts occurs elsewhere, ignoring what `normalize` removes.
+    """Counts of rows whose texts all occur in another row, ignoring what `normalize` removes.
 
     Args:
-        repeats: Training rows that repeat the pair of an earlier row.
-        conflicts: Training rows whose pair also occurs with another label.
-        leaked: Evaluation rows whose pair occurs in the training rows.
+        repeats: Training rows that repeat the texts of an earlier row.
+        conflicts: Training rows whose texts also occur with another label.
+        leaked: Evaluation rows whose texts occur in the training rows.
     """
 
     repeats: int
     conflicts: int
     leaked: int
 
-    def __str__(self) -> str:
+    def describe(self, inputs: Sequence[str]) -> str:
+        """Return the counts as text, for rows with these inputs."""
+        repeated = "a pair" if name_rows(inputs) == "pairs" else "an earlier one"
         return (
-            f"{self.repeats:,} training rows repeat a pair (ignoring case and punctuation), {self.conflicts:,} have "
-            f"conflicting labels, {self.leaked:,} evaluation rows also occur in training"
+            f"{self.repeats:,} training rows repeat {repeated} (ignoring case and punctuation), "
+            f"{self.conflicts:,} have conflicting labels, {self.leaked:,} evaluation rows also occur in training"
         )
 
 
@@ -42,15 +45,15 @@ def normalize(text: str) -> str:
 
 def find_near_duplicates(train: Sequence[Example], evaluation: Sequence[Example]) -> NearDuplicates:
     """Count near-duplicates, in time and memory linear in the number of rows."""
-    labels: dict[tuple[str, str], list[str]] = defaultdict(list)
+    labels: dict[tuple[str, ...], list[str]] = defaultdict(list)
     for row in train:
         labels[_normalized_texts(row)].append(row.label)
     return NearDuplicates(
-        repeats=sum(len(pair_labels) - 1 for pair_labels in labels.values()),
-        conflicts=sum(len(pair_labels) for pair_labels in labels.values() if len(set(pair_labels)) > 1),
+        repeats=sum(len(row_labels) - 1 for row_labels in labels.values()),
+        conflicts=sum(len(row_labels) for row_labels in labels.values() if len(set(row_labels)) > 1),
         leaked=sum(_normalized_texts(row) in labels for row in evaluation),
     )
 
 
-def _normalized_texts(row: Example) -> tuple[str, str]:
-    return normalize(row.premise), normalize(row.hypothesis)
+def _normalized_texts(row: Example) -> tuple[str, ...]:
+    return tuple(map(normalize, row.texts))

@@ -6,10 +6,26 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Example:
-    """A checked row. `slices` maps each column of evaluation.slice_by to its value in this row."""
+    """A checked row.
+
+    Args:
+        id: The id of the row.
+        inputs: The text of each input, e.g. of premise and hypothesis, in the order of `TaskSection.inputs`.
+        label: The label.
+        slices: The value of each column of evaluation.slice_by in this row.
+    """
 
     id: str
-    premise: str
-    hypothesis: str
+    inputs: Mapping[str, str]
     label: str
     slices: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The texts of the inputs, in order."""
+        return tuple(self.inputs.values())
+
+    @property
+    def group(self) -> str:
+        """The text of the first input. Rows that share it, such as those of a premise, are not independent."""
+        return next(iter(self.inputs.values()))

@@ -4,23 +4,49 @@ import hashlib
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from toolkit.data.columns import Row, get_column, has_column, looks_like_data
+from toolkit.data.delimited import DEFAULT_DELIMITERS, header_hint
 from toolkit.data.example import Example
-from toolkit.data.sources import Row, describe, read_rows
+from toolkit.data.label_column import NO_LABEL, LabelColumn, find_rare_labels
+from toolkit.data.messages import list_names, similar_name_hint
+from toolkit.data.sources import describe, read_rows
+from toolkit.data.values import check_text, optional_text
 from toolkit.errors import DataError
+from toolkit.recipe.data_paths import data_suffix
+from toolkit.recipe.data_section import Source
+from toolkit.recipe.inputs import RowColumns
 from toolkit.recipe.labels import label_texts, normalize_label
-from toolkit.recipe.schema import Recipe, Source
+from toolkit.recipe.schema import Recipe
 
 logger = logging.getLogger(__name__)
 
-_SHOWN_NAMES, _SHOWN_CHARACTERS = 30, 80  # in a message, of columns and labels
+
+@dataclass(frozen=True)
+class LoadedRows:
+    """The checked rows of a source.
+
+    Args:
+        examples: The rows.
+        left_out: The number of rows that were left out, by the value of their label; see `data.label_map` and
+            `data.unlabeled`.
+    """
+
+    examples: list[Example]
+    left_out: dict[str, int] = field(default_factory=dict)
 
 
 def load_examples(
     recipe: Recipe, source: Source, *, is_training: bool = False, is_external: bool = False
 ) -> list[Example]:
+    """Read a source, check each row and return the examples, see `load_rows`."""
+    return load_rows(recipe, source, is_training=is_training, is_external=is_external).examples
+
+
+def load_rows(recipe: Recipe, source: Source, *, is_training: bool = False, is_external: bool = False) -> LoadedRows:
     """Read a source and check each row.
 
     Args:
@@ -34,69 +60,187 @@ def load_examples(
         DataError: If a column is missing or rows are invalid. The message names the column, or the first rows and the
             reasons.
     """
-    rows, columns = read_rows(source)
-    names = recipe.data.columns
+    columns = recipe.columns_of(source)
+    _check_shared_columns(columns)
     slices = () if is_training else recipe.evaluation.slice_by
+    optional = [*([columns.id] if columns.id else []), *slices]
+    required = [*columns.inputs.values(), columns.label, *([] if is_external else optional)]
+    rows, names = read_rows(source, required)
+    if missing := [column for column in required if not has_column(rows, column)]:
+        raise DataError(
+            f"{describe(source)} has no column {missing[0]!r}; its columns are {list_names(map(repr, names))}.",
+            hint=_columns_hint(recipe, columns, names, missing[0]),
+        )
+    _check_first_row(source, names, columns.label, rows)
     if is_external:
-        slices = tuple(column for column in slices if column in columns)
-    id_columns = [names.id] if names.id and not is_external else []
-    required_columns = [names.premise, names.hypothesis, names.label, *id_columns, *slices]
-    if missing := [column for column in required_columns if column not in columns]:
+        slices = tuple(column for column in slices if has_column(rows, column))
+    # Rows that are split later are trained on, too.
+    is_trained_on = is_training or (recipe.data.shares_rows and source.path == recipe.data.train.path)
+    reader = _RowReader(recipe, columns, LabelColumn.of(recipe, source, is_training=is_trained_on), slices)
+    loaded = reader.read_all(rows, describe(source))
+    if is_trained_on and (problem := find_rare_labels([example.label for example in loaded.examples])):
         raise DataError(
-            f"{describe(source)} has no column {missing[0]!r}; its columns are {list_names(map(repr, columns))}.",
-            hint=_columns_hint(columns, missing[0]),
+            f"{describe(source)} {problem}.",
+            hint=f"Add rows for each label, or name another column than {columns.label!r} in data.columns.label.",
         )
-    if names.label in (names.premise, names.hypothesis):
-        raise DataError(
-            f"data.columns names {names.label!r} as the label and as a text, so the input would contain the answer.",
-            hint="Give each its own column.",
-        )
-    labels = label_texts(recipe.task.labels, recipe.data.label_map)
-    # All rows are checked before the error is raised, so that its message shows how many are invalid.
-    examples, problems = [], []
-    for number, row in enumerate(rows, 1):
-        try:
-            examples.append(_build_example(recipe, labels, row, number, slices))
-        except DataError as error:
-            problems.append(f"row {number}: {error}")
-    if problems:
-        total = f" ({len(problems)} rows are invalid)" if len(problems) > 1 else ""
-        hint = _label_hint(recipe) if any(" is not one of " in problem for problem in problems) else "Fix the rows."
-        raise DataError(f"{describe(source)}, {'; '.join(problems[:3])}{total}.", hint=hint)
     if is_training:
-        check_all_labels_occur(recipe, examples, describe(source))
+        check_all_labels_occur(recipe, loaded.examples, describe(source))
     for column in slices:
-        if absent := sum(column not in example.slices for example in examples):
+        if absent := sum(column not in example.slices for example in loaded.examples):
             logger.warning(
                 "WARNING: %s has %d rows without a value in column %r. They are in none of its slices.",
                 describe(source), absent, column,
             )  # fmt: skip
-    return examples
+    return loaded
 
 
-def list_names(names: Iterable[str]) -> str:
-    """Return names for a message, each of them and their number cut to a length that can be read."""
-    shown = [name[:_SHOWN_CHARACTERS] for name in names]
-    return ", ".join(shown[:_SHOWN_NAMES]) + (
-        f" and {len(shown) - _SHOWN_NAMES:,} more" if len(shown) > _SHOWN_NAMES else ""
-    )
+def _check_first_row(source: Source, names: Sequence[str], label: str, rows: Sequence[Row]) -> None:
+    """Check that the name of the label column is not a label, as in a file whose first row was read as its header.
+
+    Raises:
+        DataError: If the name occurs among the labels.
+    """
+    is_delimited = data_suffix(source.path if isinstance(source.path, str) else source.path[0]) in DEFAULT_DELIMITERS
+    if is_delimited and source.format.header and any(get_column(row, label) == label for row in rows):
+        raise DataError(
+            f"{describe(source)}: {label!r} is the name of the label column and also a label, so its first line looks "
+            "like data, not like the names of columns.",
+            hint=header_hint(names),
+        )
 
 
-def similar_name_hint(names: Iterable[str], missing: str) -> str | None:
-    """Return a hint if a name looks like the missing one, but has other whitespace or another Unicode form."""
-    similar = next((name for name in names if normalize_label(name) == normalize_label(missing)), None)
-    if similar is None:
+def row_inputs(recipe: Recipe, columns: RowColumns, row: Mapping[str, Any]) -> dict[str, str]:
+    """Return the text of each input of a row, without surrounding whitespace, in the order of the inputs.
+
+    Raises:
+        DataError: If one of them is invalid, see `check_text`.
+    """
+    return {
+        name: check_text(columns.inputs[name], get_column(row, columns.inputs[name])) for name in recipe.task.inputs
+    }
+
+
+@dataclass(frozen=True)
+class _RowReader:
+    recipe: Recipe
+    columns: RowColumns
+    labels: LabelColumn
+    slices: Sequence[str]
+
+    def read_all(self, rows: Sequence[Row], source_name: str) -> LoadedRows:
+        """Return the examples of all rows that are not left out.
+
+        Raises:
+            DataError: If rows are invalid, or if all are left out.
+        """
+        # All rows are checked before the error is raised, so that its message shows how many are invalid.
+        examples: list[Example] = []
+        problems: list[str] = []
+        hints: list[str] = []
+        left_out: Counter[str] = Counter()
+        for number, row in enumerate(rows, 1):
+            try:
+                reason = self.labels.reason_to_leave_out(get_column(row, self.labels.name))
+                if reason is None:
+                    examples.append(self._read(row, number))
+                else:
+                    left_out[reason] += 1
+            except DataError as error:
+                problems.append(f"row {number}: {error}")
+                hints.append(error.hint or "Fix the rows.")
+        if problems:
+            if problem := self._find_column_problem(rows):
+                raise DataError(f"{source_name}: {problem[0]}.", hint=problem[1])
+            total = f" ({len(problems)} rows are invalid)" if len(problems) > 1 else ""
+            raise DataError(f"{source_name}, {'; '.join(problems[:3])}{total}.".replace("?.", "?"), hint=hints[0])
+        if left_out:
+            counts = ", ".join(
+                f"{count:,} without a label" if value == NO_LABEL else f"{count:,} with the label {value!r:.80}"
+                for value, count in left_out.items()
+            )
+            if not examples:
+                raise DataError(
+                    f"{source_name}: all {len(rows):,} rows are left out: {counts}.",
+                    hint="Check data.columns.label, data.label_map and data.unlabeled.",
+                )
+            logger.info("left out    %s: %s", source_name, counts)
+        return LoadedRows(examples, dict(left_out))
+
+    def _read(self, row: Row, number: int) -> Example:
+        inputs = row_inputs(self.recipe, self.columns, row)
+        id_column = self.columns.id
+        row_id = optional_text(id_column, get_column(row, id_column)) if id_column else None
+        slice_values = {column: optional_text(column, get_column(row, column)) for column in self.slices}
+        return Example(
+            id=str(number) if row_id is None else row_id,
+            inputs=inputs,
+            label=self.labels.read(get_column(row, self.labels.name)),
+            slices={column: value for column, value in slice_values.items() if value is not None},
+        )
+
+    def _find_column_problem(self, rows: Sequence[Row]) -> tuple[str, str] | None:
+        """Return a sentence and a hint if a whole column is invalid, which explains more than its first rows."""
+        for name, column in self.columns.inputs.items():
+            if len(rows) > 1 and all(_is_blank(column, get_column(row, column)) for row in rows):
+                return (
+                    f"column {column!r} is empty in all {len(rows):,} rows",
+                    f"Map the input {name} to another column with data.columns: {{{name}: COLUMN}}.",
+                )
+        if problem := self.labels.find_problem([get_column(row, self.labels.name) for row in rows]):
+            return problem, f"Name the column with the labels in data.columns.label; it is {self.labels.name!r} now."
         return None
-    return f"{similar!a} and {missing!a} differ only in whitespace or in their Unicode form. Rename one of them."
 
 
-def _columns_hint(columns: Sequence[str], missing: str) -> str:
-    if hint := similar_name_hint(columns, missing):
+def _is_blank(column: str, value: Any) -> bool:
+    return not isinstance(value, (bytes, list, dict)) and optional_text(column, value) is None
+
+
+def _check_shared_columns(columns: RowColumns) -> None:
+    inputs = {column: name for name, column in columns.inputs.items()}
+    if columns.label in inputs:
+        raise DataError(
+            f"data.columns names {columns.label!r} as the label and as a text, so the input would contain the answer.",
+            hint="Give each its own column.",
+        )
+    if shared := [name for name, column in columns.inputs.items() if inputs[column] != name]:
+        column = columns.inputs[shared[0]]
+        raise DataError(
+            f"The inputs {shared[0]} and {inputs[column]} share the column {column!r}.",
+            hint="Give each its own column in data.columns.",
+        )
+
+
+def _columns_hint(recipe: Recipe, columns: RowColumns, names: Sequence[str], missing: str) -> str:
+    if hint := similar_name_hint(names, missing):
         return hint
+    if looks_like_data(names, label_texts(recipe.task.labels, recipe.data.label_map)):
+        return header_hint(names)
     # Spreadsheets write semicolons in locales whose decimal separator is a comma. The header is then a single column.
-    if len(columns) == 1 and (delimiter := next((mark for mark in ";\t|" if mark in columns[0]), None)):
-        return f"The columns are separated by {delimiter!r}. Save the file with commas, or with tabs as .tsv."
-    return "Name the columns in data.columns; evaluation.slice_by: [] leaves out the slices."
+    if len(names) == 1 and (delimiter := next((mark for mark in ";\t|" if mark in names[0]), None)):
+        return (
+            f"The columns are separated by {delimiter!r}. Set format.delimiter of the source, or save it with commas."
+        )
+    keys = {column: name for name, column in columns.inputs.items()} | {columns.label: "label"}
+    if columns.id:
+        keys[columns.id] = "id"
+    if key := keys.get(missing):
+        return f"Name the column in data.columns: {{{key}: COLUMN}}."
+    return "Name the columns in evaluation.slice_by; evaluation.slice_by: [] leaves out the slices."
+
+
+def with_task_labels(recipe: Recipe, examples: Sequence[Example]) -> list[Example]:
+    """Return rows whose labels are all in the task: a merged label is replaced by the first of its labels.
+
+    Rows are encoded with a label, but scoring reads only the prompt. See `evaluation.merge_labels`.
+    """
+    labels = {name: merged[0] for name, merged in recipe.evaluation.merge_labels.items()}
+    spelling = label_texts(recipe.task.labels, labels)
+    return [
+        example
+        if example.label in recipe.task.labels
+        else replace(example, label=spelling[normalize_label(example.label)])
+        for example in examples
+    ]
 
 
 def check_all_labels_occur(recipe: Recipe, examples: Sequence[Example], source_name: str) -> None:
@@ -110,107 +254,19 @@ def check_all_labels_occur(recipe: Recipe, examples: Sequence[Example], source_n
     Raises:
         DataError: If a label has no row. The message names the first such label.
     """
-    if missing := [label for label, count in label_counts(recipe, examples).items() if count == 0]:
+    counts = Counter(example.label for example in examples)
+    if missing := [label for label in recipe.task.labels if not counts[label]]:
         raise DataError(
             f"{source_name} has no row with label {missing[0]!r}, so the model could not learn it.",
             hint="Remove the label from task.labels, add rows, or raise data.train.limit.",
         )
 
 
-def row_texts(recipe: Recipe, row: Row) -> tuple[str, str]:
-    """Return the premise and hypothesis of a row, without surrounding whitespace.
-
-    Raises:
-        DataError: If one of them is not a valid text, see `check_text`.
-    """
-    names = recipe.data.columns
-    return check_text(names.premise, row.get(names.premise)), check_text(names.hypothesis, row.get(names.hypothesis))
-
-
-def check_text(column: str, text: Any) -> str:
-    """Return a text without surrounding whitespace.
-
-    Raises:
-        DataError: If it is not a string, is blank or contains a lone surrogate.
-    """
-    if not isinstance(text, str) or not text.strip():
-        raise DataError(f"column {column!r} must contain text, not {text!r:.80}")
-    _check_surrogates(column, text)
-    return text.strip()
-
-
-def _check_surrogates(column: str, text: str) -> None:
-    """Check that a text has no lone surrogate, which neither a tokenizer nor a UTF-8 file can encode."""
-    # JSON can escape one half of a surrogate pair ("\\ud800"), and Python's parser accepts it.
-    if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
-        raise DataError(f"column {column!r} contains half of a character (a lone surrogate)")
-
-
-def _build_example(recipe: Recipe, labels: Mapping[str, str], row: Row, number: int, slices: Sequence[str]) -> Example:
-    names = recipe.data.columns
-    premise, hypothesis = row_texts(recipe, row)
-    row_id = _optional_text(names.id, row.get(names.id)) if names.id else None
-    slice_values = {column: _optional_text(column, row.get(column)) for column in slices}
-    return Example(
-        id=str(number) if row_id is None else row_id,
-        premise=premise,
-        hypothesis=hypothesis,
-        label=read_label(names.label, row.get(names.label), labels),
-        slices={column: value for column, value in slice_values.items() if value is not None},
-    )
-
-
-def _optional_text(column: str, value: Any) -> str | None:
-    """Return a value as text, or None if it is absent.
-
-    Absent are a missing key, null, NaN (how tables of numbers mark a missing one) and blank text: a cell of a CSV file
-    is text even if it is empty, and quotation marks around nothing do not change that.
-    """
-    if value is None or _is_nan(value):
-        return None
-    if isinstance(value, (bytes, list, dict)):  # its text would be Python code, such as [None]
-        raise DataError(f"column {column!r} must contain text or a number, not {value!r:.80}")
-    text = str(value)
-    _check_surrogates(column, text)
-    return text if text.strip() else None
-
-
-def _is_nan(value: Any) -> bool:
-    try:
-        return bool(value != value)  # only NaN differs from itself, of whatever type it is
-    except (TypeError, ValueError):  # pandas.NA: even this comparison is NA. Arrays: one result for each element
-        return type(value).__name__ == "NAType"
-
-
-def read_label(column: str, value: Any, labels: Mapping[str, str]) -> str:
-    """Return the label that a value in the data means.
-
-    Args:
-        column: The name of the value's column, for messages.
-        value: The value: text, a number, or a mark of absence such as None.
-        labels: The label of each text, see `label_texts`.
-
-    Raises:
-        DataError: If the value is absent or does not mean a label.
-    """
-    text = _optional_text(column, value)
-    if text is None:
-        raise DataError(f"column {column!r} must contain a label, not {value!r}")
-    label = labels.get(normalize_label(text))
-    if label is None:
-        raise DataError(f"label {value!r:.80} is not one of {list_names(dict.fromkeys(labels.values()))}")
-    return label
-
-
-def _label_hint(recipe: Recipe) -> str:
-    example = {0: recipe.task.labels[0]}
-    return f"Fix the rows, or map other label names with data.label_map, e.g. {example}."
-
-
 def label_counts(recipe: Recipe, examples: Sequence[Example]) -> dict[str, int]:
-    """Return the number of rows of each label, in the order of task.labels."""
+    """Return the number of rows of each label: task.labels in order, then merged labels that occur in the rows."""
     counts = Counter(example.label for example in examples)
-    return {label: counts[label] for label in recipe.task.labels}
+    merged = [label for label in recipe.evaluation.merge_labels if counts[label]]
+    return {label: counts[label] for label in (*recipe.task.labels, *merged)}
 
 
 def fingerprint(examples: Sequence[Example]) -> str:
@@ -218,6 +274,6 @@ def fingerprint(examples: Sequence[Example]) -> str:
     # Each row is hashed as a JSON list. Joined texts would be the same if words moved from one field to the next.
     digest = hashlib.sha256()
     for example in examples:
-        row = [example.id, example.premise, example.hypothesis, example.label]
+        row = [example.id, *example.texts, example.label]
         digest.update(json.dumps(row, ensure_ascii=False).encode() + b"\n")
     return digest.hexdigest()

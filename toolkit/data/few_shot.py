@@ -29,15 +29,15 @@ def draw_shots(
 
     Labels are balanced: their counts differ by at most 1. Each round contains every label once, in random order, so
     that the last example does not always have the same label. With the same seed, fewer shots are a prefix of more
-    shots. Pairs of the evaluation rows are never drawn.
+    shots. The texts of evaluation rows are never drawn.
 
     Raises:
         DataError: If a label has too few training rows.
     """
     # Compared by text, because ids differ between files.
-    evaluated_pairs = {(row.premise, row.hypothesis) for row in evaluation}
+    evaluated_texts = {row.texts for row in evaluation}
     generator = random.Random(seed)
-    rows = [row for row in train if (row.premise, row.hypothesis) not in evaluated_pairs]
+    rows = [row for row in train if row.texts not in evaluated_texts]
     generator.shuffle(rows)
     rows_by_label = {label: [row for row in rows if row.label == label] for label in labels}
     # The draws do not depend on `count`, which only decides where they stop. This makes fewer shots a prefix of more.

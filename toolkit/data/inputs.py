@@ -1,53 +1,62 @@
-"""The rows that the API accepts for classification: tuples, dictionaries or a DataFrame."""
+"""The rows that the API accepts for classification: tuples, dictionaries, a DataFrame, or texts for a single input."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from toolkit.data.examples import check_text, list_names, read_label
+from toolkit.data.columns import get_column, has_column
+from toolkit.data.label_column import LabelColumn
+from toolkit.data.messages import list_names
+from toolkit.data.values import check_text
 from toolkit.errors import DataError
-from toolkit.recipe.labels import label_texts
-from toolkit.recipe.schema import Columns, Recipe
+from toolkit.recipe.schema import Recipe
+from toolkit.utils.formatting import join_names
 
 T = TypeVar("T")
-PairInputs = Iterable[tuple[str, str] | Sequence[str] | Mapping[str, str]]
-"""Rows as (premise, hypothesis) or as dictionaries. A pandas DataFrame is read row by row."""
+RowInputs = Iterable[str | Sequence[str] | Mapping[str, str]]
+"""Rows as tuples of texts, e.g. (premise, hypothesis), as dictionaries, or as texts if a row has a single input.
+
+A pandas DataFrame is read row by row."""
 
 
-def read_pairs(rows: Any, columns: Columns) -> list[tuple[str, str]]:
-    """Return the premise and hypothesis of each row, without surrounding whitespace.
+def read_inputs(rows: Any, recipe: Recipe) -> list[dict[str, str]]:
+    """Return the text of each input of each row, without surrounding whitespace.
 
     Args:
-        rows: The rows, see `PairInputs`. Dictionaries and DataFrames may use the names premise and hypothesis or the
-            column names of the recipe.
-        columns: The column names of the recipe.
+        rows: The rows, see `RowInputs`. Tuples are in the order of `TaskSection.inputs`. Dictionaries and DataFrames
+            can use the names of the inputs or the column names of the recipe.
+        recipe: The recipe, which names the inputs and columns.
 
     Raises:
-        DataError: If a row does not have two texts. The message names the first such rows, counted from 1.
+        DataError: If a row does not have a text for each input. The message names the first such rows, counted from 1.
     """
+    names = recipe.task.inputs
+    joined_names = ", ".join(names)
     if isinstance(rows, (str, bytes, Mapping)) or not isinstance(rows, Iterable):
+        texts = ", ".join(f'"{name}"' for name in names)
+        keys = ", ".join(f'"{name}": ...' for name in names)
         raise DataError(
             f"Expected a list of rows, not a single {type(rows).__name__}.",
-            hint='Write [("premise", "hypothesis")] or [{"premise": ..., "hypothesis": ...}].',
+            hint=f"Write [{texts if len(names) == 1 else f'({texts})'}] or [{{{keys}}}].",
         )
     # A DataFrame is recognized by its attributes, so that pandas need not be imported (half a second) or installed.
     if hasattr(rows, "to_dict") and hasattr(rows, "columns"):
-        names = list(rows.columns)
-        if repeated := [name for name in names if names.count(name) > 1]:  # a dictionary would keep only the last
+        columns = list(rows.columns)
+        if repeated := [name for name in columns if columns.count(name) > 1]:  # a dictionary would keep only the last
             raise DataError(f"The DataFrame has two columns named {repeated[0]!r}.", hint="Rename one of them.")
         rows = rows.to_dict("records")
-    hint = "Give each row as (premise, hypothesis) or as a dictionary."
-    return _read_all(rows, lambda row: _read_pair(row, columns), hint)
+    hint = f"Give each row as {'a text' if len(names) == 1 else f'({joined_names})'} or as a dictionary."
+    return _read_all(rows, lambda row: _read_row(row, recipe), hint)
 
 
 def read_labels(values: Iterable[Any], recipe: Recipe) -> list[str]:
     """Return the label that each value means, as the recipe spells it; data.label_map applies.
 
     Raises:
-        DataError: If a value is absent or is not a label. The message names the first such rows, counted from 1.
+        DataError: If a value is missing or is not a label. The message names the first such rows, counted from 1.
     """
-    labels = label_texts(recipe.task.labels, recipe.data.label_map)
+    column = LabelColumn.of(recipe, recipe.data.eval, is_training=True)
     hint = "Fix the labels, or map other label names with data.label_map."
-    return _read_all(values, lambda value: read_label(recipe.data.columns.label, value, labels), hint)
+    return _read_all(values, column.read, hint)
 
 
 def _read_all(rows: Iterable[Any], read: Callable[[Any], T], hint: str) -> list[T]:
@@ -63,25 +72,23 @@ def _read_all(rows: Iterable[Any], read: Callable[[Any], T], hint: str) -> list[
     return values
 
 
-def _read_pair(row: Any, columns: Columns) -> tuple[str, str]:
+def _read_row(row: Any, recipe: Recipe) -> dict[str, str]:
+    names = recipe.task.inputs
     if isinstance(row, Mapping):
-        names = [
-            _text_key(row, name, column)
-            for name, column in (("premise", columns.premise), ("hypothesis", columns.hypothesis))
-        ]
-        texts = [row[name] for name in names]
-    elif isinstance(row, Sequence) and not isinstance(row, (str, bytes)) and len(row) == 2:
-        names, texts = ["premise", "hypothesis"], list(row)
-    else:
-        raise DataError(f"{row!r:.60} is not a premise and a hypothesis")
-    premise, hypothesis = (check_text(name, text) for name, text in zip(names, texts, strict=True))
-    return premise, hypothesis
+        keys = {name: _find_key(row, name, recipe) for name in names}
+        return {name: check_text(key, get_column(row, key)) for name, key in keys.items()}
+    if isinstance(row, str) and len(names) == 1:
+        row = [row]
+    if isinstance(row, (str, bytes)) or not isinstance(row, Sequence) or len(row) != len(names):
+        texts = join_names((f"{'an' if name[0] in 'aeiou' else 'a'} {name}" for name in names), "and")
+        raise DataError(f"{row!r:.60} is not {texts}")
+    return {name: check_text(name, text) for name, text in zip(names, row, strict=True)}
 
 
-def _text_key(row: Mapping[str, Any], name: str, column: str) -> str:
-    """Return the column name of the recipe if the row has it, and otherwise the generic name."""
-    if column in row:
-        return column
-    if name in row:
-        return name
-    raise DataError(f"it has no key {column!r}, only {list_names(map(repr, row))}")
+def _find_key(row: Mapping[str, Any], name: str, recipe: Recipe) -> str:
+    """Return the column name of the recipe if the row has it, and otherwise the name of the input."""
+    columns = [recipe.columns_of(source).inputs[name] for source in (recipe.data.train, recipe.data.eval)]
+    for key in (*columns, name):
+        if has_column([row], key):
+            return key
+    raise DataError(f"it has no key {columns[0]!r}, only {list_names(map(repr, row))}")

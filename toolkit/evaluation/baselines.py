@@ -1,5 +1,6 @@
 """Baselines that put an accuracy into perspective, and warnings about what an accuracy hides."""
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
@@ -13,10 +14,26 @@ from sklearn.pipeline import Pipeline, make_pipeline
 
 from toolkit.data.example import Example
 from toolkit.evaluation.intervals import wilson_interval
+from toolkit.recipe.inputs import NLI_INPUTS
+from toolkit.utils.formatting import join_names
 
-_PREMISE, _HYPOTHESIS = 0, 1
+_WORD = r"(?u)\b\w+\b"  # scikit-learn's default drops one-letter words, but "a", "à" and "y" are words in French
 _SIGNIFICANCE_LEVEL = 0.001
-_TFIDF_BASELINES = ("hypothesis_only", "premise_hypothesis")
+ALL_INPUTS, PREMISE_HYPOTHESIS, HYPOTHESIS_ONLY = "all_inputs", "premise_hypothesis", "hypothesis_only"
+_WITHOUT_WORDS = ("random", "majority", "base_zero_shot")
+"""The baselines that are not bag-of-words classifiers."""
+
+
+def bag_of_words_inputs(inputs: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Return the inputs that each bag-of-words baseline reads, by the name of the baseline.
+
+    There is one for each input, if there are several, and one for all of them. A premise alone says nothing about the
+    label, so in natural language inference only the hypothesis is tried alone.
+    """
+    if tuple(inputs) == NLI_INPUTS:
+        return {HYPOTHESIS_ONLY: ("hypothesis",), PREMISE_HYPOTHESIS: NLI_INPUTS}
+    single = {f"{name}_only": (name,) for name in inputs} if len(inputs) > 1 else {}
+    return single | {ALL_INPUTS: tuple(inputs)}
 
 
 def baseline_accuracies(
@@ -34,17 +51,18 @@ def baseline_accuracies(
 
         - `random`: a uniform guess (the expected value).
         - `majority`: always the majority class of the training rows.
-        - `hypothesis_only`: logistic regression on TF-IDF of the hypothesis's unigrams and bigrams (Poliak et al. 2018,
-          arXiv 1805.01042). Far above chance, it shows that labels can be guessed from how hypotheses are written.
-        - `premise_hypothesis`: the same with features of the premise added. A linear classifier weighs the words of
-          both sentences but cannot compare the sentences.
+        - `<input>_only`, e.g. `hypothesis_only`: logistic regression on TF-IDF of the input's unigrams and bigrams
+          (Poliak et al. 2018, arXiv 1805.01042). Far above chance, it shows that labels can be guessed from how
+          hypotheses are written. See `bag_of_words_inputs`.
+        - `all_inputs`, for NLI `premise_hypothesis`: the same with the features of all inputs. A linear classifier
+          weighs the words of both sentences but cannot compare the sentences.
     """
     texts, gold = _text_columns(train), [row.label for row in train]
     eval_texts, eval_gold = _text_columns(evaluation), [row.label for row in evaluation]
-    classifiers = {
-        "majority": DummyClassifier(strategy="most_frequent"),
-        "hypothesis_only": _tfidf_classifier(_HYPOTHESIS),
-        "premise_hypothesis": _tfidf_classifier(_PREMISE, _HYPOTHESIS),
+    names = tuple(evaluation[0].inputs)
+    classifiers = {"majority": DummyClassifier(strategy="most_frequent")} | {
+        baseline: _tfidf_classifier(texts, [names.index(name) for name in inputs])
+        for baseline, inputs in bag_of_words_inputs(names).items()
     }
     return {"random": 1 / len(labels)} | {
         name: float(classifier.fit(texts, gold).score(eval_texts, eval_gold))
@@ -54,12 +72,15 @@ def baseline_accuracies(
 
 def _text_columns(rows: Sequence[Example]) -> np.ndarray:
     # dtype=object: a fixed-width string array would pad every text to the length of the longest one.
-    return np.array([[row.premise, row.hypothesis] for row in rows], dtype=object)
+    return np.array([row.texts for row in rows], dtype=object)
 
 
-def _tfidf_classifier(*columns: int) -> Pipeline:
-    # scikit-learn's default pattern drops one-letter words, but "a", "à" and "y" are words in French.
-    vectorizer = TfidfVectorizer(ngram_range=(1, 2), token_pattern=r"(?u)\b\w+\b")  # noqa: S106
+def _tfidf_classifier(texts: np.ndarray, columns: Sequence[int]) -> Pipeline | DummyClassifier:
+    """Return a classifier of the words in some columns, or the majority class if they have none, e.g. only emoji."""
+    columns = [column for column in columns if any(re.search(_WORD, text) for text in texts[:, column])]
+    if not columns:
+        return DummyClassifier(strategy="most_frequent")
+    vectorizer = TfidfVectorizer(ngram_range=(1, 2), token_pattern=_WORD)
     # ColumnTransformer clones the vectorizer per column, so a word in the premise and the same word in the hypothesis
     # are two different features.
     features = ColumnTransformer([(str(column), vectorizer, column) for column in columns])
@@ -69,27 +90,37 @@ def _tfidf_classifier(*columns: int) -> Pipeline:
 def data_warnings(baselines: Mapping[str, float], evaluation: Sequence[Example]) -> list[str]:
     """Return warnings about the data that anyone who reads the accuracy should know, usually none.
 
-    The hypothesis-only accuracy counts as far above chance if always predicting the majority class of the evaluation
-    rows would reach it in fewer than one in a thousand samples of rows (one-sided exact binomial test). Then neither
-    luck nor class imbalance explains it. For 2,490 rows of three balanced labels, this is the case at 36.3% or more.
+    There is one for each input that alone predicts the label. The accuracy of its baseline counts as far above chance
+    if always predicting the majority class of the evaluation rows would reach it in fewer than one in a thousand
+    samples of rows (one-sided exact binomial test). Then neither luck nor class imbalance explains it. For 2,490 rows
+    of three balanced labels, this is the case at 36.3% or more.
 
     Args:
         baselines: The result of `baseline_accuracies`, can be empty.
         evaluation: The evaluation rows.
     """
-    if "hypothesis_only" not in baselines:
-        return []
-    rows, accuracy = len(evaluation), baselines["hypothesis_only"]
+    inputs, rows = tuple(evaluation[0].inputs), len(evaluation)
     majority_share = max(Counter(row.label for row in evaluation).values()) / rows
-    correct = round(accuracy * rows)  # the accuracy is this count divided by the number of rows
-    if binomtest(correct, rows, majority_share, alternative="greater").pvalue >= _SIGNIFICANCE_LEVEL:
-        return []
-    low, high = wilson_interval(correct, rows)
-    return [
-        f"A classifier that sees only the hypothesis is right on {accuracy:.1%} [{low:.1%}, {high:.1%}] of {rows:,} "
-        f"rows. Always predicting the majority class is right on {majority_share:.1%}. Part of the model's accuracy "
-        "may come from how hypotheses are written, not from comparing them with their premises."
-    ]
+    warnings = []
+    for name in inputs if len(inputs) > 1 else ():
+        if (accuracy := baselines.get(f"{name}_only")) is None:
+            continue
+        correct = round(accuracy * rows)  # the accuracy is this count divided by the number of rows
+        if binomtest(correct, rows, majority_share, alternative="greater").pvalue < _SIGNIFICANCE_LEVEL:
+            low, high = wilson_interval(correct, rows)
+            warnings.append(
+                f"A classifier that sees only the {name} is right on {accuracy:.1%} [{low:.1%}, {high:.1%}] of "
+                f"{rows:,} rows. Always predicting the majority class is right on {majority_share:.1%}. Part of the "
+                f"model's accuracy may come from {_shortcut(inputs, name)}."
+            )
+    return warnings
+
+
+def _shortcut(inputs: tuple[str, ...], name: str) -> str:
+    if inputs == NLI_INPUTS:
+        return "how hypotheses are written, not from comparing them with their premises"
+    others = join_names([other for other in inputs if other != name], "and")
+    return f"how the {name} is written, not from comparing it with the {others}"
 
 
 def answer_warnings(
@@ -113,7 +144,7 @@ def answer_warnings(
     correct = sum(label == row.label for label, row in zip(predicted, evaluation, strict=True))
     low, high = wilson_interval(correct, len(evaluation))
     # Compared with the upper bound: on few rows, a baseline that scores a little higher proves nothing.
-    tfidf_accuracy = max((baselines[name] for name in _TFIDF_BASELINES if name in baselines), default=0.0)
+    tfidf_accuracy = max((baselines[name] for name in baselines if name not in _WITHOUT_WORDS), default=0.0)
     if tfidf_accuracy > high:
         warnings.append(
             f"A linear bag-of-words classifier is right on {tfidf_accuracy:.1%} of the rows, this model on only "

@@ -1,6 +1,6 @@
 """Calibration of probabilities: likelihood, calibration error, Brier score and temperature scaling."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -185,25 +185,31 @@ def fit_temperature(log_likelihoods: np.ndarray, gold: np.ndarray) -> float:
     return float(np.exp(minimize_scalar(nll, bounds=bounds, method="bounded", options={"xatol": 1e-6}).x))
 
 
-def calibrate(calibration_set: tuple[np.ndarray, np.ndarray], evaluation: tuple[np.ndarray, np.ndarray]) -> Calibration:
+def calibrate(
+    calibration_set: tuple[np.ndarray, np.ndarray],
+    evaluation: tuple[np.ndarray, np.ndarray],
+    log_probabilities: Callable[[np.ndarray, float], np.ndarray] = apply_temperature,
+) -> Calibration:
     """Fit a temperature on the calibration set and measure its effect on the evaluation rows.
 
     Args:
         calibration_set: Log-likelihoods [rows, labels] and gold indices [rows] to fit on.
         evaluation: Log-likelihoods [rows, labels] and gold indices [rows] to measure on.
+        log_probabilities: A function that returns the log-probabilities of the evaluation rows at a temperature, over
+            the labels of their gold indices; see `MergedLabels.log_probabilities`.
     """
     temperature = fit_temperature(*calibration_set)
     log_likelihoods, gold = evaluation
     return Calibration(
         temperature=temperature,
         rows=len(calibration_set[1]),
-        before=probability_scores(apply_temperature(log_likelihoods, 1.0), gold),
-        after=probability_scores(apply_temperature(log_likelihoods, temperature), gold),
+        before=probability_scores(log_probabilities(log_likelihoods, 1.0), gold),
+        after=probability_scores(log_probabilities(log_likelihoods, temperature), gold),
     )
 
 
 def calibration_rows(run: TrainedRun, splits: Splits) -> tuple[list[Example], list[str]]:
-    """Return the held-out rows to fit a temperature on, without premises that are also evaluated.
+    """Return the held-out rows to fit a temperature on, without groups that are also evaluated (see `Example.group`).
 
     Returns:
         The rows, and a warning if the recipe asks for a calibration set but there are no rows to use.
@@ -217,7 +223,8 @@ def calibration_rows(run: TrainedRun, splits: Splits) -> tuple[list[Example], li
             "differ from those held out when the run was trained, so the model may have been trained on some of them."
         ]
     if not splits.unseen_calibration_set:
-        return [], ["No temperature was fitted: every held-out premise also occurs in the evaluation rows."]
+        name = run.recipe.task.inputs[0]
+        return [], [f"No temperature was fitted: every held-out {name} also occurs in the evaluation rows."]
     return splits.unseen_calibration_set, []
 
 

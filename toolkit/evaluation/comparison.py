@@ -14,6 +14,7 @@ from scipy.stats import binomtest
 from toolkit.errors import RunError
 from toolkit.evaluation.intervals import percentile_interval, resample_groups, sum_by_group, wilson_interval
 from toolkit.evaluation.prediction_files import EvaluatedRows, check_same_rows, differing_rows, read_evaluation
+from toolkit.recipe.inputs import NLI_INPUTS, name_texts
 from toolkit.runs.run_paths import check_no_links, check_not_run_file, check_writable
 from toolkit.utils.atomic_io import atomic_path, write_json
 from toolkit.utils.terminal import escape_control_characters
@@ -37,7 +38,7 @@ class PairedTest:
         both_wrong: The number of rows that both got wrong.
         mcnemar_p: The p-value of McNemar's exact test, which assumes that rows are independent.
         difference: The accuracy of a minus that of b.
-        difference_ci95: A 95% interval of the difference, from a bootstrap that resamples premises.
+        difference_ci95: A 95% interval of the difference, from a bootstrap that resamples groups of rows.
     """
 
     a: str
@@ -68,8 +69,8 @@ def compare_pair(a: EvaluatedRows, b: EvaluatedRows, groups: np.ndarray, *, seed
     Args:
         a: The first evaluation.
         b: The second evaluation, of the same rows.
-        groups: [rows], the index of each row's premise. A single premise gives the interval [-1, 1], because it
-            carries no information about other premises.
+        groups: [rows], the index of each row's group. A single group gives the interval [-1, 1], because it
+            carries no information about other groups.
         seed: The seed of the bootstrap.
     """
     a_correct, b_correct = a.correct, b.correct
@@ -160,12 +161,12 @@ def compare(folders: Sequence[Path], output: Path | None = None) -> Comparison:
         check_same_rows(evaluations[0], evaluation)
     first = evaluations[0]
     # Hashes differ between processes and so does the order of groups, but the bootstrap does not depend on that order.
-    premises, groups = np.unique(first.premise_hashes, return_inverse=True)
+    distinct_groups, groups = np.unique(first.group_hashes, return_inverse=True)
     predicted = np.stack([evaluation.predicted for evaluation in evaluations])
     differing = (predicted != predicted[0]).any(axis=0)
     record = {
         "rows": len(first.row_hashes),
-        "premise_groups": len(premises),
+        **_record_groups(first.inputs, len(distinct_groups)),
         "labels": first.metrics["labels"],
         "evaluations": [_summarize(evaluation) for evaluation in evaluations],
         "pairs": [asdict(compare_pair(a, b, groups)) for a, b in combinations(evaluations, 2)],
@@ -174,6 +175,12 @@ def compare(folders: Sequence[Path], output: Path | None = None) -> Comparison:
     }
     _write(output, record, evaluations, differing)
     return Comparison(output, record)
+
+
+def _record_groups(inputs: tuple[str, ...], groups: int) -> dict[str, Any]:
+    if inputs == NLI_INPUTS:
+        return {"premise_groups": groups}
+    return {"inputs": list(inputs), "groups": groups}
 
 
 def _with_distinct_names(evaluations: Sequence[EvaluatedRows]) -> list[EvaluatedRows]:
@@ -231,11 +238,17 @@ def _write(output: Path, record: dict[str, Any], evaluations: Sequence[Evaluated
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
+def _describe_groups(record: dict[str, Any]) -> str:
+    if "premise_groups" in record:
+        return f"{record['premise_groups']:,} premises"
+    return f"{record['groups']:,} {name_texts(record['inputs'][0])}"
+
+
 def comparison_report(record: dict[str, Any]) -> str:
     """Return a comparison as text for a terminal."""
     names = [evaluation["name"] for evaluation in record["evaluations"]]
     width = max(map(len, names))
-    lines = [f"{record['rows']:,} rows of {record['premise_groups']:,} premises\n"]
+    lines = [f"{record['rows']:,} rows of {_describe_groups(record)}\n"]
     for evaluation in record["evaluations"]:
         low, high = evaluation["accuracy_ci95"]
         lines.append(f"{evaluation['name']:<{width}}  {evaluation['accuracy']:.2%} [{low:.2%}, {high:.2%}]")

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 MAX_SHOWN_LABELS = 30
+MAX_SHOWN_PAIRS = 5
 
 
 @dataclass(frozen=True)
@@ -62,3 +63,24 @@ def confusion_table(metrics: Mapping[str, Any], *, at_most: int = MAX_SHOWN_LABE
     if has_invalid:
         table, names = np.column_stack([table, invalid[shown]]), [*names, "(invalid)"]
     return ConfusionTable(columns, names, table, len(labels))
+
+
+def confused_pairs(metrics: Mapping[str, Any], *, at_most: int = MAX_SHOWN_PAIRS) -> list[tuple[str, str, int]]:
+    """Return the most frequent errors as (gold label, predicted label, rows), the most frequent one first.
+
+    Args:
+        metrics: The contents of metrics.json.
+        at_most: The number of pairs to return.
+    """
+    labels, counts = metrics["labels"], np.array(metrics["confusion_matrix"])
+    np.fill_diagonal(counts, 0)
+    # Stable: equally frequent errors stay in the order of the labels.
+    order = np.argsort(-counts, axis=None, kind="stable")[:at_most]
+    cells = [
+        (int(gold), int(predicted)) for gold, predicted in zip(*np.unravel_index(order, counts.shape), strict=True)
+    ]
+    return [
+        (labels[gold], labels[predicted], int(counts[gold, predicted]))
+        for gold, predicted in cells
+        if counts[gold, predicted]
+    ]

@@ -9,6 +9,7 @@ from types import NoneType
 from typing import Any
 
 from toolkit.errors import RunError
+from toolkit.evaluation.prediction_files import evaluated_inputs
 from toolkit.evaluation.text_report import text_report
 from toolkit.runs.evaluation_seal import verify_evaluation
 from toolkit.runs.run_folder import read_json_object
@@ -17,13 +18,17 @@ from toolkit.runs.trained_run import TrainedRun
 
 logger = logging.getLogger(__name__)
 
+MERGE_KEY = "evaluation.merge_labels"
 _MODELS = ("adapter", "base", "merged")
 # Types of the fields that reports and comparisons use: a damaged file fails here with a clear message.
 _REQUIRED: dict[str, type | tuple[type, ...]] = {
     "n": int, "labels": list, "model": str, "accuracy": (int, float), "per_label": dict, "confusion_matrix": list,
     "macro": dict, "weighted": dict,
 }  # fmt: skip
-_OPTIONAL = {"data": dict, "overrides": dict, "mode": str, "shots": int, "baselines": dict, "warnings": list}
+_OPTIONAL = {
+    "inputs": list, "merge_labels": dict, "data": dict, "overrides": dict, "mode": str, "shots": int, "baselines": dict,
+    "warnings": list,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -58,7 +63,7 @@ class Evaluation:
 
     @property
     def macro_f1_interval(self) -> tuple[float, float]:
-        """A 95% bootstrap interval of the macro F1, resampling premises."""
+        """A 95% bootstrap interval of the macro F1, resampling groups of rows with the same first input."""
         low, high = self.metrics["macro_f1_ci95"]
         return low, high
 
@@ -88,6 +93,11 @@ class Evaluation:
         return list(self.metrics["labels"])
 
     @property
+    def inputs(self) -> tuple[str, ...]:
+        """The names of the inputs of its rows, e.g. premise and hypothesis."""
+        return evaluated_inputs(self.metrics)
+
+    @property
     def baselines(self) -> dict[str, float]:
         """The accuracies of the baselines, by name."""
         return dict(self.metrics.get("baselines") or {})
@@ -106,13 +116,16 @@ class Evaluation:
 
     @property
     def uses_run_recipe(self) -> bool:
-        """True if it used the run's own rows and recipe, except for the evaluation section."""
-        return all(key.startswith("evaluation.") for key in self.overrides)
+        """True if it used the run's own rows and recipe, except for keys that do not change answers."""
+        return not any(changes_answers(key) for key in self.overrides)
 
     @property
     def is_plain(self) -> bool:
         """True if it used constrained decoding, no shots, and no overrides except those of the evaluation rows."""
-        changed = [key for key in self.overrides if not key.startswith(("data.eval.", "evaluation."))]
+        return self._is_plain_except("data.eval.")
+
+    def _is_plain_except(self, *prefixes: str) -> bool:
+        changed = [key for key in self.overrides if changes_answers(key) and not key.startswith(prefixes)]
         return self.mode == "constrained" and not self.shots and not changed
 
     @property
@@ -222,13 +235,21 @@ def main_evaluation(evaluations: list[Evaluation]) -> Evaluation | None:
     )
 
 
-def base_zero_shot(evaluations: Iterable[Evaluation], fingerprint: str | None) -> dict[str, float]:
+def changes_answers(key: str) -> bool:
+    """Return whether a key of the recipe changes answers or their labels, and not only speed and reports."""
+    return not key.startswith("evaluation.") or key == MERGE_KEY
+
+
+def base_zero_shot(
+    evaluations: Iterable[Evaluation], fingerprint: str | None, merge_labels: dict[str, list[str]] | None = None
+) -> dict[str, float]:
     """Return the base model's accuracy on the same rows as a baseline, or an empty dictionary if it was not evaluated.
 
     Args:
         evaluations: The evaluations of a run. Only the base with constrained decoding, without shots and with the
             run's own prompt counts.
         fingerprint: The fingerprint of the rows (`data.examples.fingerprint`).
+        merge_labels: The labels that are measured as one, as in metrics.json.
 
     Returns:
         `{"base_zero_shot": accuracy}` or `{}`.
@@ -236,9 +257,10 @@ def base_zero_shot(evaluations: Iterable[Evaluation], fingerprint: str | None) -
     for evaluation in evaluations:
         if (
             evaluation.metrics["model"] == "base"
-            and evaluation.is_plain
+            and evaluation._is_plain_except("data.eval.", MERGE_KEY)
             and fingerprint
             and evaluation.fingerprint == fingerprint
+            and evaluation.metrics.get("merge_labels") == merge_labels
         ):
             return {"base_zero_shot": evaluation.metrics["accuracy"]}
     return {}
@@ -250,7 +272,11 @@ def with_base_zero_shot(evaluations: Sequence[Evaluation]) -> list[Evaluation]:
     The base may have been evaluated after the others, so their metrics.json does not have it.
     """
     return [
-        _add_baseline(evaluation, base_zero_shot(evaluations, evaluation.fingerprint)) for evaluation in evaluations
+        _add_baseline(
+            evaluation,
+            base_zero_shot(evaluations, evaluation.fingerprint, evaluation.metrics.get("merge_labels")),
+        )
+        for evaluation in evaluations
     ]
 
 

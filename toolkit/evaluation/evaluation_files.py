@@ -12,8 +12,9 @@ import numpy as np
 
 from toolkit.data.example import Example
 from toolkit.errors import first_line
-from toolkit.evaluation.calibration import apply_temperature, label_indices, reliability_bins
+from toolkit.evaluation.calibration import label_indices, reliability_bins
 from toolkit.evaluation.confusion import confusion_table
+from toolkit.evaluation.merged_labels import MergedLabels
 from toolkit.evaluation.metrics import Predictions
 from toolkit.evaluation.plots import plot_confusion_matrix, plot_reliability
 from toolkit.runs.seal import add_content_seal
@@ -59,7 +60,7 @@ def write_evaluation(
     if predictions.log_likelihoods is not None:
         gold = label_indices([example.label for example in examples], predictions.labels)
         with _plot_file(folder / "reliability.png") as file_path:
-            _plot_reliability(predictions.log_likelihoods, gold, metrics, file_path)
+            _plot_reliability(predictions.log_likelihoods, predictions.merged, gold, metrics, file_path)
     return metrics
 
 
@@ -79,13 +80,15 @@ def _plot_file(path: Path) -> Iterator[Path]:
         )
 
 
-def _plot_reliability(log_likelihoods: np.ndarray, gold: np.ndarray, metrics: dict[str, Any], path: Path) -> None:
+def _plot_reliability(
+    log_likelihoods: np.ndarray, merged: MergedLabels, gold: np.ndarray, metrics: dict[str, Any], path: Path
+) -> None:
     temperatures = {"uncalibrated": 1.0}
     if metrics["calibration"]:
         fitted = metrics["calibration"]["temperature"]
         temperatures[f"calibrated, temperature {fitted:.2f}"] = fitted
     panels = {
-        title: reliability_bins(np.exp(apply_temperature(log_likelihoods, temperature)), gold)
+        title: reliability_bins(np.exp(merged.log_probabilities(log_likelihoods, temperature)), gold)
         for title, temperature in temperatures.items()
     }
     plot_reliability(panels, f"{metrics['model']}: {metrics['n']:,} rows", path)
@@ -96,8 +99,7 @@ def _prediction_lines(examples: Sequence[Example], predictions: Predictions) -> 
     for number, (example, predicted) in enumerate(zip(examples, predictions.predicted, strict=True)):
         row: dict[str, Any] = {
             "id": example.id,
-            "premise": example.premise,
-            "hypothesis": example.hypothesis,
+            **example.inputs,
             "label": example.label,
             "prediction": predicted,
         }

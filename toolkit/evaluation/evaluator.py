@@ -9,21 +9,24 @@ from typing import Any
 import numpy as np
 
 from toolkit.data.example import Example
-from toolkit.data.examples import fingerprint, load_examples
+from toolkit.data.examples import fingerprint, with_task_labels
 from toolkit.data.few_shot import draw_shots
-from toolkit.data.sources import describe, parse_data, slug
-from toolkit.data.splits import Overlap, Splits, load_splits
+from toolkit.data.sources import EMBEDDED, describe, parse_data, slug
+from toolkit.data.splits import Overlap, Splits, load_evaluation_rows, load_splits
 from toolkit.evaluation.baselines import answer_warnings, baseline_accuracies, data_warnings
 from toolkit.evaluation.calibration import Calibration, calibrate, calibration_rows, label_indices
-from toolkit.evaluation.evaluation import Evaluation, base_zero_shot, load_evaluations
+from toolkit.evaluation.evaluation import Evaluation, base_zero_shot, changes_answers, load_evaluations
 from toolkit.evaluation.evaluation_files import write_evaluation
 from toolkit.evaluation.invalid_answers import invalid_answer_metrics
+from toolkit.evaluation.merged_labels import MergedLabels
 from toolkit.evaluation.metrics import Predictions, absent_label_warnings, compute_metrics
 from toolkit.evaluation.request import EvaluationRequest, Mode
 from toolkit.inference.classifier import Classifier
 from toolkit.inference.model_seal import verify_model
 from toolkit.prompts.messages import match_verbalizer
-from toolkit.recipe.schema import Recipe, Source
+from toolkit.recipe.data_paths import data_suffix
+from toolkit.recipe.data_section import Source
+from toolkit.recipe.schema import Recipe
 from toolkit.runs.run_paths import check_name_length, check_no_links
 from toolkit.runs.trained_run import TrainedRun
 from toolkit.utils.atomic_io import file_sha256
@@ -49,8 +52,10 @@ def evaluate(run: TrainedRun, request: EvaluationRequest) -> Evaluation:
     doubt = verify_model(run, request.model)
     adapter_sha256 = run.adapter_sha256
     name = request.model.evaluation_name(run.folder)
-    run = run.with_recipe(_with_evaluation_data(run.recipe, request.data, request.limit))
+    run = run.with_recipe(_with_evaluation_data(run, request))
     splits = _load_splits(run, request)
+    merged = MergedLabels.of(run.recipe)
+    examples = merged.rename(splits.eval)
     description = _describe_request(run, request, splits.eval) | {"model": name}
     folder = run.folder.eval / _folder_name(name, run.recipe.data.eval, description["overrides"], request)
     check_no_links([folder])
@@ -70,7 +75,7 @@ def evaluate(run: TrainedRun, request: EvaluationRequest) -> Evaluation:
     if run.accepted:
         warnings.append("Files of the model had changed, which was accepted: see accepted_changes in metrics.json.")
     metrics = description | _answer_metrics(
-        scored_rows, splits.eval, calibration_set, baselines, warnings, run.recipe.seed
+        scored_rows, examples, calibration_set, baselines, warnings, run.recipe.seed
     )
     if run.accepted:
         metrics |= {"accepted_changes": list(run.accepted)}
@@ -79,7 +84,7 @@ def evaluate(run: TrainedRun, request: EvaluationRequest) -> Evaluation:
         run.verify_unreplaced(adapter_sha256)
         # A GGUF file of unknown origin is not known to have this adapter.
         origin = None if doubt and "cannot be checked" in doubt else adapter_sha256
-        metrics = write_evaluation(folder, splits.eval, scored_rows.predictions, metrics, origin)
+        metrics = write_evaluation(folder, examples, scored_rows.predictions, metrics, origin)
     return Evaluation(folder.name, folder, metrics)
 
 
@@ -90,7 +95,7 @@ class _ScoredRows:
     Args:
         predictions: The predictions for the evaluation rows.
         seconds: The time that scoring took, without loading the model.
-        shortened: The number of rows whose premise was truncated.
+        shortened: The number of rows whose text was truncated.
         calibration_scores: [rows, labels], log-likelihoods of the calibration set; None if it is empty or not scored.
     """
 
@@ -104,24 +109,27 @@ def _predict(
     classifier: Classifier, examples: list[Example], calibration_set: list[Example], mode: Mode
 ) -> _ScoredRows:
     encoded_rows, encoded_calibration_set = (
-        classifier.row_tokenizer.encode(examples),
+        classifier.row_tokenizer.encode(with_task_labels(classifier.run.recipe, examples)),
         classifier.row_tokenizer.encode(calibration_set),
     )
     shortened = sum(row.shortened for row in encoded_rows)
     classifier.load(mode)  # outside the measured time: loading says nothing about the speed of scoring
+    merged = MergedLabels.of(classifier.run.recipe)
     start = time.monotonic()
     if mode == "free":
         answers = classifier.generate_answers(encoded_rows)
         seconds = time.monotonic() - start
         verbalizers = classifier.run.recipe.task.verbalizers
-        predicted = [match_verbalizer(text, verbalizers) for text in answers]
-        return _ScoredRows(Predictions(classifier.classes_, predicted, None, answers), seconds, shortened)
+        decoded = [match_verbalizer(text, verbalizers) for text in answers]
+        predictions = Predictions(merged.names, merged.predict(decoded, None), None, answers, merged)
+        return _ScoredRows(predictions, seconds, shortened)
     scores = classifier.score_labels(encoded_rows)
     seconds = time.monotonic() - start
     calibration_scores = (
         classifier.score_labels(encoded_calibration_set).log_likelihoods if encoded_calibration_set else None
     )
-    predictions = Predictions(scores.labels, list(scores.decoded), scores.log_likelihoods)
+    predicted = merged.predict(scores.decoded, scores.log_likelihoods)
+    predictions = Predictions(merged.names, predicted, scores.log_likelihoods, merged=merged)
     return _ScoredRows(predictions, seconds, shortened, calibration_scores)
 
 
@@ -158,13 +166,19 @@ def _answer_metrics(
 
 def _describe_request(run: TrainedRun, request: EvaluationRequest, examples: list[Example]) -> dict[str, Any]:
     """Return the fields of metrics.json that describe the request: rows, labels, mode and overrides."""
+    merged = MergedLabels.of(run.recipe)
     return {
         "n": len(examples),
-        "labels": list(run.recipe.task.labels),
+        "inputs": list(run.recipe.task.inputs),
+        "labels": list(merged.names),
+        **merged.record(),
         "mode": request.mode,
         "shots": request.shots,
         "data": {"source": describe(run.recipe.data.eval), "fingerprint": fingerprint(examples)},
-        "overrides": run.overridden,
+        # That the run's own share does not apply to other rows is not a change of the recipe.
+        "overrides": {
+            key: value for key, value in run.overridden.items() if request.data is None or key != "data.eval_share"
+        },
         # A GGUF file can be replaced by another one with the same name.
         "model_sha256": file_sha256(request.model.gguf) if request.model.gguf else None,
     }
@@ -185,11 +199,32 @@ def _changed_rows(run: TrainedRun, splits: Splits) -> list[str]:
     ]
 
 
-def _with_evaluation_data(recipe: Recipe, data: str | None, limit: int | None) -> Recipe:
-    source = parse_data(data) if data is not None else recipe.data.eval
-    if limit:
-        source = source.model_copy(update={"limit": limit})
-    return recipe.model_copy(update={"data": recipe.data.model_copy(update={"eval": source})})
+def _with_evaluation_data(run: TrainedRun, request: EvaluationRequest) -> Recipe:
+    data = run.recipe.data
+    changes: dict[str, Any] = {"eval": data.eval}
+    if request.data is not None:
+        # The rows of another file are all evaluated. The training rows remain those without the run's own share.
+        changes = {"eval": _read_like_own_rows(parse_data(request.data), run), "eval_share": 0.0}
+    if request.limit:
+        changes["eval"] = changes["eval"].model_copy(update={"limit": request.limit})
+    return run.recipe.model_copy(update={"data": data.model_copy(update=changes)})
+
+
+def _read_like_own_rows(source: Source, run: TrainedRun) -> Source:
+    """Return a source with the columns and the label map of data.eval, and its format if the type of file is the same.
+
+    Overrides of data.eval.format are used for any file.
+    """
+    own = run.recipe.data.eval
+    if source.path == EMBEDDED:
+        return source
+    changes: dict[str, Any] = {"columns": own.columns, "label_map": own.label_map}
+    own_path = own.path if isinstance(own.path, str) else own.path[0]
+    if data_suffix(own_path) == data_suffix(str(source.path)) or any(
+        key.startswith("data.eval.format") for key in run.overridden
+    ):
+        changes["format"] = own.format
+    return source.model_copy(update=changes)
 
 
 def _load_splits(run: TrainedRun, request: EvaluationRequest) -> Splits:
@@ -201,7 +236,7 @@ def _load_splits(run: TrainedRun, request: EvaluationRequest) -> Splits:
     if recipe.evaluation.baselines or recipe.data.calibration_share or request.shots:
         return load_splits(recipe, is_external=is_external, trained_recipe=run.saved_recipe)
     # Without training rows there is nothing that the evaluation rows could overlap with.
-    return Splits([], load_examples(recipe, recipe.data.eval, is_external=is_external), Overlap(0, 0, 0))
+    return Splits([], load_evaluation_rows(recipe, is_external=is_external), Overlap())
 
 
 def _measure_baselines(
@@ -209,9 +244,14 @@ def _measure_baselines(
 ) -> dict[str, float]:
     if not recipe.evaluation.baselines:
         return {}
-    baselines = baseline_accuracies(splits.train, splits.eval, recipe.task.labels)
+    merged = MergedLabels.of(recipe)
+    baselines = baseline_accuracies(merged.rename(splits.train), merged.rename(splits.eval), merged.names)
     # The base model is not a baseline for itself.
-    return baselines if name == "base" else baselines | base_zero_shot(earlier_evaluations, fingerprint(splits.eval))
+    if name == "base":
+        return baselines
+    return baselines | base_zero_shot(
+        earlier_evaluations, fingerprint(splits.eval), merged.record().get("merge_labels")
+    )
 
 
 def _calibrate(
@@ -223,10 +263,10 @@ def _calibrate(
     """Fit a temperature; return None and a warning if the calibration set does not determine one."""
     if log_likelihoods is None or predictions.log_likelihoods is None:
         return None, []
-    labels = predictions.labels
     calibration = calibrate(
-        (log_likelihoods, label_indices([row.label for row in calibration_set], labels)),
-        (predictions.log_likelihoods, label_indices([row.label for row in examples], labels)),
+        (log_likelihoods, label_indices([row.label for row in calibration_set], predictions.merged.labels)),
+        (predictions.log_likelihoods, label_indices([row.label for row in examples], predictions.labels)),
+        predictions.merged.log_probabilities,
     )
     if not calibration.is_at_lower_bound:
         return calibration, []
@@ -241,8 +281,7 @@ def _folder_name(name: str, source: Source, overrides: dict[str, Any], request: 
 
     Two different evaluations never share a folder.
     """
-    # The evaluation section is left out: its keys change speed and reports, not the answers.
-    changed = {key: value for key, value in overrides.items() if not key.startswith("evaluation.")}
+    changed = {key: value for key, value in overrides.items() if changes_answers(key)}
     mode, shots = request.mode, request.shots
     if not changed and mode == "constrained" and not shots:
         return name

@@ -1,4 +1,4 @@
-"""Confidence intervals: Wilson's for accuracies, and a cluster bootstrap for rows that share a premise."""
+"""Confidence intervals: Wilson's for accuracies, and a cluster bootstrap for rows that share an input."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -32,8 +32,8 @@ def sum_by_group(groups: np.ndarray, columns: np.ndarray) -> np.ndarray:
 def resample_groups(sums: np.ndarray, *, seed: int, resamples: int = RESAMPLES) -> np.ndarray:
     """Draw bootstrap samples of groups, with replacement, and return the column sums of each sample.
 
-    Rows that share a premise are not independent, so whole groups are drawn (the cluster bootstrap, Field and Welsh
-    2007, Journal of the Royal Statistical Society B 69, 369).
+    Rows that share their first input, such as a premise, are not independent, so whole groups are drawn (the cluster
+    bootstrap, Field and Welsh 2007, Journal of the Royal Statistical Society B 69, 369).
 
     Args:
         sums: [groups, columns], the result of `sum_by_group`.

@@ -1,17 +1,21 @@
-"""Metrics of predictions: accuracy and macro F1 with intervals, per-label metrics, likelihood, calibration, slices."""
+"""Metrics of predictions: accuracy and macro F1 with intervals, per-label metrics, likelihood, top-k, slices."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
-from scipy.special import log_softmax
 from sklearn.metrics import accuracy_score, confusion_matrix, precision_recall_fscore_support
 
 from toolkit.data.example import Example
 from toolkit.evaluation.calibration import label_indices, probability_scores
 from toolkit.evaluation.intervals import macro_f1_interval, wilson_interval
+from toolkit.evaluation.merged_labels import MergedLabels
+from toolkit.recipe.inputs import NLI_INPUTS
 from toolkit.utils.formatting import join_names
+
+_TOP_K = (3, 5)
+_MIN_TOP_K_LABELS = 10  # of fewer labels, five are half of them
 
 
 @dataclass(frozen=True)
@@ -19,28 +23,31 @@ class Predictions:
     """The predictions of a model, in the order of the rows.
 
     Args:
-        labels: The classes.
+        labels: The classes, after merging.
         predicted: The predicted label of each row; None for a generated answer that is not a label.
-        log_likelihoods: [rows, labels], the log-likelihood of each label's token sequence; None in free mode.
+        log_likelihoods: [rows, labels of the task], the log-likelihood of each label's token sequence; None in free
+            mode.
         answers: The generated text of each row in free mode, else empty.
+        merged: The labels that are measured as one; by default none.
     """
 
     labels: tuple[str, ...]
     predicted: list[str | None]
     log_likelihoods: np.ndarray | None
     answers: list[str] = field(default_factory=list)
+    merged: MergedLabels = MergedLabels((), {})  # noqa: RUF009 - frozen
 
     @property
     def log_probabilities(self) -> np.ndarray | None:
         """The log-probabilities [rows, labels], normalized over the labels; None in free mode."""
-        return None if self.log_likelihoods is None else log_softmax(self.log_likelihoods, axis=1)
+        return None if self.log_likelihoods is None else self.merged.log_probabilities(self.log_likelihoods)
 
 
 def compute_metrics(examples: Sequence[Example], predictions: Predictions, *, seed: int = 0) -> dict[str, Any]:
     """Compute the metrics that depend only on gold labels and predictions, as fields of metrics.json.
 
     Args:
-        examples: The rows. Rows with the same premise form a group in the bootstrap of `macro_f1_ci95`.
+        examples: The rows. Rows with the same first input form a group in the bootstrap of `macro_f1_ci95`.
         predictions: The predictions for these rows.
         seed: The seed of the bootstrap.
     """
@@ -66,6 +73,7 @@ def compute_metrics(examples: Sequence[Example], predictions: Predictions, *, se
         "confusion_matrix": confusion_matrix(gold, predicted, labels=labels).tolist(),
         "invalid": sum(label is None for label in predictions.predicted),
         **_likelihood_metrics(gold, predictions),
+        **_top_k_metrics(gold, predictions),
         "slices": slice_metrics(examples, predicted, labels),
     }
 
@@ -87,15 +95,29 @@ def _likelihood_metrics(gold: list[str], predictions: Predictions) -> dict[str, 
     }
 
 
+def _top_k_metrics(gold: list[str], predictions: Predictions) -> dict[str, Any]:
+    """Compute the shares of rows whose gold label is among the k most likely ones, if there are many labels."""
+    if len(predictions.labels) < _MIN_TOP_K_LABELS:
+        return {}
+    log_probs = predictions.log_probabilities
+    if log_probs is None:
+        return {"top_k_accuracy": None}
+    # Stable: of equally likely labels, the first one in the recipe comes first, as in `argmax`.
+    ranked = np.argsort(-log_probs, axis=1, kind="stable")
+    hits = ranked == label_indices(gold, predictions.labels)[:, None]
+    return {"top_k_accuracy": {str(k): float(hits[:, :k].any(axis=1).mean()) for k in _TOP_K}}
+
+
 def _macro_f1_bootstrap(
     examples: Sequence[Example], predicted: list[str], labels: list[str], seed: int
 ) -> dict[str, Any]:
-    group_of = {premise: n for n, premise in enumerate(dict.fromkeys(example.premise for example in examples))}
-    groups = np.array([group_of[example.premise] for example in examples])
+    group_of = {text: n for n, text in enumerate(dict.fromkeys(example.group for example in examples))}
+    groups = np.array([group_of[example.group] for example in examples])
     gold = label_indices([example.label for example in examples], labels)
     predicted_indices = label_indices(predicted, [*labels, ""])  # an invalid answer, "", gets index len(labels)
     interval = macro_f1_interval(gold, predicted_indices, groups, len(labels), seed=seed)
-    return {"macro_f1_ci95": list(interval), "premise_groups": len(group_of)}
+    name = "premise_groups" if tuple(examples[0].inputs) == NLI_INPUTS else "groups"
+    return {"macro_f1_ci95": list(interval), name: len(group_of)}
 
 
 def _present_labels(gold: Sequence[str], labels: Sequence[str]) -> list[str]:

@@ -5,7 +5,7 @@ from typing import Literal, get_args
 
 from toolkit.data.few_shot import check_shots
 from toolkit.data.sources import check_files_exist, parse_data
-from toolkit.errors import RunError
+from toolkit.errors import RecipeError, RunError
 from toolkit.recipe.model_kind import require_decoder
 from toolkit.runs.model_ref import ModelRef
 from toolkit.runs.run_paths import check_no_links, check_writable
@@ -45,6 +45,8 @@ class EvaluationRequest:
             require_decoder(kind, 'mode="free"' if self.mode == "free" else f"shots={self.shots}")
         check_shots(self.model.name, self.shots)
         check_files_exist(parse_data(self.data) if self.data is not None else run.recipe.data.eval)
+        if self.data is None:
+            check_shared_rows(run)
         # The adapter's folder gets the model card.
         check_no_links([run.folder.eval, run.folder.adapter])
         check_writable(run.folder.eval)
@@ -63,6 +65,23 @@ class EvaluationRequest:
             raise RunError(
                 f"shots is {self.shots!r}, but must be an integer of at least 0.", hint="Leave it out for none."
             )
+
+
+def check_shared_rows(run: TrainedRun) -> None:
+    """Check that the evaluation rows, if they are a share of data.train, are still those that were not trained on.
+
+    Raises:
+        RecipeError: If an override changes which rows they are.
+    """
+    if not run.saved_recipe.data.shares_rows or not run.recipe.data.shares_rows:
+        return
+    decisive = ("seed", "data.eval_share", "data.train.", "data.columns", "data.label_map", "data.unlabeled")
+    if changed := [key for key in run.overridden if key.startswith(decisive)]:
+        raise RecipeError(
+            f"overrides: {changed[0]} can change which rows data.eval_share holds out, so rows that the run was "
+            "trained on would be evaluated.",
+            hint="Leave it out, or evaluate other rows with data=FILE.",
+        )
 
 
 def _is_count(value: object, *, at_least: int) -> bool:

@@ -2,8 +2,10 @@
 
 from typing import Any
 
-from toolkit.evaluation.confusion import confusion_table
+from toolkit.evaluation.confusion import confused_pairs, confusion_table
 from toolkit.evaluation.invalid_answers import invalid_lines
+from toolkit.recipe.inputs import name_texts
+from toolkit.utils.formatting import join_names
 from toolkit.utils.terminal import escape_control_characters
 
 _MAX_SLICES = 30
@@ -24,6 +26,8 @@ def text_report(metrics: dict[str, Any]) -> str:
         f"invalid {metrics['invalid']}; {likelihood}"
         f"{metrics['speed']['examples_per_second']:.1f} rows/s"
     ]
+    for name, labels in metrics.get("merge_labels", {}).items():
+        lines.append(f"{name} is {join_names(labels, 'or')}; their probabilities are added")
     if metrics["baselines"]:
         baselines = ", ".join(f"{name} {accuracy:.2%}" for name, accuracy in metrics["baselines"].items())
         lines.append(f"baselines: {baselines}")
@@ -48,7 +52,13 @@ def _label_lines(metrics: dict[str, Any]) -> list[str]:
     for average in ("macro", "weighted"):
         precision, recall, f1 = (f"{metrics[average][key]:>10.4f}" for key in ("precision", "recall", "f1"))
         lines.append(f"{f'{average} avg':>{width}} {precision}{recall}{f1}{metrics['n']:>10}")
-    return [*lines, f"\nThe table shows {table.remark}; metrics.json has all.\n" if table.remark else ""]
+    if not table.remark:
+        return [*lines, ""]
+    lines.append(f"\nThe table shows {table.remark}; metrics.json has all.")
+    if pairs := confused_pairs(metrics):
+        lines.append("The most frequent errors:")
+        lines += [f"{rows:>8,}  {_shorten(gold)} as {_shorten(predicted)}" for gold, predicted, rows in pairs]
+    return [*lines, ""]
 
 
 def _slice_lines(column: str, values: dict[str, Any]) -> list[str]:
@@ -74,9 +84,11 @@ def _shorten(name: str) -> str:
 def _statistics_lines(metrics: dict[str, Any]) -> list[str]:
     low, high = metrics["macro_f1_ci95"]
     lines = [
-        f"macro F1 {metrics['macro']['f1']:.4f} [{low:.4f}, {high:.4f}] over {metrics['premise_groups']:,} premises"
+        f"macro F1 {metrics['macro']['f1']:.4f} [{low:.4f}, {high:.4f}] over {_describe_groups(metrics)}"
         + ("" if metrics["brier"] is None else f"; brier {metrics['brier']:.4f}")
     ]
+    if top_k := metrics.get("top_k_accuracy"):
+        lines.append("; ".join(f"top-{k} accuracy {accuracy:.2%}" for k, accuracy in top_k.items()))
     if calibration := metrics["calibration"]:
         changes = ", ".join(
             f"{name} {calibration['before'][name]:.4f} -> {calibration['after'][name]:.4f}"
@@ -87,3 +99,9 @@ def _statistics_lines(metrics: dict[str, Any]) -> list[str]:
             f"{changes}"
         )
     return lines + [f"WARNING: {warning}" for warning in metrics["warnings"]]
+
+
+def _describe_groups(metrics: dict[str, Any]) -> str:
+    if "premise_groups" in metrics:
+        return f"{metrics['premise_groups']:,} premises"
+    return f"{metrics['groups']:,} {name_texts(metrics['inputs'][0])}"

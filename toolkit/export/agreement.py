@@ -1,6 +1,7 @@
 """The agreement of two models on labeled rows: equal predictions, probability differences, margins of disagreements."""
 
-from collections.abc import Sequence
+import operator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -53,7 +54,13 @@ class Agreement:
 
 
 def compare_scores(
-    examples: Sequence[Example], trie: LabelTrie, reference: np.ndarray, model: np.ndarray, *, near_tie: float
+    examples: Sequence[Example],
+    trie: LabelTrie,
+    reference: np.ndarray,
+    model: np.ndarray,
+    *,
+    near_tie: float,
+    is_correct: Callable[[str, str], bool] = operator.eq,
 ) -> Agreement:
     """Compare two models' scores of the same rows.
 
@@ -63,6 +70,7 @@ def compare_scores(
         reference: The reference's log-probabilities as scorers return them: [rows, edges], natural logarithms.
         model: The log-probabilities of the model under test, in the same layout.
         near_tie: The largest margin, in nats, that counts as a near tie.
+        is_correct: A function that compares the label of a row with a predicted one, see `MergedLabels.is_correct`.
     """
     reference_labels, model_labels = trie.greedy(reference), trie.greedy(model)
     differences = np.abs(label_probabilities(trie, reference) - label_probabilities(trie, model))
@@ -76,7 +84,7 @@ def compare_scores(
             margin = trie.margin(scores, reference_label, model_label)
             kind: Literal["near tie", "clear"] = "near tie" if margin <= near_tie else "clear"
             disagreements.append(Disagreement(example.id, example.label, reference_label, model_label, margin, kind))
-    correct = sum(example.label == label for example, label in zip(examples, model_labels, strict=True))
+    correct = sum(is_correct(example.label, label) for example, label in zip(examples, model_labels, strict=True))
     return Agreement(
         rows=len(examples),
         equal=len(examples) - len(disagreements),

@@ -25,7 +25,7 @@ def compare_chat_tokens(
 ) -> tuple[int, str]:
     """Count the rows whose messages become other token ids with the file's own chat template and tokenizer.
 
-    Rows with a shortened premise are skipped because chat clients do not shorten text. Rows that contain one of the
+    Rows with a shortened text are skipped because chat clients do not shorten text. Rows that contain one of the
     template's special tokens are skipped too: the toolkit encodes them as plain text, llama.cpp's chat as special
     tokens.
 
@@ -35,10 +35,9 @@ def compare_chat_tokens(
     compared = [
         (example, row)
         for example, row in zip(examples, rows, strict=True)
-        if not row.shortened
-        and not prompt_tokenizer.template.contains_special_token(example.premise + example.hypothesis)
+        if not row.shortened and not prompt_tokenizer.template.contains_special_token("".join(example.texts))
     ]
-    messages = [prompt_messages(prompt_tokenizer.task, row.premise, row.hypothesis) for row, _ in compared]
+    messages = [prompt_messages(prompt_tokenizer.task, row.inputs) for row, _ in compared]
     try:
         chat_ids = _tokenize_chats(gguf, messages)
     except ModelError as error:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from toolkit.data.examples import load_examples
 from toolkit.data.sources import describe
+from toolkit.data.splits import load_evaluation_rows
 from toolkit.errors import ParityError, StorageError
 from toolkit.evaluation.evaluation import load_evaluations
 from toolkit.export.gguf_header import Origin
@@ -25,7 +25,7 @@ from toolkit.models.model_folder import card_license, find_base
 from toolkit.models.parameters import model_config
 from toolkit.prompts.prompt_tokenizer import PromptTokenizer
 from toolkit.prompts.tokenizer import load_tokenizer
-from toolkit.recipe.schema import GgufType
+from toolkit.recipe.section import GgufType
 from toolkit.reporting.html_report import write_report
 from toolkit.reporting.run_results import check_report_files
 from toolkit.runs.digests import combine, digest_files
@@ -108,7 +108,7 @@ def export_run(run: TrainedRun, options: ExportOptions) -> ExportResult:
     prompt_tokenizer = PromptTokenizer(load_tokenizer(folder.adapter), recipe.task, recipe.model.max_seq_length)
     # Called only for its errors: a prompt that no Modelfile can hold is refused before the long work.
     render_modelfile(prompt_tokenizer, next(iter(files.values())), recipe.model.max_seq_length)
-    examples = choose_rows(load_examples(recipe, recipe.data.eval), options.verify, recipe.seed)
+    examples = choose_rows(load_evaluation_rows(recipe), options.verify, recipe.seed)
     gate = ParityGate(run, prompt_tokenizer, examples, options.min_agreement)
     # Two exports at the same time would delete each other's merged weights.
     with folder_lock(folder.parity.parent, create=True):

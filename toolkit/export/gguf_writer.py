@@ -22,7 +22,7 @@ from toolkit.export.gguf_tokenizer import read_tokenizer
 from toolkit.models.gguf_types import FILE_TYPES, HEADER_BYTES, FileType
 from toolkit.models.llama_config import LlamaConfig
 from toolkit.models.llama_folder import LlamaFolder, Tensor
-from toolkit.recipe.schema import GgufType
+from toolkit.recipe.section import GgufType
 from toolkit.utils.atomic_io import atomic_path
 from toolkit.utils.progress import progress_bar
 

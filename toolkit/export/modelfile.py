@@ -4,10 +4,13 @@ import json
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
+from toolkit.data.example import Example
 from toolkit.prompts.messages import prompt_messages
 from toolkit.prompts.ollama_template import render_ollama_template, triple_quoted
 from toolkit.prompts.prompt_tokenizer import PromptTokenizer
+from toolkit.recipe.schema import TaskSection
 from toolkit.reporting.markdown import code_block, code_span, escape_markdown
 
 _MIN_CONTEXT_LENGTH = 2048  # tokens
@@ -31,8 +34,9 @@ def render_modelfile(prompt_tokenizer: PromptTokenizer, gguf: Path, context_leng
         f"FROM ./{gguf.name}",
         f"TEMPLATE {triple_quoted(render_ollama_template(prompt_tokenizer) + '{{ .Response }}' + end)}",
     ]
-    if prompt_tokenizer.task.system:
-        lines.append(f"SYSTEM {triple_quoted(prompt_tokenizer.task.system.strip())}")
+    task = prompt_tokenizer.task
+    if task.system and not _varies_system(task):  # otherwise each request has to bring its own
+        lines.append(f"SYSTEM {triple_quoted(task.system.strip())}")
     # The end-of-turn token is part of each label's ids, so this limit leaves room for it.
     max_tokens = max(len(ids) for ids in prompt_tokenizer.label_ids.values())
     lines += [
@@ -44,42 +48,58 @@ def render_modelfile(prompt_tokenizer: PromptTokenizer, gguf: Path, context_leng
     return "\n".join(lines) + "\n"
 
 
-def render_readme(prompt_tokenizer: PromptTokenizer, files: list[Path], example: tuple[str, str, str]) -> str:
+def _varies_system(task: TaskSection) -> bool:
+    """Return whether the instruction contains an input, so that each row has its own."""
+    return any(f"{{{name}}}" in (task.system or "") for name in task.inputs)
+
+
+def render_readme(prompt_tokenizer: PromptTokenizer, files: list[Path], example: Example) -> str:
     """Return the README of the folder of GGUF files.
 
     Args:
         prompt_tokenizer: The run's tokenizer, chat template, and task.
         files: The GGUF files, starting with the one that the command lines use.
-        example: A premise, a hypothesis, and the label that the model predicts for them.
+        example: A row whose label is the one that the model predicts for it.
     """
     task = prompt_tokenizer.task
-    *system, question = prompt_messages(task, *example[:2])
+    *system, question = prompt_messages(task, example.inputs)
     quoted_file, name = shlex.quote(files[0].name), files[0].stem
     ollama_name = re.sub(r"[^a-z0-9._-]+", "-", name.lower())
     quoted_question = shlex.quote(question["content"])
     system_flag = f"-sys {shlex.quote(system[0]['content'])} " if system else ""
     system_note = ", preceded by the system prompt it was trained with," if system else ""
-    messages = json.dumps({"messages": [*system, question], "temperature": 0}, ensure_ascii=False)
-    url = "http://127.0.0.1:8080/v1/chat/completions"
+    forms = [code_block(task.user.strip())]
+    ollama = f"ollama run {ollama_name} {quoted_question}"
+    if _varies_system(task):
+        system_note = " and a system prompt of the form below,"
+        forms.append(code_block((task.system or "").strip()))
+        body = {"model": ollama_name, "messages": [*system, question], "stream": False}
+        ollama = _curl("http://127.0.0.1:11434/api/chat", body)
+    body = {"messages": [*system, question], "temperature": 0}
     return "\n\n".join(
         [
             f"# {escape_markdown(name)}",
             f"Files: {', '.join(code_span(file.name) for file in files)}. `parity.json` reports how closely each "
             "of them agrees with the evaluated model.",
             f"The model expects a single user message of this form{system_note} and temperature 0:",
-            code_block(task.user.strip()),
-            f"For the example below it answers {code_span(task.verbalizers[example[2]])}."
+            *forms,
+            f"For the example below it answers {code_span(task.verbalizers[example.label])}."
             f"{_date_note(prompt_tokenizer)}",
             "## llama.cpp",
             code_block(f"llama-cli -m {quoted_file} --jinja --temp 0 --single-turn {system_flag}-p {quoted_question}"),
             "As a server:",
             code_block(f"llama-server -m {quoted_file} --jinja --temp 0 --port 8080"),
-            code_block(f"curl -s {url} -H 'Content-Type: application/json' -d {shlex.quote(messages)}"),
+            code_block(_curl("http://127.0.0.1:8080/v1/chat/completions", body)),
             "## Ollama",
             code_block(f"ollama create {ollama_name} -f Modelfile"),
-            code_block(f"ollama run {ollama_name} {quoted_question}") + "\n",
+            code_block(ollama) + "\n",
         ]
     )
+
+
+def _curl(url: str, body: dict[str, Any]) -> str:
+    data = shlex.quote(json.dumps(body, ensure_ascii=False))
+    return f"curl -s {url} -H 'Content-Type: application/json' -d {data}"
 
 
 def _date_note(prompt_tokenizer: PromptTokenizer) -> str:

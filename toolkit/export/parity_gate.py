@@ -1,14 +1,16 @@
 """The parity gate: exported models must answer evaluation rows like the adapter they were made from."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from toolkit.data.example import Example
+from toolkit.data.examples import with_task_labels
 from toolkit.evaluation.intervals import wilson_interval
+from toolkit.evaluation.merged_labels import MergedLabels
 from toolkit.export.agreement import Agreement, compare_scores, label_probabilities
 from toolkit.export.chat_tokens import compare_chat_tokens
 from toolkit.inference.label_trie import LabelTrie
@@ -16,7 +18,7 @@ from toolkit.inference.llama_cpp_scorer import LlamaCppScorer
 from toolkit.inference.loading import open_scorer, score_prompts
 from toolkit.models.gguf_types import FILE_TYPES
 from toolkit.prompts.prompt_tokenizer import EncodedRow, PromptTokenizer
-from toolkit.recipe.schema import GgufType
+from toolkit.recipe.section import GgufType
 from toolkit.runs.model_ref import ModelRef
 from toolkit.runs.trained_run import TrainedRun
 from toolkit.utils.terminal import escape_control_characters
@@ -95,7 +97,8 @@ class ParityGate:
         self.results: list[Parity] = []
         self._run = run
         self.prompt_tokenizer = prompt_tokenizer
-        self._rows: list[EncodedRow] = prompt_tokenizer.encode(self.examples)
+        self._rows: list[EncodedRow] = prompt_tokenizer.encode(with_task_labels(run.recipe, self.examples))
+        self._is_correct = MergedLabels.of(run.recipe).is_correct
         self._trie = LabelTrie(prompt_tokenizer.label_ids)
         self._min_agreement = min_agreement
         self._merged_share = 1.0
@@ -103,9 +106,11 @@ class ParityGate:
         # The base model's scores reveal an export from which the adapter is missing.
         self._base_scores = self._torch_scores("base", _SPOT_CHECK_ROWS)
         predicted = self._trie.greedy(self._adapter_scores)
-        self.example = (self.examples[0].premise, self.examples[0].hypothesis, predicted[0])
-        """The premise and hypothesis of a row, and the adapter's prediction for it."""
-        self._correct = sum(row.label == label for row, label in zip(self.examples, predicted, strict=True))
+        self.example = replace(self.examples[0], label=predicted[0])
+        """A row with the adapter's prediction as its label."""
+        self._correct = sum(
+            self._is_correct(row.label, label) for row, label in zip(self.examples, predicted, strict=True)
+        )
 
     @property
     def refused(self) -> list[Parity]:
@@ -213,7 +218,10 @@ class ParityGate:
 
     def _compare(self, scores: np.ndarray, near_tie: float) -> Agreement:
         rows = len(scores)
-        return compare_scores(self.examples[:rows], self._trie, self._adapter_scores[:rows], scores, near_tie=near_tie)
+        adapter_scores, is_correct = self._adapter_scores[:rows], self._is_correct
+        return compare_scores(
+            self.examples[:rows], self._trie, adapter_scores, scores, near_tie=near_tie, is_correct=is_correct
+        )
 
     def _add_result(
         self,

@@ -15,7 +15,7 @@ from joblib import cpu_count
 
 from toolkit.errors import ExportError, QuantizerError
 from toolkit.models.gguf_types import FILE_TYPES
-from toolkit.recipe.schema import GgufType
+from toolkit.recipe.section import GgufType
 from toolkit.utils.atomic_io import atomic_path
 from toolkit.utils.progress import progress_bar
 

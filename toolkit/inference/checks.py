@@ -9,6 +9,7 @@ import numpy as np
 from toolkit.errors import ModelError
 from toolkit.prompts.prompt_tokenizer import EncodedRow
 from toolkit.prompts.sentence_pairs import EncodedPair
+from toolkit.recipe.inputs import name_texts
 from toolkit.utils.memory_errors import memory_errors
 
 logger = logging.getLogger(__name__)
@@ -47,12 +48,18 @@ def check_finite(scores: np.ndarray, first_row: int = 1) -> None:
         )
 
 
-def warn_of_truncation(rows: Sequence[EncodedRow | EncodedPair], max_seq_length: int) -> None:
-    """Log a warning if premises were truncated, because the answers are then about other texts than those given."""
+def warn_of_truncation(rows: Sequence[EncodedRow | EncodedPair], max_seq_length: int, name: str) -> None:
+    """Log a warning if texts were truncated, because the answers are then about other texts than those given.
+
+    Args:
+        rows: The rows.
+        max_seq_length: The value of model.max_seq_length.
+        name: The name of the input that is truncated.
+    """
     if shortened := sum(row.shortened for row in rows):
         logger.warning(
-            "WARNING: %d of %d premises were truncated to fit into model.max_seq_length %d.",
-            shortened, len(rows), max_seq_length,
+            "WARNING: %d of %d %s were truncated to fit into model.max_seq_length %d.",
+            shortened, len(rows), name_texts(name), max_seq_length,
         )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from scipy.special import softmax
 
 from toolkit.data.example import Example
-from toolkit.data.inputs import read_labels, read_pairs
+from toolkit.data.inputs import read_inputs, read_labels
 from toolkit.errors import DataError, RunError
 from toolkit.inference.checks import check_depends_on_input, check_finite, scoring_errors, warn_of_truncation
 from toolkit.inference.label_trie import LabelTrie
@@ -126,10 +126,11 @@ class Classifier:
         """Return the label of each row, found by constrained decoding.
 
         Args:
-            rows: Tuples (premise, hypothesis), dictionaries, or a DataFrame; see `data.inputs`.
+            rows: Texts if the task has a single input, tuples such as (premise, hypothesis), dictionaries, or a
+                DataFrame; see `data.inputs`.
 
         Raises:
-            DataError: If a row does not have two texts, or is too long. The message names the first such rows.
+            DataError: If a row lacks an input, or is too long. The message names the first such rows.
             ModelError: If the model cannot be loaded, or returns NaN or inf.
         """
         return self._score_rows(rows).decoded
@@ -164,11 +165,12 @@ class Classifier:
             return self.generate_answers(self.encode(rows))
 
     def encode(self, rows: Any) -> list[Any]:
-        """Return rows as token ids, with a logged warning if premises were truncated; otherwise as `predict`."""
+        """Return rows as token ids, with a logged warning if texts were truncated; otherwise as `predict`."""
+        recipe = self.run.recipe
         encoded, problems = [], []
-        for number, pair in enumerate(read_pairs(rows, self.run.recipe.data.columns), 1):
+        for number, inputs in enumerate(read_inputs(rows, recipe), 1):
             try:
-                encoded.append(self.row_tokenizer.encode_unlabeled(*pair))
+                encoded.append(self.row_tokenizer.encode_unlabeled(inputs))
             except DataError as error:
                 problems.append(f"row {number} {error}")
         if problems:
@@ -176,7 +178,7 @@ class Classifier:
             raise DataError(
                 f"{'; '.join(problems[:3])}{total}.", hint="Shorten the texts, or raise model.max_seq_length."
             )
-        warn_of_truncation(encoded, self.run.recipe.model.max_seq_length)
+        warn_of_truncation(encoded, recipe.model.max_seq_length, recipe.task.truncated_input)
         return encoded
 
     def to_probabilities(self, log_likelihoods: np.ndarray) -> np.ndarray:

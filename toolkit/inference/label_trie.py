@@ -41,20 +41,26 @@ class LabelTrie:
         self._label_edges = [
             np.array([index[Edge(ids[:i], ids[i])] for i in range(len(ids))]) for ids in self.sequences.values()
         ]
-        self._children = {path: [edge for edge in self.edges if edge.path == path] for path in self.contexts}
+        self._children: dict[tuple[int, ...], list[Edge]] = {}
+        for edge in self.edges:
+            self._children.setdefault(edge.path, []).append(edge)
         self._index = index
 
     def _check_unambiguous(self) -> None:
+        # By prefix, because comparing every label with every other one takes seconds for a thousand labels.
+        labels_by_prefix: dict[tuple[int, ...], list[str]] = {}
+        for label, ids in self.sequences.items():
+            for length in range(1, len(ids) + 1):
+                labels_by_prefix.setdefault(ids[:length], []).append(label)
         for label, ids in self.sequences.items():
             if not ids:
                 raise RecipeError(f"The verbalizer of label {label!r} has no tokens.", hint="Use a word.")
-            for other_label, other_ids in self.sequences.items():
-                if other_label != label and other_ids[: len(ids)] == ids:
-                    raise RecipeError(
-                        f"The token sequence of label {label!r} is a prefix of that of label {other_label!r}, "
-                        "so decoding would be ambiguous.",
-                        hint="Change one of task.verbalizers, or use a chat template that ends the assistant's turn.",
-                    )
+            if other_labels := [other for other in labels_by_prefix[ids] if other != label]:
+                raise RecipeError(
+                    f"The token sequence of label {label!r} is a prefix of that of label {other_labels[0]!r}, "
+                    "so decoding would be ambiguous.",
+                    hint="Change one of task.verbalizers, or use a chat template that ends the assistant's turn.",
+                )
 
     def label_log_probs(self, edge_log_probs: np.ndarray) -> np.ndarray:
         """Return the log-likelihood of each label's complete sequence.

@@ -1,23 +1,34 @@
-"""Prediction for new pairs: a single pair, or a file of any size with scores that survive an interruption."""
+"""Prediction for new rows: a single row, or a file of any size with scores that survive an interruption."""
 
 import hashlib
 import json
+import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import toolkit
-from toolkit.data.examples import list_names, row_texts, similar_name_hint
-from toolkit.data.prediction_writers import Prediction, added_columns, check_formats, read_columns, write_predictions
-from toolkit.data.sources import Row, stream_file
+from toolkit.data.columns import has_column
+from toolkit.data.examples import row_inputs
+from toolkit.data.messages import list_names, similar_name_hint
+from toolkit.data.prediction_input import PredictionInput, open_input
+from toolkit.data.prediction_writers import (
+    Prediction,
+    added_columns,
+    check_encoding,
+    check_formats,
+    write_predictions,
+)
 from toolkit.errors import DataError, RunError
 from toolkit.inference.checks import warn_of_truncation
 from toolkit.inference.classifier import Classifier
 from toolkit.inference.resumable_output import CHUNK_ROWS, Journal, open_journal
 from toolkit.prompts.prompt_tokenizer import EncodedRow
 from toolkit.prompts.sentence_pairs import EncodedPair
-from toolkit.recipe.loading import data_suffix
+from toolkit.recipe.data_paths import split_suffixes
+from toolkit.recipe.inputs import RowColumns, name_rows
 from toolkit.recipe.schema import Recipe
 from toolkit.runs.evaluation_seal import verify_evaluation
 from toolkit.runs.model_ref import ModelRef
@@ -27,22 +38,29 @@ from toolkit.runs.trained_run import TrainedRun
 from toolkit.utils.atomic_io import atomic_path, file_fingerprint, file_sha256
 from toolkit.utils.progress import progress_bar, show_progress
 
+logger = logging.getLogger(__name__)
+
 _SHOWN_ROWS = 3
 """The invalid rows that a message describes. The others are only counted."""
 
 
-def predict_pair(classifier: Classifier, premise: str, hypothesis: str) -> Prediction:
-    """Predict the label of one pair. If its premise was truncated, a warning is logged.
+def predict_row(classifier: Classifier, inputs: Mapping[str, str]) -> Prediction:
+    """Predict the label of one row. If its text was truncated, a warning is logged.
+
+    Args:
+        classifier: The classifier.
+        inputs: The text of each input of the recipe.
 
     Raises:
-        DataError: If a text is empty or too long.
+        DataError: If an input is missing, or a text is empty or too long.
     """
-    names = classifier.run.recipe.data.columns
+    recipe = classifier.run.recipe
+    columns = RowColumns({name: name for name in recipe.task.inputs}, "label", None)
     try:
-        row = _encode(classifier, {names.premise: premise, names.hypothesis: hypothesis})
+        row = _encode(classifier, columns, inputs)
     except DataError as error:
-        raise DataError(f"The pair cannot be scored: {error}.") from error
-    warn_of_truncation([row], classifier.run.recipe.model.max_seq_length)
+        raise DataError(f"The {name_rows(recipe.task.inputs).removesuffix('s')} cannot be scored: {error}.") from error
+    warn_of_truncation([row], recipe.model.max_seq_length, recipe.task.truncated_input)
     with show_progress(False):
         scores = classifier.score_labels([row])
     return Prediction(scores.decoded[0], classifier.to_probabilities(scores.log_likelihoods)[0].tolist())
@@ -51,74 +69,86 @@ def predict_pair(classifier: Classifier, premise: str, hypothesis: str) -> Predi
 def predict_file(classifier: Classifier, source: Path, target: Path) -> int:
     """Predict the label of every row of a file, and write the rows with all their columns in the same format.
 
-    All rows are checked before the first one is scored. Scores are collected in `target`.partial, and after an
-    interruption the same call resumes from there. `target` is written at the end, in one step.
+    The columns are those of data.eval, and so are the parts of the format that are not detected. All rows are checked
+    before the first one is scored. Scores are collected in `target`.partial, and after an interruption the same call
+    resumes from there. `target` is written at the end, in one step.
 
     Args:
         classifier: The classifier.
-        source: A .jsonl, .csv, .tsv or .parquet file with the columns that the recipe names.
-        target: The output file, of the same format.
+        source: A data file with the columns that the recipe names, or a .txt file with one text per line.
+        target: The output file, of the same format; it can be compressed with gzip if its name ends in .gz.
 
     Returns:
-        The number of premises that were truncated.
+        The number of rows that were truncated.
 
     Raises:
         ToolkitError: If rows cannot be scored or a file cannot be used. `target` is not changed.
     """
     check_formats(source, target)
+    recipe = classifier.run.recipe
+    columns = recipe.columns_of(recipe.data.eval)
     fingerprint = file_fingerprint([source])
-    rows, shortened = _check_rows(classifier, source)
+    input_file = open_input(source, recipe.data.eval.format, list(columns.inputs.values()))
+    check_encoding(input_file, classifier.classes_)
+    rows, shortened = _check_rows(classifier, columns, input_file)
+    added = added_columns(input_file.kind, classifier.classes_)
+    if input_file.is_delimited and not input_file.format.header and not input_file.is_lines:
+        logger.info("output      %s has no header, like its input; columns added: %s", target, ", ".join(added))
     origin = {
         "input": fingerprint,
         "model": file_fingerprint(_model_files(classifier)),
-        "recipe": _recipe_fingerprint(classifier.run.recipe),
+        "recipe": _recipe_fingerprint(recipe, columns),
         "toolkit version": toolkit.__version__,
         "rows": rows,
     }
     # The journal resumes only if all of this is unchanged: otherwise old and new scores would not belong together.
     with open_journal(target.with_name(f"{target.name}.partial"), origin) as journal:
-        _score_rows(classifier, source, rows, journal)
+        _score_rows(classifier, columns, input_file, rows, journal)
         if file_fingerprint([source]) != fingerprint:
             raise DataError(f"{source} changed while it was being read.", hint="Try again when the file is complete.")
         with atomic_path(target) as partial:
-            write_predictions(source, partial, _predictions(classifier, journal), classifier.classes_)
+            predictions, compress = _predictions(classifier, journal), split_suffixes(target)[1] == ".gz"
+            write_predictions(input_file, partial, predictions, classifier.classes_, compress)
         journal.path.unlink()
     return shortened
 
 
-def _check_rows(classifier: Classifier, source: Path) -> tuple[int, int]:
-    """Return the number of rows and of shortened premises, or raise an error that names the invalid rows."""
-    recipe = classifier.run.recipe
-    _check_columns(recipe, source)
-    reserved = added_columns(data_suffix(source), classifier.classes_)
+def _check_rows(classifier: Classifier, columns: RowColumns, source: PredictionInput) -> tuple[int, int]:
+    """Return the number of rows and of shortened ones, or raise an error that names the invalid rows."""
+    _check_columns(classifier.run.recipe, columns, source)
+    reserved = added_columns(source.kind, classifier.classes_)
     number = shortened = 0
     problems: list[str] = []
-    for number, row in enumerate(progress_bar(stream_file(source), desc="checking", unit="row"), 1):
+    for number, row in enumerate(progress_bar(source.rows(), desc="checking", unit="row"), 1):
         try:
             if conflicts := [column for column in reserved if column in row]:
                 raise DataError(f"it already has a column {conflicts[0]!r}")
-            shortened += _encode(classifier, row).shortened
+            shortened += _encode(classifier, columns, row).shortened
         except DataError as error:
             problems.append(f"row {number}: {error}" if len(problems) < _SHOWN_ROWS else "")
     if problems:
         total = f" ({len(problems)} rows cannot be scored)" if len(problems) > 1 else ""
-        raise DataError(f"{source}, {'; '.join(problems[:_SHOWN_ROWS])}{total}.", hint="Fix or remove these rows.")
+        raise DataError(f"{source.path}, {'; '.join(problems[:_SHOWN_ROWS])}{total}.", hint="Fix or remove these rows.")
     return number, shortened
 
 
-def _check_columns(recipe: Recipe, source: Path) -> None:
-    columns = read_columns(source)
-    for column in (recipe.data.columns.premise, recipe.data.columns.hypothesis):
-        if column not in columns:
+def _check_columns(recipe: Recipe, columns: RowColumns, source: PredictionInput) -> None:
+    names = source.read_names()
+    first_row = next(source.rows())
+    for name, column in columns.inputs.items():
+        if not has_column([first_row], column):
+            section = "data.eval.columns" if name in recipe.data.eval.columns else "data.columns"
+            example = json.dumps({f"{section}.{name}": "COLUMN"}, ensure_ascii=False)
             raise DataError(
-                f"{source} has no column {column!r}; its columns are {list_names(map(repr, columns))}.",
-                hint=similar_name_hint(columns, column)
-                or 'Set the column names, e.g. overrides={"data.columns.premise": "sentence1"}.',
+                f"{source.path} has no column {column!r}; its columns are {list_names(map(repr, names))}.",
+                hint=similar_name_hint(names, column)
+                or f"Name the column with overrides={example}. If the first line is data, set "
+                "data.eval.format.header to false.",
             )
 
 
-def _encode(classifier: Classifier, row: Row) -> EncodedRow | EncodedPair:
-    return classifier.row_tokenizer.encode_unlabeled(*row_texts(classifier.run.recipe, row))
+def _encode(classifier: Classifier, columns: RowColumns, row: Mapping[str, Any]) -> EncodedRow | EncodedPair:
+    return classifier.row_tokenizer.encode_unlabeled(row_inputs(classifier.run.recipe, columns, row))
 
 
 def _model_files(classifier: Classifier) -> list[Path]:
@@ -139,23 +169,30 @@ def _model_files(classifier: Classifier) -> list[Path]:
     return [*weights, *(adapter / name for name in names)]
 
 
-def _recipe_fingerprint(recipe: Recipe) -> str:
+def _recipe_fingerprint(recipe: Recipe, columns: RowColumns) -> str:
     # Only the parts that affect scores, so that changing, say, the training section does not prevent resuming. The
     # batch size is one of them, because it changes the rounding.
-    columns = [recipe.data.columns.premise, recipe.data.columns.hypothesis]
-    settings = [recipe.task.model_dump(), recipe.model.model_dump(), recipe.evaluation.batch_tokens, columns]
+    settings = [
+        recipe.task.model_dump(),
+        recipe.model.model_dump(),
+        recipe.evaluation.batch_tokens,
+        list(columns.inputs.values()),
+        recipe.data.eval.format.model_dump(),
+    ]
     return hashlib.sha256(json.dumps(settings, ensure_ascii=False).encode()).hexdigest()
 
 
-def _score_rows(classifier: Classifier, source: Path, rows: int, journal: Journal) -> None:
+def _score_rows(
+    classifier: Classifier, columns: RowColumns, source: PredictionInput, rows: int, journal: Journal
+) -> None:
     """Score the rows that are not in the journal yet."""
     if journal.done == rows:
         return
     with progress_bar(total=rows, initial=journal.done, desc="predicting", unit="row") as bar, show_progress(False):
-        remaining = islice(stream_file(source), journal.done, None)
+        remaining = islice(source.rows(), journal.done, None)
         try:
             while chunk := list(islice(remaining, CHUNK_ROWS)):
-                encoded = [_encode(classifier, row) for row in chunk]
+                encoded = [_encode(classifier, columns, row) for row in chunk]
                 scores = classifier.score_labels(encoded, first_row=journal.done + 1)
                 journal.append(scores.decoded, scores.log_likelihoods)
                 bar.update(len(chunk))

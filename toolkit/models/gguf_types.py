@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from gguf import GGMLQuantizationType, LlamaFileType
 from gguf.constants import GGML_QUANT_SIZES
 
-from toolkit.recipe.schema import GgufType
+from toolkit.recipe.section import GgufType
 
 _Q = GGMLQuantizationType
 _MIN_BITS = 8

@@ -11,7 +11,7 @@ from toolkit.models.backend import AutoModelForCausalLM
 from toolkit.models.loading import load_adapter
 from toolkit.models.parameters import model_config
 from toolkit.prompts.tokenizer import load_tokenizer
-from toolkit.recipe.schema import GgufType
+from toolkit.recipe.section import GgufType
 from toolkit.utils.atomic_io import atomic_path
 from toolkit.utils.memory_errors import memory_errors
 

@@ -1,7 +1,7 @@
 """The training job: a checked recipe and the plan for passing the rows of each optimizer step through the model."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -11,7 +11,7 @@ from toolkit.batching.sampling import RowOrder
 from toolkit.errors import RunError
 from toolkit.planning.device import Device
 from toolkit.planning.preflight import Preflight
-from toolkit.recipe.schema import Recipe, TrainingSection
+from toolkit.recipe.schema import Recipe
 
 Collator = Callable[[list[Row]], dict[str, Any]]
 
@@ -79,7 +79,7 @@ class Plan:
         steps: Optimizer steps of the run.
         micro_batch_size: Rows per forward pass in padded batches.
         batch_tokens: Nodes per forward pass in prefix trees.
-        group_by_premise: Whether rows with the same premise are adjacent.
+        group_by: The inputs whose text adjacent rows share. Empty if rows are shuffled.
         gradient_checkpointing: Whether the backward pass recomputes activations.
         optimizer: The name of the optimizer in transformers.
     """
@@ -90,12 +90,12 @@ class Plan:
     steps: int
     micro_batch_size: int
     batch_tokens: int
-    group_by_premise: bool
+    group_by: tuple[str, ...]
     gradient_checkpointing: bool
     optimizer: str
 
     def __str__(self) -> str:
-        order = "grouped by premise" if self.group_by_premise else "shuffled"
+        order = f"grouped by {' and '.join(self.group_by)}" if self.group_by else "shuffled"
         size = f"at most {self.batch_tokens:,} nodes" if self.is_tree else f"{self.micro_batch_size} rows"
         return (
             f"{self.batching.name}: {self.batching.reason}\n"
@@ -114,7 +114,7 @@ class Plan:
             return TreeCollator(self.batch_tokens, loss_on)
         return PaddedCollator(self.micro_batch_size, loss_on)
 
-    def with_verification(self, verification: Verification, training: TrainingSection) -> "Plan":
+    def with_verification(self, verification: Verification, recipe: Recipe) -> "Plan":
         """Return the plan with the result of the verification, and with padded rows if it did not pass."""
         batching = replace(self.batching, verification=verification)
         if verification.passed:
@@ -122,10 +122,17 @@ class Plan:
         return replace(
             self,
             batching=replace(batching, name="padded", reason=f"prefix trees failed the verification: {verification}"),
-            group_by_premise=choose_grouping(training, uses_trees=False),
+            group_by=choose_grouping(recipe, uses_trees=False),
         )
 
-    def as_recorded(self, record: Mapping[str, Any]) -> "Plan":
+    def record(self, recipe: Recipe) -> dict[str, Any]:
+        """Return the plan for run.json."""
+        fields = asdict(self) | {"group_by": list(self.group_by)}
+        if "premise" in recipe.task.inputs:  # the only key in runs of earlier versions, which other programs may read
+            fields["group_by_premise"] = "premise" in self.group_by
+        return fields
+
+    def as_recorded(self, record: Mapping[str, Any], recipe: Recipe) -> "Plan":
         """Return the plan with the values recorded in run.json.
 
         A run that resumes on a machine with another memory size must not resolve `auto` to other values.
@@ -140,12 +147,15 @@ class Plan:
             recorded_verification = record["batching"]["verification"]
             verification = Verification(**recorded_verification) if recorded_verification else None
             batching = Batching(**{**record["batching"], "verification": verification})
-            for name, value_type in (("micro_batch_size", int), ("batch_tokens", int), ("group_by_premise", bool)):
+            for name in ("micro_batch_size", "batch_tokens"):
                 recorded_fields[name] = record[name]
-                # Not isinstance, because a bool is an instance of int.
-                if type(record[name]) is not value_type:
+                if type(record[name]) is not int:  # not isinstance, because a bool is an instance of int
                     raise TypeError
-        except (KeyError, TypeError) as error:
+            group_by = record["group_by"] if "group_by" in record else ["premise"] * record["group_by_premise"]
+            if not set(group_by) <= set(recipe.task.inputs):
+                raise ValueError
+            recorded_fields["group_by"] = tuple(group_by)
+        except (KeyError, TypeError, ValueError) as error:
             raise RunError(
                 "The training plan in run.json is damaged or was written by another version of this toolkit.",
                 hint="Restore run.json from a copy, or start a new run with overwrite=True or output_dir.",
@@ -153,13 +163,15 @@ class Plan:
         return replace(self, batching=batching, **recorded_fields)
 
 
-def choose_grouping(training: TrainingSection, *, uses_trees: bool) -> bool:
-    """Return whether to keep rows with the same premise adjacent.
+def choose_grouping(recipe: Recipe, *, uses_trees: bool) -> tuple[str, ...]:
+    """Return the inputs by which rows are grouped, so that rows with the same texts are adjacent; none to shuffle rows.
 
     In prefix trees, grouping saves nodes and does not reduce accuracy (docs/benchmarks.md). In padded batches it has no
     benefit.
     """
-    return uses_trees if training.group_by_premise == "auto" else training.group_by_premise
+    if recipe.training.group_by == "auto":
+        return recipe.task.inputs[:1] if uses_trees else ()
+    return recipe.training.group_by_inputs
 
 
 @dataclass(frozen=True)
@@ -187,7 +199,7 @@ class TrainingJob:
 
     def with_verification(self, verification: Verification) -> "TrainingJob":
         """Return the job with the result of the verification, see `Plan.with_verification`."""
-        return self.with_plan(self.plan.with_verification(verification, self.recipe.training))
+        return self.with_plan(self.plan.with_verification(verification, self.recipe))
 
     @property
     def rows_per_process(self) -> int:
@@ -200,8 +212,13 @@ class TrainingJob:
 
     def row_order(self) -> RowOrder:
         """Return the order of the training rows in each epoch."""
-        premises = [example.premise for example in self.preflight.splits.train]
-        return RowOrder(premises, seed=self.recipe.seed, grouping=self.plan.group_by_premise)
+        group_by = self.plan.group_by
+        # A single text is not put into a tuple: the order of the groups depends on how they are sorted.
+        groups = [
+            example.inputs[group_by[0]] if len(group_by) == 1 else tuple(example.inputs[name] for name in group_by)
+            for example in self.preflight.splits.train
+        ]
+        return RowOrder(groups, seed=self.recipe.seed, grouping=bool(group_by))
 
     def first_batches(self, count: int) -> list[list[Row]]:
         """Return the rows of the first steps of one process, in the form that collators expect."""

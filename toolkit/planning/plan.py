@@ -70,13 +70,13 @@ def plan_job(preflight: Preflight[Any], device: Device | None = None) -> Trainin
         # A configured size can exceed the share of the batch that this process has.
         micro_batch_size=min(micro_batch_size, training.batch_size // processes),
         batch_tokens=batch_tokens,
-        group_by_premise=choose_grouping(training, uses_trees=training.batching != "padded"),
+        group_by=choose_grouping(preflight.recipe, uses_trees=training.batching != "padded"),
         gradient_checkpointing=checkpointing,
         optimizer=optimizer if training.optimizer == "auto" else training.optimizer,
     )
     job = TrainingJob(preflight, plan, device)
     plan = replace(plan, batching=_choose_batching(job))
-    return job.with_plan(replace(plan, group_by_premise=choose_grouping(training, uses_trees=plan.is_tree)))
+    return job.with_plan(replace(plan, group_by=choose_grouping(preflight.recipe, uses_trees=plan.is_tree)))
 
 
 def _choose_batching(job: TrainingJob) -> Batching:

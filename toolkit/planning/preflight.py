@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 
 from toolkit.data.duplicates import NearDuplicates, find_near_duplicates
-from toolkit.data.examples import label_counts
+from toolkit.data.examples import label_counts, with_task_labels
 from toolkit.data.splits import Splits, load_splits
 from toolkit.inference.label_trie import LabelTrie
 from toolkit.models.backend import DEVICE, device_name
@@ -24,11 +24,13 @@ from toolkit.planning.model_checks import check_revision, check_token_ids, check
 from toolkit.prompts.prompt_tokenizer import EncodedRow, PromptTokenizer
 from toolkit.prompts.sentence_pairs import EncodedPair, RowTokenizer, make_row_tokenizer
 from toolkit.prompts.tokenizer import load_tokenizer
+from toolkit.recipe.inputs import name_texts
 from toolkit.recipe.schema import Recipe
 from toolkit.utils.formatting import format_bytes, join_names
 from toolkit.utils.terminal import escape_control_characters
 
 RowT = TypeVar("RowT", EncodedRow, EncodedPair)
+_LISTED_LABELS = 20
 _GREEN, _GRAY, _PLAIN = "\033[1;32m", "\033[90m", "\033[0m"
 
 
@@ -156,8 +158,8 @@ class Preflight(Generic[RowT]):
             f"model       {recipe.model.name}: {self.parameters}, {format_bytes(self.weight_bytes)} of weights",
             f"train       {_format_counts(label_counts(recipe, self.splits.train))}",
             f"eval        {_format_counts(label_counts(recipe, self.splits.eval))}",
-            f"overlap     {overlap.premises} premises, {overlap.hypotheses} hypotheses, {overlap.pairs} pairs",
-            f"duplicates  {self.duplicates}",
+            f"overlap     {overlap}",
+            f"duplicates  {self.duplicates.describe(recipe.task.inputs)}",
             f"tokens      {tokens.shortest} to {tokens.longest} per row, median {tokens.median}, 95th percentile "
             f"{tokens.p95}; {tokens.trained_per_row:g} target tokens per row",
         ]
@@ -167,7 +169,7 @@ class Preflight(Generic[RowT]):
             )
         shortened = {"training": tokens.shortened_rows, "evaluation": self.scored_tokens.shortened_rows}
         lines += [
-            f"truncated   the premises of {rows} {split} rows are cut to fit "
+            f"truncated   the {name_texts(recipe.task.truncated_input)} of {rows} {split} rows are cut to fit "
             f"model.max_seq_length {recipe.model.max_seq_length}"
             for split, rows in shortened.items()
             if rows
@@ -195,7 +197,11 @@ class Preflight(Generic[RowT]):
 
 
 def _format_counts(counts: dict[str, int]) -> str:
-    return f"{sum(counts.values()):,} rows: {join_names(f'{count:,} {label}' for label, count in counts.items())}"
+    rows, labels = sum(counts.values()), sorted(counts, key=lambda label: counts[label])
+    if len(counts) > _LISTED_LABELS:
+        fewest, most = (f"{counts[label]:,} {label}" for label in (labels[0], labels[-1]))
+        return f"{rows:,} rows of {len(counts):,} labels: from {fewest} to {most}"
+    return f"{rows:,} rows: {join_names(f'{count:,} {label}' for label, count in counts.items())}"
 
 
 def run_preflight(
@@ -223,7 +229,7 @@ def run_preflight(
     parameters = _check_model(folder, recipe, row_tokenizer)
     train_rows = row_tokenizer.encode(splits.train)
     scored_rows = row_tokenizer.encode(
-        [*splits.calibration_set, *splits.eval]
+        [*splits.calibration_set, *with_task_labels(recipe, splits.eval)]
     )  # fails if a row cannot be scored, before training
     check_token_ids(folder, row_tokenizer, [*train_rows, *scored_rows])
     return Preflight(

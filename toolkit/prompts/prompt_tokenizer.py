@@ -1,15 +1,17 @@
 """Tokenization of rows for decoders, shared by training, scoring and export."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import cycle
 from typing import Any
 
 from toolkit.data.example import Example
-from toolkit.errors import DataError, ModelError
+from toolkit.errors import DataError, ModelError, RecipeError
 from toolkit.prompts.chat_template import ChatTemplate
 from toolkit.prompts.messages import answer_text, prompt_messages
 from toolkit.prompts.tokenizer import check_text_survives, tokenizer_errors
-from toolkit.prompts.truncation import encode_rows, truncate_premise
+from toolkit.prompts.truncation import encode_rows, truncate_input
+from toolkit.recipe.inputs import NLI_INPUTS
 from toolkit.recipe.schema import TaskSection
 
 
@@ -20,7 +22,7 @@ class EncodedRow:
     Args:
         prompt: The token ids up to the answer.
         answer: The token ids that the model should write: the verbalizer and the end-of-turn token.
-        shortened: Whether the end of the premise was cut off to fit into `max_seq_length`.
+        shortened: Whether the end of an input was cut off to fit into `max_seq_length`.
     """
 
     prompt: tuple[int, ...]
@@ -49,7 +51,8 @@ class PromptTokenizer:
         shots: Labeled examples that precede each row as earlier turns, in this order.
 
     Raises:
-        RecipeError: If the position of the answer in the template cannot be determined.
+        RecipeError: If the position of the answer in the template cannot be determined, or an answer is as long as
+            `max_seq_length`.
         ModelError: If the tokenizer has no chat template, or it encodes a prompt in pieces differently than as a whole.
     """
 
@@ -61,19 +64,30 @@ class PromptTokenizer:
         if task.chat_template:
             tokenizer.chat_template = task.chat_template  # it is then saved, merged and exported with the model
         check_text_survives(tokenizer)
-        roles = [message["role"] for message in prompt_messages(task, "-", "-", self.shots)]
+        roles = [message["role"] for message in prompt_messages(task, dict.fromkeys(task.inputs, "-"), self.shots)]
         self.template = ChatTemplate(tokenizer, [*roles, "assistant"], date_string=task.date_string)
         self.end_of_turn = self.template.end_of_turn
         self.label_ids: dict[str, tuple[int, ...]] = {
             label: (*self.template.encode_answer(answer_text(task, label)), self.end_of_turn) for label in task.labels
         }
         """The token ids of each label: those of its verbalizer and the end-of-turn token."""
+        self._check_answers_fit()
         self._check_against_tokenizer()
+
+    def _check_answers_fit(self) -> None:
+        if self.max_prompt_tokens <= 0:
+            label, ids = max(self.label_ids.items(), key=lambda item: len(item[1]))
+            raise RecipeError(
+                f"task.verbalizers: the answer for label {label!r:.80} has {len(ids)} tokens, so model.max_seq_length "
+                f"{self.max_seq_length} leaves no room for a prompt.",
+                hint="Shorten the verbalizer, or raise model.max_seq_length.",
+            )
 
     def _check_against_tokenizer(self) -> None:
         """Check on sample texts that our token ids equal those of the whole rendered prompt."""
-        texts = ("L'été, il pleut.", "Il fait 3 °C dehors !")
-        messages = prompt_messages(self.task, *texts, [Example(shot.id, *texts, shot.label) for shot in self.shots])
+        texts = cycle(("L'été, il pleut.", "Il fait 3 °C dehors !"))
+        inputs = dict(zip(self.task.inputs, texts, strict=False))
+        messages = prompt_messages(self.task, inputs, [replace(shot, inputs=inputs) for shot in self.shots])
         our_ids = self._encode_messages(messages)
         rendered = self.template.render(messages, add_generation_prompt=True)
         with tokenizer_errors():
@@ -98,30 +112,31 @@ class PromptTokenizer:
     @property
     def max_prompt_tokens(self) -> int:
         """The maximum number of tokens of a prompt."""
-        # Room for the longest answer is reserved whatever the label. Otherwise the length of a shortened premise would
+        # Room for the longest answer is reserved whatever the label. Otherwise the length of a shortened input would
         # reveal the label.
         return self.max_seq_length - max(len(ids) for ids in self.label_ids.values())
 
-    def _prompt_ids(self, premise: str, hypothesis: str) -> list[int]:
-        return self._encode_messages(prompt_messages(self.task, premise, hypothesis, self.shots))
+    def _prompt_ids(self, inputs: Mapping[str, str]) -> list[int]:
+        return self._encode_messages(prompt_messages(self.task, inputs, self.shots))
 
-    def encode_prompt(self, premise: str, hypothesis: str) -> tuple[tuple[int, ...], bool]:
-        """Encode a row up to the answer.
+    def encode_prompt(self, inputs: Mapping[str, str]) -> tuple[tuple[int, ...], bool]:
+        """Encode a row, given as the text of each input, up to the answer.
 
         Returns:
-            The token ids, and whether the end of the premise was cut off to make them fit.
+            The token ids, and whether the end of `task.truncated_input` was cut off to make them fit.
 
         Raises:
-            DataError: If the row is still too long after its premise has been truncated as far as possible.
+            DataError: If the row is still too long after the input has been truncated as far as possible.
         """
-        ids, shortened = truncate_premise(
-            premise, lambda text: self._prompt_ids(text, hypothesis), self.max_prompt_tokens
+        cut = self.task.truncated_input
+        ids, shortened = truncate_input(
+            cut, inputs[cut], lambda text: self._prompt_ids({**inputs, cut: text}), self.max_prompt_tokens
         )
         return tuple(ids), shortened
 
-    def encode_unlabeled(self, premise: str, hypothesis: str) -> EncodedRow:
+    def encode_unlabeled(self, inputs: Mapping[str, str]) -> EncodedRow:
         """Encode a row without a label, see `encode_prompt`."""
-        ids, shortened = self.encode_prompt(premise, hypothesis)
+        ids, shortened = self.encode_prompt(inputs)
         return EncodedRow(ids, (), shortened)
 
     def encode(self, examples: Sequence[Example]) -> list[EncodedRow]:
@@ -135,18 +150,30 @@ class PromptTokenizer:
         too_long_rows = [example for example in examples if self.shots and not self._fits(example)]
         if too_long_rows:
             raise self._too_many_shots_error(too_long_rows)
+        self._check_instruction_fits()
 
         def encode_row(example: Example) -> EncodedRow:
-            ids, shortened = self.encode_prompt(example.premise, example.hypothesis)
+            ids, shortened = self.encode_prompt(example.inputs)
             return EncodedRow(ids, self.label_ids[example.label], shortened)
 
-        return encode_rows(examples, encode_row, self.max_seq_length, "the answer", ", or shorten task.system")
+        is_choice = len(self.task.inputs) > 1 and self.task.truncate is None and self.task.inputs != NLI_INPUTS
+        remedy = ", or let task.truncate name the longest input" if is_choice else ", or shorten task.system"
+        return encode_rows(examples, encode_row, self.max_seq_length, "the answer", remedy)
+
+    def _check_instruction_fits(self) -> None:
+        needed = len(self._prompt_ids(dict.fromkeys(self.task.inputs, "")))
+        if needed > self.max_prompt_tokens:
+            raise DataError(
+                f"model.max_seq_length {self.max_seq_length} is too short: without any text of a row, the prompt needs "
+                f"{needed} tokens, and the longest answer {self.max_seq_length - self.max_prompt_tokens}.",
+                hint="Raise model.max_seq_length, or shorten task.system and task.user.",
+            )
 
     def _fits(self, row: Example) -> bool:
-        return len(self._prompt_ids(row.premise, row.hypothesis)) <= self.max_prompt_tokens
+        return len(self._prompt_ids(row.inputs)) <= self.max_prompt_tokens
 
     def _too_many_shots_error(self, rows: Sequence[Example]) -> DataError:
-        lengths = [len(self._prompt_ids(example.premise, example.hypothesis)) for example in rows]
+        lengths = [len(self._prompt_ids(example.inputs)) for example in rows]
         needed = max(lengths)
         longest = rows[lengths.index(needed)]
         fitting_shots = 0
@@ -154,7 +181,7 @@ class PromptTokenizer:
             with_fewer_shots = PromptTokenizer(
                 self.tokenizer, self.task, self.max_seq_length, self.shots[:fitting_shots]
             )
-            if len(with_fewer_shots._prompt_ids(longest.premise, longest.hypothesis)) <= self.max_prompt_tokens:
+            if len(with_fewer_shots._prompt_ids(longest.inputs)) <= self.max_prompt_tokens:
                 break
         sufficient = needed + self.max_seq_length - self.max_prompt_tokens
         return DataError(

@@ -1,26 +1,26 @@
-"""Tokenization of rows for encoders: premise and hypothesis as a sentence pair."""
+"""Tokenization of rows for encoders: one text, or two texts as a sentence pair."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from toolkit.data.example import Example
 from toolkit.errors import ModelError
 from toolkit.prompts.prompt_tokenizer import PromptTokenizer
-from toolkit.prompts.tokenizer import check_spaces_survive, encode_pair
-from toolkit.prompts.truncation import encode_rows, truncate_premise
-from toolkit.recipe.schema import Recipe
+from toolkit.prompts.tokenizer import check_spaces_survive, encode_for_encoder
+from toolkit.prompts.truncation import encode_rows, truncate_input
+from toolkit.recipe.schema import Recipe, TaskSection
 
 
 @dataclass(frozen=True, slots=True)
 class EncodedPair:
-    """A row as a sentence pair for an encoder.
+    """A row as one text or a sentence pair for an encoder.
 
     Args:
-        ids: The token ids of the sentence pair, including special tokens.
+        ids: The token ids of the texts, including special tokens.
         segments: The text that each token belongs to, 0 or 1 (token_type_ids); None if the model has no such input.
         label: The index of the label.
-        shortened: Whether the end of the premise was cut off to fit into `max_seq_length`.
+        shortened: Whether the end of an input was cut off to fit into `max_seq_length`.
     """
 
     ids: tuple[int, ...]
@@ -42,54 +42,59 @@ class EncodedPair:
 
 
 class PairTokenizer:
-    """A converter from rows to sentence pairs, with the premise as the first sentence.
+    """A converter from rows to token ids for an encoder: of one text, or of a sentence pair.
 
     Args:
         tokenizer: A fast tokenizer.
-        labels: The classes, in the order of their indices.
+        task: The inputs, in the order in which the model reads them, and the labels, in the order of their indices.
         max_seq_length: The maximum number of tokens per row, including special tokens.
 
     Raises:
         ModelError: If the tokenizer has no padding token, or ignores spaces.
     """
 
-    def __init__(self, tokenizer: Any, labels: Sequence[str], max_seq_length: int) -> None:
+    def __init__(self, tokenizer: Any, task: TaskSection, max_seq_length: int) -> None:
         if tokenizer.pad_token_id is None:
             raise ModelError("The model's tokenizer has no padding token, so its rows cannot be batched.")
         check_spaces_survive(tokenizer)
         self.tokenizer = tokenizer
-        self.labels = tuple(labels)
+        self.task = task
+        self.labels = task.labels
         self.max_seq_length = max_seq_length
         self._has_segments = "token_type_ids" in tokenizer.model_input_names
 
     def encode_row(self, example: Example) -> EncodedPair:
-        """Encode one row, cutting off the end of its premise if it is too long.
+        """Encode one row, cutting off the end of `task.truncated_input` if it is too long.
 
         Raises:
-            DataError: If the row is still too long after its premise has been truncated as far as possible.
+            DataError: If the row is still too long after the input has been truncated as far as possible.
         """
+        cut = self.task.truncated_input
 
-        def encode(premise: str) -> list[tuple[int, int]]:
-            return encode_pair(self.tokenizer, premise.strip(), example.hypothesis.strip())
+        def encode(text: str) -> list[tuple[int, int]]:
+            texts = {**example.inputs, cut: text}
+            return encode_for_encoder(self.tokenizer, [texts[name].strip() for name in self.task.inputs])
 
-        tokens, shortened = truncate_premise(example.premise, encode, self.max_seq_length)
+        tokens, shortened = truncate_input(cut, example.inputs[cut], encode, self.max_seq_length)
         ids, segments = zip(*tokens, strict=True)
         return EncodedPair(ids, segments if self._has_segments else None, self.labels.index(example.label), shortened)
 
-    def encode_unlabeled(self, premise: str, hypothesis: str) -> EncodedPair:
+    def encode_unlabeled(self, inputs: Mapping[str, str]) -> EncodedPair:
         """Encode a row without a label, see `encode_row`; its `label` is 0 and has no meaning."""
-        return self.encode_row(Example("", premise, hypothesis, self.labels[0]))
+        return self.encode_row(Example("", inputs, self.labels[0]))
 
     def encode(self, examples: Sequence[Example]) -> list[EncodedPair]:
         """Encode rows with their labels, in order.
 
         Raises:
-            DataError: If `max_seq_length` leaves no room for the hypothesis. The message names the rows.
+            DataError: If `max_seq_length` leaves no room for the input that is not truncated. The message names the
+                rows.
         """
-        return encode_rows(examples, self.encode_row, self.max_seq_length, "the hypothesis")
+        kept = [name for name in self.task.inputs if name != self.task.truncated_input]
+        return encode_rows(examples, self.encode_row, self.max_seq_length, f"the {kept[0]}" if kept else "any text")
 
     def decode_row(self, row: EncodedPair, loss_on: str) -> tuple[str, str]:
-        """Return a row as two texts: the sentence pair, and the label that is trained on."""
+        """Return a row as two texts: the text that is read, and the label that is trained on."""
         text = self.tokenizer.decode(row.ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
         return f"{text} ", self.labels[row.label]
 
@@ -110,5 +115,5 @@ def make_row_tokenizer(tokenizer: Any, recipe: Recipe, shots: Sequence[Example] 
         ModelError: If the tokenizer cannot be used, see `PromptTokenizer` and `PairTokenizer`.
     """
     if recipe.model.kind == "encoder":
-        return PairTokenizer(tokenizer, recipe.task.labels, recipe.model.max_seq_length)
+        return PairTokenizer(tokenizer, recipe.task, recipe.model.max_seq_length)
     return PromptTokenizer(tokenizer, recipe.task, recipe.model.max_seq_length, shots)

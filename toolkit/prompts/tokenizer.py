@@ -1,6 +1,6 @@
-"""Loading of tokenizers, and encoding of plain text and of sentence pairs."""
+"""Loading of tokenizers, and encoding of plain text and of sequences for encoders."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -133,8 +133,8 @@ def encode_plain(tokenizer: Any, text: str) -> list[int]:
         return tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
 
 
-def encode_pair(tokenizer: Any, first: str, second: str) -> list[tuple[int, int]]:
-    """Encode two texts as a sentence pair with the tokenizer's special tokens; those spelled out in a text stay text.
+def encode_for_encoder(tokenizer: Any, texts: Sequence[str]) -> list[tuple[int, int]]:
+    """Encode one text, or a pair, with the tokenizer's special tokens; those spelled out in a text stay text.
 
     Returns:
         The id of each token, and the text it belongs to: 0 or 1, or always 0 if the tokenizer has no token type ids.
@@ -144,8 +144,7 @@ def encode_pair(tokenizer: Any, first: str, second: str) -> list[tuple[int, int]
     """
     with tokenizer_errors():
         encoding = tokenizer(
-            first,
-            second,
+            *texts,
             split_special_tokens=True,
             return_token_type_ids=True,
             return_special_tokens_mask=True,

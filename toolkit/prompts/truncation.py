@@ -1,4 +1,4 @@
-"""Truncation of rows that are too long: only the premise is shortened, never the hypothesis or the answer."""
+"""Truncation of rows that are too long: only one input is shortened, never another input or the answer."""
 
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -12,26 +12,27 @@ _MIN_ROWS_FOR_PROGRESS = 20_000
 T = TypeVar("T")
 
 
-def truncate_premise(premise: str, encode: Callable[[str], list[T]], max_tokens: int) -> tuple[list[T], bool]:
-    """Encode a row, cutting off the end of its premise if it is too long.
+def truncate_input(name: str, text: str, encode: Callable[[str], list[T]], max_tokens: int) -> tuple[list[T], bool]:
+    """Encode a row, cutting off the end of one of its inputs if it is too long.
 
-    The premise is cut between words. If not even its first word fits, for example a long URL, that word is cut.
+    The text is cut between words. If not even its first word fits, for example a long URL, that word is cut.
 
     Args:
-        premise: The premise.
-        encode: A function that returns the tokens of the row with another premise.
+        name: The name of the input, for the error message.
+        text: The text of the input.
+        encode: A function that returns the tokens of the row with another text in this input.
         max_tokens: The number of tokens that the row can have.
 
     Returns:
-        The tokens of the row, and whether the premise was shortened.
+        The tokens of the row, and whether the text was shortened.
 
     Raises:
-        DataError: If the row is too long without its premise, or no character of the premise fits.
+        DataError: If the row is too long without the text, or no character of the text fits.
     """
-    tokens = encode(premise)
+    tokens = encode(text)
     if len(tokens) <= max_tokens:
         return tokens, False
-    words = premise.split()
+    words = text.split()
     kept = _largest_count(len(words), lambda count: len(encode(" ".join(words[:count]))) <= max_tokens)
     if kept or not words:
         beginning = " ".join(words[:kept])
@@ -41,10 +42,10 @@ def truncate_premise(premise: str, encode: Callable[[str], list[T]], max_tokens:
         beginning = words[0][: ends[kept - 1]] if kept else ""
     tokens = encode(beginning)
     if len(tokens) > max_tokens:
-        raise DataError(f"needs {len(tokens)} tokens without its premise, but at most {max_tokens} fit")
+        raise DataError(f"needs {len(tokens)} tokens without its {name}, but at most {max_tokens} fit")
     if words and not beginning:
         raise DataError(
-            f"needs {len(tokens)} of the {max_tokens} tokens without its premise, which leaves no room for the premise"
+            f"needs {len(tokens)} of the {max_tokens} tokens without its {name}, which leaves no room for the {name}"
         )
     return tokens, True
 

@@ -1,7 +1,6 @@
 """Reading, overriding, validating and writing recipes."""
 
 import json
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
@@ -11,11 +10,11 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from toolkit.errors import RecipeError
+from toolkit.recipe.data_paths import absolute_path, resolve_data_path
 from toolkit.recipe.mistakes import describe_mistakes, shorten
 from toolkit.recipe.schema import Recipe
 from toolkit.recipe.yaml_parser import dump_yaml, parse_yaml
 
-LOCAL_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 _HINT = "For a description of every key, see: toolkit.Recipe.model_json_schema()"
 
 Overrides = Sequence[str] | Mapping[str, Any]
@@ -135,16 +134,21 @@ def _resolve_paths(values: dict[str, Any]) -> None:
     """Make local paths absolute and replace a template file by its text, so that recipe.yaml works from any folder."""
     for split in ("train", "eval"):
         source = values.get("data", {}).get(split) if isinstance(values.get("data"), dict) else None
-        if isinstance(source, dict) and isinstance(source.get("path"), str):
-            source["path"] = resolve_data_path(source["path"])
+        if not isinstance(source, dict):
+            continue
+        path = source.get("path")
+        if isinstance(path, str):
+            source["path"] = resolve_data_path(path)
+        elif isinstance(path, (list, tuple)):  # anything but text in it is reported later
+            source["path"] = [resolve_data_path(file) if isinstance(file, str) else file for file in path]
     model, task = values.get("model"), values.get("task")
     if (
         isinstance(model, dict)
         and model.get("name")
         and isinstance(model["name"], str)
-        and _absolute_path(model["name"]).is_dir()
+        and absolute_path(model["name"]).is_dir()
     ):
-        model["name"] = str(_absolute_path(model["name"]))
+        model["name"] = str(absolute_path(model["name"]))
     # Jinja text without a brace would be a constant, so such a text is a path.
     template = task.get("chat_template") if isinstance(task, dict) else None
     if isinstance(task, dict) and isinstance(template, str) and "{" not in template:
@@ -154,24 +158,6 @@ def _resolve_paths(values: dict[str, Any]) -> None:
                 hint="Give the path of a file, Jinja text, or null for the tokenizer's own template.",
             )
         task["chat_template"] = _read_text(Path(template))
-
-
-def resolve_data_path(path: str) -> str:
-    """Make the path of a local data file absolute; return a dataset id of the Hub or an embedded name unchanged."""
-    return str(_absolute_path(path)) if data_suffix(path) else path
-
-
-def data_suffix(path: str | Path) -> str:
-    """Return the extension that determines the format of a local data file; "" if the path is not such a file.
-
-    It is one of `LOCAL_SUFFIXES`, also for a name in capitals (`ROWS.CSV`) or a name without a stem (`.jsonl`).
-    """
-    return next((suffix for suffix in LOCAL_SUFFIXES if str(path).lower().endswith(suffix)), "")
-
-
-def _absolute_path(path: str) -> Path:
-    # Path.expanduser raises if the user does not exist, and Path.resolve if symbolic links form a loop.
-    return Path(os.path.realpath(os.path.expanduser(path)))  # noqa: PTH111
 
 
 def load_recipe(path: str | Path, overrides: Overrides = ()) -> Recipe:

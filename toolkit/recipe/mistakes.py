@@ -68,6 +68,11 @@ def _describe_error(error: Mapping[str, Any], known_keys: Sequence[str]) -> tupl
         return key, text
     if error["type"] == "model_type":
         return key, f"{shorten(error['input'])} is not a section; write its keys and values"
+    if location[-2:-1] == ["[key]"]:
+        # A key of a label map. YAML reads an empty key as null, and rows without a label have a setting of their own.
+        if error["input"] is None:
+            return key, "the key null matches no value; leave out rows without a label with data.unlabeled: skip"
+        return key, f"the key {shorten(error['input'])} is neither text nor a number nor a truth value"
     if error["type"] == "string_type" and isinstance(error["input"], (bool, int, float)):
         # YAML reads 0, 1e4 and true as numbers and a truth value unless they are quoted.
         kind = "a truth value" if isinstance(error["input"], bool) else "a number"

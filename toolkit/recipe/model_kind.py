@@ -1,5 +1,6 @@
 """The two kinds of model: a decoder, which writes its answer, and an encoder with a classification head."""
 
+from string import Formatter
 from typing import Any, Literal, get_args
 
 from toolkit.errors import RunError
@@ -15,14 +16,14 @@ _TARGET_MODULES: dict[ModelKind, tuple[str, ...]] = {
     "decoder": get_args(DecoderTarget),
     "encoder": get_args(EncoderTarget),
 }
+_ENCODER_TEXTS = 2  # a text, or a sentence pair
 ENCODER_DEFAULT_TARGETS = ("query", "value")
 
-_HEAD = "an encoder reads the two texts as a sentence pair and has one output per label"
+_HEAD = "an encoder reads only the texts of a row and has one output per label"
 # In bidirectional attention a token also depends on what follows, so a prefix cannot be computed once for all rows.
 _TREE = "an encoder attends in both directions, so its rows cannot share a prefix"
 _ENCODER_IGNORES = {
     "task.system": _HEAD,
-    "task.user": _HEAD,
     "task.verbalizers": _HEAD,
     "task.chat_template": _HEAD,
     "task.date_string": _HEAD,
@@ -59,8 +60,19 @@ def _missing_for_decoder(recipe: Any) -> list[str]:
 
 
 def _ignored_by_encoder(recipe: Any) -> list[str]:
-    """Return a message for each key that has no effect on an encoder but differs from its default."""
+    """Return a message for each key that an encoder cannot use, or that has no effect but differs from its default."""
     mistakes = []
+    inputs = recipe.task.inputs
+    if len(inputs) > _ENCODER_TEXTS:
+        mistakes.append(
+            f"task.user: has {len(inputs)} inputs ({', '.join(inputs)}), but an encoder reads one text or a pair; use "
+            "at most two, or a model of kind decoder"
+        )
+    elif any(text.strip() for text, *_ in Formatter().parse(recipe.task.user)):
+        mistakes.append(
+            "task.user: has no effect with model.kind encoder, except that it names the inputs: "
+            f"{_HEAD}; write only {''.join(f'{{{name}}}' for name in inputs)}"
+        )
     for key, reason in _ENCODER_IGNORES.items():
         section, name = (getattr(recipe, key.split(".")[0]), key.split(".")[1])
         default = type(section).model_fields[name].get_default(call_default_factory=True)

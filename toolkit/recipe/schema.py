@@ -1,33 +1,23 @@
 """The recipe: a frozen, validated description of a task, its data, its model, its training and its export."""
 
-from string import Formatter
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 from pydantic_core import InitErrorDetails
 
-from toolkit.recipe.labels import find_equal, find_label_errors, find_label_map_errors, respell_keys
+from toolkit.recipe.data_section import DataSection, Source
+from toolkit.recipe.inputs import RowColumns, find_columns_errors, find_placeholder_error, input_names, merge_columns
+from toolkit.recipe.labels import (
+    find_equal,
+    find_label_errors,
+    find_label_map_errors,
+    find_merge_errors,
+    normalize_text,
+    respell_keys,
+)
 from toolkit.recipe.model_kind import ENCODER_DEFAULT_TARGETS, LoraTarget, ModelKind, find_kind_errors
-
-Auto = Literal["auto"]
-GgufType = Literal[
-    "f32", "f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q5_1", "q5_0", "q4_k_m", "q4_1", "q4_0", "mxfp4", "tq2_0", "tq1_0"
-]
-Fraction = Annotated[float, Field(ge=0, lt=1)]
-# The upper bounds are far above those of any real run: a larger number is a typo, and a loop over it would never end.
-Count = Annotated[int, Field(gt=0, le=10**9)]
-BatchRows = Annotated[int, Field(gt=0, le=10**6)]
-LoraSize = Annotated[int, Field(gt=0, le=2**16)]
-# YAML has no tuples, and pydantic's strict mode does not convert lists to tuples.
-Labels = Annotated[tuple[str, ...], Field(strict=False, min_length=2)]
-Names = Annotated[tuple[str, ...], Field(strict=False)]
-
-
-class Section(BaseModel):
-    """A section of the recipe: frozen, without unknown keys and without silent conversion of values."""
-
-    # Strict: without it, pydantic would turn "8" into 8 and 1 into True, and hide a mistake in the recipe.
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+from toolkit.recipe.section import Auto, Count, Fraction, GgufType, Labels, LoraSize, Names, Section
+from toolkit.recipe.training_section import TrainingSection
 
 
 class TaskSection(Section):
@@ -42,7 +32,10 @@ class TaskSection(Section):
     )
     user: str = Field(
         default="{premise}\n{hypothesis}",
-        description="The user's message, with {premise} and {hypothesis}. A decoder requires this key.",
+        description="The user's message; its placeholders, e.g. {text}, name a row's inputs. Required for a decoder.",
+    )
+    truncate: str | None = Field(
+        default=None, description="The input whose end is cut off in rows that are too long; null: the first input."
     )
     chat_template: str | None = Field(
         default=None, description="A chat template as Jinja text or a file's path; null: the tokenizer's own."
@@ -73,7 +66,7 @@ class TaskSection(Section):
                 f"task.verbalizers: its keys are {sorted(self.verbalizers)}, but the labels are {sorted(self.labels)}; "
                 "give one verbalizer for each label"
             )
-        if pair := find_equal(self.verbalizers.values()):
+        if pair := find_equal(self.verbalizers.values(), normalize_text):
             raise ValueError(
                 f"task.verbalizers: {pair[0]!a} and {pair[1]!a} are the same text, so an answer could mean two "
                 "labels; give each label its own"
@@ -82,58 +75,23 @@ class TaskSection(Section):
             raise ValueError(
                 "task.verbalizers: a verbalizer is blank, so the model could not write it; give each label a word"
             )
-        try:
-            placeholders = [placeholder for placeholder in Formatter().parse(self.user) if placeholder[1] is not None]
-        except ValueError as error:
-            raise ValueError(f"task.user: {error}; double each literal brace") from error
-        # "{premise!r}" or "{premise:>9}" would alter the text, and "{premise.x}" or "{0}" could not be filled in.
-        if {name for _, name, _, _ in placeholders} != {"premise", "hypothesis"} or any(
-            spec or conversion for *_, spec, conversion in placeholders
-        ):
-            written = [
-                f"{name}{'!' + conversion if conversion else ''}{':' + spec if spec else ''}"
-                for _, name, spec, conversion in placeholders
-            ]
-            raise ValueError(f"task.user: its placeholders are {written}; use {{premise}} and {{hypothesis}}")
+        if mistake := find_placeholder_error(self.user):
+            raise ValueError(f"task.user: {mistake}")
+        if self.truncate is not None and self.truncate not in self.inputs:
+            raise ValueError(
+                f"task.truncate: {self.truncate!r} is not an input of task.user; choose from {', '.join(self.inputs)}"
+            )
         return self
 
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The names of a row's inputs: the placeholders of `user`, in order; see `recipe.inputs.input_names`."""
+        return input_names(self.user)
 
-class Source(Section):
-    """A source of rows: a dataset of the Hugging Face Hub, a local file or an embedded dataset."""
-
-    path: str = Field(
-        min_length=1,
-        description="A dataset id on the Hub, a local file (.jsonl .json .csv .tsv .parquet), or embedded:nli-fr.",
-    )
-    name: str | None = Field(default=None, description="The configuration of a dataset on the Hub; ignored for a file.")
-    split: str | None = Field(default=None, description="The split of a dataset on the Hub or of an embedded one.")
-    limit: Count | None = Field(default=None, description="Use only the first N rows; null uses all rows.")
-
-
-class Columns(Section):
-    """The names of the data's columns."""
-
-    premise: str = Field(default="premise", description="The column with the premise.")
-    hypothesis: str = Field(default="hypothesis", description="The column with the hypothesis.")
-    label: str = Field(default="label", description="The column with the label.")
-    id: str | None = Field(default=None, description="The column with the row's id; null numbers the rows from 1.")
-
-
-class DataSection(Section):
-    """The training rows and the evaluation rows."""
-
-    train: Source = Field(description="The training rows.")
-    eval: Source = Field(description="The evaluation rows, which are never trained on.")
-    columns: Columns = Field(default=Columns(), description="The names of the data's columns.")
-    label_map: dict[str | int, str] | None = Field(
-        default=None,
-        description="Maps values in the data to labels, e.g. {0: entailment}; null: the values are the labels.",
-    )
-    allow_overlap: bool = Field(default=False, description="Allow rows that occur in both train and eval.")
-    calibration_share: Fraction = Field(
-        default=0.0,
-        description="Share of the training rows, grouped by premise, held out to calibrate probabilities.",
-    )
+    @property
+    def truncated_input(self) -> str:
+        """The input whose end is cut off in rows that are too long."""
+        return self.truncate or self.inputs[0]
 
 
 class ModelSection(Section):
@@ -155,7 +113,7 @@ class ModelSection(Section):
         description="auto: bfloat16 on a GPU that supports it or a CPU with AMX; else float16 (GPU) or float32 (CPU).",
     )
     max_seq_length: Annotated[int, Field(ge=8, le=2**20)] = Field(
-        default=384, description="Maximum tokens per row. A longer row loses the end of its premise, never its label."
+        default=384, description="Maximum tokens per row. A longer row loses the end of task.truncate's input."
     )
 
 
@@ -175,69 +133,6 @@ class LoraSection(Section):
     use_dora: bool = Field(default=False, description="Train a weight-decomposed adapter (arXiv 2402.09353); slower.")
 
 
-class TrainingSection(Section):
-    """The training of the adapter."""
-
-    epochs: PositiveFloat = Field(default=2.0, le=10**6, description="Number of passes over the training rows.")
-    max_steps: Count | None = Field(
-        default=None, description="Train for N optimizer steps and ignore epochs; null: train for the given epochs."
-    )
-    batch_size: BatchRows = Field(default=16, description="Rows per optimizer step, summed over all devices.")
-    micro_batch_size: Auto | BatchRows = Field(
-        default="auto",
-        description="Rows per forward pass of a padded batch (a divisor of batch_size); fewer need less memory.",
-    )
-    batch_tokens: Auto | Count = Field(
-        default="auto", description="Tokens per forward pass of a prefix tree; fewer need less memory."
-    )
-    learning_rate: PositiveFloat = Field(default=1e-4, description="The peak learning rate.")
-    warmup_ratio: Fraction = Field(default=0.03, description="Share of the steps in which the learning rate rises.")
-    scheduler: Literal["cosine", "linear", "constant_with_warmup"] = Field(
-        default="cosine", description="The learning-rate schedule after the warmup."
-    )
-    weight_decay: NonNegativeFloat = Field(default=0.0, description="The decoupled weight decay of AdamW.")
-    optimizer: Literal["auto", "adamw_8bit", "adamw_torch_fused", "adamw_torch"] = Field(
-        default="auto", description="auto: adamw_8bit on a GPU, adamw_torch_fused on a CPU."
-    )
-    loss_on: Literal["completion", "full_text"] = Field(
-        default="completion",
-        description="completion: train on the answer only; full_text: train on the prompt and the answer.",
-    )
-    batching: Literal["auto", "prefix_tree", "padded"] = Field(
-        default="auto",
-        description="prefix_tree: compute shared beginnings of rows once; padded: pad the rows; auto: the faster one.",
-    )
-    group_by_premise: Auto | bool = Field(
-        default="auto",
-        description="Train on the rows of a premise together, so that they share more tokens; auto: in prefix trees.",
-    )
-    gradient_checkpointing: Auto | bool = Field(
-        default="auto", description="Recompute activations to save memory, at the cost of speed; auto: only on a GPU."
-    )
-    save_steps: Count = Field(default=200, description="Optimizer steps between two checkpoints.")
-    save_total_limit: Count = Field(default=2, description="Number of checkpoints to keep on disk.")
-    report_to: Literal["none", "tensorboard", "wandb"] = Field(
-        default="none", description="An experiment tracker in addition to train_log.jsonl; none: send nothing anywhere."
-    )
-
-    @model_validator(mode="after")
-    def _check(self) -> "TrainingSection":
-        if self.micro_batch_size != "auto" and self.batch_size % self.micro_batch_size:
-            raise ValueError(
-                f"training.micro_batch_size: {self.micro_batch_size} does not divide batch_size {self.batch_size}; "
-                "choose a divisor"
-            )
-        if self.micro_batch_size != "auto" and self.batching == "prefix_tree":
-            raise ValueError(
-                "training.micro_batch_size: has no effect with batching prefix_tree; set batch_tokens, or leave it out"
-            )
-        if self.batch_tokens != "auto" and self.batching == "padded":
-            raise ValueError(
-                "training.batch_tokens: has no effect with batching padded; set micro_batch_size, or leave it out"
-            )
-        return self
-
-
 class EvaluationSection(Section):
     """The evaluation of the model."""
 
@@ -248,6 +143,10 @@ class EvaluationSection(Section):
         default=True, description="Compare with random guesses, the majority class and bag-of-words classifiers."
     )
     slice_by: Names = Field(default=(), description="Columns by which to break down the accuracy, e.g. [genre].")
+    merge_labels: dict[str, Names] = Field(
+        default_factory=dict,
+        description="Labels to measure as one, e.g. {other: [neutral, contradiction]}: their probabilities are added.",
+    )
 
 
 class ExportSection(Section):
@@ -280,11 +179,41 @@ class Recipe(Section):
             values = {**values, "lora": {"target_modules": ENCODER_DEFAULT_TARGETS, **lora}}
         return values
 
+    @model_validator(mode="before")
+    @classmethod
+    def _evaluate_on_a_share(cls, values: Any) -> Any:
+        # With eval_share both sources are the same, so that no other code has to distinguish the two cases.
+        data = values.get("data") if isinstance(values, dict) else None
+        if isinstance(data, dict) and data.get("eval_share") and data.get("eval") is None and "train" in data:
+            train = data["train"]
+            if isinstance(train, dict):
+                train = {key: value for key, value in train.items() if key != "limit"}
+            values = {**values, "data": {**data, "eval": train}}
+        return values
+
+    def columns_of(self, source: Source) -> RowColumns:
+        """Return the columns of a source that hold the inputs, the label and the id of a row."""
+        return merge_columns(self.task.inputs, self.data.columns, source.columns)
+
     @model_validator(mode="after")
     def _check(self) -> "Recipe":
         mistakes = find_kind_errors(self)
-        label_map_mistakes = find_label_map_errors(self.data.label_map or {}, self.task.labels)
-        mistakes += [f"data.label_map: {mistake}" for mistake in label_map_mistakes]
+        for name, source in (("data", self.data), ("data.train", self.data.train), ("data.eval", self.data.eval)):
+            # Evaluation rows can have the name of a merged label, see `EvaluationSection.merge_labels`.
+            merged = () if name == "data.train" else self.evaluation.merge_labels
+            label_mistakes = find_label_map_errors(source.label_map or {}, (*self.task.labels, *merged))
+            mistakes += [f"{name}.label_map: {mistake}" for mistake in label_mistakes]
+            column_mistakes = find_columns_errors(source.columns, self.task.inputs)
+            mistakes += [f"{name}.columns: {mistake}" for mistake in column_mistakes]
+        merge_mistakes = find_merge_errors(self.evaluation.merge_labels, self.task.labels)
+        mistakes += [f"evaluation.merge_labels: {mistake}" for mistake in merge_mistakes]
+        if self.data.eval_share and not self.data.shares_rows:
+            mistakes.append("data.eval_share: has no effect next to another data.eval; leave it out or set it to 0")
+        if unknown := [name for name in self.training.group_by_inputs if name not in self.task.inputs]:
+            mistakes.append(
+                f"training.group_by: {unknown[0]!r} is not an input of task.user; choose from "
+                f"{', '.join(self.task.inputs)}"
+            )
         if mistakes:
             # Raising a ValueError would report only the first mistake.
             raise ValidationError.from_exception_data(

@@ -77,10 +77,15 @@ _Loader.add_constructor("tag:yaml.org,2002:int", _construct_integer)
 for _tag, (_pattern, _first_characters) in _CORE_SCHEMA.items():
     for _class in (_Loader, _Dumper):
         _class.add_implicit_resolver(_tag, re.compile(f"^(?:{_pattern})$"), _first_characters)
-_Dumper.add_representer(
-    str,
-    lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None),
-)
+
+
+def _represent_text(dumper: Any, text: str) -> Any:
+    # PyYAML folds Unicode's other line breaks (next line, line separator, paragraph separator) unless they are escaped.
+    style = '"' if re.search("[\x85\u2028\u2029]", text) else "|" if "\n" in text else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _represent_text)
 
 
 def parse_yaml(text: str, where: str) -> Any:

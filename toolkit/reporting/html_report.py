@@ -8,9 +8,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, TemplateError
 
 from toolkit.errors import RunError, first_line
 from toolkit.evaluation.confusion import confusion_table
+from toolkit.recipe.inputs import name_texts
 from toolkit.reporting import formats
 from toolkit.reporting.charts import loss_curve, reliability_diagram
-from toolkit.reporting.report_data import BASELINES, Report, gather_report
+from toolkit.reporting.report_data import Report, gather_report
 from toolkit.runs.run_folder import utc_now
 from toolkit.runs.trained_run import TrainedRun
 from toolkit.utils.atomic_io import write_text
@@ -41,7 +42,7 @@ def render(report: Report) -> str:
             report=report,
             loss_curve=loss_curve(report.steps, report.losses) if len(report.steps) > 1 else None,
             reliability=reliability_diagram(report.summary.bins) if report.summary.bins else None,
-            baselines=BASELINES,
+            baselines=report.baselines,
             written=utc_now(),
         )
 
@@ -74,6 +75,6 @@ def _environment() -> Environment:
     )
     for name in ("percent", "interval", "decimal", "count", "significant", "timestamp"):
         environment.filters[name] = getattr(formats, name)
-    environment.filters.update(shorten=formats.shorten, label_counts=formats.label_counts)
+    environment.filters.update(shorten=formats.shorten, label_counts=formats.label_counts, name_texts=name_texts)
     environment.globals["confusion_table"] = confusion_table
     return environment

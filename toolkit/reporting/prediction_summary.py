@@ -3,7 +3,7 @@
 import heapq
 import json
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,15 +12,15 @@ import numpy as np
 
 from toolkit.errors import RunError
 from toolkit.evaluation.calibration import ReliabilityBins, bin_confidences
+from toolkit.recipe.inputs import NLI_INPUTS
 
 
 @dataclass(frozen=True)
 class ConfidentError:
-    """A wrong prediction; `probability` is that of the predicted label."""
+    """A wrong prediction; `inputs` has the text of each input, and `probability` is that of the predicted label."""
 
     id: str
-    premise: str
-    hypothesis: str
+    inputs: Mapping[str, str]
     label: str
     prediction: str
     probability: float
@@ -47,11 +47,12 @@ class _Confidences:
     correct: "array[int]" = field(default_factory=lambda: array("b"))
 
 
-def summarize_predictions(path: Path, errors: int = 20) -> PredictionSummary:
+def summarize_predictions(path: Path, inputs: Sequence[str] = NLI_INPUTS, errors: int = 20) -> PredictionSummary:
     """Summarize predictions.jsonl in one pass that keeps nine bytes per row in memory.
 
     Args:
         path: The file. Rows without probabilities (from free generation) are skipped.
+        inputs: The names of the rows' inputs.
         errors: The number of most confident errors to keep; ties go to the earlier row.
 
     Raises:
@@ -65,7 +66,7 @@ def summarize_predictions(path: Path, errors: int = 20) -> PredictionSummary:
         if confidences.correct
         else None
     )
-    return PredictionSummary(bins, [_confident_error(row, probability) for probability, row in wrong_rows])
+    return PredictionSummary(bins, [_confident_error(row, inputs, probability) for probability, row in wrong_rows])
 
 
 def _wrong_rows(path: Path, confidences: _Confidences) -> Iterator[tuple[float, dict[str, Any]]]:
@@ -91,6 +92,7 @@ def _wrong_rows(path: Path, confidences: _Confidences) -> Iterator[tuple[float, 
                 yield wrong_row
 
 
-def _confident_error(row: dict[str, Any], probability: float) -> ConfidentError:
-    texts = {name: str(row.get(name, "")) for name in ("id", "premise", "hypothesis", "label", "prediction")}
-    return ConfidentError(**texts, probability=probability)
+def _confident_error(row: dict[str, Any], inputs: Sequence[str], probability: float) -> ConfidentError:
+    texts = {name: str(row.get(name, "")) for name in inputs}
+    fields = {name: str(row.get(name, "")) for name in ("id", "label", "prediction")}
+    return ConfidentError(**fields, inputs=texts, probability=probability)

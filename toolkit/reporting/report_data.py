@@ -9,11 +9,14 @@ from typing import Any
 
 from toolkit.data.sources import EMBEDDED
 from toolkit.errors import ModelError
+from toolkit.evaluation.baselines import ALL_INPUTS, bag_of_words_inputs
 from toolkit.evaluation.evaluation import Evaluation, load_evaluations, main_evaluation, with_base_zero_shot
 from toolkit.inference.gguf_file import read_gguf_header
 from toolkit.models.gguf_types import FILE_TYPES
+from toolkit.recipe.inputs import NLI_INPUTS, name_rows, name_texts
 from toolkit.recipe.loading import format_override
-from toolkit.recipe.schema import GgufType, Recipe
+from toolkit.recipe.schema import Recipe
+from toolkit.recipe.section import GgufType
 from toolkit.reporting.formats import count, interval, percent, shorten
 from toolkit.reporting.prediction_summary import PredictionSummary, summarize_predictions
 from toolkit.reporting.report_facts import Fact, decisions, training_facts
@@ -26,14 +29,21 @@ from toolkit.utils.formatting import join_names
 
 _MAX_LABELS_IN_TITLE = 10
 
-BASELINES = {
-    "random": "uniform guess",
-    "majority": "majority class of the training rows",
-    "hypothesis_only": "TF-IDF and logistic regression on the hypothesis only",
-    "premise_hypothesis": "TF-IDF and logistic regression on premise and hypothesis",
-    "base_zero_shot": "base model, zero-shot",
-}
-"""Descriptions of the keys in the `baselines` field of metrics.json."""
+
+def describe_baselines(inputs: Sequence[str]) -> dict[str, str]:
+    """Return a description of each key that the `baselines` field of metrics.json can have, for rows with `inputs`."""
+    classifier = "TF-IDF and logistic regression on"
+    return {
+        "random": "uniform guess",
+        "majority": "majority class of the training rows",
+        **{
+            baseline: f"{classifier} {join_names(names, 'and')}"
+            if len(names) == len(inputs)
+            else f"{classifier} the {names[0]} only"
+            for baseline, names in bag_of_words_inputs(inputs).items()
+        },
+        "base_zero_shot": "base model, zero-shot",
+    }
 
 
 @dataclass(frozen=True)
@@ -65,11 +75,11 @@ class Report:
         """A summary of the main evaluation's predictions, read on first use."""
         if self.main is None or not self.main.predictions.is_file():
             return PredictionSummary()
-        return summarize_predictions(self.main.predictions)
+        return summarize_predictions(self.main.predictions, self.main.inputs)
 
     @property
-    def language(self) -> str:
-        """The language of the rows as an HTML `lang` value."""
+    def language(self) -> str | None:
+        """The language of the rows as an HTML `lang` value, or None if it is not known."""
         return content_language(self.recipe)
 
     @property
@@ -79,6 +89,23 @@ class Report:
         if len(labels) > _MAX_LABELS_IN_TITLE:
             return f"Which of {len(labels):,} labels?"
         return f"{join_names([shorten(label) for label in labels], 'or')}?".replace("_", " ")
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The names of the inputs of the run's rows."""
+        return self.recipe.task.inputs
+
+    @property
+    def given(self) -> str:
+        """The inputs as part of a sentence, e.g. "a premise and a hypothesis"."""
+        if self.inputs == NLI_INPUTS:
+            return "a premise and a hypothesis"
+        return f"the input{'s' if len(self.inputs) > 1 else ''} {join_names(self.inputs, 'and')}"
+
+    @property
+    def baselines(self) -> dict[str, str]:
+        """Descriptions of the baselines, by their keys in metrics.json."""
+        return describe_baselines(self.main.inputs if self.main else self.inputs)
 
     @property
     def headline(self) -> tuple[str, str] | None:
@@ -139,6 +166,8 @@ def headline_details(evaluation: Evaluation) -> str:
     references = [f"chance is {percent(baselines.get('random', evaluation.chance))}"]
     if "hypothesis_only" in baselines:
         references.append(f"the hypothesis-only baseline reaches {percent(baselines['hypothesis_only'])}")
+    if ALL_INPUTS in baselines:
+        references.append(f"the bag-of-words baseline reaches {percent(baselines[ALL_INPUTS])}")
     if baselines.get("base_zero_shot") is not None:
         references.append(f"the base model reaches {percent(baselines['base_zero_shot'])}")
     rows = f"{count(metrics['n'])} rows"
@@ -149,13 +178,16 @@ def headline_details(evaluation: Evaluation) -> str:
     return f"accuracy {interval(metrics.get('accuracy_ci95'))} on {rows}; {', '.join(references)}".strip()
 
 
-def content_language(recipe: Recipe) -> str:
-    """Return the language code of the rows.
+def content_language(recipe: Recipe) -> str | None:
+    """Return the language code of the rows, or None if it is not known.
 
-    XNLI and similar datasets on the Hub name their configurations after languages. Anything else is taken for French.
+    XNLI and similar datasets on the Hub name their configurations after languages. Other pairs of a premise and a
+    hypothesis are taken for French.
     """
     name = recipe.data.train.name or ""
-    return name if len(name) == 2 and name.isalpha() and name.islower() else "fr"
+    if len(name) == 2 and name.isalpha() and name.islower():
+        return name
+    return "fr" if recipe.task.inputs == NLI_INPUTS else None
 
 
 def _warnings(report: Report) -> Iterator[str]:
@@ -164,13 +196,16 @@ def _warnings(report: Report) -> Iterator[str]:
         yield f"Training did not complete. Its status in run.json is {status or 'missing'}."
     if report.main and report.main.metrics["model"] != "adapter":
         yield f"The adapter has not been evaluated on the evaluation rows. The headline shows {report.main.name}."
-    if pairs := data.get("overlap", {}).get("pairs"):
-        yield f"{pairs:,} pairs occur in both the training and the evaluation rows, so the score rewards memorization."
+    overlap = data.get("overlap", {})
+    if shared := overlap.get("pairs", overlap.get("rows")):
+        rows = f"{shared:,} {name_rows(report.inputs)}"
+        yield f"{rows} occur in both the training and the evaluation rows, so the score rewards memorization."
     for evaluation in report.evaluations:
         yield from evaluation.metrics.get("warnings") or []
-        rows = evaluation.metrics.get("shortened_rows")
-        if rows and evaluation.metrics["model"] == "adapter":
-            yield f"{evaluation.name}: the premises of {count(rows)} rows were truncated to fit model.max_seq_length."
+        truncated = evaluation.metrics.get("shortened_rows")
+        if truncated and evaluation.metrics["model"] == "adapter":
+            rows = f"{name_texts(report.recipe.task.truncated_input)} of {count(truncated)} rows"
+            yield f"{evaluation.name}: the {rows} were truncated to fit model.max_seq_length."
     if (report.parity or {}).get("accepted_changes"):
         yield "Files of the model had changed when it was exported, which was accepted: see gguf/parity.json."
     if str(record.get("git_commit") or "").endswith("-dirty"):

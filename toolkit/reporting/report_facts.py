@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from toolkit.recipe.inputs import NLI_INPUTS
 from toolkit.recipe.schema import Recipe
 from toolkit.reporting.formats import duration, percent, significant, size
 
@@ -30,10 +31,14 @@ def decisions(record: dict[str, Any], recipe: Recipe) -> Iterator[Fact]:
     is_tree = (record.get("batching") or {}).get("name") == "prefix_tree"
     # A tree micro-batch is limited by its tokens, a padded one by its rows.
     size_key = "batch_tokens" if is_tree else "micro_batch_size"
-    for name in ("group_by_premise", size_key, "gradient_checkpointing", "optimizer"):
+    # run.json also has the older key, with a truth value, which is enough for natural language inference.
+    is_by_premise = recipe.task.inputs == NLI_INPUTS and record.get("group_by", []) in ([], ["premise"])
+    group_key = "group_by_premise" if is_by_premise else "group_by"
+    for name in (group_key, size_key, "gradient_checkpointing", "optimizer"):
         if name in record:
-            is_auto = getattr(training, name, None) == "auto"
-            reason = "auto: derived from device, model and rows" if is_auto else f"the recipe sets training.{name}"
+            key = "group_by" if name == group_key else name
+            is_auto = getattr(training, key, None) == "auto"
+            reason = "auto: derived from device, model and rows" if is_auto else f"the recipe sets training.{key}"
             yield Fact(name.replace("_", " "), _format_value(record[name]), reason)
 
 
@@ -51,6 +56,8 @@ def _verification_fact(verification: dict[str, Any]) -> Fact:
 def _format_value(value: Any) -> str:
     if isinstance(value, bool):  # before int, because bool is a subclass of int
         return "yes" if value else "no"
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "none"
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 

@@ -21,8 +21,8 @@ _DATA_FIELDS = ("data.train.fingerprint", "data.calibration.fingerprint", "data.
 _TOKEN_FIELDS = ("tokens_sha256",)
 _PROCESS_FIELDS = ("processes",)
 _PLAN_FIELDS = (
-    "batching.name", "batch_size", "steps", "micro_batch_size", "batch_tokens", "group_by_premise",
-    "gradient_checkpointing", "optimizer",
+    "batching.name", "batch_size", "steps", "micro_batch_size", "batch_tokens", "gradient_checkpointing",
+    "optimizer",
 )  # fmt: skip
 _START_OVER = "or start over with overwrite=True or another output_dir."
 

@@ -4,7 +4,7 @@ import shlex
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -96,7 +96,8 @@ def train_run(recipe: Recipe, run: RunFolder, options: TrainingOptions) -> None:
     _check_trainable(model, preflight)
     job = _verify_trees(job, model)
     if options.resume:
-        check_same_plan(run, asdict(job.plan))  # again, because the verification may have switched to padded batches
+        # Again, because the verification may have switched to padded batches.
+        check_same_plan(run, job.plan.record(recipe))
     if options.dry_run:
         with TemporaryDirectory() as folder:  # a trainer creates its output folder when it is constructed
             TRAINING_BACKENDS[recipe.model.kind].make_trainer(job, model, Path(folder))
@@ -113,13 +114,13 @@ def _plan_run(preflight: Preflight[Any], run: RunFolder, *, resume: bool) -> tup
         check_same_data(run, record)
         # `auto` sizes depend on the available memory. Other micro-batches would add up gradients in another order and
         # change their last bits, so a resumed run keeps the sizes that it was started with.
-        job = job.with_plan(job.plan.as_recorded(run.record))
-        check_same_plan(run, asdict(job.plan))
+        job = job.with_plan(job.plan.as_recorded(run.record, preflight.recipe))
+        check_same_plan(run, job.plan.record(preflight.recipe))
     return job, record
 
 
 def _job_record(job: TrainingJob, estimate: ResourceEstimate | None) -> dict[str, Any]:
-    return {**asdict(job.plan), "outlook": estimate.record() if estimate else None}
+    return {**job.plan.record(job.recipe), "outlook": estimate.record() if estimate else None}
 
 
 def _run_job(

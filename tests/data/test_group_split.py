@@ -6,30 +6,31 @@ from pathlib import Path
 
 import pytest
 
-from toolkit.data.calibration_split import split_calibration
+from tests.nli import nli
 from toolkit.data.example import Example
+from toolkit.data.group_split import split_calibration
 from toolkit.data.splits import load_splits
 from toolkit.errors import DataError
 from toolkit.recipe.schema import Recipe
 
 LABELS = ["entailment", "neutral", "contradiction"]
-ROWS = [Example(str(i), f"p{i // 3}", f"h{i}", LABELS[i % 3]) for i in range(300)]
+ROWS = [nli(str(i), f"p{i // 3}", f"h{i}", LABELS[i % 3]) for i in range(300)]
 
 
 def test_rows_of_a_premise_stay_together() -> None:
     train, calibration = split_calibration(ROWS, 0.1, seed=42)
     assert len(calibration) == 30
-    assert not {row.premise for row in train} & {row.premise for row in calibration}
+    assert not {row.inputs["premise"] for row in train} & {row.inputs["premise"] for row in calibration}
     assert sorted([*train, *calibration], key=lambda row: int(row.id)) == ROWS
     assert [*train] == [row for row in ROWS if row in train], "the order of the rows is kept"
 
 
 def test_split_depends_only_on_seed_and_rows() -> None:
     # Computed in another process, whose string hashes had another salt.
-    premises = {row.premise for row in split_calibration(ROWS, 0.05, seed=42)[1]}
+    premises = {row.inputs["premise"] for row in split_calibration(ROWS, 0.05, seed=42)[1]}
     assert premises == {"p26", "p35", "p67", "p90", "p99"}
-    assert premises == {row.premise for row in split_calibration(ROWS, 0.05, seed=42)[1]}
-    assert premises != {row.premise for row in split_calibration(ROWS, 0.05, seed=43)[1]}
+    assert premises == {row.inputs["premise"] for row in split_calibration(ROWS, 0.05, seed=42)[1]}
+    assert premises != {row.inputs["premise"] for row in split_calibration(ROWS, 0.05, seed=43)[1]}
 
 
 def test_smallest_share_holds_out_one_premise() -> None:
@@ -45,12 +46,12 @@ def test_single_premise_cannot_be_split() -> None:
 def test_calibration_premises_are_in_no_other_split(make_recipe: Callable[..., Recipe], tmp_path: Path) -> None:
     def write_source(name: str, rows: list[Example]) -> str:
         path = tmp_path / f"{name}.jsonl"
-        values = [{"premise": r.premise, "hypothesis": r.hypothesis, "label": r.label} for r in rows]
+        values = [{**row.inputs, "label": row.label} for row in rows]
         path.write_text("".join(json.dumps(value) + "\n" for value in values), encoding="utf-8")
         return f"data.{name}={{path: {path}}}"
 
     # The evaluation rows have every second premise of the training rows, with other hypotheses.
-    evaluation = [Example(str(i), f"p{i}", f"other {i}", "neutral") for i in range(0, 100, 2)]
+    evaluation = [nli(str(i), f"p{i}", f"other {i}", "neutral") for i in range(0, 100, 2)]
     sources = [
         write_source("train", ROWS),
         write_source("eval", evaluation),
@@ -59,10 +60,10 @@ def test_calibration_premises_are_in_no_other_split(make_recipe: Callable[..., R
     ]
     recipe = make_recipe(*sources, "data.calibration_share=0.2")
     splits = load_splits(recipe)
-    premises = {row.premise for row in splits.calibration_set}
-    unseen_premises = {row.premise for row in splits.unseen_calibration_set}
-    assert not premises & {row.premise for row in splits.train}
-    assert unseen_premises and not unseen_premises & {row.premise for row in splits.eval}
+    premises = {row.inputs["premise"] for row in splits.calibration_set}
+    unseen_premises = {row.inputs["premise"] for row in splits.unseen_calibration_set}
+    assert not premises & {row.inputs["premise"] for row in splits.train}
+    assert unseen_premises and not unseen_premises & {row.inputs["premise"] for row in splits.eval}
     assert unseen_premises < premises, "the test needs held-out premises that are also evaluated"
     record = splits.record(recipe)
     assert (record["train"]["rows"], record["calibration"]["rows"]) == (240, 60)

@@ -1,0 +1,69 @@
+"""Splits of rows by whole groups: the share of data.train to evaluate on, and the calibration set.
+
+Rows with the same text in the first input, e.g. the same premise, are a group. They are not independent.
+"""
+
+import random
+from collections import Counter
+from collections.abc import Sequence
+
+from toolkit.data.example import Example
+from toolkit.errors import DataError
+from toolkit.recipe.inputs import name_texts
+
+
+def split_calibration(rows: Sequence[Example], share: float, seed: int) -> tuple[list[Example], list[Example]]:
+    """Split off a calibration set such that no group is in both parts.
+
+    Args:
+        rows: All training rows.
+        share: The share of the rows to hold out, from 0 to below 1. Groups are drawn until it is reached, so the
+            calibration set exceeds it by less than the rows of one group.
+        seed: The seed of the draw. The result depends only on the seed, the groups and their order.
+
+    Returns:
+        The rows to train on and the calibration set, each in the order of `rows`.
+
+    Raises:
+        DataError: If no rows would be left to train on.
+    """
+    # Changing this seed would change the calibration set of every recipe.
+    return _split_groups(rows, share, f"hold back {seed}", "data.calibration_share")
+
+
+def split_evaluation(rows: Sequence[Example], share: float, seed: int) -> tuple[list[Example], list[Example]]:
+    """Split off the evaluation rows, as `split_calibration` does for the calibration set.
+
+    A group that would exceed the share by more than what it lacks without the group is passed over.
+    """
+    return _split_groups(rows, share, f"evaluation share {seed}", "data.eval_share", passes_over=True)
+
+
+def _split_groups(
+    rows: Sequence[Example], share: float, seed: str, key: str, *, passes_over: bool = False
+) -> tuple[list[Example], list[Example]]:
+    if not share:
+        return list(rows), []
+    sizes = Counter(row.group for row in rows)
+    groups = list(sizes)  # in order of first occurrence: a set of strings would be ordered differently in each process
+    random.Random(seed).shuffle(groups)  # hashes a string seed with SHA-512, so the draw is the same on every machine
+    held_out: set[str] = set()
+    count = 0
+    wanted = share * len(rows)
+    for group in groups:
+        if count >= wanted:
+            break
+        if passes_over and count + sizes[group] - wanted > wanted - count:
+            continue
+        held_out.add(group)
+        count += sizes[group]
+    if count in (0, len(rows)):
+        name = next(iter(rows[0].inputs))
+        raise DataError(
+            f"{key} {share:g} would hold out {'all' if count else 'none of the'} {len(rows)} training rows. Rows of "
+            f"the same {name} are held out together, and there are only {len(groups)} {name_texts(name)}.",
+            hint=f"Change {key}, or give other rows in a file of their own."
+            if passes_over
+            else f"Lower {key}, or set it to 0.",
+        )
+    return [row for row in rows if row.group not in held_out], [row for row in rows if row.group in held_out]

@@ -1,0 +1,90 @@
+"""The section `training` of a recipe."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
+
+from toolkit.recipe.section import Auto, BatchRows, Count, Fraction, Names, Section
+
+
+class TrainingSection(Section):
+    """The training of the adapter."""
+
+    epochs: PositiveFloat = Field(default=2.0, le=10**6, description="Number of passes over the training rows.")
+    max_steps: Count | None = Field(
+        default=None, description="Train for N optimizer steps and ignore epochs; null: train for the given epochs."
+    )
+    batch_size: BatchRows = Field(default=16, description="Rows per optimizer step, summed over all devices.")
+    micro_batch_size: Auto | BatchRows = Field(
+        default="auto",
+        description="Rows per forward pass of a padded batch (a divisor of batch_size); fewer need less memory.",
+    )
+    batch_tokens: Auto | Count = Field(
+        default="auto", description="Tokens per forward pass of a prefix tree; fewer need less memory."
+    )
+    learning_rate: PositiveFloat = Field(default=1e-4, description="The peak learning rate.")
+    warmup_ratio: Fraction = Field(default=0.03, description="Share of the steps in which the learning rate rises.")
+    scheduler: Literal["cosine", "linear", "constant_with_warmup"] = Field(
+        default="cosine", description="The learning-rate schedule after the warmup."
+    )
+    weight_decay: NonNegativeFloat = Field(default=0.0, description="The decoupled weight decay of AdamW.")
+    optimizer: Literal["auto", "adamw_8bit", "adamw_torch_fused", "adamw_torch"] = Field(
+        default="auto", description="auto: adamw_8bit on a GPU, adamw_torch_fused on a CPU."
+    )
+    loss_on: Literal["completion", "full_text"] = Field(
+        default="completion",
+        description="completion: train on the answer only; full_text: train on the prompt and the answer.",
+    )
+    batching: Literal["auto", "prefix_tree", "padded"] = Field(
+        default="auto",
+        description="prefix_tree: compute shared beginnings of rows once; padded: pad the rows; auto: the faster one.",
+    )
+    group_by: Literal["auto", "none"] | Annotated[Names, Field(min_length=1)] = Field(
+        default="auto",
+        description="Inputs, e.g. [premise]: keep rows that share them adjacent; auto: the first one, in trees.",
+    )
+    group_by_premise: Auto | bool | None = Field(
+        default=None, exclude=True, description="Older name of group_by: true means [premise], and false means none."
+    )
+    gradient_checkpointing: Auto | bool = Field(
+        default="auto", description="Recompute activations to save memory, at the cost of speed; auto: only on a GPU."
+    )
+    save_steps: Count = Field(default=200, description="Optimizer steps between two checkpoints.")
+    save_total_limit: Count = Field(default=2, description="Number of checkpoints to keep on disk.")
+    report_to: Literal["none", "tensorboard", "wandb"] = Field(
+        default="none", description="An experiment tracker in addition to train_log.jsonl; none: send nothing anywhere."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _rename_grouping(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or not isinstance(old := values.get("group_by_premise"), (bool, str)):
+            return values
+        new = {"auto": "auto", True: ["premise"], False: "none"}.get(old)
+        if new is None or values.get("group_by", new) != new:
+            return values  # an invalid value, or a contradiction, which `_check` reports
+        return {**values, "group_by": new, "group_by_premise": None}
+
+    @model_validator(mode="after")
+    def _check(self) -> "TrainingSection":
+        if self.group_by_premise is not None:
+            raise ValueError("training.group_by_premise: contradicts group_by; leave it out")
+        if self.micro_batch_size != "auto" and self.batch_size % self.micro_batch_size:
+            raise ValueError(
+                f"training.micro_batch_size: {self.micro_batch_size} does not divide batch_size {self.batch_size}; "
+                "choose a divisor"
+            )
+        if self.micro_batch_size != "auto" and self.batching == "prefix_tree":
+            raise ValueError(
+                "training.micro_batch_size: has no effect with batching prefix_tree; set batch_tokens, or leave it out"
+            )
+        if self.batch_tokens != "auto" and self.batching == "padded":
+            raise ValueError(
+                "training.batch_tokens: has no effect with batching padded; set micro_batch_size, or leave it out"
+            )
+        return self
+
+    @property
+    def group_by_inputs(self) -> tuple[str, ...]:
+        """The inputs in `group_by`; empty for auto and none."""
+        return self.group_by if isinstance(self.group_by, tuple) else ()
