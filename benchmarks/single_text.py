@@ -6,8 +6,9 @@ python benchmarks/single_text.py --model models/smollm2 --out outputs/bench/sing
 Each text describes two things in French, one as good and one as bad, and names the one that counts: "Je ne juge que le
 repas. La chambre n'est pas agréable, mais le repas n'est pas médiocre." Its label is the opinion about that thing.
 Things and adjectives are balanced, and half of all adjectives are negated, so a classifier of words and word pairs is
-right on half of the rows: the label depends on which description belongs to the thing that counts, and on the scope of
-its negation.
+right on about half of the rows: the label depends on which description belongs to the thing that counts, and on the
+scope of its negation. With --descriptions 1, a text is one description that is true or false: "Selon moi : il est faux
+que le repas est médiocre."
 """
 
 import argparse
@@ -33,11 +34,20 @@ ADJECTIVES = {
 }
 OPPOSITE = {"positif": "négatif", "négatif": "positif"}
 OPENINGS = ("Pour moi, seul compte ceci : {thing}.", "Je ne juge que {thing}.", "Une seule chose m'importe : {thing}.")
+SOURCES = ("Selon moi", "À mon avis", "Pour mon fils", "D'après ma voisine", "Selon le journal", "Pour nos amis")
 LINKS = (", mais ", ", et ", " ; ")
 
 
+def make_short_row(generator: random.Random) -> tuple[str, str]:
+    """Return a text with one description that is affirmed or denied, and its label."""
+    opinion, is_true = generator.choice(LABELS), generator.random() < 0.5
+    adjective = generator.choice(ADJECTIVES[opinion if is_true else OPPOSITE[opinion]])
+    source, thing = generator.choice(SOURCES), generator.choice(THINGS)
+    return f"{source} : il est {'vrai' if is_true else 'faux'} que {thing} est {adjective}.", opinion
+
+
 def make_row(generator: random.Random) -> tuple[str, str]:
-    """Return a text and its label."""
+    """Return a text with two descriptions, and the label of the one that counts."""
     first, second = generator.sample(THINGS, 2)
     opinion = generator.choice(LABELS)
     opinions = {first: opinion, second: OPPOSITE[opinion]}
@@ -55,13 +65,22 @@ def describe(thing: str, opinion: str, generator: random.Random) -> str:
     return f"{thing} n'est pas {generator.choice(ADJECTIVES[OPPOSITE[opinion]])}"
 
 
-def make_rows(count: int, seed: int) -> list[tuple[str, str]]:
-    """Return different texts with their labels."""
+def make_rows(count: int, seed: int, descriptions: int = 2) -> list[tuple[str, str]]:
+    """Return different texts, each with one or two descriptions, and their labels."""
+    make = make_row if descriptions == 2 else make_short_row
     generator, rows = random.Random(seed), dict[str, str]()
     while len(rows) < count:
-        text, label = make_row(generator)
+        text, label = make(generator)
         rows[text] = label
     return list(rows.items())
+
+
+SYSTEM = {
+    1: "Réponds « positif » si l'avis est favorable, « négatif » s'il est défavorable. Réponds par ce seul mot.",
+    2: "Le texte parle de deux choses, mais une seule compte. Réponds « positif » si le texte en dit du bien, "
+    "« négatif » s'il en dit du mal. Réponds par ce seul mot.",
+}
+"""The instruction, by the number of descriptions."""
 
 
 def write_rows(path: Path, rows: Sequence[tuple[str, str]]) -> None:
@@ -75,8 +94,7 @@ def recipe_values(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]
     return {
         "task": {
             "labels": list(LABELS),
-            "system": "Le texte parle de deux choses, mais une seule compte. Réponds « positif » si le texte en dit du "
-            "bien, « négatif » s'il en dit du mal. Réponds par ce seul mot.",
+            "system": SYSTEM[arguments.descriptions],
             "user": "{text}",
         },
         "data": {"train": {"path": str(folder / "train.csv")}, "eval": {"path": str(folder / "test.csv")}},
@@ -98,7 +116,7 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     import toolkit
     from toolkit.recipe.loading import build_recipe
 
-    rows = make_rows(arguments.rows + arguments.eval_rows, arguments.seed)
+    rows = make_rows(arguments.rows + arguments.eval_rows, arguments.seed, arguments.descriptions)
     write_rows(folder / "train.csv", rows[: arguments.rows])
     write_rows(folder / "test.csv", rows[arguments.rows :])
     recipe = build_recipe(recipe_values(arguments, folder), "the recipe")
@@ -122,6 +140,9 @@ def main() -> None:
     """Run the benchmark and report the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="embedded:tiny-llama-fr", help="model folder, or embedded:tiny-llama-fr")
+    parser.add_argument(
+        "--descriptions", type=int, choices=(1, 2), default=2, help="1: short texts; 2: the harder task"
+    )
     parser.add_argument("--rows", type=int, default=2000, help="training rows")
     parser.add_argument("--eval-rows", type=int, default=500, help="evaluation rows, which are different texts")
     parser.add_argument("--epochs", type=float, default=3.0, help="passes over the training rows")
