@@ -7,8 +7,8 @@ Each text describes two things in French, one as good and one as bad, and names 
 repas. La chambre n'est pas agréable, mais le repas n'est pas médiocre." Its label is the opinion about that thing.
 Things and adjectives are balanced, and half of all adjectives are negated, so a classifier of words and word pairs is
 right on about half of the rows: the label depends on which description belongs to the thing that counts, and on the
-scope of its negation. With --descriptions 1, a text is one description that is true or false: "Selon moi : il est faux
-que le repas est médiocre."
+scope of its negation. With --task unseen, texts are English and have one adjective, and those of the evaluation do not
+occur in training: "In my view: the meal was mediocre."
 """
 
 import argparse
@@ -34,20 +34,41 @@ ADJECTIVES = {
 }
 OPPOSITE = {"positif": "négatif", "négatif": "positif"}
 OPENINGS = ("Pour moi, seul compte ceci : {thing}.", "Je ne juge que {thing}.", "Une seule chose m'importe : {thing}.")
-SOURCES = ("Selon moi", "À mon avis", "Pour mon fils", "D'après ma voisine", "Selon le journal", "Pour nos amis")
+SOURCES = ("I think", "My neighbor says", "As one guest wrote", "To be honest", "In my view", "The review says")
+ENGLISH_THINGS = (
+    "meal", "room", "service", "pool", "garden", "beach", "area", "terrace", "show", "visit", "guide", "music",
+)  # fmt: skip
+ENGLISH = {
+    "positive": (
+        "excellent", "wonderful", "great", "superb", "lovely", "delightful", "amazing", "perfect", "pleasant",
+        "splendid", "charming", "brilliant", "fantastic", "marvelous", "impressive", "enjoyable",
+    ),
+    "negative": (
+        "terrible", "awful", "bad", "horrible", "disgusting", "dreadful", "poor", "unpleasant", "disappointing", "dull",
+        "annoying", "miserable", "mediocre", "boring", "useless", "ugly",
+    ),
+}  # fmt: skip
+_SEEN = 10
+"""The number of adjectives of each label that occur in training rows."""
 LINKS = (", mais ", ", et ", " ; ")
 
 
-def make_short_row(generator: random.Random) -> tuple[str, str]:
-    """Return a text with one description that is affirmed or denied, and its label."""
-    opinion, is_true = generator.choice(LABELS), generator.random() < 0.5
-    adjective = generator.choice(ADJECTIVES[opinion if is_true else OPPOSITE[opinion]])
-    source, thing = generator.choice(SOURCES), generator.choice(THINGS)
-    return f"{source} : il est {'vrai' if is_true else 'faux'} que {thing} est {adjective}.", opinion
+def make_unseen_rows(count: int, seed: int, *, is_training: bool) -> list[tuple[str, str]]:
+    """Return different English texts with one adjective each, and their labels.
+
+    The adjectives of training and evaluation are disjoint, so a classifier of words can only guess.
+    """
+    generator, rows = random.Random(f"{seed} {is_training}"), dict[str, str]()
+    while len(rows) < count:
+        label = generator.choice(list(ENGLISH))
+        words = ENGLISH[label][:_SEEN] if is_training else ENGLISH[label][_SEEN:]
+        source, thing = generator.choice(SOURCES), generator.choice(ENGLISH_THINGS)
+        rows[f"{source}: the {thing} was {generator.choice(words)}."] = label
+    return list(rows.items())
 
 
 def make_row(generator: random.Random) -> tuple[str, str]:
-    """Return a text with two descriptions, and the label of the one that counts."""
+    """Return a text and its label."""
     first, second = generator.sample(THINGS, 2)
     opinion = generator.choice(LABELS)
     opinions = {first: opinion, second: OPPOSITE[opinion]}
@@ -65,22 +86,21 @@ def describe(thing: str, opinion: str, generator: random.Random) -> str:
     return f"{thing} n'est pas {generator.choice(ADJECTIVES[OPPOSITE[opinion]])}"
 
 
-def make_rows(count: int, seed: int, descriptions: int = 2) -> list[tuple[str, str]]:
-    """Return different texts, each with one or two descriptions, and their labels."""
-    make = make_row if descriptions == 2 else make_short_row
+def make_rows(count: int, seed: int) -> list[tuple[str, str]]:
+    """Return different texts with their labels."""
     generator, rows = random.Random(seed), dict[str, str]()
     while len(rows) < count:
-        text, label = make(generator)
+        text, label = make_row(generator)
         rows[text] = label
     return list(rows.items())
 
 
 SYSTEM = {
-    1: "Réponds « positif » si l'avis est favorable, « négatif » s'il est défavorable. Réponds par ce seul mot.",
-    2: "Le texte parle de deux choses, mais une seule compte. Réponds « positif » si le texte en dit du bien, "
+    "unseen": "Answer positive if the opinion is favorable, and negative if it is not. Answer with this word only.",
+    "scope": "Le texte parle de deux choses, mais une seule compte. Réponds « positif » si le texte en dit du bien, "
     "« négatif » s'il en dit du mal. Réponds par ce seul mot.",
 }
-"""The instruction, by the number of descriptions."""
+"""The instruction of each task."""
 
 
 def write_rows(path: Path, rows: Sequence[tuple[str, str]]) -> None:
@@ -93,8 +113,8 @@ def recipe_values(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]
     """Return the recipe as plain values."""
     return {
         "task": {
-            "labels": list(LABELS),
-            "system": SYSTEM[arguments.descriptions],
+            "labels": list(LABELS if arguments.task == "scope" else ENGLISH),
+            "system": SYSTEM[arguments.task],
             "user": "{text}",
         },
         "data": {"train": {"path": str(folder / "train.csv")}, "eval": {"path": str(folder / "test.csv")}},
@@ -116,9 +136,14 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     import toolkit
     from toolkit.recipe.loading import build_recipe
 
-    rows = make_rows(arguments.rows + arguments.eval_rows, arguments.seed, arguments.descriptions)
-    write_rows(folder / "train.csv", rows[: arguments.rows])
-    write_rows(folder / "test.csv", rows[arguments.rows :])
+    if arguments.task == "scope":
+        rows = make_rows(arguments.rows + arguments.eval_rows, arguments.seed)
+        train, test = rows[: arguments.rows], rows[arguments.rows :]
+    else:
+        train = make_unseen_rows(arguments.rows, arguments.seed, is_training=True)
+        test = make_unseen_rows(arguments.eval_rows, arguments.seed, is_training=False)
+    write_rows(folder / "train.csv", train)
+    write_rows(folder / "test.csv", test)
     recipe = build_recipe(recipe_values(arguments, folder), "the recipe")
     batching = toolkit.preflight(recipe).job.plan.batching
     start = time.perf_counter()
