@@ -165,9 +165,7 @@ def main() -> None:
     """Run the benchmark and report the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="embedded:tiny-llama-fr", help="model folder, or embedded:tiny-llama-fr")
-    parser.add_argument(
-        "--descriptions", type=int, choices=(1, 2), default=2, help="1: short texts; 2: the harder task"
-    )
+    parser.add_argument("--task", choices=list(SYSTEM), default="scope", help="scope (default) or unseen")
     parser.add_argument("--rows", type=int, default=2000, help="training rows")
     parser.add_argument("--eval-rows", type=int, default=500, help="evaluation rows, which are different texts")
     parser.add_argument("--epochs", type=float, default=3.0, help="passes over the training rows")

@@ -76,7 +76,7 @@ COLUMNS = ("text", "label")
         # Compression
         ("a.csv.gz", "text,label\n", {}, "cannot be decompressed: Not a gzipped file", "Copy"),
         ("a.csv.gz", gzip.compress(b"text,label\nx,a\n" * 99, mtime=0)[:-12], {}, "cannot be decompressed", "Copy"),
-        ("a.csv", gzip.compress(b"text\n", mtime=0), {}, "is a gzip file, but its name does not end in .gz", "a.csv.gz"),
+        ("a.csv", gzip.compress(b"text\n", mtime=0), {}, "is a gzip file, but its name does not end in", "a.csv.gz"),
         ("a.csv", b"PK\3\4...", {}, "is a zip archive, but its name does not end in .zip", "Save a spreadsheet as"),
         ("a.zip", "text", {}, "cannot be decompressed: File is not a zip file", "Copy"),
     ],
