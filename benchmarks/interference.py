@@ -142,7 +142,7 @@ def main() -> None:
             run = copy(f"killed-{name}")
             kills = 0
             while kills < arguments.kills // 2:
-                # Most of a command is start-up; its last third reads, scores and writes.
+                # The first third of a command is start-up.
                 kills += kill_and_repeat(
                     commands(run, arguments.recipe)[name], moments.uniform(seconds[name] / 3, seconds[name])
                 )

@@ -37,6 +37,15 @@ def test_first_row_is_not_a_header(tmp_path: Path) -> None:
     assert "header: false" in (error.value.hint or "")
 
 
+def test_repeated_header_is_an_invalid_label(tmp_path: Path) -> None:
+    """Files that were joined have their header again, which is a row to remove and no reason for `header: false`."""
+    path = tmp_path / "rows.csv"
+    path.write_text("text,label\nSuper film,pos\ntext,label\nTrop nul,neg\n", encoding="utf-8")
+    recipe = recipe_for(path)
+    with pytest.raises(DataError, match="row 2: label 'label' is not one of pos, neg"):
+        load_examples(recipe, recipe.data.train)
+
+
 @pytest.mark.parametrize(
     ("name", "text", "sentence"),
     [

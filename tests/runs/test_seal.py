@@ -377,6 +377,17 @@ def test_run_without_seal_opens_with_a_warning(ours: Path, caplog: pytest.LogCap
     assert caplog.text.count("has no seal in run.json") == 1
 
 
+def test_run_with_the_first_seal_opens(ours: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The first seals lacked the record of run.json and the names of evaluations. That is not a change."""
+    names = {"run.json": "record", "eval/adapter/metrics.json": "name", "eval/base/metrics.json": "name"}
+    for name, key in names.items():
+        record = json.loads((ours / name).read_text())
+        del record["seal"][key]
+        (ours / name).write_text(json.dumps(record))
+    run = toolkit.open_run(ours)
+    assert len(run.evaluations) == 2 and caplog.text.count("has no seal in run.json") == 1
+
+
 def test_gguf_of_another_run_is_refused(
     ours: Path, finished: tuple[Path, Path, Path], call: Call, tmp_path: Path
 ) -> None:

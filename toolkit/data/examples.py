@@ -71,7 +71,8 @@ def load_rows(recipe: Recipe, source: Source, *, is_training: bool = False, is_e
             f"{describe(source)} has no column {missing[0]!r}; its columns are {list_names(map(repr, names))}.",
             hint=_columns_hint(recipe, columns, names, missing[0]),
         )
-    _check_first_row(source, names, columns.label, rows)
+    if normalize_label(columns.label) in label_texts(recipe.task.labels, source.label_map or recipe.data.label_map):
+        _check_first_row(source, names, columns.label, rows)
     if is_external:
         slices = tuple(column for column in slices if has_column(rows, column))
     # Rows that are split later are trained on, too.
@@ -95,10 +96,10 @@ def load_rows(recipe: Recipe, source: Source, *, is_training: bool = False, is_e
 
 
 def _check_first_row(source: Source, names: Sequence[str], label: str, rows: Sequence[Row]) -> None:
-    """Check that the name of the label column is not a label, as in a file whose first row was read as its header.
+    """Check that the first row was not read as the header of a label column that is named like a label.
 
     Raises:
-        DataError: If the name occurs among the labels.
+        DataError: If the name of the column occurs among its values.
     """
     is_delimited = data_suffix(source.path if isinstance(source.path, str) else source.path[0]) in DEFAULT_DELIMITERS
     if is_delimited and source.format.header and any(get_column(row, label) == label for row in rows):

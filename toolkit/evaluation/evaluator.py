@@ -22,7 +22,7 @@ from toolkit.evaluation.merged_labels import MergedLabels
 from toolkit.evaluation.metrics import Predictions, absent_label_warnings, compute_metrics
 from toolkit.evaluation.request import EvaluationRequest, Mode
 from toolkit.inference.classifier import Classifier
-from toolkit.inference.model_seal import verify_model
+from toolkit.inference.model_seal import UNKNOWN_ORIGIN, verify_model
 from toolkit.prompts.messages import match_verbalizer
 from toolkit.recipe.data_paths import data_suffix
 from toolkit.recipe.data_section import Source
@@ -83,7 +83,7 @@ def evaluate(run: TrainedRun, request: EvaluationRequest) -> Evaluation:
     with folder_lock(run.path):
         run.verify_unreplaced(adapter_sha256)
         # A GGUF file of unknown origin is not known to have this adapter.
-        origin = None if doubt and "cannot be checked" in doubt else adapter_sha256
+        origin = None if doubt == UNKNOWN_ORIGIN else adapter_sha256
         metrics = write_evaluation(folder, examples, scored_rows.predictions, metrics, origin)
     return Evaluation(folder.name, folder, metrics)
 

@@ -14,6 +14,8 @@ logger = logging.getLogger(__name__)
 ADAPTER_KEY, BASE_KEY = "general.toolkit.adapter_sha256", "general.toolkit.base_sha256"
 """The metadata of a GGUF file that say which model it was made from. Quantizers keep them."""
 
+UNKNOWN_ORIGIN = "does not say which model it was made from, so it cannot be checked."
+
 
 def verify_model(run: TrainedRun, model: ModelRef) -> str | None:
     """Check the files of a model against their recorded digests, right before they are loaded.
@@ -52,7 +54,7 @@ def _verify_gguf(run: TrainedRun, path: Path) -> str | None:
     # Also of a file that export wrote: the adapter could have been a changed one, which the caller accepted.
     adapter, base = header.fields.get(ADAPTER_KEY), header.fields.get(BASE_KEY)
     if adapter is None:
-        return "does not say which model it was made from, so it cannot be checked."
+        return UNKNOWN_ORIGIN
     if adapter != run.seal.adapter_sha256:
         run.refuse_changes([f"{path} was exported from another adapter than that of {run.path}."])
     elif base != run.seal.base_sha256:

@@ -59,7 +59,8 @@ def _find_changes(folder: Path, metrics: Mapping[str, Any], run: Seal | None, ca
         cache_folder: The run folder, for the cache of digests.
     """
     seal, path, predictions = metrics.get("seal"), folder / "metrics.json", folder / "predictions.jsonl"
-    if seal is None:  # from before evaluations were sealed, so a sealed run cannot have made it
+    # From before evaluations were sealed with their name, so a sealed run cannot have made it.
+    if seal is None or (isinstance(seal, dict) and "name" not in seal):
         return [f"{path} has no seal, so it was not made by this run."] if run else []
     if not is_content_intact(metrics):
         return [f"{path} has changed since it was written."]

@@ -34,6 +34,8 @@ def load_parity(run: TrainedRun) -> dict[str, Any] | None:
     models = parity.get("models")
     if not isinstance(models, list) or not all(isinstance(entry, dict) for entry in models):
         raise RunError(f"{path} is damaged: it has no list of models.", hint="Export again, or delete it.")
+    if run.seal is None:
+        return parity
     changes = []
     if not is_content_intact(parity):
         changes = [f"{path} has changed since it was written."]

@@ -54,9 +54,9 @@ class Seal:
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> "Seal | None":
-        """Return the seal in run.json, or None for a run that was trained before runs were sealed."""
+        """Return the seal in run.json, or None for a run from before runs were sealed completely."""
         seal = record.get("seal")
-        if not isinstance(seal, dict):
+        if not isinstance(seal, dict) or "record" not in seal:  # the first seals did not cover run.json itself
             return None
         sections = {key: seal.get(key) for key in ("base", "adapter", "recipe")}
         if not all(isinstance(section, dict) for section in sections.values()):
