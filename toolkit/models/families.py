@@ -1,0 +1,79 @@
+"""The families of decoders that the toolkit knows: what differs between them, in one table.
+
+A family is one entry of `FAMILIES` and one row of the parametrized tests in tests/models/test_families.py.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from gguf import MODEL_ARCH
+
+LINEAR_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+"""The linear layers of a decoder layer. All families have the same, and an adapter can be added to each of them."""
+
+RotaryPairing = Literal["halves", "neighbors"]
+
+
+@dataclass(frozen=True)
+class Family:
+    """A family of decoders.
+
+    Args:
+        name: The name that people use, for messages and tables.
+        architecture: The model class that config.json names.
+        gguf: The architecture of its GGUF files, which names their tensors and metadata.
+        rotary_pairing: The dimensions of a head that llama.cpp rotates together: i with i + head_dim / 2 (`halves`, as
+            in transformers) or 2i with 2i + 1 (`neighbors`). The rows of queries and keys are reordered for the latter.
+        activation: The activation of the MLP that llama.cpp computes.
+        layer_norms: The norms of a decoder layer, by their names in transformers.
+        has_qk_norm: True if each head's queries and keys are normalized.
+        has_qkv_bias: True if queries, keys and values always have biases.
+        norm_offset: The number that the model adds to the weights of its norms. In GGUF files it is already added.
+        tree_problem: The reason why its attention cannot compute prefix trees, or None if it can.
+    """
+
+    name: str
+    architecture: str
+    gguf: MODEL_ARCH
+    rotary_pairing: RotaryPairing = "halves"
+    activation: str = "silu"
+    layer_norms: tuple[str, ...] = ("input_layernorm", "post_attention_layernorm")
+    has_qk_norm: bool = False
+    has_qkv_bias: bool = False
+    norm_offset: float = 0.0
+    tree_problem: str | None = None
+
+
+_GEMMA_NORMS = (
+    "input_layernorm",
+    "post_attention_layernorm",
+    "pre_feedforward_layernorm",
+    "post_feedforward_layernorm",
+)
+
+FAMILIES: dict[str, Family] = {
+    family.architecture: family
+    for family in (
+        # SmolLM2, CroissantLLM, TinyLlama, Lucie and many others are Llamas with other tokenizers.
+        Family("Llama", "LlamaForCausalLM", MODEL_ARCH.LLAMA, rotary_pairing="neighbors"),
+        Family("Mistral", "MistralForCausalLM", MODEL_ARCH.LLAMA, rotary_pairing="neighbors"),
+        Family("Qwen2.5", "Qwen2ForCausalLM", MODEL_ARCH.QWEN2, has_qkv_bias=True),
+        Family("Qwen3", "Qwen3ForCausalLM", MODEL_ARCH.QWEN3, has_qk_norm=True),
+        Family("SmolLM3", "SmolLM3ForCausalLM", MODEL_ARCH.SMOLLM3, rotary_pairing="neighbors"),
+        Family(
+            "Gemma 3",
+            "Gemma3ForCausalLM",
+            MODEL_ARCH.GEMMA3,
+            activation="gelu_pytorch_tanh",
+            layer_norms=_GEMMA_NORMS,
+            has_qk_norm=True,
+            norm_offset=1.0,
+        ),
+    )
+}
+"""The known families by the model class in config.json."""
+
+
+def find_family(config: Any) -> Family | None:
+    """Return the family of a transformers configuration, or None if it is not a known one."""
+    return next((FAMILIES[name] for name in config.architectures or () if name in FAMILIES), None)
