@@ -112,9 +112,10 @@ def test_ranges_come_from_metadata_without_a_checkout(monkeypatch: pytest.Monkey
 
 
 def test_precision_is_that_of_training(make_recipe: Callable[..., Recipe]) -> None:
+    from toolkit.embedded import MODEL_FOLDER
     from toolkit.models.loading import resolve_precision
 
-    precision = resolve_precision(make_recipe("model.dtype=auto"))
+    precision = resolve_precision(make_recipe("model.dtype=auto"), MODEL_FOLDER)
     assert f"precision   {precision.name} if model.dtype is auto: {precision.reason}" in doctor.examine().lines
 
 

@@ -1,10 +1,12 @@
 """Precision: the chosen data type and the reason, for each kind of device."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from toolkit.embedded import MODEL_FOLDER
 from toolkit.errors import ModelError, RunError
 from toolkit.models import loading
 from toolkit.models.loading import resolve_precision
@@ -32,6 +34,27 @@ def test_choice_has_a_reason(
 ) -> None:
     precision = choose_precision(requested, device, has_bfloat16=has_bfloat16, has_amx=has_amx)
     assert (precision.name, precision.reason) == (name, reason)
+
+
+def test_overflowing_family_avoids_float16() -> None:
+    """On a T4, Gemma 3 computes in float32, because its activations become infinite in float16."""
+    gpu = {"has_bfloat16": False, "has_amx": False, "overflowing_family": "Gemma 3"}
+    assert choose_precision("auto", "cuda", **gpu).name == "float32"
+    assert choose_precision("auto", "cuda", **gpu | {"has_bfloat16": True}).name == "bfloat16"
+    with pytest.raises(ModelError, match="Gemma 3 exceed its range"):
+        choose_precision("float16", "cuda", **gpu)
+
+
+def test_family_excludes_float16(
+    make_recipe: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(loading, "DEVICE", "cuda")
+    monkeypatch.setattr(loading, "is_bfloat16_supported", lambda: False)
+    config = {"model_type": "gemma3_text", "architectures": ["Gemma3ForCausalLM"]}
+    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    recipe = make_recipe("model.dtype=auto")
+    assert resolve_precision(recipe, tmp_path).name == "float32"
+    assert resolve_precision(recipe, MODEL_FOLDER).name == "float16"
 
 
 def test_float16_on_a_cpu_is_an_error() -> None:
@@ -71,11 +94,12 @@ def test_resume_keeps_the_recorded_precision(
     recipe = make_recipe("model.dtype=auto")
     for name in ("float32", "bfloat16"):
         recorded = Precision.from_record({"precision": {"name": name, "reason": "recorded"}})
-        assert resolve_precision(recipe, recorded) == recorded
-    assert resolve_precision(make_recipe("model.dtype=float32"), Precision("bfloat16", "recorded")).name == "float32"
+        assert resolve_precision(recipe, MODEL_FOLDER, recorded) == recorded
+    in_float32 = make_recipe("model.dtype=float32")
+    assert resolve_precision(in_float32, MODEL_FOLDER, Precision("bfloat16", "recorded")).name == "float32"
     # A GPU's float16 cannot be kept on a CPU. The current choice is returned, and the caller reports the difference.
-    current = resolve_precision(recipe)
-    assert resolve_precision(recipe, Precision("float16", "recorded")) == current
+    current = resolve_precision(recipe, MODEL_FOLDER)
+    assert resolve_precision(recipe, MODEL_FOLDER, Precision("float16", "recorded")) == current
 
 
 def test_damaged_precision_record_is_an_error() -> None:

@@ -37,7 +37,7 @@ def test_loss_falls_and_head_is_saved(make_encoder_recipe: MakeRecipe, tiny_enco
     losses = [row["loss"] for row in log(tmp_path / "run")]
     assert losses[0] == pytest.approx(1.0986, abs=0.3), "ln 3, the loss of a uniform guess"
     assert sum(losses[-5:]) / 5 < 0.6 * losses[0]
-    fresh = load_encoder(folder, recipe, resolve_precision(recipe)).classifier.state_dict()
+    fresh = load_encoder(folder, recipe, resolve_precision(recipe, folder)).classifier.state_dict()
     for name, tensor in fresh.items():
         trained = saved[f"base_model.model.classifier.{name}"]
         assert (trained - tensor).abs().max() > 1e-3, name

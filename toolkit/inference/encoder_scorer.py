@@ -77,10 +77,11 @@ def load_encoder_scorer(run: TrainedRun, pair_tokenizer: PairTokenizer) -> Encod
             f"{list(outputs)}.",
             hint="Keep task.labels as in the run's recipe.yaml. Map other names with data.label_map.",
         )
-    precision = resolve_precision(run.recipe)
     with folder_lock(run.path, shared=True):
         run.verify_adapter()
-        model = load_encoder_for_scoring(find_base(run), run.recipe, precision, run.folder.adapter)
+        base = find_base(run)
+        precision = resolve_precision(run.recipe, base)
+        model = load_encoder_for_scoring(base, run.recipe, precision, run.folder.adapter)
     batch_tokens = run.recipe.evaluation.batch_tokens
     batch_tokens = _BATCH_TOKENS[DEVICE] if batch_tokens == "auto" else batch_tokens
     return EncoderScorer(model, pair_tokenizer.tokenizer, precision, batch_tokens=batch_tokens)

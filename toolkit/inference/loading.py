@@ -111,4 +111,4 @@ def load_torch_model(run: TrainedRun, model: ModelRef) -> Any:
     with folder_lock(run.path, shared=True):
         verify_model(run, model)
         folder = check_model_folder(run.folder.merged) if model.name == "merged" else find_base(run)
-        return load_for_scoring(folder, recipe, resolve_precision(recipe), adapter)
+        return load_for_scoring(folder, recipe, resolve_precision(recipe, folder), adapter)

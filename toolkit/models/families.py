@@ -30,6 +30,7 @@ class Family:
         has_qkv_bias: True if queries, keys and values always have biases.
         norm_offset: The number that the model adds to the weights of its norms. In GGUF files it is already added.
         tree_problem: The reason why its attention cannot compute prefix trees, or None if it can.
+        overflows_float16: True if its activations exceed the range of float16, so that training ends in NaN.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Family:
     has_qkv_bias: bool = False
     norm_offset: float = 0.0
     tree_problem: str | None = None
+    overflows_float16: bool = False
 
 
 _GEMMA_NORMS = (
@@ -68,6 +70,7 @@ FAMILIES: dict[str, Family] = {
             layer_norms=_GEMMA_NORMS,
             has_qk_norm=True,
             norm_offset=1.0,
+            overflows_float16=True,
         ),
     )
 }

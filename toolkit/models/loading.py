@@ -16,7 +16,8 @@ from toolkit.models.backend import (
     is_bfloat16_supported,
     quiet,
 )
-from toolkit.models.parameters import check_max_seq_length
+from toolkit.models.families import find_family
+from toolkit.models.parameters import check_max_seq_length, model_config
 from toolkit.models.precision import Precision, choose_precision, cpu_has_amx
 from toolkit.models.safety import check_weights_complete, weight_names
 from toolkit.recipe.schema import LoraSection, Recipe
@@ -25,19 +26,25 @@ from toolkit.utils.memory_errors import memory_errors
 _OUT_OF_MEMORY_HINT = "Set model.load_in_4bit: true, or use a smaller model."
 
 
-def resolve_precision(recipe: Recipe, recorded: Precision | None = None) -> Precision:
+def resolve_precision(recipe: Recipe, folder: Path, recorded: Precision | None = None) -> Precision:
     """Resolve the recipe's `model.dtype` for the device of this process.
 
     Args:
         recipe: The recipe.
+        folder: The folder of the base model. Its family can exclude float16.
         recorded: The precision that `auto` resolved to when the run was started. It is kept if this device supports it.
 
     Raises:
-        ModelError: If this device does not support the recipe's data type.
+        ModelError: If this device or the model does not support the recipe's data type.
     """
-    capabilities = {"has_bfloat16": is_bfloat16_supported(), "has_amx": cpu_has_amx()}
+    family = find_family(model_config(folder))
+    capabilities: dict[str, Any] = {
+        "has_bfloat16": is_bfloat16_supported(),
+        "has_amx": cpu_has_amx(),
+        "overflowing_family": family.name if family and family.overflows_float16 else None,
+    }
     if recorded is not None and recipe.model.dtype == "auto":
-        with suppress(ModelError):  # not supported by this device: the caller reports the difference
+        with suppress(ModelError):  # not supported on this device: the caller reports the difference
             choose_precision(recorded.name, DEVICE, **capabilities)
             return recorded
     return choose_precision(recipe.model.dtype, DEVICE, **capabilities)

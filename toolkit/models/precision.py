@@ -43,7 +43,9 @@ class Precision:
         return cls(precision["name"], precision["reason"])
 
 
-def choose_precision(requested: str, device: str, *, has_bfloat16: bool, has_amx: bool) -> Precision:
+def choose_precision(
+    requested: str, device: str, *, has_bfloat16: bool, has_amx: bool, overflowing_family: str | None = None
+) -> Precision:
     """Resolve `model.dtype` for a device.
 
     Args:
@@ -51,10 +53,18 @@ def choose_precision(requested: str, device: str, *, has_bfloat16: bool, has_amx
         device: cpu or cuda.
         has_bfloat16: True if the device supports bfloat16 natively instead of emulating it.
         has_amx: True if a CPU has matrix units for bfloat16, see `cpu_has_amx`. Ignored on a GPU.
+        overflowing_family: The name of the model's family if its activations exceed the range of float16, or None.
 
     Raises:
-        ModelError: For float16 on a CPU, or bfloat16 on a CPU that emulates it: Unsloth would use another one.
+        ModelError: For float16 on a CPU, or bfloat16 on a CPU that emulates it: Unsloth would use another one. Also for
+            float16 with a family that overflows.
     """
+    if requested == "float16" and overflowing_family:
+        raise ModelError(
+            f"model.dtype is float16, but activations of {overflowing_family} exceed its range (65504) and become "
+            "infinite.",
+            hint="Set model.dtype to auto, bfloat16 or float32.",
+        )
     if requested == "bfloat16" and device == "cpu" and not has_bfloat16:
         raise ModelError(
             "model.dtype is bfloat16, but this CPU emulates it slowly and Unsloth would use a different data type.",
@@ -70,6 +80,10 @@ def choose_precision(requested: str, device: str, *, has_bfloat16: bool, has_amx
     if device == "cuda":
         if has_bfloat16:
             return Precision("bfloat16", "this GPU supports bfloat16")
+        if overflowing_family:
+            return Precision(
+                "float32", f"this GPU does not support bfloat16, and {overflowing_family} overflows float16"
+            )
         return Precision("float16", "this GPU does not support bfloat16")
     if has_bfloat16 and has_amx:
         return Precision("bfloat16", "this CPU has AMX, which multiplies bfloat16 faster than float32")

@@ -223,8 +223,8 @@ def run_preflight(
     splits = load_splits(recipe)
     folder = find_model(recipe.model.name, recipe.model.revision, weights=fetch_weights)
     check_revision(recipe, folder)
-    precision = resolve_precision(recipe, recorded_precision)
-    model_config(folder)  # before the tokenizer, which reads config.json too, but would not name it in an error
+    # Before the tokenizer, which reads config.json, too, but would not name it in an error.
+    precision = resolve_precision(recipe, folder, recorded_precision)
     row_tokenizer = make_row_tokenizer(load_tokenizer(folder), recipe)
     parameters = _check_model(folder, recipe, row_tokenizer)
     train_rows = row_tokenizer.encode(splits.train)
