@@ -43,7 +43,11 @@ def test_scoring_peak_is_predicted(tiny_model: Path, dtype: torch.dtype) -> None
     hidden = torch.zeros(predictions, shape.hidden, dtype=dtype)
     with torch.inference_mode():
         body = measure_peak(
-            lambda: model.get_decoder()(**inputs, attention_mask=prepare_mask(mask, dtype), use_cache=False)
+            lambda: model.get_decoder()(
+                **inputs,
+                attention_mask=prepare_mask(mask, dtype, model.config, inputs["position_ids"]),
+                use_cache=False,
+            )
         )
         head = measure_peak(lambda: model.get_output_embeddings()(hidden).float().log_softmax(dim=-1))
     assert (predicted.runtime, predicted.weights, predicted.loading) == (1, 2, 3)

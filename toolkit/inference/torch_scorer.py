@@ -12,13 +12,21 @@ from toolkit.batching.prefix_tree import Branch, build_tree, common_prefix_lengt
 from toolkit.errors import ModelError, first_line
 from toolkit.inference.checks import scoring_errors
 from toolkit.inference.label_trie import LabelTrie
-from toolkit.models.attention import accept_trees, limit_sequence_length, prepare_mask, unwrap_peft
+from toolkit.models.attention import (
+    MASK_ERRORS,
+    accept_trees,
+    find_tree_problem,
+    limit_sequence_length,
+    prepare_mask,
+    sliding_window,
+    unwrap_peft,
+)
 from toolkit.utils.progress import progress_bar
 
 logger = logging.getLogger(__name__)
 
 _CHECKED_ROWS = 2
-"""The rows in the first, verified tree. With two, a wrong mask lets the second attend to the first."""
+"""The rows in the verified tree. With two, a wrong mask lets the second attend to the first."""
 _TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.5, torch.float16: 0.1}
 """The difference in nats that rounding can cause. A wrong mask changes log-probabilities by whole units."""
 
@@ -33,8 +41,9 @@ class TorchScorer:
     The language-model head is applied to the hidden states of the predicting nodes only. The model's own logits, which
     some backends leave empty (unslothai/unsloth#3126), are never used.
 
-    Before the first tree is used, the score of one of its rows is compared with that of the same row scored separately.
-    If they differ, all rows are scored separately.
+    Before the first tree is used, scores of the longest row and a similar one in a tree are compared with those of the
+    same rows scored separately, and again before the first rows that are longer than the model's sliding window. If
+    they differ, all rows are scored separately.
 
     Args:
         model: A causal language model, with or without an adapter, in evaluation mode.
@@ -50,7 +59,7 @@ class TorchScorer:
         self._edges = len(trie.edges)
         self._cache: Any = None
         self._prefix_length = 0
-        self._is_tree_verified: bool | None = None
+        self._are_trees_exact: dict[bool, bool] = {}  # by whether the rows are longer than the sliding window
         self._contexts = trie.contexts
         # A context that is a prefix of a longer one lies on the longer one's branch. Only the others need a branch.
         self._leaf_contexts = [
@@ -89,17 +98,11 @@ class TorchScorer:
         scores = np.full((len(prompts), self._edges), np.nan)
         self._cache_prefix(prompts)
         suffixes = [prompt[self._prefix_length :] for prompt in prompts]
-        batches = split_by_nodes(suffixes, [len(self._contexts)] * len(prompts), self._batch_tokens)
+        batches = list(split_by_nodes(suffixes, [len(self._contexts)] * len(prompts), self._batch_tokens))
+        score_batch = self._score_tree if self._can_use_trees(prompts, batches) else self._score_each
         with progress_bar(total=len(prompts), desc="scoring", unit="row") as bar:
             for rows in batches:
-                batch = [prompts[row] for row in rows]
-                if self._is_tree_verified is None:
-                    self._is_tree_verified = self._verify_tree(batch[:_CHECKED_ROWS])
-                scores[rows] = (
-                    self._score_tree(batch)
-                    if self._is_tree_verified
-                    else [self._score_separately(prompt) for prompt in batch]
-                )
+                scores[rows] = score_batch([prompts[row] for row in rows])
                 bar.update(len(rows))
         return scores
 
@@ -109,26 +112,46 @@ class TorchScorer:
         self._cache, self._prefix_length = None, 0
         # On a GPU, Unsloth's fused forward caches keys and values in its own format, and trees are so large that the
         # prefix is rarely repeated.
-        if self._device.type != "cpu":
+        if self._device.type != "cpu" or find_tree_problem(self._base.config) is not None:
             return
         # The last token of each prompt is left to its tree, because it predicts the first token of the labels.
         self._prefix_length = min(common_prefix_length(prompts), min(map(len, prompts)) - 1)
         if self._prefix_length:
+            from toolkit.models.backend import DynamicCache
+
             prefix = torch.tensor([prompts[0][: self._prefix_length]])
-            self._cache = self._base.get_decoder()(input_ids=prefix, use_cache=True).past_key_values
+            # Without the model's configuration, this cache keeps all keys. The one that the model would create drops
+            # those outside a sliding window, and then a tree's keys could not be removed from it again.
+            self._cache = DynamicCache()
+            self._base.get_decoder()(input_ids=prefix, past_key_values=self._cache, use_cache=True)
+
+    def _can_use_trees(self, prompts: Sequence[Sequence[int]], batches: Sequence[Sequence[int]]) -> bool:
+        window = sliding_window(self._base.config)
+        longest = max(range(len(prompts)), key=lambda row: len(prompts[row]))
+        is_limited = window is not None and len(prompts[longest]) > window
+        if is_limited not in self._are_trees_exact:
+            problem = find_tree_problem(self._base.config)
+            batch = next(batch for batch in batches if longest in batch)
+            # The rows of a batch are sorted, so the row before the longest one shares much with it.
+            start = max(0, batch.index(longest) + 1 - _CHECKED_ROWS)
+            checked = [prompts[row] for row in batch[start : start + _CHECKED_ROWS]]
+            self._are_trees_exact[is_limited] = (
+                self._verify_tree(checked) if problem is None else self._reject_tree(f"cannot be used: {problem}")
+            )
+        return self._are_trees_exact[is_limited]
 
     def _verify_tree(self, prompts: Sequence[Sequence[int]]) -> bool:
-        # Compare the last branch of a row, which has all other branches before it. Without a correct mask, it would
-        # attend to them.
+        # Compare the last branch of each row, which has the row's other branches before it. Without a correct mask, it
+        # would attend to them.
         last_leaf = max(range(len(self._leaf_contexts)), key=self._leaf_contexts.__getitem__)
-        longest = len(prompts[-1]) + len(self._leaf_contexts[last_leaf])
+        longest = max(map(len, prompts)) + len(self._leaf_contexts[last_leaf])
         # With the limit at the length of one row, a backend that truncates long inputs already truncates this tree.
         try:
             with scoring_errors(), limit_sequence_length(self._base, longest):
-                scores = self._score_tree(prompts)[-1]
-        except (RuntimeError, ValueError, IndexError) as error:  # the ways in which backends reject a custom mask
+                scores = self._score_tree(prompts)
+        except MASK_ERRORS as error:
             return self._reject_tree(f"cannot be computed ({first_line(error)})")
-        expected = self._score_separately(prompts[-1], [last_leaf])
+        expected = self._score_each(prompts, [last_leaf])
         # NaN marks edges of other branches. If all scores are NaN, the caller reports it.
         is_finite = np.isfinite(expected)
         difference = np.abs(scores - expected)[is_finite].max(initial=0)
@@ -158,42 +181,44 @@ class TorchScorer:
             for row, prompt in enumerate(prompts)
             for branch, depth in self._context_positions
         ]
-        inputs = tree_inputs(tree)
+        inputs = {name: tensor.to(self._device) for name, tensor in tree_inputs(tree).items()}
+        prefix = torch.arange(self._prefix_length, device=self._device)[None]
+        positions = torch.cat([prefix, inputs["position_ids"] + self._prefix_length], dim=1)
+        inputs["position_ids"] = positions[:, self._prefix_length :]
+        # Every node descends from the cached prefix.
+        mask = torch.nn.functional.pad(inputs.pop("attention_mask"), (self._prefix_length, 0), value=True)
+        attention_mask = prepare_mask(mask, self._head.weight.dtype, self._base.config, positions)
+        hidden = self._hidden(**inputs, attention_mask=attention_mask, past_key_values=self._cache)
         if self._cache is not None:
-            inputs["position_ids"] = inputs["position_ids"] + self._prefix_length
-            # Every node attends to the whole cached prefix.
-            inputs["attention_mask"] = torch.nn.functional.pad(
-                inputs["attention_mask"], (self._prefix_length, 0), value=True
-            )
-        hidden = self._hidden(**inputs, past_key_values=self._cache)
-        if self._cache is not None:
-            self._cache.crop(self._prefix_length)  # the forward pass appended the keys and values of the tree
+            self._cache.crop(-len(tree))  # the forward pass appended the keys and values of the tree
         return self._edge_log_probs(hidden[nodes])
 
-    def _score_separately(self, prompt: Sequence[int], branches: Sequence[int] | None = None) -> np.ndarray:
-        """Return scores, [edges], with each branch in its own forward pass and plain causal attention.
+    def _score_each(self, prompts: Sequence[Sequence[int]], branches: Sequence[int] | None = None) -> np.ndarray:
+        """Return scores, [rows, edges], with each branch in its own forward pass and the model's own attention mask.
 
         Args:
-            prompt: The token ids of a row before its answer.
+            prompts: The token ids of each row before its answer.
             branches: Indices of the leaf contexts to score. The edges of other branches are NaN.
         """
         indices = range(len(self._leaf_contexts)) if branches is None else branches
-        hidden = {i: self._hidden(input_ids=torch.tensor([[*prompt, *self._leaf_contexts[i]]])) for i in indices}
-        missing = torch.full_like(next(iter(hidden.values()))[0], float("nan"))
-        states = [
-            hidden[branch][len(prompt) - 1 + depth] if branch in hidden else missing
-            for branch, depth in self._context_positions
-        ]
-        return self._edge_log_probs(torch.stack(states))[0]
+        rows = []
+        for prompt in prompts:
+            hidden = {
+                i: self._hidden(input_ids=torch.tensor([[*prompt, *self._leaf_contexts[i]]], device=self._device))
+                for i in indices
+            }
+            missing = torch.full_like(next(iter(hidden.values()))[0], float("nan"))
+            states = [
+                hidden[branch][len(prompt) - 1 + depth] if branch in hidden else missing
+                for branch, depth in self._context_positions
+            ]
+            rows.append(self._edge_log_probs(torch.stack(states)))
+        return np.concatenate(rows)
 
     @torch.inference_mode()
-    def _hidden(self, past_key_values: Any = None, **inputs: torch.Tensor) -> torch.Tensor:
+    def _hidden(self, **inputs: Any) -> torch.Tensor:
         """Return the final hidden states of a batch of one row, [tokens, hidden]."""
-        inputs = {name: tensor.to(self._device) for name, tensor in inputs.items()}
-        if "attention_mask" in inputs:
-            inputs["attention_mask"] = prepare_mask(inputs["attention_mask"], self._head.weight.dtype)
-        decoder = self._base.get_decoder()
-        return decoder(**inputs, past_key_values=past_key_values, use_cache=False).last_hidden_state[0]
+        return self._base.get_decoder()(**inputs, use_cache=False).last_hidden_state[0]
 
     @torch.inference_mode()
     def _edge_log_probs(self, hidden: torch.Tensor) -> np.ndarray:

@@ -8,6 +8,7 @@ from typing import Any
 from toolkit.batching.collators import PaddedCollator, Row, TreeCollator
 from toolkit.batching.sampling import choose_batch_tokens, choose_micro_batch
 from toolkit.errors import RecipeError
+from toolkit.models.attention import find_tree_problem
 from toolkit.planning.device import Device, this_device
 from toolkit.planning.job import Batching, Collator, Plan, TrainingJob, choose_grouping
 from toolkit.planning.memory import activation_bytes_per_token
@@ -30,7 +31,8 @@ def plan_job(preflight: Preflight[Any], device: Device | None = None) -> Trainin
         device: The device to plan for. Defaults to the device of this process.
 
     Raises:
-        RecipeError: If the batch cannot be divided among the processes.
+        RecipeError: If the batch cannot be divided among the processes, or the recipe requires trees that the model
+            cannot compute.
     """
     training = preflight.recipe.training
     device = device or this_device()
@@ -85,6 +87,13 @@ def _choose_batching(job: TrainingJob) -> Batching:
     if recipe.model.kind == "encoder":
         return Batching("padded", _ENCODER_REASON)
     batching, loss_on = recipe.training.batching, recipe.training.loss_on
+    if batching != "padded" and (problem := find_tree_problem(job.preflight.config)):
+        if batching == "prefix_tree":
+            raise RecipeError(
+                f"training.batching: prefix_tree is not available for this model, because {problem}.",
+                hint="Set training.batching: auto, which then pads the rows.",
+            )
+        return Batching("padded", problem)
     batches = job.first_batches(_MEASURED_STEPS)
     padded = _count_tokens(PaddedCollator(plan.micro_batch_size, loss_on), batches)
     nodes = _count_tokens(TreeCollator(plan.batch_tokens, loss_on), batches)

@@ -32,12 +32,13 @@ def summed_loss(model: Any, head: Any, micro_batch: MicroBatch) -> torch.Tensor:
     Raises:
         TrainingError: If the logits have an unexpected shape, e.g. empty (unslothai/unsloth#3126), or are all equal.
     """
+    config, positions = getattr(model, "module", model).config, micro_batch.get("position_ids")
     inputs = {
         "input_ids": micro_batch["input_ids"],
-        "attention_mask": prepare_mask(micro_batch["attention_mask"], head.weight.dtype),
+        "attention_mask": prepare_mask(micro_batch["attention_mask"], head.weight.dtype, config, positions),
     }
-    if "position_ids" in micro_batch:
-        inputs["position_ids"] = micro_batch["position_ids"]
+    if positions is not None:
+        inputs["position_ids"] = positions
     with _restricted_head(head, micro_batch["nodes"]):
         logits = model(**inputs, use_cache=False).logits
     if logits.shape[:2] != (1, len(micro_batch["nodes"])):

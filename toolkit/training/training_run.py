@@ -30,7 +30,7 @@ from toolkit.training.fit import announce, fit
 from toolkit.training.resume_checks import check_resumable, check_same_data, check_same_plan
 from toolkit.training.trainer import step_errors
 from toolkit.training.training_backends import TRAINING_BACKENDS
-from toolkit.training.verification import verify_tree
+from toolkit.training.verification import choose_rows, verify_tree
 from toolkit.utils.storage import folder_lock
 from toolkit.utils.terminal import use_color
 
@@ -195,7 +195,8 @@ def _verify_trees(job: TrainingJob, model: Any) -> TrainingJob:
         return job
     accept_trees(model)
     training = job.recipe.training
-    verification = verify_tree(model, job.first_batches(1)[0], training.loss_on, job.preflight.precision)
+    rows = choose_rows(job, model.config)
+    verification = verify_tree(model, rows, training.loss_on, job.preflight.precision)
     if verification.passed:
         announce(f"verified    {verification}")
         return job.with_verification(verification)

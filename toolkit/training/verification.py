@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 
-from toolkit.batching.collators import LossOn, PaddedCollator, Row, TreeCollator
+from toolkit.batching.collators import LossOn, PaddedCollator, Row, TreeCollator, to_training_row
 from toolkit.errors import first_line
-from toolkit.models.attention import limit_sequence_length
+from toolkit.models.attention import MASK_ERRORS, limit_sequence_length, sliding_window
 from toolkit.models.precision import Precision
-from toolkit.planning.job import Verification
+from toolkit.planning.job import TrainingJob, Verification
 from toolkit.runs.run_folder import finite_or_none
 from toolkit.training.objective import summed_loss
 from toolkit.utils.memory_errors import memory_errors
@@ -23,6 +23,20 @@ _LOSS_SCALE = 1024.0
 """Keeps small float16 gradients from underflowing to zero. A power of two does not change their digits."""
 
 
+def choose_rows(job: TrainingJob, config: Any) -> list[Row]:
+    """Return rows of the first step to verify, with the longest row if it is longer than the model's sliding window.
+
+    Short rows fit into the window, so they would not show that a tree is wrong for longer ones.
+    """
+    rows, window = job.first_batches(1)[0], sliding_window(config)
+    longest = max(job.preflight.train_rows, key=len)
+    if window is None or len(longest) <= window:
+        return rows
+    long_row = to_training_row(longest)
+    # Of the rows in the step, only one that shares a prefix with the longest, because two long rows need memory enough.
+    return [*[row for row in rows if row != long_row][:1], long_row]
+
+
 def verify_tree(model: Any, rows: list[Row], loss_on: LossOn, precision: Precision) -> Verification:
     """Compare loss and gradient of a prefix tree with those of the same rows padded.
 
@@ -31,7 +45,7 @@ def verify_tree(model: Any, rows: list[Row], loss_on: LossOn, precision: Precisi
 
     Args:
         model: The model with its adapter. Its mode and the random state do not change; its gradients are cleared.
-        rows: Some of the training rows. Four of them are compared.
+        rows: Some of the training rows, see `choose_rows`. At most four of them are compared.
         loss_on: The tokens that are trained on.
         precision: The precision of the model's computation.
 
@@ -49,7 +63,7 @@ def verify_tree(model: Any, rows: list[Row], loss_on: LossOn, precision: Precisi
             with memory_errors(f"Out of memory during a training step of {len(rows)} rows.", hint=_HINT):
                 padded_loss, padded_gradient = _loss_and_gradient(model, padded, precision)
                 tree_loss, tree_gradient = _loss_and_gradient(model, tree, precision)
-        except (RuntimeError, ValueError, IndexError) as error:  # the ways in which backends reject a custom mask
+        except MASK_ERRORS as error:
             model.zero_grad()
             return Verification(None, None, tolerance, first_line(error))
     return Verification(
