@@ -150,7 +150,7 @@ def test_16_bit_files_match_torch(file_type: str, tolerance: float, tmp_path: Pa
 
 
 def test_query_and_key_row_order_matters(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("toolkit.models.llama_folder.LlamaFolder._row_order", lambda *_: None)
+    monkeypatch.setattr("toolkit.models.decoder_folder.DecoderFolder._row_order", lambda *_: None)
     actual = gguf_scores(export(model, tmp_path / "wrong.gguf", "f32"), TRIE, PROMPTS)
     assert np.abs(actual - torch_scores(model, TRIE, PROMPTS)).max() > 0.1
 

@@ -8,8 +8,8 @@ from gguf.constants import GGML_QUANT_VERSION
 import toolkit
 from toolkit.export.gguf_tokenizer import GgufTokenizer
 from toolkit.inference.model_seal import ADAPTER_KEY, BASE_KEY
+from toolkit.models.decoder_config import DecoderConfig
 from toolkit.models.gguf_types import FileType
-from toolkit.models.llama_config import LlamaConfig
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Origin:
 
 
 def add_model(
-    writer: GGUFWriter, config: LlamaConfig, spec: FileType, *, name: str, parameters: int, origin: Origin | None
+    writer: GGUFWriter, config: DecoderConfig, spec: FileType, *, name: str, parameters: int, origin: Origin | None
 ) -> None:
     """Add the model's name, origin, sizes, and file type to the metadata."""
     writer.add_type(GGUFType.MODEL)
@@ -64,7 +64,7 @@ def _add_origin(writer: GGUFWriter, origin: Origin) -> None:
         writer.add_string(BASE_KEY, origin.base)
 
 
-def _add_hyperparameters(writer: GGUFWriter, config: LlamaConfig) -> None:
+def _add_hyperparameters(writer: GGUFWriter, config: DecoderConfig) -> None:
     # Keys and their order follow llama.cpp's converter, with which tests/export/test_llama_cpp_converter.py compares.
     writer.add_block_count(config.num_hidden_layers)
     writer.add_context_length(config.max_position_embeddings)

@@ -19,9 +19,9 @@ from joblib import cpu_count
 from toolkit.errors import ExportError
 from toolkit.export.gguf_header import Origin, add_model, add_tokenizer
 from toolkit.export.gguf_tokenizer import read_tokenizer
+from toolkit.models.decoder_config import DecoderConfig
+from toolkit.models.decoder_folder import DecoderFolder, Tensor
 from toolkit.models.gguf_types import FILE_TYPES, HEADER_BYTES, FileType
-from toolkit.models.llama_config import LlamaConfig
-from toolkit.models.llama_folder import LlamaFolder, Tensor
 from toolkit.recipe.section import GgufType
 from toolkit.utils.atomic_io import atomic_path
 from toolkit.utils.progress import progress_bar
@@ -78,7 +78,7 @@ def write_gguf(
             f"GGUF files of type {file_type!r} cannot be written in this process.",
             hint=f"Use one of {', '.join(supported)}.",
         )
-    folder = LlamaFolder(model_folder)
+    folder = DecoderFolder(model_folder)
     tokenizer = read_tokenizer(model_folder, folder.config.vocab_size, date_string)
     tensors = _plan_tensors(folder, spec)
     with atomic_path(destination) as partial, closing(GGUFWriter(partial, "llama")) as writer:
@@ -95,11 +95,11 @@ def gguf_bytes(model_folder: Path, file_type: GgufType) -> int:
         ExportError: If the folder is not a complete Llama model in 16- or 32-bit safetensors.
     """
     return HEADER_BYTES + sum(
-        tensor.byte_count for tensor in _plan_tensors(LlamaFolder(model_folder), FILE_TYPES[file_type])
+        tensor.byte_count for tensor in _plan_tensors(DecoderFolder(model_folder), FILE_TYPES[file_type])
     )
 
 
-def _plan_tensors(folder: LlamaFolder, spec: FileType) -> list[_PlannedTensor]:
+def _plan_tensors(folder: DecoderFolder, spec: FileType) -> list[_PlannedTensor]:
     """Return every tensor of the file in file order, without reading any values."""
     planned = []
     factors = compute_rope_factors(folder.config)
@@ -120,7 +120,7 @@ def _stored_type(tensor: Tensor, spec: FileType) -> GGMLQuantizationType:
     return quantized_type if tensor.shape[-1] % GGML_QUANT_SIZES[quantized_type][0] == 0 else GGMLQuantizationType.F16
 
 
-def compute_rope_factors(config: LlamaConfig) -> np.ndarray | None:
+def compute_rope_factors(config: DecoderConfig) -> np.ndarray | None:
     """Return the divisors of the rotary frequencies under Llama 3's scaling, or None if the model does not scale them.
 
     Long wavelengths are stretched by `factor`, short ones are unchanged, and those in between are interpolated

@@ -19,7 +19,7 @@ class Llama3Scaling:
 
 
 @dataclass(frozen=True)
-class LlamaConfig:
+class DecoderConfig:
     """The fields of config.json that a GGUF file needs, with their Hugging Face names."""
 
     vocab_size: int
@@ -56,7 +56,7 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def read_config(folder: Path) -> LlamaConfig:
+def read_config(folder: Path) -> DecoderConfig:
     """Return the configuration of a Llama model folder.
 
     Raises:
@@ -86,11 +86,11 @@ def read_config(folder: Path) -> LlamaConfig:
         ) from error
 
 
-def _config(raw: dict[str, Any], folder: Path) -> LlamaConfig:
+def _config(raw: dict[str, Any], folder: Path) -> DecoderConfig:
     heads = int(raw["num_attention_heads"])
     rope = _rope_parameters(raw)
     # Configurations of the first Llama models have neither `num_key_value_heads` nor `head_dim`.
-    return LlamaConfig(
+    return DecoderConfig(
         vocab_size=int(raw["vocab_size"]),
         hidden_size=int(raw["hidden_size"]),
         intermediate_size=int(raw["intermediate_size"]),

@@ -10,7 +10,7 @@ from gguf import MODEL_ARCH, get_tensor_name_map
 from safetensors import SafetensorError, safe_open
 
 from toolkit.errors import ExportError
-from toolkit.models.llama_config import LlamaConfig, read_config, read_json
+from toolkit.models.decoder_config import DecoderConfig, read_config, read_json
 
 _FLOAT_DTYPES = ("F16", "BF16", "F32")
 
@@ -38,7 +38,7 @@ class Tensor:
             return tensor_slice[first : int(row_indices.max()) + 1].to(torch.float32).numpy()[row_indices - first]
 
 
-class LlamaFolder:
+class DecoderFolder:
     """A folder that holds a complete Llama model.
 
     Args:
@@ -120,7 +120,7 @@ class LlamaFolder:
             )
 
 
-def _tensor_shapes(config: LlamaConfig) -> dict[str, tuple[int, ...]]:
+def _tensor_shapes(config: DecoderConfig) -> dict[str, tuple[int, ...]]:
     """Return the shape of every tensor that the model may have, by its Hugging Face name."""
     hidden, intermediate = config.hidden_size, config.intermediate_size
     query_rows, key_rows = (
