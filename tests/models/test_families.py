@@ -20,7 +20,9 @@ def test_every_family_has_a_shape() -> None:
 def test_family_describes_its_layers(shape: str) -> None:
     model = AutoModelForCausalLM.from_config(stand_in_config(shape))
     family, layer = FAMILIES[type(model).__name__], model.get_decoder().layers[1]
-    linear = {name.split(".")[-1]: module for name, module in layer.named_modules() if isinstance(module, torch.nn.Linear)}
+    linear = {
+        name.split(".")[-1]: module for name, module in layer.named_modules() if isinstance(module, torch.nn.Linear)
+    }
     assert set(linear) == set(LINEAR_LAYERS)
     biased = {name for name, module in linear.items() if module.bias is not None}
     assert biased == ({"q_proj", "k_proj", "v_proj"} if family.has_qkv_bias else set())

@@ -12,7 +12,6 @@ from toolkit.errors import ExportError, ModelError
 from toolkit.models.families import FAMILIES, Family
 from toolkit.models.parameters import model_config
 
-_ROPE_TYPES = ("default", "linear", "llama3")
 _GEMMA_27B_LAYERS = 62
 """The number of layers by which llama.cpp recognizes Gemma 3 27B, which scales its attention scores differently."""
 
@@ -160,12 +159,14 @@ def _differences(config: Any, family: Family) -> Iterator[str]:
     activation = getattr(config, "hidden_activation", None) or config.hidden_act
     if activation != family.activation:
         yield f"the activation {activation!r} instead of {family.activation!r}"
-    for rope in _rope_parameters(config):
-        rope_type = rope.get("rope_type", "default")
-        if rope_type not in _ROPE_TYPES or (rope_type == "llama3" and family.gguf is not MODEL_ARCH.LLAMA):
+    # llama.cpp reads the factors of Llama 3's scaling for Llama only, and scales no layers with sliding attention.
+    llama_3 = {"llama3"} if family.gguf is MODEL_ARCH.LLAMA else set()
+    for rope, scalings in zip(_rope_parameters(config), ({"linear", *llama_3}, set()), strict=True):
+        if (rope_type := rope.get("rope_type", "default")) not in {"default", *scalings}:
             yield f"the rotary scaling {rope_type!r}"
         if rope.get("partial_rotary_factor", 1.0) != 1.0:
             yield f"the partial_rotary_factor {rope['partial_rotary_factor']}"
+    yield from sorted(set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"})
     for field in ("attn_logit_softcapping", "final_logit_softcapping", "use_bidirectional_attention"):
         if value := getattr(config, field, None):
             yield f"{field} {value}"
