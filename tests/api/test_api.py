@@ -223,7 +223,7 @@ def test_export_returns_parity_or_raises(run: toolkit.Run, monkeypatch: pytest.M
     assert result.agreement["gguf-f16"] == 1.0 and "gguf-f16" in result.table
     with run.load(result.files[0]) as gguf, run.load() as adapter:
         assert gguf.predict(PAIRS) == adapter.predict(PAIRS)
-    monkeypatch.setattr("toolkit.models.llama_folder.LlamaFolder._row_order", lambda *_: None)  # breaks every file
+    monkeypatch.setattr("toolkit.models.decoder_folder.DecoderFolder._row_order", lambda *_: None)  # breaks every file
     with pytest.raises(ParityError, match="do not answer like the adapter") as error:
         run.export("f16", verify=24, min_agreement=1.0)
     assert isinstance(error.value, GateError) and error.value.exit_code == 3

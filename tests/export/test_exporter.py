@@ -106,7 +106,7 @@ def test_leftovers_of_killed_export_are_removed(call: Call, run: RunFolder) -> N
 
 def test_broken_export_exits_with_3(call: Call, run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file that answers differently is refused but kept for inspection."""
-    monkeypatch.setattr("toolkit.models.llama_folder.LlamaFolder._row_order", lambda *_: None)
+    monkeypatch.setattr("toolkit.models.decoder_folder.DecoderFolder._row_order", lambda *_: None)
     code, out, err = call("export_gguf", run.path, "--quant", "f32")
     assert code == 3 and "do not answer like the adapter: gguf-f32." in err
     assert "refused" in out and "clear" in out and " nats)" in out

@@ -150,7 +150,7 @@ def test_16_bit_files_match_torch(file_type: str, tolerance: float, tmp_path: Pa
 
 
 def test_query_and_key_row_order_matters(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("toolkit.models.llama_folder.LlamaFolder._row_order", lambda *_: None)
+    monkeypatch.setattr("toolkit.models.decoder_folder.DecoderFolder._row_order", lambda *_: None)
     actual = gguf_scores(export(model, tmp_path / "wrong.gguf", "f32"), TRIE, PROMPTS)
     assert np.abs(actual - torch_scores(model, TRIE, PROMPTS)).max() > 0.1
 
@@ -343,11 +343,11 @@ UP = "model.layers.1.mlp.up_proj.weight"
 QUERY, META_QUERY = "model.layers.1.self_attn.q_proj.weight", "layers.1.attention.wq.weight"
 NORM_BIAS = "model.layers.1.input_layernorm.bias"
 REFUSALS: dict[str, tuple[Callable[[Path], object], str]] = {
-    "another architecture": (config(architectures=["Qwen3ForCausalLM"]), "Qwen3ForCausalLM"),
+    "another architecture": (config(architectures=["OlmoForCausalLM"]), "OlmoForCausalLM"),
     "a 4-bit folder": (config(quantization_config={"quant_method": "bitsandbytes"}), "bitsandbytes"),
     "another activation": (config(hidden_act="gelu"), "gelu"),
     "another rotary scaling": (config(rope_parameters=ROPE | {"rope_type": "yarn"}), "yarn"),
-    "a config without its sizes": (config(hidden_size=None), "hidden_size"),
+    "a config without its sizes": (config(hidden_size=None), r"implies \[380, 4096\]"),
     "no config": (lambda f: (f / "config.json").unlink(), "config.json"),
     "a config that is not JSON": (lambda f: (f / "config.json").write_text("{", encoding="utf-8"), "config.json"),
     "no tokenizer": (lambda f: (f / "tokenizer.json").unlink(), "tokenizer.json"),

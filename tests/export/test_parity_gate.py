@@ -126,7 +126,7 @@ def test_different_chat_template_is_named(check: Check, monkeypatch: pytest.Monk
 
 def test_wrong_row_order_is_a_broken_export(check: Check, monkeypatch: pytest.MonkeyPatch) -> None:
     """Query and key rows left in Hugging Face's order give clear disagreements."""
-    monkeypatch.setattr("toolkit.models.llama_folder.LlamaFolder._row_order", lambda *_: None)
+    monkeypatch.setattr("toolkit.models.decoder_folder.DecoderFolder._row_order", lambda *_: None)
     parity = check()
     assert parity.verdict == "refused" and parity.different_tokens == 0
     assert parity.agreement.clear_disagreements > 2

@@ -18,8 +18,8 @@ from toolkit.export.gguf_writer import gguf_bytes, write_gguf
 from toolkit.export.modelfile import render_modelfile, render_readme
 from toolkit.export.parity_gate import Parity, ParityGate, Verify, choose_rows
 from toolkit.export.quantization import find_quantizer, quantize_file
+from toolkit.models.decoder_config import read_config
 from toolkit.models.gguf_types import FILE_TYPES
-from toolkit.models.llama_config import read_config
 from toolkit.models.merging import merge_adapter, merged_type
 from toolkit.models.model_folder import card_license, find_base
 from toolkit.models.parameters import model_config

@@ -2,14 +2,14 @@
 
 from dataclasses import dataclass
 
-from gguf import GGUFType, GGUFWriter, size_label
+from gguf import GGUFType, GGUFWriter, RopeScalingType, size_label
 from gguf.constants import GGML_QUANT_VERSION
 
 import toolkit
 from toolkit.export.gguf_tokenizer import GgufTokenizer
 from toolkit.inference.model_seal import ADAPTER_KEY, BASE_KEY
+from toolkit.models.decoder_config import DecoderConfig, LinearScaling
 from toolkit.models.gguf_types import FileType
-from toolkit.models.llama_config import LlamaConfig
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Origin:
 
 
 def add_model(
-    writer: GGUFWriter, config: LlamaConfig, spec: FileType, *, name: str, parameters: int, origin: Origin | None
+    writer: GGUFWriter, config: DecoderConfig, spec: FileType, *, name: str, parameters: int, origin: Origin | None
 ) -> None:
     """Add the model's name, origin, sizes, and file type to the metadata."""
     writer.add_type(GGUFType.MODEL)
@@ -64,20 +64,29 @@ def _add_origin(writer: GGUFWriter, origin: Origin) -> None:
         writer.add_string(BASE_KEY, origin.base)
 
 
-def _add_hyperparameters(writer: GGUFWriter, config: LlamaConfig) -> None:
-    # Keys and their order follow llama.cpp's converter, with which tests/export/test_llama_cpp_converter.py compares.
+def _add_hyperparameters(writer: GGUFWriter, config: DecoderConfig) -> None:
+    # Keys follow llama.cpp's converter, with which tests/export/test_llama_cpp_converter.py compares. It leaves out
+    # some that llama.cpp computes from others.
     writer.add_block_count(config.num_hidden_layers)
-    writer.add_context_length(config.max_position_embeddings)
+    writer.add_context_length(config.context_length)
     writer.add_embedding_length(config.hidden_size)
     writer.add_feed_forward_length(config.intermediate_size)
     writer.add_head_count(config.num_attention_heads)
     writer.add_head_count_kv(config.num_key_value_heads)
     writer.add_rope_freq_base(config.rope_theta)
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_key_length(config.head_dim)
-    writer.add_value_length(config.head_dim)
-    writer.add_vocab_size(config.vocab_size)
-    writer.add_rope_dimension_count(config.head_dim)
+    if isinstance(config.rope_scaling, LinearScaling):
+        writer.add_rope_scaling_type(RopeScalingType.LINEAR)
+        writer.add_rope_scaling_factor(config.rope_scaling.factor)
+    if config.has_head_dim:
+        writer.add_key_length(config.head_dim)
+        writer.add_value_length(config.head_dim)
+    if config.family.rotary_pairing == "neighbors":
+        writer.add_vocab_size(config.vocab_size)
+        writer.add_rope_dimension_count(config.head_dim)
+    if config.sliding_window is not None and config.sliding_rope_theta is not None:
+        writer.add_sliding_window(config.sliding_window)
+        writer.add_rope_freq_base_swa(config.sliding_rope_theta)
 
 
 def add_tokenizer(writer: GGUFWriter, tokenizer: GgufTokenizer) -> None:

@@ -9,7 +9,7 @@ from gguf import SpecialVocab, TokenType
 from tokenizers import Tokenizer
 
 from toolkit.errors import ExportError
-from toolkit.models.llama_config import read_json
+from toolkit.models.decoder_config import read_json
 from toolkit.models.llama_tokenizer import check_llama_tokenizer, token_ids
 from toolkit.prompts.dates import pin_date
 

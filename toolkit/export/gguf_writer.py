@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from gguf import GGMLQuantizationType, GGUFWriter
+from gguf import MODEL_ARCH_NAMES, GGMLQuantizationType, GGUFWriter
 from gguf.constants import GGML_QUANT_SIZES
 from gguf.quants import quant_shape_to_byte_shape, quantize
 from joblib import cpu_count
@@ -19,9 +19,9 @@ from joblib import cpu_count
 from toolkit.errors import ExportError
 from toolkit.export.gguf_header import Origin, add_model, add_tokenizer
 from toolkit.export.gguf_tokenizer import read_tokenizer
+from toolkit.models.decoder_config import DecoderConfig, Llama3Scaling
+from toolkit.models.decoder_folder import DecoderFolder, Tensor
 from toolkit.models.gguf_types import FILE_TYPES, HEADER_BYTES, FileType
-from toolkit.models.llama_config import LlamaConfig
-from toolkit.models.llama_folder import LlamaFolder, Tensor
 from toolkit.recipe.section import GgufType
 from toolkit.utils.atomic_io import atomic_path
 from toolkit.utils.progress import progress_bar
@@ -56,7 +56,7 @@ def write_gguf(
     name: str,
     origin: Origin | None = None,
 ) -> None:
-    """Write the merged Llama model in `model_folder` to the GGUF file `destination`.
+    """Write the merged decoder in `model_folder` to the GGUF file `destination`.
 
     Args:
         model_folder: A folder with config.json, tokenizer.json, and 16- or 32-bit safetensors (one file or shards).
@@ -68,8 +68,8 @@ def write_gguf(
         origin: The provenance of the model, for the metadata.
 
     Raises:
-        ExportError: If the folder is not a Llama model with Llama 3's tokenizer in 16- or 32-bit safetensors, or if
-            the file type is unknown or needs llama.cpp's quantizer.
+        ExportError: If the folder is not a decoder of a known family in 16- or 32-bit safetensors, if llama.cpp does
+            not know its tokenizer, or if the file type is unknown or needs llama.cpp's quantizer.
     """
     spec = FILE_TYPES.get(file_type)
     if spec is None or spec.needs_quantizer:
@@ -78,10 +78,10 @@ def write_gguf(
             f"GGUF files of type {file_type!r} cannot be written in this process.",
             hint=f"Use one of {', '.join(supported)}.",
         )
-    folder = LlamaFolder(model_folder)
+    folder = DecoderFolder(model_folder)
     tokenizer = read_tokenizer(model_folder, folder.config.vocab_size, date_string)
-    tensors = _plan_tensors(folder, spec)
-    with atomic_path(destination) as partial, closing(GGUFWriter(partial, "llama")) as writer:
+    tensors, arch = _plan_tensors(folder, spec), folder.config.family.gguf
+    with atomic_path(destination) as partial, closing(GGUFWriter(partial, MODEL_ARCH_NAMES[arch])) as writer:
         parameters = sum(tensor.value_count for tensor in tensors if isinstance(tensor.source, Tensor))
         add_model(writer, folder.config, spec, name=name, parameters=parameters, origin=origin)
         add_tokenizer(writer, tokenizer)
@@ -92,14 +92,14 @@ def gguf_bytes(model_folder: Path, file_type: GgufType) -> int:
     """Return an upper bound for the size of a model folder's GGUF file, in bytes.
 
     Raises:
-        ExportError: If the folder is not a complete Llama model in 16- or 32-bit safetensors.
+        ExportError: If the folder is not a complete decoder of a known family in 16- or 32-bit safetensors.
     """
     return HEADER_BYTES + sum(
-        tensor.byte_count for tensor in _plan_tensors(LlamaFolder(model_folder), FILE_TYPES[file_type])
+        tensor.byte_count for tensor in _plan_tensors(DecoderFolder(model_folder), FILE_TYPES[file_type])
     )
 
 
-def _plan_tensors(folder: LlamaFolder, spec: FileType) -> list[_PlannedTensor]:
+def _plan_tensors(folder: DecoderFolder, spec: FileType) -> list[_PlannedTensor]:
     """Return every tensor of the file in file order, without reading any values."""
     planned = []
     factors = compute_rope_factors(folder.config)
@@ -120,8 +120,8 @@ def _stored_type(tensor: Tensor, spec: FileType) -> GGMLQuantizationType:
     return quantized_type if tensor.shape[-1] % GGML_QUANT_SIZES[quantized_type][0] == 0 else GGMLQuantizationType.F16
 
 
-def compute_rope_factors(config: LlamaConfig) -> np.ndarray | None:
-    """Return the divisors of the rotary frequencies under Llama 3's scaling, or None if the model does not scale them.
+def compute_rope_factors(config: DecoderConfig) -> np.ndarray | None:
+    """Return the divisors of the rotary frequencies under Llama 3's scaling, or None if the model does not use it.
 
     Long wavelengths are stretched by `factor`, short ones are unchanged, and those in between are interpolated
     (Llama 3.1: `apply_scaling` in meta-llama/llama-models, `rope_type: llama3` in transformers).
@@ -130,7 +130,7 @@ def compute_rope_factors(config: LlamaConfig) -> np.ndarray | None:
         float32 [head_dim / 2], at least 1.
     """
     scaling = config.rope_scaling
-    if scaling is None:
+    if not isinstance(scaling, Llama3Scaling):
         return None
     # Every step is in float32 so that the factors equal those of llama.cpp's converter bit for bit.
     exponents = np.arange(0, config.head_dim, 2, dtype=np.float32) / np.float32(config.head_dim)

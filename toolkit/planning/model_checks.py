@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from toolkit.errors import ExportError, ModelError, RecipeError
-from toolkit.models.llama_config import read_config
-from toolkit.models.llama_folder import LlamaFolder
+from toolkit.models.decoder_config import read_config
+from toolkit.models.decoder_folder import DecoderFolder
 from toolkit.models.llama_tokenizer import check_llama_tokenizer
 from toolkit.models.model_folder import hub_commit
 from toolkit.models.parameters import model_config
@@ -109,7 +109,7 @@ def find_export_problem(folder: Path, row_tokenizer: RowTokenizer) -> str | None
     tokenizer = row_tokenizer.tokenizer.backend_tokenizer
     try:
         # The weights of a model from the Hub may not be downloaded yet.
-        config = LlamaFolder(folder).config if list(folder.glob("*.safetensors")) else read_config(folder)
+        config = DecoderFolder(folder).config if list(folder.glob("*.safetensors")) else read_config(folder)
         # The adapter's tokenizer is exported. Its tokenizer.json will be this text.
         check_llama_tokenizer(json.loads(tokenizer.to_str()), tokenizer, config.vocab_size, folder)
         for text in (render_ollama_template(row_tokenizer), row_tokenizer.task.system or ""):

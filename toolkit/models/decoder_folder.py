@@ -1,4 +1,4 @@
-"""The tensors of a Llama model folder in Hugging Face's layout, checked for completeness and mapped to GGUF names."""
+"""The tensors of a decoder's folder in Hugging Face's layout, checked for completeness and mapped to GGUF names."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -6,11 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from gguf import MODEL_ARCH, get_tensor_name_map
+from gguf import get_tensor_name_map
 from safetensors import SafetensorError, safe_open
 
-from toolkit.errors import ExportError
-from toolkit.models.llama_config import LlamaConfig, read_config, read_json
+from toolkit.errors import ExportError, first_line
+from toolkit.models.backend import AutoModelForCausalLM
+from toolkit.models.decoder_config import read_config, read_json
+from toolkit.models.parameters import model_config
 
 _FLOAT_DTYPES = ("F16", "BF16", "F32")
 
@@ -25,21 +27,23 @@ class Tensor:
     shape: tuple[int, ...]
     row_order: np.ndarray | None
     """For each row of the GGUF tensor, the index of that row in the folder's tensor. None if the order is the same."""
+    offset: float
+    """The number to add to each value."""
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """Return rows `start` to `stop` of the GGUF tensor as float32."""
         with safe_open(self.file, framework="pt") as file:
             tensor_slice = file.get_slice(self.hf_name)
             if self.row_order is None:
-                return tensor_slice[start:stop].to(torch.float32).numpy()
+                return tensor_slice[start:stop].to(torch.float32).numpy() + np.float32(self.offset)
             # Rows move only within their head, so one contiguous slice covers them and reads less than two heads extra.
             row_indices = self.row_order[start:stop]
             first = int(row_indices.min())
             return tensor_slice[first : int(row_indices.max()) + 1].to(torch.float32).numpy()[row_indices - first]
 
 
-class LlamaFolder:
-    """A folder that holds a complete Llama model.
+class DecoderFolder:
+    """A folder that holds a complete decoder of a known family.
 
     Args:
         path: The model folder.
@@ -53,8 +57,8 @@ class LlamaFolder:
         self.config = read_config(path)
         # The map also knows the names of other layouts, Meta's original one among them, whose query and key rows must
         # not be reordered. `_tensor_shapes` therefore decides which names are accepted.
-        self._name_map = get_tensor_name_map(MODEL_ARCH.LLAMA, self.config.num_hidden_layers)
-        self._shapes = _tensor_shapes(self.config)
+        self._name_map = get_tensor_name_map(self.config.family.gguf, self.config.num_hidden_layers)
+        self._shapes = _tensor_shapes(path)
         tensors = [tensor for file in _weight_files(path) for tensor in self._tensors(file)]
         self.tensors = sorted(tensors, key=lambda tensor: _file_order(tensor.gguf_name))
         self._check_complete()
@@ -81,8 +85,8 @@ class LlamaFolder:
         gguf_name = self._name_map.get_name(hf_name, try_suffixes=(".weight", ".bias"))
         if expected_shape is None or gguf_name is None:
             raise ExportError(
-                f"{file} contains the tensor {hf_name}, which does not belong to a Llama model of "
-                f"{self.config.num_hidden_layers} layers.",
+                f"{file} contains the tensor {hf_name}, which does not belong to a {self.config.family.name} "
+                f"model of {self.config.num_hidden_layers} layers.",
                 hint="Merge the adapter into its base model first and export the merged folder.",
             )
         if dtype not in _FLOAT_DTYPES:
@@ -95,24 +99,24 @@ class LlamaFolder:
                 f"Tensor {hf_name} has shape {list(shape)}, but config.json implies {list(expected_shape)}.",
                 hint="The weights and config.json belong to different models. Merge again.",
             )
-        return Tensor(hf_name, gguf_name, file, shape, self._row_order(gguf_name, shape[0]))
+        offset = self.config.family.norm_offset if hf_name.endswith("norm.weight") else 0.0
+        return Tensor(hf_name, gguf_name, file, shape, self._row_order(gguf_name, shape[0]), offset)
 
     def _row_order(self, gguf_name: str, rows: int) -> np.ndarray | None:
         """Return the order in which llama.cpp expects the rows of a query or key projection, None for other tensors.
 
-        Rotary embeddings rotate pairs of a head's dimensions. Hugging Face pairs dimension i with i + head_dim / 2,
-        llama.cpp pairs 2i with 2i + 1. The two halves of each head are therefore interleaved.
+        Rotary embeddings rotate pairs of a head's dimensions. Hugging Face pairs dimension i with i + head_dim / 2. For
+        some families, llama.cpp pairs 2i with 2i + 1: the two halves of each head are then interleaved.
         """
         module = gguf_name.split(".")[-2]
-        if module not in ("attn_q", "attn_k"):
+        if self.config.family.rotary_pairing == "halves" or module not in ("attn_q", "attn_k"):
             return None
         heads = self.config.num_attention_heads if module == "attn_q" else self.config.num_key_value_heads
         return np.arange(rows).reshape(heads, 2, -1).swapaxes(1, 2).reshape(rows)
 
     def _check_complete(self) -> None:
         present = {tensor.hf_name for tensor in self.tensors}
-        # Biases are optional, weights are not.
-        missing = [name for name in self._shapes if name.endswith(".weight") and name not in present]
+        missing = [name for name in self._shapes if name not in present]
         if missing:
             raise ExportError(
                 f"{self.path} lacks {len(missing)} of the model's tensors, for example {missing[0]}.",
@@ -120,33 +124,16 @@ class LlamaFolder:
             )
 
 
-def _tensor_shapes(config: LlamaConfig) -> dict[str, tuple[int, ...]]:
-    """Return the shape of every tensor that the model may have, by its Hugging Face name."""
-    hidden, intermediate = config.hidden_size, config.intermediate_size
-    query_rows, key_rows = (
-        heads * config.head_dim for heads in (config.num_attention_heads, config.num_key_value_heads)
-    )
-    norms = ("input_layernorm", "post_attention_layernorm")
-    projections = {
-        "self_attn.q_proj": (query_rows, hidden),
-        "self_attn.k_proj": (key_rows, hidden),
-        "self_attn.v_proj": (key_rows, hidden),
-        "self_attn.o_proj": (hidden, query_rows),
-        "mlp.gate_proj": (intermediate, hidden),
-        "mlp.up_proj": (intermediate, hidden),
-        "mlp.down_proj": (hidden, intermediate),
-    }
-    shapes: dict[str, tuple[int, ...]] = {
-        "model.embed_tokens.weight": (config.vocab_size, hidden),
-        "model.norm.weight": (hidden,),
-    }
-    if not config.tie_word_embeddings:
-        shapes["lm_head.weight"] = (config.vocab_size, hidden)
-    for layer in (f"model.layers.{i}" for i in range(config.num_hidden_layers)):
-        shapes |= {f"{layer}.{norm}.weight": (hidden,) for norm in norms}
-        for projection, (rows, columns) in projections.items():
-            shapes |= {f"{layer}.{projection}.weight": (rows, columns), f"{layer}.{projection}.bias": (rows,)}
-    return shapes
+def _tensor_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Return the shape of each of the model's tensors by its Hugging Face name. A tied head is not among them."""
+    try:
+        with torch.device("meta"):  # allocates no weights
+            model = AutoModelForCausalLM.from_config(model_config(folder), trust_remote_code=False)
+    except Exception as error:  # an invalid configuration can fail anywhere in transformers
+        raise ExportError(
+            f"{folder / 'config.json'} has a missing or invalid value: {first_line(error)}.", hint="Merge again."
+        ) from error
+    return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
 
 
 def _file_order(gguf_name: str) -> tuple[int, str]:
