@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 import torch
 
+from tests.models.stand_ins import SIZES
 from tests.models.window_cases import CASES, WINDOW, WINDOWED, StandIns, parametrize_cases
 from tests.training.test_family_trees import ignore_window, limit_by_node_index, widen_window
 from toolkit.inference.generation import TorchGenerator, cut_at_stop_token
 from toolkit.inference.label_trie import LabelTrie
 from toolkit.inference.torch_scorer import TorchScorer
 from toolkit.models import attention
-from toolkit.models.backend import AutoModelForCausalLM
+from toolkit.models.backend import AutoConfig, AutoModelForCausalLM
 
 TRIE = LabelTrie({"yes": (20, 99), "but": (20, 21, 22, 99), "no": (30, 99)})
 SYSTEM = tuple(range(40, 40 + WINDOW + 8))
@@ -48,6 +49,38 @@ def test_family_scores_equal_plain_forwards(model: Any, case: str, caplog: pytes
     without_cache = TorchScorer(model, TRIE, batch_tokens=4096).score([*PROMPTS, (7, 8)])[:-1]
     np.testing.assert_allclose(without_cache, expected, rtol=1e-5)
     assert "WARNING" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("model_type", "fields"),
+    [
+        ("gemma2", {"final_logit_softcapping": 3.0, "attn_logit_softcapping": 5.0, "sliding_window": WINDOW}),
+        ("gemma3_text", {"final_logit_softcapping": 3.0, "sliding_window": WINDOW}),
+        ("cohere2", {"logit_scale": 0.25, "sliding_window": WINDOW}),
+        ("granite", {"logits_scaling": 8.0}),
+    ],
+)
+def test_changes_to_the_logits_count(model_type: str, fields: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
+    """Some models scale or cap the logits of their head, and all of these have trees."""
+    sizes = {"vocab_size": 256, "pad_token_id": 0, **SIZES, **fields}
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(model_type, **sizes), dtype=torch.float32).eval()
+    generator = torch.Generator().manual_seed(0)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.2, generator=generator)
+    expected = plain_scores(model, PROMPTS)
+    np.testing.assert_allclose(TorchScorer(model, TRIE, batch_tokens=99).score(PROMPTS), expected, rtol=1e-5)
+    assert "WARNING" not in caplog.text
+
+
+def test_models_without_trees_score_separately(caplog: pytest.LogCaptureFixture) -> None:
+    """Layers with linear attention carry a state from token to token, whatever the mask."""
+    layers = {"layer_types": ["linear_attention", "full_attention"], "num_experts": 2, "num_experts_per_tok": 1}
+    heads = {"linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 16}
+    config = AutoConfig.for_model("qwen3_next", **SIZES, **heads, **layers, vocab_size=256)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    actual = TorchScorer(model, TRIE, batch_tokens=4096).score(PROMPTS)
+    np.testing.assert_allclose(actual, plain_scores(model, PROMPTS), rtol=1e-4)
+    assert "WARNING: a prefix tree cannot be used: layers of the type linear_attention" in caplog.text
 
 
 @parametrize_cases(WINDOWED)

@@ -1,6 +1,5 @@
 """Gradients of prefix trees compared with padded rows, for every decoder family and for windows shorter than rows."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest

@@ -21,6 +21,7 @@ from toolkit.models.attention import (
     sliding_window,
     unwrap_peft,
 )
+from toolkit.models.logits import finish_logits
 from toolkit.utils.progress import progress_bar
 
 logger = logging.getLogger(__name__)
@@ -223,5 +224,6 @@ class TorchScorer:
     @torch.inference_mode()
     def _edge_log_probs(self, hidden: torch.Tensor) -> np.ndarray:
         """Convert hidden states, [rows x contexts, hidden], into log-probabilities, [rows, edges]."""
-        log_probs = self._head(hidden).float().log_softmax(dim=-1).unflatten(0, (-1, len(self._contexts)))
+        logits = finish_logits(self._head(hidden), self._base.config)
+        log_probs = logits.float().log_softmax(dim=-1).unflatten(0, (-1, len(self._contexts)))
         return log_probs[:, self._edge_contexts, self._edge_tokens].double().cpu().numpy()
