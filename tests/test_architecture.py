@@ -88,8 +88,8 @@ def test_only_prompts_tokenizes_text() -> None:
     )
     matches = [path for path in modules("toolkit", "tools") if tokenizing.search(path.read_text(encoding="utf-8"))]
     users = {path.relative_to(ROOT).as_posix() for path in matches}
-    # llama_tokenizer.py tokenizes words only to compare the result with llama.cpp's merging rule. No model reads them.
-    assert users - {"toolkit/models/llama_tokenizer.py"} == {
+    # gguf_vocabulary.py tokenizes words only to compare the result with llama.cpp's merging rule. No model reads them.
+    assert users - {"toolkit/models/gguf_vocabulary.py"} == {
         "toolkit/prompts/chat_template.py",
         "toolkit/prompts/prompt_tokenizer.py",
         "toolkit/prompts/tokenizer.py",

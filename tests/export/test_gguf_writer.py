@@ -352,7 +352,7 @@ REFUSALS: dict[str, tuple[Callable[[Path], object], str]] = {
     "a config that is not JSON": (lambda f: (f / "config.json").write_text("{", encoding="utf-8"), "config.json"),
     "no tokenizer": (lambda f: (f / "tokenizer.json").unlink(), "tokenizer.json"),
     "another split rule": (break_split_rule, r"\\p\{N\}\|"),
-    "a normalizer": (lambda f: edit_json(f / "tokenizer.json", normalizer={"type": "NFC"}), "NFC"),
+    "a normalizer": (lambda f: edit_json(f / "tokenizer.json", normalizer={"type": "NFKC"}), "NFKC"),
     "tokens that merging never makes": (break_merges, "never produces its token .+ by merging"),
     "more tokens than rows": (fewer_rows, "100 rows"),
     "no weights": (lambda f: (f / "model.safetensors").unlink(), "model.safetensors"),

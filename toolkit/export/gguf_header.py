@@ -90,9 +90,13 @@ def _add_hyperparameters(writer: GGUFWriter, config: DecoderConfig) -> None:
 
 
 def add_tokenizer(writer: GGUFWriter, tokenizer: GgufTokenizer) -> None:
-    """Add the vocabulary, merges, special token ids, and chat template to the metadata."""
-    writer.add_tokenizer_model("gpt2")  # llama.cpp's name for byte-level BPE
-    writer.add_tokenizer_pre("llama-bpe")  # the split rule, which llama.cpp knows by name only
+    """Add the vocabulary, merges or scores, special token ids, and chat template to the metadata."""
+    writer.add_tokenizer_model(tokenizer.model)
+    writer.add_tokenizer_pre(tokenizer.pre)
     writer.add_token_list(tokenizer.tokens)
+    if tokenizer.scores is not None:
+        writer.add_token_scores(tokenizer.scores)
     writer.add_token_types(tokenizer.token_types)
     tokenizer.special.add_to_gguf(writer, quiet=True)
+    if tokenizer.adds_space is not None:
+        writer.add_add_space_prefix(tokenizer.adds_space)

@@ -1,4 +1,4 @@
-"""The tokenizer of a model folder in GGUF's form: byte-level BPE with Llama 3's split rule, and nothing else."""
+"""The tokenizer of a model folder in GGUF's form."""
 
 import logging
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 
 from toolkit.errors import ExportError
 from toolkit.models.decoder_config import read_json
-from toolkit.models.llama_tokenizer import check_llama_tokenizer, token_ids
+from toolkit.models.gguf_vocabulary import GgufVocabulary
 from toolkit.prompts.dates import pin_date
 
 # gguf warns about every Llama 3 tokenizer because its template for text pairs starts the second text with a special
@@ -23,10 +23,15 @@ class GgufTokenizer:
     """The contents of the `tokenizer.ggml.*` fields.
 
     `special` holds the merges, the ids of the special tokens, the flags that add them to a text, and the chat template.
+    SentencePiece has scores instead of merges, and `adds_space` tells whether a text starts with a space.
     """
 
+    model: str
+    pre: str
     tokens: list[str]
     token_types: list[TokenType]
+    scores: list[float] | None
+    adds_space: bool | None
     special: SpecialVocab
 
 
@@ -40,22 +45,26 @@ def read_tokenizer(folder: Path, vocab_size: int, date_string: str | None = None
             reads the clock.
 
     Raises:
-        ExportError: If llama.cpp's `llama-bpe` would split some text into different tokens than this tokenizer.
+        ExportError: If llama.cpp would split some text into different tokens than this tokenizer.
     """
-    raw = read_json(folder / "tokenizer.json")
-    tokenizer = _load_tokenizer(folder / "tokenizer.json")
-    check_llama_tokenizer(raw, tokenizer, vocab_size, folder)
-    ids, added = token_ids(raw), raw.get("added_tokens", [])
-    tokens, token_types = [f"[PAD{i}]" for i in range(vocab_size)], [TokenType.UNUSED] * vocab_size
-    for token, token_id in ids.items():
-        tokens[token_id], token_types[token_id] = token, TokenType.NORMAL
-    for token in added:
-        # Both the tokenizers package and llama.cpp match USER_DEFINED tokens in any text, and CONTROL tokens only where
-        # special tokens are allowed.
-        token_types[token["id"]] = TokenType.CONTROL if token["special"] else TokenType.USER_DEFINED
-    special = SpecialVocab(folder, load_merges=True, n_vocab=vocab_size)
+    vocabulary = GgufVocabulary(_load_tokenizer(folder / "tokenizer.json"), vocab_size, folder)
+    tokens, token_types = vocabulary.tokens_and_types()
+    is_sentencepiece = vocabulary.model == "llama"
+    special = SpecialVocab(folder, load_merges=not is_sentencepiece, n_vocab=vocab_size)
     special.chat_template = _with_date(special.chat_template, date_string)
-    return GgufTokenizer(tokens, token_types, special)
+    # The toolkit's prompts have one BOS if the tokenizer has any, whether the chat template writes it or not, and never
+    # an EOS at the end. llama.cpp removes a BOS that the template writes before it adds one.
+    special.add_special_token["bos"] = bool(read_json(folder / "tokenizer_config.json").get("bos_token"))
+    special.add_special_token.pop("eos", None)
+    return GgufTokenizer(
+        model=vocabulary.model,
+        pre=vocabulary.pre,
+        tokens=tokens,
+        token_types=token_types,
+        scores=vocabulary.scores() if is_sentencepiece else None,
+        adds_space=vocabulary.adds_space if is_sentencepiece else None,
+        special=special,
+    )
 
 
 def _with_date(template: Any, date_string: str | None) -> Any:

@@ -1,13 +1,12 @@
 """Checks of a recipe's model that need no weights: token ids, experiment trackers, and the later export."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from toolkit.errors import ExportError, ModelError, RecipeError
 from toolkit.models.decoder_config import read_config
 from toolkit.models.decoder_folder import DecoderFolder
-from toolkit.models.llama_tokenizer import check_llama_tokenizer
+from toolkit.models.gguf_vocabulary import GgufVocabulary
 from toolkit.models.model_folder import hub_commit
 from toolkit.models.parameters import model_config
 from toolkit.prompts.ollama_template import render_ollama_template, triple_quoted
@@ -110,8 +109,8 @@ def find_export_problem(folder: Path, row_tokenizer: RowTokenizer) -> str | None
     try:
         # The weights of a model from the Hub may not be downloaded yet.
         config = DecoderFolder(folder).config if list(folder.glob("*.safetensors")) else read_config(folder)
-        # The adapter's tokenizer is exported. Its tokenizer.json will be this text.
-        check_llama_tokenizer(json.loads(tokenizer.to_str()), tokenizer, config.vocab_size, folder)
+        # The adapter's tokenizer is exported, and it is a copy of this one.
+        GgufVocabulary(tokenizer, config.vocab_size, folder)
         for text in (render_ollama_template(row_tokenizer), row_tokenizer.task.system or ""):
             triple_quoted(text)
     except ExportError as error:

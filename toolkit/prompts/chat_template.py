@@ -8,7 +8,7 @@ from typing import Any
 
 from toolkit.errors import ModelError, RecipeError, first_line
 from toolkit.prompts.dates import DATE_KEY, pin_date
-from toolkit.prompts.tokenizer import encode_plain
+from toolkit.prompts.tokenizer import encode_plain, prefixes_first_text_only, without_space_prefix
 from toolkit.utils.timeouts import run_with_timeout
 
 # A slot stands for the text of the n-th message while the template is rendered. Its private-use characters do not occur
@@ -39,6 +39,10 @@ class ChatTemplate:
 
     def __init__(self, tokenizer: Any, roles: Sequence[str], *, date_string: str | None = None) -> None:
         self.tokenizer = tokenizer
+        # A tokenizer that writes a space before a text must not do so within one, nor after a special token if it
+        # writes the space only once.
+        self._continuing = without_space_prefix(tokenizer)
+        self._after_special = self._continuing if prefixes_first_text_only(tokenizer) else tokenizer
         self.roles = tuple(roles)
         self.date_string = date_string
         self._special_ids = {str(token): i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
@@ -125,7 +129,9 @@ class ChatTemplate:
 
     def encode_answer(self, text: str) -> list[int]:
         """Return the token ids of an answer, with what the template writes between generation prompt and answer."""
-        return self._encode_pieces(self.answer_prefix + _SLOT.format(0), [text])[0]
+        last_piece = [piece for piece in self._split_pattern.split(self._prompt) if piece][-1]
+        first = self._after_special if last_piece in self._special_ids else self._continuing
+        return self._encode_pieces(self.answer_prefix + _SLOT.format(0), [text], first)[0]
 
     def with_one_bos(self, ids: list[int]) -> list[int]:
         """Return the ids with exactly one BOS at the start, or unchanged if the tokenizer has no BOS."""
@@ -174,11 +180,12 @@ class ChatTemplate:
         return self.tokenizer.eos_token_id
 
     def _encode(self, rendered: str, texts: Sequence[str]) -> tuple[list[int], list[int]]:
-        ids, starts = self._encode_pieces(rendered, texts)
+        ids, starts = self._encode_pieces(rendered, texts, self.tokenizer)
         with_bos = self.with_one_bos(ids)
         return with_bos, [start + len(with_bos) - len(ids) for start in starts]
 
-    def _encode_pieces(self, rendered: str, texts: Sequence[str]) -> tuple[list[int], list[int]]:
+    def _encode_pieces(self, rendered: str, texts: Sequence[str], tokenizer: Any) -> tuple[list[int], list[int]]:
+        """Encode a rendered template, whose text before the first special token is encoded by `tokenizer`."""
         slots = {_SLOT.format(index): index for index in range(len(texts))}
         ids: list[int] = []
         starts = [0] * len(texts)
@@ -190,7 +197,7 @@ class ChatTemplate:
             nonlocal text, pending_slots
             for index in pending_slots:
                 starts[index] = len(ids)
-            ids.extend(encode_plain(self.tokenizer, text) if text else [])
+            ids.extend(encode_plain(self._after_special if ids else tokenizer, text) if text else [])
             text, pending_slots = "", []
 
         for piece in self._split_pattern.split(rendered):

@@ -1,7 +1,9 @@
 """Loading of tokenizers, and encoding of plain text and of sequences for encoders."""
 
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +64,13 @@ def _encodes_like_its_file(tokenizer: Any, folder: Path) -> bool:
         _turn_off_dropout(backend)
     reference.no_truncation()
     reference.no_padding()
+    # SentencePiece tokenizers differ in the space that they write after a special token.
+    markers = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special][:3]
+    samples = [*_SAMPLES, *(f"{marker}{_SAMPLES[0]}{marker} {_SAMPLES[1]}" for marker in markers)]
     return all(
-        encode_plain(tokenizer, text) == reference.encode(text, add_special_tokens=False).ids for text in _SAMPLES
+        tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        == reference.encode(text, add_special_tokens=False).ids
+        for text in samples
     )
 
 
@@ -71,6 +78,38 @@ def _turn_off_dropout(backend: Any) -> None:
     """Make BPE deterministic. With its dropout, every call gives other token ids, and llama.cpp has no such thing."""
     if getattr(backend.model, "dropout", None):
         backend.model.dropout = None
+
+
+def without_space_prefix(tokenizer: Any) -> Any:
+    """Return a tokenizer that writes no space before a text, for texts that continue another one.
+
+    SentencePiece tokenizers write a space before a text, so that its first word is the same token as inside a sentence.
+    """
+    backend = tokenizer.backend_tokenizer
+    normalizer, pre_tokenizer = _settings(backend.normalizer), _settings(backend.pre_tokenizer)
+    kept = [step for step in normalizer.get("normalizers", []) if step["type"] != "Prepend"]
+    if len(kept) < len(normalizer.get("normalizers", [])):
+        normalizer["normalizers"] = kept
+    elif pre_tokenizer.get("prepend_scheme", "never") != "never":
+        pre_tokenizer["prepend_scheme"] = "never"
+    else:
+        return tokenizer
+    from tokenizers import Tokenizer
+
+    edited = {"normalizer": normalizer or None, "pre_tokenizer": pre_tokenizer or None}
+    continuing = copy(tokenizer)
+    continuing._tokenizer = Tokenizer.from_str(json.dumps(json.loads(backend.to_str()) | edited))
+    return continuing
+
+
+def prefixes_first_text_only(tokenizer: Any) -> bool:
+    """Return whether a tokenizer writes a space before a text only if no special token precedes it."""
+    return _settings(tokenizer.backend_tokenizer.pre_tokenizer).get("prepend_scheme") == "first"
+
+
+def _settings(step: Any) -> dict[str, Any]:
+    """Return a normalizer or pre-tokenizer as in tokenizer.json, and an empty dictionary if there is none."""
+    return json.loads(step.__getstate__()) if step else {}
 
 
 def check_text_survives(tokenizer: Any) -> None:
