@@ -93,12 +93,14 @@ def run_command(*command: str) -> int:
     return usage.ru_maxrss * 1024  # Linux counts in KiB, getrusage(2)
 
 
-def measure(model: Path, overrides: list[str], folder: Path) -> dict[str, dict[str, float]]:
+def measure(
+    model: Path, overrides: list[str], folder: Path, recipe: str = "recipes/nli_fr.yaml"
+) -> dict[str, dict[str, float]]:
     """Train for two steps, evaluate, and return the predicted and the measured peak of both, in bytes."""
     assignments = [f"model.name={model}", *DATA, *overrides]
     flags = [argument for assignment in assignments for argument in ("--set", assignment)]
     measured = {
-        "training": run_command("scripts/sft.py", "recipes/nli_fr.yaml", *flags, "--output-dir", str(folder)),
+        "training": run_command("scripts/sft.py", recipe, *flags, "--output-dir", str(folder)),
         "scoring": run_command("scripts/eval_generate.py", str(folder), "--set", "evaluation.baselines=false"),
     }
     estimate = json.loads((folder / "run.json").read_text(encoding="utf-8"))["outlook"]
@@ -133,13 +135,18 @@ def main() -> None:
                 peaks = results[f"{name}: {case}"] = measure(model, overrides, Path(scratch, f"run-{next(number)}"))
                 ratios = ", ".join(f"{phase} {peak['ratio']:.2f}" for phase, peak in peaks.items())
                 print(f"{ratios}  {name}: {case}", file=sys.stderr, flush=True)
+    report_peaks("Peak memory, predicted and measured", results, arguments.out)
+
+
+def report_peaks(title: str, results: dict[str, Any], out: Path) -> None:
+    """Write the predicted and the measured peaks of all cases as a table."""
     header = ["case", "phase", "predicted GB", "measured GB", "ratio"]
     rows = [
         [name, phase, f"{peak['predicted'] / 1e9:.2f}", f"{peak['measured'] / 1e9:.2f}", f"{peak['ratio']:.2f}"]
         for name, peaks in results.items()
         for phase, peak in peaks.items()
     ]
-    report("Peak memory, predicted and measured", header, rows, {"results": results}, arguments.out)
+    report(title, header, rows, {"results": results}, out)
 
 
 if __name__ == "__main__":

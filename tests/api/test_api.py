@@ -65,11 +65,12 @@ def test_preflight_times_steps_when_asked(recipe_file: Path) -> None:
     )
 
 
-def test_preflight_of_an_encoder_predicts_no_memory(make_encoder_recipe: Callable[..., Recipe]) -> None:
+def test_preflight_predicts_memory_of_an_encoder(make_encoder_recipe: Callable[..., Recipe]) -> None:
     report = toolkit.preflight(make_encoder_recipe())
-    assert report.fits is None and report.verdict is None and "memory " not in report.report()
-    with pytest.raises(RecipeError, match="memory is predicted only for decoders"):
-        toolkit.preflight(make_encoder_recipe(), memory=10**9)
+    assert report.fits is True and "training" in str(report.verdict)
+    assert "memory      training " in report.report() and "export" not in report.report()
+    small = toolkit.preflight(make_encoder_recipe(), memory=300_000_000)
+    assert small.fits is False and "no recipe setting helps" in str(small.verdict)
 
 
 def test_train_returns_a_quiet_run(

@@ -130,9 +130,11 @@ def test_unsupported_encoder_commands_are_rejected(call: Call, run: RunFolder, t
     assert sorted(run.path.iterdir()) == before
 
 
-def test_preflight_rejects_memory_for_encoders(call: Call, recipe_file: Callable[..., Path]) -> None:
-    code, _, err = call("preflight", recipe_file(), "--memory", "16GB")
-    assert code == 2 and "memory is predicted only for decoders" in err and "hint: " in err
+def test_preflight_stops_encoders_that_do_not_fit(call: Call, recipe_file: Callable[..., Path]) -> None:
+    code, out, err = call("preflight", recipe_file(), "--memory", "16GB")
+    assert code == 0 and "fits on a GPU with 16.0 GB: training " in out, err
+    code, _, err = call("preflight", recipe_file(), "--memory", "300MB")
+    assert code == 3 and "The recipe does not fit on a GPU with 300 MB: training " in err
 
 
 def test_preflight_of_an_encoder_prints_counts(call: Call, recipe_file: Callable[..., Path]) -> None:

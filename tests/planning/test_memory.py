@@ -69,7 +69,7 @@ def test_prediction_matches_what_autograd_keeps(
     # Two of the three terms of logits are gradients, which do not exist yet after the forward pass.
     expected = (
         kept_bytes(shape, lora, batch_shape, dtype_bytes=4, checkpointing=False)
-        + logit_bytes(shape, batch_shape, 4) // 3
+        + logit_bytes(shape.vocabulary, batch_shape.predictions, 4) // 3
     )
     # The input of the first layer needs no gradient, so its norm and dropout keep less.
     less = shape.hidden * 4 * batch_shape.tokens * (1 + (len({*targets} & {*ALL_TARGETS[:3]}) if dropout else 0))

@@ -35,7 +35,7 @@ def preflight(
         probe: If the recipe fits, load the model and time a few steps; see `measure_steps`.
 
     Raises:
-        ToolkitError: If the recipe cannot work, or `memory` is given for an encoder, whose memory is not predicted.
+        ToolkitError: If the recipe cannot work, or `memory` is not a number of bytes.
     """
     checked = resolve_recipe(recipe, overrides)
     # bool is a subclass of int, so memory=True would otherwise mean one byte.
@@ -43,12 +43,6 @@ def preflight(
         raise RecipeError(
             f"memory is {memory!r}, which is not a number of bytes.",
             hint="Pass a positive integer, e.g. 16_000_000_000.",
-        )
-    if memory and checked.model.kind != "decoder":
-        raise RecipeError(
-            f"memory={memory} does not work with model.kind {checked.model.kind}: memory is predicted only for "
-            "decoders.",
-            hint="To measure it on this machine, leave out memory and add probe=True.",
         )
     check_files_exist(checked.data.train, checked.data.eval)
     import_backend()

@@ -8,6 +8,7 @@ import torch
 
 from toolkit.batching.sampling import batch_by_length
 from toolkit.errors import RecipeError
+from toolkit.inference.loading import scoring_batch_tokens
 from toolkit.models.backend import DEVICE, DataCollatorWithPadding
 from toolkit.models.encoder import load_encoder_for_scoring
 from toolkit.models.loading import resolve_precision
@@ -17,9 +18,6 @@ from toolkit.prompts.sentence_pairs import EncodedPair, PairTokenizer
 from toolkit.runs.trained_run import TrainedRun
 from toolkit.utils.progress import progress_bar
 from toolkit.utils.storage import folder_lock
-
-_BATCH_TOKENS = {"cuda": 16_384, "cpu": 2_048}
-"""The padded tokens per forward pass by device, if evaluation.batch_tokens is auto."""
 
 
 class EncoderScorer:
@@ -82,6 +80,5 @@ def load_encoder_scorer(run: TrainedRun, pair_tokenizer: PairTokenizer) -> Encod
         base = find_base(run)
         precision = resolve_precision(run.recipe, base)
         model = load_encoder_for_scoring(base, run.recipe, precision, run.folder.adapter)
-    batch_tokens = run.recipe.evaluation.batch_tokens
-    batch_tokens = _BATCH_TOKENS[DEVICE] if batch_tokens == "auto" else batch_tokens
+    batch_tokens = scoring_batch_tokens(run.recipe, DEVICE)
     return EncoderScorer(model, pair_tokenizer.tokenizer, precision, batch_tokens=batch_tokens)

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 _CPU_NODES = 512
 """The number of nodes per scoring tree on a CPU. Larger trees are no faster there."""
+_ENCODER_TOKENS = {"cuda": 16_384, "cpu": 2_048}
+"""The padded tokens per forward pass of an encoder by device."""
 
 
 class Scorer(Protocol):
@@ -77,11 +79,20 @@ def make_torch_scorer(model: Any, recipe: Recipe, trie: LabelTrie) -> Scorer:
 
 
 def scoring_batch_tokens(recipe: Recipe, device: str) -> int:
-    """Return the largest number of nodes per scoring tree on a device, cpu or cuda."""
+    """Return the largest number of nodes per scoring tree, or of padded tokens for an encoder, on a device.
+
+    Args:
+        recipe: The recipe.
+        device: cpu or cuda.
+    """
     from toolkit.batching.sampling import MAX_TREE_NODES  # imports torch, which scoring a GGUF file does not need
 
     batch_tokens = recipe.evaluation.batch_tokens
-    return batch_tokens if batch_tokens != "auto" else MAX_TREE_NODES if device == "cuda" else _CPU_NODES
+    if batch_tokens != "auto":
+        return batch_tokens
+    if recipe.model.kind == "encoder":
+        return _ENCODER_TOKENS[device]
+    return MAX_TREE_NODES if device == "cuda" else _CPU_NODES
 
 
 def check_gguf_vocabulary(model: "LlamaCpp", run: TrainedRun) -> None:

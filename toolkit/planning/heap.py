@@ -2,6 +2,7 @@
 
 import ctypes
 from collections import Counter
+from collections.abc import Iterable
 from contextlib import suppress
 
 from toolkit.planning.shapes import BatchShape, ModelShape, freed_widths, kept_widths
@@ -28,16 +29,29 @@ def hole_bytes(shape: ModelShape, lora: LoraSection, batch_shape: BatchShape, *,
         batch_shape: The sizes of a micro-batch.
         dtype_bytes: Bytes per activation.
     """
-    freed, kept = Counter(freed_widths(shape, lora)), Counter(kept_widths(shape, lora))
-    growth = 0  # blocks that no smaller one has refilled so far, in elements per token
-    # From wide to narrow, because a block can fill the hole of a wider one but not of a narrower one.
-    for width in sorted(freed | kept, reverse=True):
+    vector_bytes = batch_shape.tokens * dtype_bytes
+    freed, kept = (
+        [width * vector_bytes for width in widths] for widths in (freed_widths(shape, lora), kept_widths(shape, lora))
+    )
+    return shape.layers * heap_growth(freed, kept)
+
+
+def heap_growth(freed: Iterable[int], kept: Iterable[int]) -> int:
+    """Return the bytes by which a layer makes the heap grow in addition to the blocks that it keeps.
+
+    Args:
+        freed: The sizes of the blocks that it frees.
+        kept: The sizes of the blocks that it keeps.
+    """
+    freed_blocks, kept_blocks = Counter(freed), Counter(kept)
+    growth = 0  # bytes of freed blocks that no smaller one has refilled so far
+    # From large to small, because a block can fill the hole of a larger one but not of a smaller one.
+    for size in sorted(freed_blocks | kept_blocks, reverse=True):
         # glibc maps blocks of 32 MiB and more separately and unmaps them when freed, so they leave no hole (mallopt(3),
         # DEFAULT_MMAP_THRESHOLD_MAX).
-        if batch_shape.tokens * width * dtype_bytes >= _MMAPPED_BLOCK_BYTES:
-            continue
-        growth += width * freed[width] - min(growth, width * (freed[width] + kept[width]))
-    return shape.layers * batch_shape.tokens * dtype_bytes * growth
+        if size < _MMAPPED_BLOCK_BYTES:
+            growth += size * freed_blocks[size] - min(growth, size * (freed_blocks[size] + kept_blocks[size]))
+    return growth
 
 
 def return_freed_blocks() -> None:

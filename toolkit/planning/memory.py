@@ -1,7 +1,8 @@
-"""The memory formula for training and scoring, term by term, from the sizes of a model and a micro-batch.
+"""The memory formula for training and scoring, term by term, from the sizes of a Llama and a micro-batch.
 
 The terms follow from the tensors that autograd keeps in the layers of a Llama in transformers. No factor is fitted.
-docs/memory.md has the derivation and compares predictions with measurements.
+`traced_memory` predicts the memory of all other models. docs/memory.md has the derivation and compares predictions with
+measurements.
 """
 
 from dataclasses import dataclass, fields
@@ -87,7 +88,7 @@ def activation_bytes_per_token(
     """
     # Without the mask, whose size grows with the square of the length.
     batch_shape = BatchShape(1, 0, 1, is_tree=True)
-    logits = target_share * logit_bytes(shape, batch_shape, dtype_bytes)
+    logits = target_share * logit_bytes(shape.vocabulary, 1, dtype_bytes)
     kept = kept_bytes(shape, lora, batch_shape, dtype_bytes=dtype_bytes, checkpointing=checkpointing)
     return round(kept + working_bytes(shape, batch_shape, dtype_bytes) + logits)
 
@@ -107,13 +108,19 @@ def kept_bytes(
     return shape.layers * layer + layer_input + shared_mask
 
 
-def logit_bytes(shape: ModelShape, batch_shape: BatchShape, dtype_bytes: int) -> int:
-    """Return the bytes of logits, see `MemoryUse.logits`."""
-    return (
-        batch_shape.predictions
-        * shape.vocabulary
-        * (3 * _FLOAT32_BYTES + (0 if dtype_bytes == _FLOAT32_BYTES else 2 * dtype_bytes))
-    )
+def logit_bytes(vocabulary: int, predictions: int, dtype_bytes: int) -> int:
+    """Return the bytes of logits during training, see `MemoryUse.logits`."""
+    return predictions * vocabulary * (3 * _FLOAT32_BYTES + (0 if dtype_bytes == _FLOAT32_BYTES else 2 * dtype_bytes))
+
+
+def scored_logit_bytes(vocabulary: int, predictions: int, dtype_bytes: int) -> int:
+    """Return the bytes of logits during scoring: log-softmax and logits in float32, and those in half precision."""
+    return predictions * vocabulary * (2 * _FLOAT32_BYTES + (0 if dtype_bytes == _FLOAT32_BYTES else dtype_bytes))
+
+
+def trained_bytes(trainable: int, optimizer: str) -> int:
+    """Return the bytes of trainable parameters in float32, their gradients and the optimizer state."""
+    return trainable * (2 * _FLOAT32_BYTES + OPTIMIZER_BYTES.get(optimizer, 2 * _FLOAT32_BYTES))
 
 
 def working_bytes(shape: ModelShape, batch_shape: BatchShape, dtype_bytes: int) -> int:
@@ -173,9 +180,9 @@ def training_memory(
     return MemoryUse(
         runtime=runtime,
         weights=weights,
-        adapter=trainable * (2 * _FLOAT32_BYTES + OPTIMIZER_BYTES.get(optimizer, 2 * _FLOAT32_BYTES)),
+        adapter=trained_bytes(trainable, optimizer),
         activations=kept_bytes(shape, lora, batch_shape, dtype_bytes=dtype_bytes, checkpointing=checkpointing),
-        logits=logit_bytes(shape, batch_shape, dtype_bytes),
+        logits=logit_bytes(shape.vocabulary, batch_shape.predictions, dtype_bytes),
         # DoRA frees its weight-sized tensors before the backward pass of the model (or of a recomputed layer) starts,
         # so the two are never held at the same time.
         working=max(working_bytes(shape, batch_shape, dtype_bytes), dora_bytes(shape, lora, dtype_bytes)),
@@ -205,7 +212,6 @@ def scoring_memory(
     layer = (
         batch_shape.tokens * dtype_bytes * (4 * shape.attention + 4 * shape.intermediate + 4 * shape.hidden + packed)
     )
-    logits_bytes = 2 * _FLOAT32_BYTES if dtype_bytes == _FLOAT32_BYTES else dtype_bytes + 2 * _FLOAT32_BYTES
-    logits = batch_shape.predictions * shape.vocabulary * logits_bytes
+    logits = scored_logit_bytes(shape.vocabulary, batch_shape.predictions, dtype_bytes)
     working = max(layer, dora_bytes(shape, lora, dtype_bytes))
     return MemoryUse(runtime, weights, 0, batch_shape.mask * dtype_bytes, logits, working, loading=loading)

@@ -7,13 +7,14 @@ from typing import Any
 
 from toolkit.batching.collators import PaddedCollator, Row, TreeCollator
 from toolkit.batching.sampling import choose_batch_tokens, choose_micro_batch
-from toolkit.errors import RecipeError
+from toolkit.errors import ModelError, RecipeError
 from toolkit.models.attention import find_tree_problem
 from toolkit.planning.device import Device, this_device
 from toolkit.planning.job import Batching, Collator, Plan, TrainingJob, choose_grouping
 from toolkit.planning.memory import activation_bytes_per_token
 from toolkit.planning.preflight import Preflight
 from toolkit.planning.shapes import ModelShape
+from toolkit.planning.traced_memory import find_traced_model, traced_bytes_per_token
 
 _MIN_TOKEN_RATIO = 1.3
 """The minimum ratio of padded tokens to tree nodes at which trees are used. Below it, building them can cost more."""
@@ -115,12 +116,25 @@ def _count_tokens(collate: Collator, batches: list[list[Row]]) -> int:
 def _affordable_tokens(preflight: Preflight[Any], device: Device, checkpointing: bool) -> int:
     """Return the number of tokens whose activations fit into half of the memory that the weights leave."""
     recipe, dtype_bytes = preflight.recipe, device.dtype_bytes(preflight)
-    per_token = activation_bytes_per_token(
-        ModelShape.from_config(preflight.config),
-        recipe.lora,
-        dtype_bytes=dtype_bytes,
-        checkpointing=checkpointing,
-        target_share=1.0 if recipe.training.loss_on == "full_text" else _COMPLETION_SHARE,
-    )
+    try:
+        per_token = _bytes_per_token(preflight, device, checkpointing)
+    except ModelError:  # reported with the memory; then `auto` is the smallest size
+        return 0
     weights = preflight.parameters.base_bytes(dtype_bytes, load_in_4bit=recipe.model.load_in_4bit)
     return max(0, device.memory - weights) // 2 // per_token
+
+
+def _bytes_per_token(preflight: Preflight[Any], device: Device, checkpointing: bool) -> int:
+    recipe = preflight.recipe
+    target_share = 1.0 if recipe.training.loss_on == "full_text" else _COMPLETION_SHARE
+    if (model := find_traced_model(preflight, device)) is not None:
+        return traced_bytes_per_token(
+            model, preflight.tokens.longest, checkpointing=checkpointing, target_share=target_share
+        )
+    return activation_bytes_per_token(
+        ModelShape.from_config(preflight.config),
+        recipe.lora,
+        dtype_bytes=device.dtype_bytes(preflight),
+        checkpointing=checkpointing,
+        target_share=target_share,
+    )

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from toolkit.errors import GateError
+from toolkit.errors import GateError, ModelError
 from toolkit.planning.device import T4, Device
 from toolkit.planning.job import TrainingJob
 from toolkit.planning.plan import plan_job
@@ -49,17 +49,17 @@ class PreflightReport:
 
     @cached_property
     def estimate(self) -> ResourceEstimate | None:
-        """The estimate for the target device. None for an encoder, for which there is no memory formula."""
+        """The estimate for the target device. None if the memory of the model cannot be predicted."""
         return self._assessment[0]
 
     @property
     def fits(self) -> bool | None:
-        """True if training and scoring fit into the memory of the target device. None for an encoder."""
+        """True if training and scoring fit into the memory of the target device. None without an estimate."""
         return self.estimate.fits if self.estimate else None
 
     @property
     def verdict(self) -> str | None:
-        """A sentence saying whether the recipe fits and, if not, what to change. None for an encoder."""
+        """A sentence saying whether the recipe fits and, if not, what to change. None without an estimate."""
         return self._assessment[1]
 
     @property
@@ -96,13 +96,26 @@ class PreflightReport:
             lines.append(f"            {verdict(self.preflight, self._estimate_for(T4))}")
             if self.target_device:
                 lines.append(f"            {self.verdict}")
+        else:
+            lines.append(f"memory      {self._local_problem}")
         if self.probe is not None:
             lines.append(f"probe       {self.probe}")
         return "\n".join(lines)
 
-    @cached_property
+    @property
     def _local_estimate(self) -> ResourceEstimate | None:
-        return estimate_resources(self.job) if self.job.recipe.model.kind == "decoder" else None
+        return self._local_result[0]
+
+    @property
+    def _local_problem(self) -> str:
+        return self._local_result[1]
+
+    @cached_property
+    def _local_result(self) -> tuple[ResourceEstimate | None, str]:
+        try:
+            return estimate_resources(self.job), ""
+        except ModelError as error:
+            return None, str(error)
 
     @cached_property
     def _local_verdict(self) -> str:

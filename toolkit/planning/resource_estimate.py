@@ -16,6 +16,7 @@ from toolkit.planning.job import TrainingJob
 from toolkit.planning.memory import MemoryUse, scoring_memory, training_memory
 from toolkit.planning.preflight import Preflight
 from toolkit.planning.shapes import BatchShape, ModelShape
+from toolkit.planning.traced_memory import find_traced_model, traced_scoring_memory, traced_training_memory
 from toolkit.runs.run_paths import nearest_existing
 from toolkit.utils.formatting import format_bytes
 
@@ -66,42 +67,54 @@ class ResourceEstimate:
 
 
 def estimate_resources(job: TrainingJob) -> ResourceEstimate:
-    """Predict the memory and disk space of a decoder's job from its configuration and rows, without reading weights."""
-    preflight, plan, device = job.preflight, job.plan, job.device
-    recipe, shape = job.recipe, ModelShape.from_config(preflight.config)
-    dtype_bytes = device.dtype_bytes(preflight)
+    """Predict the memory and disk space of a job from the configuration and the rows, without reading weights.
+
+    Raises:
+        ModelError: If the memory of the model cannot be predicted.
+    """
+    preflight, plan, device, recipe = job.preflight, job.plan, job.device, job.recipe
+    dtype_bytes, is_encoder = device.dtype_bytes(preflight), recipe.model.kind == "encoder"
     weights = preflight.parameters.base_bytes(dtype_bytes, load_in_4bit=recipe.model.load_in_4bit)
-    # On a CPU, this process has already imported everything that training needs, so its memory is the runtime's.
-    runtime = CUDA_CONTEXT_BYTES if device.kind == "cuda" else psutil.Process().memory_info().rss
-    loading = _file_bytes(preflight, dtype_bytes) if device.kind == "cpu" else 0
-    common_arguments = {"runtime": runtime, "weights": weights, "dtype_bytes": dtype_bytes, "loading": loading}
-    training = training_memory(
-        shape,
-        recipe.lora,
-        largest_micro_batch(job),
-        trainable=preflight.parameters.trainable,
-        checkpointing=plan.gradient_checkpointing,
-        optimizer=plan.optimizer,
-        on_cpu=device.kind == "cpu",
-        **common_arguments,
-    )
+    common: dict[str, Any] = {
+        # On a CPU, this process has already imported everything that training needs, so its memory is the runtime's.
+        "runtime": CUDA_CONTEXT_BYTES if device.kind == "cuda" else psutil.Process().memory_info().rss,
+        "weights": weights,
+        "loading": _file_bytes(preflight, dtype_bytes) if device.kind == "cpu" else 0,
+    }
+    train: dict[str, Any] = {
+        "trainable": preflight.parameters.trainable,
+        "checkpointing": plan.gradient_checkpointing,
+        "optimizer": plan.optimizer,
+    }
+    training_shape = largest_encoder_batch(job) if is_encoder else largest_micro_batch(job)
+    scoring_shape = _largest_scoring_batch(job)
+    if (model := find_traced_model(preflight, device)) is not None:
+        longest = preflight.longest_row
+        training = traced_training_memory(model, training_shape, longest, **train, **common)
+        scoring = traced_scoring_memory(model, scoring_shape, longest, **common)
+        if recipe.lora is None:  # all weights are trained and stored with the run, in float32
+            scoring = replace(
+                scoring, weights=preflight.parameters.weight_bytes(preflight.precision, load_in_4bit=False)
+            )
+    else:
+        shape = ModelShape.from_config(preflight.config)
+        common |= {"dtype_bytes": dtype_bytes, "on_cpu": device.kind == "cpu"}
+        training = training_memory(shape, recipe.lora, training_shape, **train, **common)
+        scoring = scoring_memory(shape, recipe.lora, scoring_shape, **common)
     if recipe.model.load_in_4bit:  # a linear layer unpacks its weights to compute with them
-        training = replace(training, working=training.working + shape.hidden * shape.intermediate * dtype_bytes)
-    nodes = max(scoring_batch_tokens(recipe, device.kind), preflight.longest_row)  # a tree contains at least one row
-    # On a CPU, nodes also attend to the cached common prefix of all prompts, which is shorter than a row. The head is
-    # applied only where a label's token follows, which is taken to be half of the nodes.
-    scoring_shape = BatchShape(nodes, nodes * (nodes + preflight.longest_row), nodes // 2, is_tree=True)
+        unpacked = preflight.config.hidden_size * preflight.config.intermediate_size * dtype_bytes
+        training = replace(training, working=training.working + unpacked)
     adapter = 4 * preflight.parameters.trainable
     checkpoint_count = math.ceil(plan.steps / recipe.training.save_steps)
     return ResourceEstimate(
         device=device,
         dtype_bytes=dtype_bytes,
         training=training,
-        scoring=scoring_memory(shape, recipe.lora, scoring_shape, on_cpu=device.kind == "cpu", **common_arguments),
+        scoring=scoring,
         adapter=adapter,
         # `training.adapter` includes gradients, which are as large as the adapter and are not part of a checkpoint.
         checkpoints=min(recipe.training.save_total_limit + 1, checkpoint_count) * (training.adapter - adapter),
-        export=_export_bytes(preflight),
+        export=0 if is_encoder else _export_bytes(preflight),
     )
 
 
@@ -138,6 +151,31 @@ def largest_micro_batch(job: TrainingJob) -> BatchShape:
     )
 
 
+def largest_encoder_batch(job: TrainingJob) -> BatchShape:
+    """Return the sizes of the largest micro-batch of padded rows for an encoder in the first epoch."""
+    lengths, order = [len(row) for row in job.preflight.train_rows], list(job.row_order())
+    step, size = job.rows_per_process, job.plan.micro_batch_size
+    order = order[: job.plan.steps * step]
+    batches = [
+        [lengths[i] for i in order[start : min(start + size, first + step)]]
+        for first in range(0, len(order), step)
+        for start in range(first, min(first + step, len(order)), size)
+    ]
+    rows, length = max(((len(batch), max(batch)) for batch in batches), key=lambda sizes: sizes[0] * sizes[1])
+    return BatchShape(rows * length, rows * length**2, rows, is_tree=False)
+
+
+def _largest_scoring_batch(job: TrainingJob) -> BatchShape:
+    longest = job.preflight.longest_row
+    tokens = max(scoring_batch_tokens(job.recipe, job.device.kind), longest)  # a batch contains at least one row
+    if job.recipe.model.kind == "encoder":
+        rows = tokens // longest
+        return BatchShape(rows * longest, rows * longest**2, rows, is_tree=False)
+    # On a CPU, nodes also attend to the cached common prefix of all prompts, which is shorter than a row. The head is
+    # applied only where a label's token follows, which is taken to be half of the nodes.
+    return BatchShape(tokens, tokens * (tokens + longest), tokens // 2, is_tree=True)
+
+
 def _export_bytes(preflight: Preflight[Any]) -> int:
     """Return the disk space of an export: merged weights, intermediate GGUF file and the GGUF files of the recipe."""
     base = preflight.parameters.total - preflight.parameters.trainable
@@ -153,10 +191,11 @@ def format_estimate(estimate: ResourceEstimate, verdict: str) -> str:
 
     A negative verdict does not stop a run, because a prediction can be off by 20%.
     """
+    export = f", export {format_bytes(estimate.export)}" if estimate.export else ""
     return (
         f"memory      training {estimate.training}\n"
         f"            scoring {format_bytes(estimate.scoring.total)}; "
-        f"disk: checkpoints {format_bytes(estimate.checkpoints)}, export {format_bytes(estimate.export)}\n"
+        f"disk: checkpoints {format_bytes(estimate.checkpoints)}{export}\n"
         f"verdict     {verdict}"
     )
 

@@ -71,6 +71,11 @@ class BatchShape:
     predictions: int
     is_tree: bool
 
+    @property
+    def length(self) -> int:
+        """The number of tokens of a padded row, or of nodes of a tree."""
+        return self.tokens if self.is_tree else self.mask // self.tokens
+
 
 def kept_widths(shape: ModelShape, lora: LoraSection) -> list[int]:
     """Return the widths of the vectors that one layer keeps per token for its backward pass.

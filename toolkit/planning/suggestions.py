@@ -42,7 +42,7 @@ def _changes(preflight: Preflight[Any], estimate: ResourceEstimate) -> Iterator[
         yield "training.gradient_checkpointing", True
     if configured == "auto" or smallest < configured:
         yield f"training.{key}", smallest
-    if not recipe.model.load_in_4bit and device.kind == "cuda":
+    if not recipe.model.load_in_4bit and device.kind == "cuda" and recipe.model.kind == "decoder":
         yield "model.load_in_4bit", True
 
 

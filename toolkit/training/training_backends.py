@@ -22,15 +22,24 @@ class TrainingBackend:
     make_trainer: Callable[[TrainingJob, Any, Path], Any]
 
 
+def _limit_heap(job: TrainingJob) -> None:
+    if job.plan.gradient_checkpointing and DEVICE == "cpu":
+        return_freed_blocks()
+
+
+def _load_encoder(job: TrainingJob) -> Any:
+    _limit_heap(job)
+    return load_encoder_for_training(job)
+
+
 def _load_decoder(job: TrainingJob) -> Any:
     preflight, recipe, checkpointing = job.preflight, job.recipe, job.plan.gradient_checkpointing
-    if checkpointing and DEVICE == "cpu":
-        return_freed_blocks()
+    _limit_heap(job)
     model = load_base(preflight.folder, recipe, preflight.precision, gradient_checkpointing=checkpointing)
     return attach_lora(model, recipe.lora, seed=recipe.seed, gradient_checkpointing=checkpointing)
 
 
 TRAINING_BACKENDS: dict[ModelKind, TrainingBackend] = {
     "decoder": TrainingBackend(_load_decoder, make_trainer),
-    "encoder": TrainingBackend(load_encoder_for_training, make_encoder_trainer),
+    "encoder": TrainingBackend(_load_encoder, make_encoder_trainer),
 }

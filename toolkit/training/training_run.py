@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from toolkit.errors import StorageError, TrainingError
+from toolkit.errors import ModelError, StorageError, TrainingError
 from toolkit.models.attention import accept_trees
 from toolkit.models.backend import wait_for_all_processes
 from toolkit.models.model_folder import fetch_weights, model_fingerprint
@@ -84,12 +84,7 @@ def train_run(recipe: Recipe, run: RunFolder, options: TrainingOptions) -> None:
     announce(f"{preflight.report()}\n\n{preflight.examples(color=use_color())}\n")
     job, record = _plan_run(preflight, run, resume=options.resume)
     announce(f"batch       {job.plan}")
-    estimate = estimate_resources(job) if recipe.model.kind == "decoder" else None
-    if estimate:
-        announce(format_estimate(estimate, verdict(preflight, estimate)))
-        # A run that is resumed has its checkpoints already, and new ones replace them.
-        if not options.resume and (warning := disk_warning(estimate, run.path)):
-            announce(warning)
+    estimate = _announce_estimate(job, None if options.resume else run)
     fetch_weights(recipe.model.name, preflight.folder)
     start_time = time.monotonic()
     model = TRAINING_BACKENDS[recipe.model.kind].load(job)
@@ -117,6 +112,20 @@ def _plan_run(preflight: Preflight[Any], run: RunFolder, *, resume: bool) -> tup
         job = job.with_plan(job.plan.as_recorded(run.record, preflight.recipe))
         check_same_plan(run, job.plan.record(preflight.recipe))
     return job, record
+
+
+def _announce_estimate(job: TrainingJob, new_run: RunFolder | None) -> ResourceEstimate | None:
+    """Print the predicted memory and disk space, and return them; None if the memory cannot be predicted."""
+    try:
+        estimate = estimate_resources(job)
+    except ModelError as error:
+        announce(f"memory      {error}")
+        return None
+    announce(format_estimate(estimate, verdict(job.preflight, estimate)))
+    # A run that is resumed has its checkpoints already, and new ones replace them.
+    if new_run and (warning := disk_warning(estimate, new_run.path)):
+        announce(warning)
+    return estimate
 
 
 def _job_record(job: TrainingJob, estimate: ResourceEstimate | None) -> dict[str, Any]:
