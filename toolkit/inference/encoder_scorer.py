@@ -9,7 +9,7 @@ import torch
 from toolkit.batching.sampling import batch_by_length
 from toolkit.errors import RecipeError
 from toolkit.models.backend import DEVICE, DataCollatorWithPadding
-from toolkit.models.encoder import load_encoder_for_scoring
+from toolkit.models.encoder import load_encoder_for_scoring, load_trained_encoder
 from toolkit.models.loading import resolve_precision
 from toolkit.models.model_folder import find_base
 from toolkit.models.precision import Precision
@@ -63,7 +63,7 @@ class EncoderScorer:
 
 
 def load_encoder_scorer(run: TrainedRun, pair_tokenizer: PairTokenizer) -> EncoderScorer:
-    """Load a run's encoder with its adapter and head.
+    """Load a run's encoder with its adapter and head, or the complete encoder if all weights were trained.
 
     Raises:
         RecipeError: If the labels are not those of the head, in the same order.
@@ -80,7 +80,10 @@ def load_encoder_scorer(run: TrainedRun, pair_tokenizer: PairTokenizer) -> Encod
     precision = resolve_precision(run.recipe)
     with folder_lock(run.path, shared=True):
         run.verify_adapter()
-        model = load_encoder_for_scoring(find_base(run), run.recipe, precision, run.folder.adapter)
+        if run.recipe.lora is None:
+            model = load_trained_encoder(run.folder.adapter, len(outputs))
+        else:
+            model = load_encoder_for_scoring(find_base(run), run.recipe, precision, run.folder.adapter)
     batch_tokens = run.recipe.evaluation.batch_tokens
     batch_tokens = _BATCH_TOKENS[DEVICE] if batch_tokens == "auto" else batch_tokens
     return EncoderScorer(model, pair_tokenizer.tokenizer, precision, batch_tokens=batch_tokens)

@@ -13,12 +13,15 @@ from toolkit.planning.job import Batching, Collator, Plan, TrainingJob, choose_g
 from toolkit.planning.memory import activation_bytes_per_token
 from toolkit.planning.preflight import Preflight
 from toolkit.planning.shapes import ModelShape
+from toolkit.recipe.schema import LoraSection
 
 _MIN_TOKEN_RATIO = 1.3
 """The minimum ratio of padded tokens to tree nodes at which trees are used. Below it, building them can cost more."""
 _MEASURED_STEPS = 32
 _COMPLETION_SHARE = 0.25
 """An upper bound for the completion's share of the tokens that a row does not share with other rows."""
+_NO_ADAPTER = LoraSection(r=1, dropout=0.0, target_modules=("query",))
+"""The section that is closest to no adapter, if all weights are trained."""
 _ENCODER_REASON = "an encoder attends in both directions, so rows share no prefix that could be computed once"
 
 
@@ -108,7 +111,7 @@ def _affordable_tokens(preflight: Preflight[Any], device: Device, checkpointing:
     recipe, dtype_bytes = preflight.recipe, device.dtype_bytes(preflight)
     per_token = activation_bytes_per_token(
         ModelShape.from_config(preflight.config),
-        recipe.lora,
+        preflight.lora or _NO_ADAPTER,
         dtype_bytes=dtype_bytes,
         checkpointing=checkpointing,
         target_share=1.0 if recipe.training.loss_on == "full_text" else _COMPLETION_SHARE,

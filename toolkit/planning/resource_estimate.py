@@ -77,7 +77,7 @@ def estimate_resources(job: TrainingJob) -> ResourceEstimate:
     common_arguments = {"runtime": runtime, "weights": weights, "dtype_bytes": dtype_bytes, "loading": loading}
     training = training_memory(
         shape,
-        recipe.lora,
+        recipe.decoder_lora,
         largest_micro_batch(job),
         trainable=preflight.parameters.trainable,
         checkpointing=plan.gradient_checkpointing,
@@ -97,7 +97,9 @@ def estimate_resources(job: TrainingJob) -> ResourceEstimate:
         device=device,
         dtype_bytes=dtype_bytes,
         training=training,
-        scoring=scoring_memory(shape, recipe.lora, scoring_shape, on_cpu=device.kind == "cpu", **common_arguments),
+        scoring=scoring_memory(
+            shape, recipe.decoder_lora, scoring_shape, on_cpu=device.kind == "cpu", **common_arguments
+        ),
         adapter=adapter,
         # `training.adapter` includes gradients, which are as large as the adapter and are not part of a checkpoint.
         checkpoints=min(recipe.training.save_total_limit + 1, checkpoint_count) * (training.adapter - adapter),

@@ -27,7 +27,7 @@ def _load_decoder(job: TrainingJob) -> Any:
     if checkpointing and DEVICE == "cpu":
         return_freed_blocks()
     model = load_base(preflight.folder, recipe, preflight.precision, gradient_checkpointing=checkpointing)
-    return attach_lora(model, recipe.lora, seed=recipe.seed, gradient_checkpointing=checkpointing)
+    return attach_lora(model, recipe.decoder_lora, seed=recipe.seed, gradient_checkpointing=checkpointing)
 
 
 TRAINING_BACKENDS: dict[ModelKind, TrainingBackend] = {
