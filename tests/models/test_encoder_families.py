@@ -115,5 +115,5 @@ def test_unknown_names_list_the_linear_layers(
     for block in model.base_model.transformer.layer:  # as in a family that is not in the table
         block.attention.attend = block.attention.q_lin
         del block.attention.q_lin
-    with pytest.raises(RecipeError, match="auto does not know the attention layers of DistilBertModel"):
+    with pytest.raises(RecipeError, match=r"auto does not know the attention layers of DistilBertModel"):
         resolve_targets(model, LoraSection(target_modules="auto"))
