@@ -156,8 +156,11 @@ def test_preflight_of_an_encoder_prints_counts(call: Call, recipe_file: Callable
     [
         ({"model": {"max_seq_length": 129}}, "model.max_seq_length is 129, but"),
         ({"model": {"max_seq_length": 8}}, "model.max_seq_length 8 is too short for the hypothesis in"),
-        ({"lora": {"target_modules": ["query_proj"]}}, "is not a layer of"),
-        ({"model": {"name": "embedded:tiny-llama-fr"}}, "'query' is not a layer of embedded:tiny-llama-fr. Its linear"),
+        ({"lora": {"target_modules": ["query_proj"]}}, "'query_proj' is not a layer of CamembertModel. Its linear"),
+        (
+            {"model": {"name": "embedded:tiny-llama-fr"}},
+            "model.kind is encoder, but embedded:tiny-llama-fr is a decoder",
+        ),
         ({"data": {"train": {"path": "embedded:nli-fr", "split": "dev", "limit": 30}}}, "occur in both data.train and"),
         ({"model": {"load_in_4bit": True}}, "model.load_in_4bit: has no effect with model.kind encoder"),
     ],

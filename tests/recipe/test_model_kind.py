@@ -8,7 +8,7 @@ import yaml
 
 from tests.conftest import ENCODER_RECIPE, ROOT
 from toolkit.errors import RecipeError, RunError
-from toolkit.recipe.loading import dump_recipe, load_recipe
+from toolkit.recipe.loading import diff_recipes, dump_recipe, load_recipe
 from toolkit.recipe.model_kind import require_decoder
 from toolkit.recipe.schema import Recipe
 
@@ -26,7 +26,7 @@ def load(tmp_path: Path) -> Load:
 def test_encoder_recipe_needs_no_prompt(load: Load, tmp_path: Path) -> None:
     """A recipe of an encoder needs neither task.system nor task.user, and survives a round trip through YAML."""
     recipe = load()
-    assert recipe.lora.target_modules == ("query", "value")
+    assert recipe.lora is not None and recipe.lora.target_modules == "auto"
     (tmp_path / "again.yaml").write_text(dump_recipe(recipe), encoding="utf-8")
     assert load_recipe(tmp_path / "again.yaml") == recipe
 
@@ -66,10 +66,6 @@ def test_key_without_effect_on_an_encoder_is_rejected(load: Load, override: str)
     ("override", "sentence"),
     [
         ("training.batching=prefix_tree", "training.batching: prefix_tree cannot be used with model.kind encoder"),
-        (
-            "lora.target_modules=[q_proj, value]",
-            "lora.target_modules: 'q_proj' is not a layer of a model of kind encoder",
-        ),
         ("model.kind=other", "model.kind: 'other' cannot be used; it should be 'decoder' or 'encoder'."),
     ],
 )
@@ -92,6 +88,27 @@ def test_encoder_rejects_three_inputs(load: Load) -> None:
 def test_decoder_has_no_encoder_layers() -> None:
     with pytest.raises(RecipeError, match="'query' is not a layer of a model of kind decoder; choose from q_proj"):
         load_recipe(ROOT / "recipes" / "nli_fr.yaml", ["lora.target_modules=[query]"])
+
+
+def test_auto_means_a_decoders_attention() -> None:
+    """A decoder's layers are known without its model, so the saved recipe has their names, as in earlier versions."""
+    recipe = load_recipe(ROOT / "recipes" / "nli_fr.yaml", ["lora.target_modules=auto"])
+    assert recipe.lora is not None and recipe.lora.target_modules == ("q_proj", "k_proj", "v_proj", "o_proj")
+
+
+def test_learning_rate_depends_on_the_adapter(load: Load, tmp_path: Path) -> None:
+    assert load().training.learning_rate == 1e-2, "as the recipe sets it"
+    whole = load("training={max_steps: 3}", "lora=null")
+    assert whole.lora is None and whole.training.learning_rate == 5e-5
+    assert load("training={max_steps: 3}").training.learning_rate == 1e-4
+    (tmp_path / "again.yaml").write_text(dump_recipe(whole), encoding="utf-8")
+    assert load_recipe(tmp_path / "again.yaml") == whole
+    assert diff_recipes(load(), load("lora=null")) == {"lora": None}
+
+
+def test_keys_of_a_missing_adapter_are_refused(load: Load) -> None:
+    with pytest.raises(RecipeError, match=r"lora\.r: has no effect, because lora: null trains all weights"):
+        load("lora=null", "lora.r=8")
 
 
 def test_mistakes_in_several_keys_are_reported_together(load: Load) -> None:

@@ -10,7 +10,7 @@ from toolkit.batching.sampling import batch_by_length
 from toolkit.errors import RecipeError
 from toolkit.inference.loading import scoring_batch_tokens
 from toolkit.models.backend import DEVICE, DataCollatorWithPadding
-from toolkit.models.encoder import load_encoder_for_scoring
+from toolkit.models.encoder import load_encoder_for_scoring, load_trained_encoder
 from toolkit.models.loading import resolve_precision
 from toolkit.models.model_folder import find_base
 from toolkit.models.precision import Precision
@@ -61,7 +61,7 @@ class EncoderScorer:
 
 
 def load_encoder_scorer(run: TrainedRun, pair_tokenizer: PairTokenizer) -> EncoderScorer:
-    """Load a run's encoder with its adapter and head.
+    """Load a run's encoder with its adapter and head, or the complete encoder if all weights were trained.
 
     Raises:
         RecipeError: If the labels are not those of the head, in the same order.
@@ -77,8 +77,12 @@ def load_encoder_scorer(run: TrainedRun, pair_tokenizer: PairTokenizer) -> Encod
         )
     with folder_lock(run.path, shared=True):
         run.verify_adapter()
-        base = find_base(run)
-        precision = resolve_precision(run.recipe, base)
-        model = load_encoder_for_scoring(base, run.recipe, precision, run.folder.adapter)
+        if run.recipe.lora is None:
+            model = load_trained_encoder(run.folder.adapter, len(outputs))
+            precision = resolve_precision(run.recipe, run.folder.adapter)
+        else:
+            base = find_base(run)
+            precision = resolve_precision(run.recipe, base)
+            model = load_encoder_for_scoring(base, run.recipe, precision, run.folder.adapter)
     batch_tokens = scoring_batch_tokens(run.recipe, DEVICE)
     return EncoderScorer(model, pair_tokenizer.tokenizer, precision, batch_tokens=batch_tokens)

@@ -161,6 +161,8 @@ def _model_files(classifier: Classifier) -> list[Path]:
         weights = [model.gguf]
     elif model.name == "merged":
         weights = [run.folder.merged / name for name in model_files(run.folder.merged)]
+    elif run.recipe.lora is None:  # the adapter's folder has the complete model
+        weights = []
     else:
         from toolkit.models.model_folder import find_base
 

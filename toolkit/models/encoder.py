@@ -1,16 +1,28 @@
-"""Encoders with a classification head: loading, LoRA adapter, and the head that is trained with it."""
+"""Encoders with a classification head: loading, and what is trained: a LoRA adapter and the head, or all weights."""
 
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from toolkit.errors import ModelError, RecipeError, ToolkitError, first_line
-from toolkit.models.backend import DEVICE, AutoModelForSequenceClassification, LoraConfig, get_peft_model
+from toolkit.models.backend import (
+    DEVICE,
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_MASKED_LM_MAPPING,
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+    AutoModelForSequenceClassification,
+    LoraConfig,
+    get_peft_model,
+)
 from toolkit.models.encoder_head import output_layer, plan_head, start_head
 from toolkit.models.loading import load_adapter
+from toolkit.models.lora_targets import resolve_targets
 from toolkit.models.parameters import ParameterCount, count_adapted, model_config
 from toolkit.models.precision import Precision
+from toolkit.models.safety import check_model_folder
+from toolkit.prompts.tokenizer import load_tokenizer
 from toolkit.recipe.schema import LoraSection, Recipe
 from toolkit.utils.memory_errors import memory_errors
 
@@ -28,43 +40,60 @@ def head_modules(model: Any) -> list[str]:
 
 
 def max_input_length(model: Any) -> int | None:
-    """Return the number of tokens that an encoder has position embeddings for, or None if positions are relative."""
-    embedding = next((module for name, module in model.named_modules() if name.endswith("position_embeddings")), None)
+    """Return the number of tokens that an encoder has positions for, or None if positions are relative."""
+    modules = {name.rpartition(".")[2]: module for name, module in model.named_modules()}
+    embedding = modules.get("position_embeddings")
     if not isinstance(embedding, torch.nn.Embedding):
-        return None
+        # Rotary embeddings, as ModernBERT has them, can be computed for any position, but were trained on so many.
+        return model.config.max_position_embeddings if "rotary_emb" in modules else None
     # RoBERTa and its relatives number positions from padding_idx + 1, so the embeddings up to it are never used.
     return embedding.num_embeddings - (0 if embedding.padding_idx is None else embedding.padding_idx + 1)
 
 
-def count_encoder_parameters(folder: Path, recipe: Recipe) -> ParameterCount:
-    """Count the parameters of an encoder with head and adapter from its config.json.
+def load_encoder_tokenizer(folder: Path) -> Any:
+    """Load the tokenizer of an encoder, without token_type_ids if the model has no such input.
+
+    BERT's tokenizer, which DistilBERT has too, returns them for any model. What the tokenizer returns is also written
+    when it is saved, so the trained model works with plain transformers.
 
     Raises:
-        ModelError: If the model does not support a classification head.
+        ModelError: If the folder has no readable tokenizer or configuration.
+    """
+    tokenizer, config = load_tokenizer(folder), model_config(folder)
+    model_class: Any = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING.get(type(config), None)
+    if model_class and "token_type_ids" not in signature(model_class.forward).parameters:
+        names = [name for name in tokenizer.model_input_names if name != "token_type_ids"]
+        tokenizer.model_input_names = tokenizer.init_kwargs["model_input_names"] = names
+    return tokenizer
+
+
+def count_encoder_parameters(folder: Path, recipe: Recipe) -> ParameterCount:
+    """Count the parameters of an encoder with head and adapter, if it gets one, from its config.json.
+
+    Raises:
+        ModelError: If the model is a decoder, or does not support a classification head.
         RecipeError: If the encoder lacks a target module, or its maximum input length is below model.max_seq_length.
     """
     config = model_config(folder)
+    # BERT is in both, because it can also be used as a decoder.
+    if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING and type(config) not in MODEL_FOR_MASKED_LM_MAPPING:
+        raise ModelError(
+            f"model.kind is encoder, but {recipe.model.name} is a decoder ({config.model_type}).",
+            hint="Set model.kind: decoder, or model.name to an encoder.",
+        )
     config.num_labels = len(recipe.task.labels)
     with torch.device("meta"):
         try:
             model = AutoModelForSequenceClassification.from_config(config, trust_remote_code=False)
         except Exception as error:  # an invalid configuration can fail anywhere in transformers
             raise ModelError(f"{folder} is not an encoder: {first_line(error)}") from error
-        _check_recipe_fits_model(model, recipe)
-        adapted = get_peft_model(model, _lora_config(model, recipe.lora))
-    return count_adapted(adapted)
+        _check_length(model, recipe)
+        if recipe.lora is not None:
+            model = get_peft_model(model, _lora_config(model, recipe.lora))
+    return count_adapted(model)
 
 
-def _check_recipe_fits_model(model: Any, recipe: Recipe) -> None:
-    layers = {
-        name.split(".")[-1] for name, module in model.base_model.named_modules() if type(module) is torch.nn.Linear
-    }
-    if unknown := [name for name in recipe.lora.target_modules if name not in layers]:
-        raise RecipeError(
-            f"lora.target_modules: {unknown[0]!r} is not a layer of {recipe.model.name}. Its linear layers are "
-            f"{', '.join(sorted(layers))}.",
-            hint="Choose layers of this model. If it is a decoder, set model.kind: decoder.",
-        )
+def _check_length(model: Any, recipe: Recipe) -> None:
     longest = max_input_length(model)
     if longest is not None and recipe.model.max_seq_length > longest:
         raise RecipeError(
@@ -75,7 +104,7 @@ def _check_recipe_fits_model(model: Any, recipe: Recipe) -> None:
 
 
 def load_encoder(folder: Path, recipe: Recipe, precision: Precision) -> Any:
-    """Load an encoder onto the device, with a head for the recipe's labels.
+    """Load an encoder onto the device, with a head for the recipe's labels. All its weights can be trained.
 
     The head is new, initialized from the recipe's seed, unless the checkpoint has one for these labels (`plan_head`).
 
@@ -84,30 +113,12 @@ def load_encoder(folder: Path, recipe: Recipe, precision: Precision) -> Any:
         ModelError: If the folder cannot be loaded or lacks weights of the encoder, which would stay random.
     """
     torch.manual_seed(recipe.seed)
-    try:
-        with memory_errors(f"{folder} does not fit into the device's memory.", hint="Use a smaller encoder."):
-            model, loading_info = AutoModelForSequenceClassification.from_pretrained(
-                folder,
-                num_labels=len(recipe.task.labels),
-                dtype=precision.dtype,
-                ignore_mismatched_sizes=True,  # a head for another number of labels is replaced
-                output_loading_info=True,
-                use_safetensors=True,
-                local_files_only=True,
-                trust_remote_code=False,
-            )
-            newly_initialized = {
-                *loading_info["missing_keys"],
-                *(name for name, *_ in loading_info["mismatched_keys"]),
-            }
-            name, _ = output_layer(model, len(recipe.task.labels))
-            if f"{name}.weight" not in newly_initialized:
-                start_head(model, plan_head(model_config(folder), recipe.task.labels), len(recipe.task.labels))
-            model = model.to(DEVICE)
-    except ToolkitError:
-        raise
-    except Exception as error:  # transformers and safetensors raise errors of many types
-        raise ModelError(f"{folder} cannot be loaded: {first_line(error)}") from error
+    labels = len(recipe.task.labels)
+    # Weights that are trained must be in float32: in 16 bits, most updates are smaller than half a rounding step.
+    model, newly_initialized = _load(folder, labels, torch.float32 if recipe.lora is None else precision.dtype)
+    name, _ = output_layer(model, labels)
+    if f"{name}.weight" not in newly_initialized:
+        start_head(model, plan_head(model_config(folder), recipe.task.labels), labels)
     # Transformers initializes missing weights at random and only logs it. That is expected for the head only.
     head = head_modules(model)
     missing = sorted(name for name in newly_initialized if not set(name.split(".")) & set(head))
@@ -117,6 +128,28 @@ def load_encoder(folder: Path, recipe: Recipe, precision: Precision) -> Any:
             hint="Set model.name to the folder or Hub id of a pre-trained encoder.",
         )
     return model
+
+
+def _load(folder: Path, labels: int, dtype: torch.dtype) -> tuple[Any, set[str]]:
+    """Return a sequence classification model on the device, and the names of its weights that the folder lacks."""
+    try:
+        with memory_errors(f"{folder} does not fit into the device's memory.", hint="Use a smaller encoder."):
+            model, loading_info = AutoModelForSequenceClassification.from_pretrained(
+                folder,
+                num_labels=labels,
+                dtype=dtype,
+                ignore_mismatched_sizes=True,  # a head for another number of labels is replaced
+                output_loading_info=True,
+                use_safetensors=True,
+                local_files_only=True,
+                trust_remote_code=False,
+            )
+            mismatched = (name for name, *_ in loading_info["mismatched_keys"])
+            return model.to(DEVICE), {*loading_info["missing_keys"], *mismatched}
+    except ToolkitError:
+        raise
+    except Exception as error:  # transformers and safetensors raise errors of many types
+        raise ModelError(f"{folder} cannot be loaded: {first_line(error)}") from error
 
 
 def attach_encoder_lora(model: Any, lora: LoraSection, *, seed: int) -> Any:
@@ -129,6 +162,22 @@ def attach_encoder_lora(model: Any, lora: LoraSection, *, seed: int) -> Any:
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
     return adapted
+
+
+def load_trained_encoder(folder: Path, labels: int) -> Any:
+    """Load an encoder all of whose weights were trained, in evaluation mode and in float32.
+
+    Raises:
+        DeviceMemoryError: If it does not fit into memory.
+        ModelError: If the folder cannot be loaded, or lacks weights.
+    """
+    model, missing = _load(check_model_folder(folder), labels, torch.float32)
+    if missing:
+        raise ModelError(
+            f"{folder} lacks {len(missing)} of the model's weights (first: {min(missing)}).",
+            hint="Its model.safetensors and config.json belong to different models. Copy both again.",
+        )
+    return model.eval()
 
 
 def load_encoder_for_scoring(folder: Path, recipe: Recipe, precision: Precision, adapter: Path) -> Any:
@@ -146,7 +195,7 @@ def _lora_config(model: Any, lora: LoraSection) -> LoraConfig:
         r=lora.r,
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
-        target_modules=list(lora.target_modules),
+        target_modules=list(resolve_targets(model, lora)),
         use_rslora=lora.use_rslora,
         use_dora=lora.use_dora,
         modules_to_save=head_modules(model),

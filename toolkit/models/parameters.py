@@ -27,11 +27,13 @@ class ParameterCount:
         total: The number of all parameters, including the adapter.
         quantizable: The number of weights that 4-bit loading quantizes: those of the base's linear layers, without the
             head.
+        target_modules: The names of the linear layers with an adapter, sorted. Empty if all weights are trained.
     """
 
     trainable: int
     total: int
     quantizable: int
+    target_modules: tuple[str, ...] = ()
 
     def weight_bytes(self, precision: Precision, *, load_in_4bit: bool) -> int:
         """Return the memory of the base's weights and the adapter, which is trained in float32."""
@@ -109,17 +111,19 @@ def count_parameters(folder: Path, lora: LoraSection) -> ParameterCount:
 
 
 def count_adapted(model: Any, *, quantizable: int = 0) -> ParameterCount:
-    """Count the parameters of a model that has an adapter."""
+    """Count the parameters of a model, which can have an adapter."""
     # PEFT keeps the original of each module in modules_to_save next to its trainable copy; only the copy is used.
     sizes = [
         (parameter.numel(), parameter.requires_grad)
         for name, parameter in model.named_parameters()
         if ".original_module." not in name
     ]
+    adapter = getattr(model, "peft_config", {}).get("default")
     return ParameterCount(
         trainable=sum(size for size, is_trained in sizes if is_trained),
         total=sum(size for size, _ in sizes),
         quantizable=quantizable,
+        target_modules=tuple(sorted(adapter.target_modules)) if adapter else (),
     )
 
 

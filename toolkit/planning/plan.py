@@ -133,7 +133,7 @@ def _bytes_per_token(preflight: Preflight[Any], device: Device, checkpointing: b
         )
     return activation_bytes_per_token(
         ModelShape.from_config(preflight.config),
-        recipe.lora,
+        recipe.decoder_lora,
         dtype_bytes=device.dtype_bytes(preflight),
         checkpointing=checkpointing,
         target_share=target_share,

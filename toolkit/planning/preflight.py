@@ -14,7 +14,7 @@ from toolkit.data.examples import label_counts, with_task_labels
 from toolkit.data.splits import Splits, load_splits
 from toolkit.inference.label_trie import LabelTrie
 from toolkit.models.backend import DEVICE, device_name
-from toolkit.models.encoder import count_encoder_parameters
+from toolkit.models.encoder import count_encoder_parameters, load_encoder_tokenizer
 from toolkit.models.encoder_head import HeadStart, plan_head
 from toolkit.models.loading import resolve_precision
 from toolkit.models.model_folder import find_model, hub_commit
@@ -25,12 +25,13 @@ from toolkit.prompts.prompt_tokenizer import EncodedRow, PromptTokenizer
 from toolkit.prompts.sentence_pairs import EncodedPair, RowTokenizer, make_row_tokenizer
 from toolkit.prompts.tokenizer import load_tokenizer
 from toolkit.recipe.inputs import name_texts
-from toolkit.recipe.schema import Recipe
+from toolkit.recipe.schema import LoraSection, Recipe
 from toolkit.utils.formatting import format_bytes, join_names
 from toolkit.utils.terminal import escape_control_characters
 
 RowT = TypeVar("RowT", EncodedRow, EncodedPair)
 _LISTED_LABELS = 20
+_HIGHEST_FULL_RATE = 1e-4
 _GREEN, _GRAY, _PLAIN = "\033[1;32m", "\033[90m", "\033[0m"
 
 
@@ -77,7 +78,7 @@ class Preflight(Generic[RowT]):
         train_rows: The training rows as token ids.
         tokens: Statistics of the training rows.
         scored_tokens: Statistics of the calibration set and the evaluation rows.
-        parameters: The number of parameters of the base model and the adapter.
+        parameters: The number of parameters of the base model and the adapter, and the layers that have one.
         precision: The precision of weights and activations.
         duplicates: The near-duplicates among the rows.
         export_problem: The reason why the trained model cannot be exported to GGUF. None if nothing speaks against it.
@@ -100,6 +101,14 @@ class Preflight(Generic[RowT]):
         """The values that the output layer of an encoder's head starts from. None for a decoder."""
         is_encoder = self.recipe.model.kind == "encoder"
         return plan_head(self.config, self.recipe.task.labels) if is_encoder else None
+
+    @property
+    def lora(self) -> LoraSection | None:
+        """The recipe's LoRA section with the names of the target modules. None if all weights are trained."""
+        lora = self.recipe.lora
+        if lora is None or lora.target_modules != "auto":
+            return lora
+        return lora.model_copy(update={"target_modules": self.parameters.target_modules})
 
     @cached_property
     def config(self) -> Any:
@@ -125,6 +134,7 @@ class Preflight(Generic[RowT]):
             "trainable_parameters": self.parameters.trainable,
             "total_parameters": self.parameters.total,
             "weight_bytes": self.weight_bytes,
+            "target_modules": list(self.parameters.target_modules),
         }
 
     @property
@@ -174,13 +184,25 @@ class Preflight(Generic[RowT]):
             for split, rows in shortened.items()
             if rows
         ]
-        if recipe.lora.dropout and DEVICE == "cuda" and recipe.model.kind == "decoder":
-            lines.append("dropout     lora.dropout above 0 disables Unsloth's fused LoRA kernels; 0 is faster")
+        lines += self._training_notes()
         if self.head:
             lines.append(f"head        {self.head}")
         if self.export_problem and recipe.model.kind == "decoder":
             lines.append(f"export      not possible: {self.export_problem}")
         return escape_control_characters("\n".join(lines))
+
+    def _training_notes(self) -> list[str]:
+        recipe, lora = self.recipe, self.recipe.lora
+        if lora is None and recipe.training.learning_rate > _HIGHEST_FULL_RATE:
+            return [
+                f"WARNING     training.learning_rate {recipe.training.learning_rate:g} is high for lora: null; "
+                "training of all weights usually takes 2e-5 to 5e-5"
+            ]
+        if lora is not None and lora.target_modules == "auto":
+            return [f"adapter     lora.target_modules: auto takes {join_names(self.parameters.target_modules)}"]
+        if lora is not None and lora.dropout and DEVICE == "cuda" and recipe.model.kind == "decoder":
+            return ["dropout     lora.dropout above 0 disables Unsloth's fused LoRA kernels; 0 is faster"]
+        return []
 
     def examples(self, *, color: bool) -> str:
         """Return two training rows with different labels as text, with the target tokens in color or in brackets."""
@@ -225,7 +247,8 @@ def run_preflight(
     check_revision(recipe, folder)
     # Before the tokenizer, which reads config.json, too, but would not name it in an error.
     precision = resolve_precision(recipe, folder, recorded_precision)
-    row_tokenizer = make_row_tokenizer(load_tokenizer(folder), recipe)
+    load = load_encoder_tokenizer if recipe.model.kind == "encoder" else load_tokenizer
+    row_tokenizer = make_row_tokenizer(load(folder), recipe)
     parameters = _check_model(folder, recipe, row_tokenizer)
     train_rows = row_tokenizer.encode(splits.train)
     scored_rows = row_tokenizer.encode(
@@ -253,5 +276,5 @@ def _check_model(folder: Path, recipe: Recipe, row_tokenizer: RowTokenizer) -> P
     if isinstance(row_tokenizer, PromptTokenizer):
         check_max_seq_length(folder, recipe)
         LabelTrie(row_tokenizer.label_ids)  # fails if two labels have the same tokens
-        return count_parameters(folder, recipe.lora)
+        return count_parameters(folder, recipe.decoder_lora)
     return count_encoder_parameters(folder, recipe)

@@ -99,8 +99,8 @@ def estimate_resources(job: TrainingJob) -> ResourceEstimate:
     else:
         shape = ModelShape.from_config(preflight.config)
         common |= {"dtype_bytes": dtype_bytes, "on_cpu": device.kind == "cpu"}
-        training = training_memory(shape, recipe.lora, training_shape, **train, **common)
-        scoring = scoring_memory(shape, recipe.lora, scoring_shape, **common)
+        training = training_memory(shape, recipe.decoder_lora, training_shape, **train, **common)
+        scoring = scoring_memory(shape, recipe.decoder_lora, scoring_shape, **common)
     if recipe.model.load_in_4bit:  # a linear layer unpacks its weights to compute with them
         unpacked = preflight.config.hidden_size * preflight.config.intermediate_size * dtype_bytes
         training = replace(training, working=training.working + unpacked)

@@ -66,11 +66,8 @@ class TracedModel:
             longest: The length of the longest row. If it exceeds the sliding window of some layers, they need a mask
                 of their own.
         """
-        window, types = (
-            getattr(self.config, "sliding_window", None),
-            {*(getattr(self.config, "layer_types", None) or ())},
-        )
-        masks = 2 if window and longest > window and len(types) > 1 else 1
+        window, types = getattr(self.config, "sliding_window", None), getattr(self.config, "layer_types", None) or ()
+        masks = 2 if window and longest > window and len(set(types)) > 1 else 1
         return masks * batch_shape.mask * self.dtype_bytes if batch_shape.is_tree else 0
 
     @lru_cache(maxsize=64)  # noqa: B019 - models are small, and a preflight traces the same ones several times
@@ -107,14 +104,13 @@ class TracedModel:
         if getattr(config, "layer_types", None):
             config.layer_types = config.layer_types[:TRACED_LAYERS]
         config.num_labels = len(self.recipe.task.labels)
-        lora, auto_class = (
-            self.recipe.lora,
-            AutoModelForSequenceClassification if self.is_encoder else AutoModelForCausalLM,
-        )
+        auto_class = AutoModelForSequenceClassification if self.is_encoder else AutoModelForCausalLM
         with torch.device("meta"):
             model = _original_class(auto_class._model_mapping[type(config)])(config).to(dtype)
             if self.is_encoder:
-                return attach_encoder_lora(model, lora, seed=0) if lora is not None else model.float()
+                lora = self.recipe.lora
+                return model.float() if lora is None else attach_encoder_lora(model, lora, seed=0)
+            lora = self.recipe.decoder_lora
             adapter = LoraConfig(
                 r=lora.r,
                 lora_dropout=lora.dropout,

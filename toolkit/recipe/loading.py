@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
@@ -90,6 +90,11 @@ def _set_key(values: dict[str, Any], key: str, where: str, value: Any) -> None:
     *sections, last = key.split(".")
     for section in sections:
         child = values.setdefault(section, {})
+        if child is None and section == "lora":
+            raise RecipeError(
+                f"{where}: has no effect, because lora: null trains all weights, without an adapter.",
+                hint="Leave out one of the two.",
+            )
         if not isinstance(child, dict):
             raise RecipeError(f"{where}: {section!r} is not a section.", hint="Write section.key with its value.")
         values = child
@@ -99,9 +104,13 @@ def _set_key(values: dict[str, Any], key: str, where: str, value: Any) -> None:
 def describe_keys(model: type[BaseModel] = Recipe, prefix: str = "") -> Iterator[tuple[str, str, str]]:
     """Yield the dotted key, the default as written in YAML, and the description of every key of a recipe, in order."""
     for name, field in model.model_fields.items():
-        field_type = field.annotation
-        if isinstance(field_type, type) and issubclass(field_type, BaseModel):
-            yield from describe_keys(field_type, f"{prefix}{name}.")
+        # An optional section, such as `LoraSection | None`, is also a key, which can be null.
+        types = [field.annotation, *get_args(field.annotation)]
+        section = next((item for item in types if isinstance(item, type) and issubclass(item, BaseModel)), None)
+        if section is not field.annotation and section is not None:
+            yield f"{prefix}{name}", "a section", field.description or ""
+        if section is not None:
+            yield from describe_keys(section, f"{prefix}{name}.")
         else:
             default = "required" if field.is_required() else json.dumps(field.get_default(call_default_factory=True))
             yield f"{prefix}{name}", default, field.description or ""
@@ -211,14 +220,15 @@ def diff_recipes(recipe: Recipe, changed: Recipe) -> dict[str, Any]:
     def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         flattened = {}
         for name, value in values.items():
-            # A dictionary that is itself a key, such as task.verbalizers, is compared as a whole.
-            is_section = isinstance(value, dict) and f"{prefix}{name}" not in known_keys
+            # A dictionary that is not a section, such as task.verbalizers, is compared as a whole.
+            is_section = isinstance(value, dict) and f"{prefix}{name}." in section_prefixes
             flattened.update(flatten(value, f"{prefix}{name}.") if is_section else {f"{prefix}{name}": value})
         return flattened
 
-    known_keys = {key for key, _, _ in describe_keys()}
+    section_prefixes = {key[: i + 1] for key, _, _ in describe_keys() for i in range(len(key)) if key[i] == "."}
     values, changed_values = flatten(recipe.model_dump(mode="json")), flatten(changed.model_dump(mode="json"))
-    return {key: changed_values[key] for key in values if values[key] != changed_values[key]}
+    # Only one of the two has the keys of a section that is null in the other.
+    return {key: value for key, value in changed_values.items() if key not in values or values[key] != value}
 
 
 def json_schema() -> str:

@@ -1,5 +1,6 @@
 """The two kinds of model: a decoder, which writes its answer, and an encoder with a classification head."""
 
+import difflib
 from string import Formatter
 from typing import Any, Literal, get_args
 
@@ -7,17 +8,15 @@ from toolkit.errors import RunError
 
 ModelKind = Literal["decoder", "encoder"]
 DecoderTarget = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-EncoderTarget = Literal["query", "key", "value", "dense", "query_proj", "key_proj", "value_proj"]
-"""Linear layers of the BERT and RoBERTa families (including CamemBERT) and of DeBERTa, which names them `*_proj`."""
 
-LoraTarget = Literal[DecoderTarget, EncoderTarget]
+DECODER_AUTO_TARGETS: tuple[DecoderTarget, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
+"""The meaning of `lora.target_modules: auto` for a decoder. For an encoder, see `models.lora_targets`."""
 
-_TARGET_MODULES: dict[ModelKind, tuple[str, ...]] = {
-    "decoder": get_args(DecoderTarget),
-    "encoder": get_args(EncoderTarget),
-}
+FULL_LEARNING_RATE = 5e-5
+"""The default learning rate if all weights are trained, the highest that the authors of BERT recommend
+(arXiv 1810.04805, appendix A.3). LoRA's default would be too high: a pre-trained model forgets what it has learned."""
+
 _ENCODER_TEXTS = 2  # a text, or a sentence pair
-ENCODER_DEFAULT_TARGETS = ("query", "value")
 
 _HEAD = "an encoder reads only the texts of a row and has one output per label"
 # In bidirectional attention a token also depends on what follows, so a prefix cannot be computed once for all rows.
@@ -44,19 +43,29 @@ def find_kind_errors(recipe: Any) -> list[str]:
     Returns:
         One message per key, of the form `key: sentence`.
     """
-    kind, targets = recipe.model.kind, _TARGET_MODULES[recipe.model.kind]
-    unsupported = [
-        f"lora.target_modules: {name!r} is not a layer of a model of kind {kind}; choose from {', '.join(targets)}"
-        for name in recipe.lora.target_modules
-        if name not in targets
-    ]
-    return unsupported + (_ignored_by_encoder(recipe) if kind == "encoder" else _missing_for_decoder(recipe))
+    return _ignored_by_encoder(recipe) if recipe.model.kind == "encoder" else _unusable_by_decoder(recipe)
 
 
-def _missing_for_decoder(recipe: Any) -> list[str]:
+def _unusable_by_decoder(recipe: Any) -> list[str]:
+    if recipe.lora is None:
+        mistakes = ["lora: null trains all weights of an encoder, but a decoder is trained with an adapter; remove it"]
+    else:
+        mistakes = [
+            f"lora.target_modules: {_describe_unknown_layer(name)}"
+            for name in recipe.lora.target_modules
+            if name not in get_args(DecoderTarget)
+        ]
     # These keys have defaults only because an encoder does not need them. The recipe of a decoder must set them.
     fields_set = recipe.task.model_fields_set
-    return [f"task.{name}: missing; the recipe must set it" for name in ("system", "user") if name not in fields_set]
+    missing = [name for name in ("system", "user") if name not in fields_set]
+    return mistakes + [f"task.{name}: missing; the recipe must set it" for name in missing]
+
+
+def _describe_unknown_layer(name: str) -> str:
+    layers = get_args(DecoderTarget)
+    similar = difflib.get_close_matches(name, layers, n=1)
+    advice = f"did you mean {similar[0]}?" if similar else f"choose from {', '.join(layers)}"
+    return f"{name!r} is not a layer of a model of kind decoder; {advice}"
 
 
 def _ignored_by_encoder(recipe: Any) -> list[str]:

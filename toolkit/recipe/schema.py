@@ -1,6 +1,6 @@
 """The recipe: a frozen, validated description of a task, its data, its model, its training and its export."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import Field, ValidationError, model_validator
 from pydantic_core import InitErrorDetails
@@ -15,7 +15,7 @@ from toolkit.recipe.labels import (
     normalize_text,
     respell_keys,
 )
-from toolkit.recipe.model_kind import ENCODER_DEFAULT_TARGETS, LoraTarget, ModelKind, find_kind_errors
+from toolkit.recipe.model_kind import DECODER_AUTO_TARGETS, FULL_LEARNING_RATE, ModelKind, find_kind_errors
 from toolkit.recipe.section import Auto, Count, Fraction, GgufType, Labels, LoraSize, Names, Section
 from toolkit.recipe.training_section import TrainingSection
 
@@ -125,12 +125,19 @@ class LoraSection(Section):
     dropout: Fraction = Field(
         default=0.05, description="Dropout on the adapter's input; 0 lets Unsloth use its fused kernels on a GPU."
     )
-    target_modules: Annotated[tuple[LoraTarget, ...], Field(strict=False, min_length=1)] = Field(
-        default=("q_proj", "k_proj", "v_proj", "o_proj"),
-        description="The linear layers that get an adapter; for an encoder, the default is query and value.",
+    target_modules: Auto | Annotated[Names, Field(min_length=1)] = Field(
+        default="auto",
+        description="Linear layers that get an adapter; auto: a decoder's attention, an encoder's queries and values.",
     )
     use_rslora: bool = Field(default=False, description="Multiply by alpha / sqrt(r) instead (arXiv 2312.03732).")
     use_dora: bool = Field(default=False, description="Train a weight-decomposed adapter (arXiv 2402.09353); slower.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_targets(cls, values: Any) -> Any:
+        # All families of decoders name their layers alike, so for them `auto` is resolved here. `Recipe` passes `auto`
+        # explicitly for an encoder, whose layers are known only with its model.
+        return {"target_modules": DECODER_AUTO_TARGETS, **values} if isinstance(values, dict) else values
 
 
 class EvaluationSection(Section):
@@ -163,7 +170,9 @@ class Recipe(Section):
     task: TaskSection = Field(description="The classification task and the wording of its prompt.")
     data: DataSection = Field(description="The training rows and the evaluation rows.")
     model: ModelSection = Field(description="The base model and the way it is loaded.")
-    lora: LoraSection = Field(default=LoraSection(), description="The LoRA adapter.")
+    lora: LoraSection | None = Field(
+        default=LoraSection(), description="The LoRA adapter; null trains all weights of an encoder instead."
+    )
     training: TrainingSection = Field(default=TrainingSection(), description="The training of the adapter.")
     evaluation: EvaluationSection = Field(default=EvaluationSection(), description="The evaluation of the model.")
     export: ExportSection = Field(default=ExportSection(), description="The export to GGUF files.")
@@ -173,10 +182,16 @@ class Recipe(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _default_targets(cls, values: Any) -> Any:
-        model, lora = (values.get("model"), values.get("lora", {})) if isinstance(values, dict) else (None, None)
-        if isinstance(model, dict) and model.get("kind") == "encoder" and isinstance(lora, dict):
-            values = {**values, "lora": {"target_modules": ENCODER_DEFAULT_TARGETS, **lora}}
+    def _kind_defaults(cls, values: Any) -> Any:
+        """Fill in the defaults that depend on model.kind, and on whether there is an adapter."""
+        if not isinstance(values, dict) or not isinstance(model := values.get("model"), dict):
+            return values
+        lora, training = values.get("lora", {}), values.get("training", {})
+        is_encoder = model.get("kind") == "encoder"
+        if isinstance(lora, dict) and lora.get("target_modules", "auto") == "auto":
+            return {**values, "lora": {**lora, "target_modules": "auto" if is_encoder else DECODER_AUTO_TARGETS}}
+        if lora is None and isinstance(training, dict):
+            return {**values, "training": {"learning_rate": FULL_LEARNING_RATE, **training}}
         return values
 
     @model_validator(mode="before")
@@ -190,6 +205,11 @@ class Recipe(Section):
                 train = {key: value for key, value in train.items() if key != "limit"}
             values = {**values, "data": {**data, "eval": train}}
         return values
+
+    @property
+    def decoder_lora(self) -> LoraSection:
+        """The LoRA section of a decoder's recipe, which always has one."""
+        return cast(LoraSection, self.lora)
 
     def columns_of(self, source: Source) -> RowColumns:
         """Return the columns of a source that hold the inputs, the label and the id of a row."""

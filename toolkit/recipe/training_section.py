@@ -22,7 +22,9 @@ class TrainingSection(Section):
     batch_tokens: Auto | Count = Field(
         default="auto", description="Tokens per forward pass of a prefix tree; fewer need less memory."
     )
-    learning_rate: PositiveFloat = Field(default=1e-4, description="The peak learning rate.")
+    learning_rate: PositiveFloat = Field(
+        default=1e-4, description="The peak learning rate; with lora: null, the default is 5e-5."
+    )
     warmup_ratio: Fraction = Field(default=0.03, description="Share of the steps in which the learning rate rises.")
     scheduler: Literal["cosine", "linear", "constant_with_warmup"] = Field(
         default="cosine", description="The learning-rate schedule after the warmup."

@@ -27,7 +27,6 @@ from toolkit.reporting import formats
 from toolkit.reporting.html_report import wrap_render_errors
 from toolkit.reporting.markdown import code_block, code_span, escape_markdown, link, safe_markdown
 from toolkit.reporting.report_data import Report, content_language, gather_report
-from toolkit.runs.run_folder import RunFolder, read_json_object
 from toolkit.runs.trained_run import TrainedRun
 from toolkit.utils.atomic_io import write_text
 
@@ -60,15 +59,17 @@ def write_model_card(run: TrainedRun) -> Path | None:
 def card_data(report: Report) -> ModelCardData:
     """Return the YAML header of the card; keys with unknown values are left out."""
     recipe, license_ = report.recipe, base_license(report)
-    is_encoder = _task_type(report.run) == "SEQ_CLS"
+    is_encoder = recipe.model.kind == "encoder"
     return ModelCardData(
         model_name=report.name,
         base_model=base_model_id(recipe),
         language=content_language(recipe),
-        library_name="peft",
+        library_name="peft" if recipe.lora else "transformers",
         # The Hub derives its usage snippet from this tag, and a decoder writes its label as text.
         pipeline_tag="text-classification" if is_encoder else "text-generation",
-        tags=["lora", "text-classification"] + ["natural-language-inference"] * (recipe.task.inputs == NLI_INPUTS),
+        tags=["lora"] * (recipe.lora is not None)
+        + ["text-classification"]
+        + ["natural-language-inference"] * (recipe.task.inputs == NLI_INPUTS),
         datasets=[path for path in _data_paths(recipe) if _is_hub_id(path)] or None,
         metrics=["accuracy", "f1"],
         eval_results=[result for evaluation in report.evaluations for result in _eval_results(evaluation, recipe)],
@@ -141,7 +142,6 @@ def _render_body(report: Report) -> str:
     environment.filters["quoted"] = safe_markdown(_quoted)
     environment.filters["arguments"] = safe_markdown(lambda texts: ", ".join(map(_quoted, texts)))
     recipe, example = report.recipe, example_inputs(report.inputs)
-    is_encoder = _task_type(report.run) == "SEQ_CLS"
     return environment.get_template("model_card.md.jinja").render(
         report=report,
         recipe=recipe,
@@ -164,7 +164,7 @@ def _render_body(report: Report) -> str:
         example=example,
         truncated=recipe.task.truncated_input,
         truncation=_truncation(recipe),
-        chat=None if is_encoder else _chat_example(report, example),
+        chat=None if recipe.model.kind == "encoder" else _chat_example(report, example),
     )
 
 
@@ -226,12 +226,6 @@ def _run_folder(path: Path) -> str:
     return (
         str(path) if not path.is_absolute() else os.path.relpath(path) if path.is_relative_to(Path.cwd()) else path.name
     )
-
-
-def _task_type(run: RunFolder) -> str:
-    """Return PEFT's name for the kind of adapter: CAUSAL_LM or SEQ_CLS."""
-    path = run.adapter / "adapter_config.json"
-    return str(read_json_object(path).get("task_type"))
 
 
 def _is_hub_id(name: str) -> bool:

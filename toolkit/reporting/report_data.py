@@ -69,6 +69,11 @@ class Report:
         """The name of the run folder."""
         return self.run.path.resolve().name
 
+    @property
+    def target_modules(self) -> Sequence[str]:
+        """The names of the linear layers with an adapter, which runs of earlier versions have only in their recipe."""
+        return self.record.get("target_modules") or (self.recipe.lora.target_modules if self.recipe.lora else ())
+
     # cached_property also works on a frozen dataclass: it writes to __dict__ and bypasses __setattr__.
     @cached_property
     def summary(self) -> PredictionSummary:

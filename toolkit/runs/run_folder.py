@@ -54,8 +54,8 @@ class RunFolder:
         run = cls(path)
         if not path.is_dir():
             raise RunError(f"There is no run folder {path}.", hint="Train first: toolkit.train(RECIPE)")
-        required = [run.recipe_file, run.run_json, run.adapter / "adapter_config.json"]
-        if missing := [file.relative_to(path) for file in required if not file.is_file()]:
+        missing = [file.name for file in (run.recipe_file, run.run_json) if not file.is_file()]
+        if missing := missing + ([] if run.has_weights else ["adapter/adapter_config.json"]):
             raise RunError(
                 f"{path} is not a finished run: {missing[0]} is missing.",
                 hint="Finish it with `toolkit.train(RECIPE, resume=True)`, or give another folder.",
@@ -128,7 +128,12 @@ class RunFolder:
     @property
     def is_finished(self) -> bool:
         """True if training is complete and the adapter exists."""
-        return self.record.get("status") == "completed" and (self.adapter / "adapter_config.json").is_file()
+        return self.record.get("status") == "completed" and self.has_weights
+
+    @property
+    def has_weights(self) -> bool:
+        """True if the adapter exists: a LoRA adapter, or a complete encoder if all weights were trained."""
+        return any((self.adapter / name).is_file() for name in ("adapter_config.json", "config.json"))
 
     @property
     def record(self) -> dict[str, Any]:

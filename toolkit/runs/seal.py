@@ -27,7 +27,8 @@ from toolkit.runs.digests import combine, digest_files, file_digest, json_digest
 RESTORE_HINT = "Restore the original from a copy, or pass accept_changes=True to use the files as they are."
 _MODEL_SUFFIXES = {".json", ".jinja", ".safetensors", ".model", ".txt"}
 """The suffixes of files that libraries read from a model folder; a model card or a picture changes nothing."""
-_ADAPTER_IDENTITY = ("adapter_config.json", "adapter_model.safetensors")
+_ADAPTER_IDENTITY = ("adapter_config.json", "adapter_model.safetensors", "config.json", "model.safetensors")
+"""The weights and configuration of an adapter, or of an encoder that was trained without one."""
 _SEALED_SECTIONS = ("task", "data", "model", "lora", "training", "seed")
 _MODEL_PATH_KEYS = {"name", "revision"}  # a base model can move, its digests decide
 _SOURCES = ("train", "eval")  # data files can move, too; a fingerprint of their rows is in run.json

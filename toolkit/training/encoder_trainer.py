@@ -18,10 +18,10 @@ from toolkit.training.trainer import MicroBatchAccumulationMixin, configure_trai
 
 
 def load_encoder_for_training(job: TrainingJob) -> Any:
-    """Load the encoder with a new classification head and a new adapter."""
-    preflight = job.preflight
-    model = load_encoder(preflight.folder, preflight.recipe, preflight.precision)
-    return attach_encoder_lora(model, preflight.recipe.lora, seed=preflight.recipe.seed)
+    """Load the encoder with a new classification head and, unless all weights are trained, a new adapter."""
+    preflight, recipe = job.preflight, job.recipe
+    model = load_encoder(preflight.folder, recipe, preflight.precision)
+    return model if recipe.lora is None else attach_encoder_lora(model, recipe.lora, seed=recipe.seed)
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def make_encoder_trainer(job: TrainingJob, model: Any, checkpoints: Path) -> Enc
 
     Args:
         job: The rows and the plan.
-        model: The encoder with its head and its adapter.
+        model: The encoder with its head and, unless all weights are trained, its adapter.
         checkpoints: The folder for checkpoints.
 
     Raises:

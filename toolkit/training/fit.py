@@ -78,15 +78,24 @@ def _announce_checkpoints(checkpoints: Checkpoints, plan: Plan) -> None:
 
 
 def save_adapter(model: Any, preflight: Preflight[Any], run: RunFolder) -> None:
-    """Write the adapter and the tokenizer, with the recipe's chat template, into the run folder."""
-    config = model.peft_config["default"]
-    config.base_model_name_or_path = preflight.recipe.model.name
-    # The order of a set of strings depends on PYTHONHASHSEED, and so would the bytes of adapter_config.json.
-    if isinstance(config.target_modules, set):
-        config.target_modules = sorted(config.target_modules)
+    """Write the trained weights and the tokenizer, with the recipe's chat template, into the run folder.
+
+    The weights are those of the adapter or, without one, of the complete model as transformers saves it.
+    """
+    labels = preflight.recipe.task.labels
+    if preflight.recipe.lora is None:  # the base model's head can have had other names for its outputs
+        model.config.id2label = dict(enumerate(labels))
+        model.config.label2id = {label: i for i, label in enumerate(labels)}
+    else:
+        config = model.peft_config["default"]
+        config.base_model_name_or_path = preflight.recipe.model.name
+        # The order of a set of strings depends on PYTHONHASHSEED, and so would the bytes of adapter_config.json.
+        if isinstance(config.target_modules, set):
+            config.target_modules = sorted(config.target_modules)
     with atomic_path(run.adapter) as partial:
         # By default ("auto"), PEFT looks up the base model on the Hub to see whether its vocabulary was resized.
-        model.save_pretrained(str(partial), save_embedding_layers=False)
+        options = {} if preflight.recipe.lora is None else {"save_embedding_layers": False}
+        model.save_pretrained(str(partial), **options)
         (partial / "README.md").unlink(missing_ok=True)  # PEFT's model card, an empty template
         preflight.row_tokenizer.tokenizer.save_pretrained(str(partial))
         flush_to_disk(partial)

@@ -36,7 +36,7 @@ def _load_decoder(job: TrainingJob) -> Any:
     preflight, recipe, checkpointing = job.preflight, job.recipe, job.plan.gradient_checkpointing
     _limit_heap(job)
     model = load_base(preflight.folder, recipe, preflight.precision, gradient_checkpointing=checkpointing)
-    return attach_lora(model, recipe.lora, seed=recipe.seed, gradient_checkpointing=checkpointing)
+    return attach_lora(model, recipe.decoder_lora, seed=recipe.seed, gradient_checkpointing=checkpointing)
 
 
 TRAINING_BACKENDS: dict[ModelKind, TrainingBackend] = {
