@@ -205,7 +205,12 @@ def _format_counts(counts: dict[str, int]) -> str:
 
 
 def run_preflight(
-    recipe: Recipe, *, fetch_weights: bool = False, recorded_precision: Precision | None = None
+    recipe: Recipe,
+    *,
+    fetch_weights: bool = False,
+    recorded_precision: Precision | None = None,
+    base: Path | None = None,
+    tokenizer: Path | None = None,
 ) -> Preflight:
     """Check the data, tokenizer and model configuration of a recipe.
 
@@ -214,6 +219,8 @@ def run_preflight(
         fetch_weights: Whether to download the weights of a model from the Hub as well.
         recorded_precision: The precision that a resumed run was started with. `model.dtype: auto` keeps it if the
             device supports it.
+        base: The folder of the base model, if it is not where the recipe says.
+        tokenizer: The folder of the tokenizer, if it is not that of the base model.
 
     Raises:
         ToolkitError: If the recipe does not fit the data or the model.
@@ -221,11 +228,12 @@ def run_preflight(
     check_tracker(recipe)
     # Data first: an error in it is reported before a model is downloaded.
     splits = load_splits(recipe)
-    folder = find_model(recipe.model.name, recipe.model.revision, weights=fetch_weights)
-    check_revision(recipe, folder)
+    folder = base or find_model(recipe.model.name, recipe.model.revision, weights=fetch_weights)
+    if base is None:
+        check_revision(recipe, folder)
     precision = resolve_precision(recipe, recorded_precision)
     model_config(folder)  # before the tokenizer, which reads config.json too, but would not name it in an error
-    row_tokenizer = make_row_tokenizer(load_tokenizer(folder), recipe)
+    row_tokenizer = make_row_tokenizer(load_tokenizer(tokenizer or folder), recipe)
     parameters = _check_model(folder, recipe, row_tokenizer)
     train_rows = row_tokenizer.encode(splits.train)
     scored_rows = row_tokenizer.encode(
