@@ -45,4 +45,5 @@ class ImportedAdapter:
     def __str__(self) -> str:
         names = [*self.tools, *([f"PEFT {self.peft_version}"] if self.peft_version else [])]
         tools = f" with {', '.join(names)}" if names else ""
-        return f"trained elsewhere{tools}; imported from {self.source} on {str(self.date)[:10]}"
+        place = "the Hub repository" if self.commit else "the folder"
+        return f"trained elsewhere{tools} and imported from {place} {self.source} on {str(self.date)[:10]}"
