@@ -1,6 +1,7 @@
 """The check that an adapter of another tool fits a base model tensor by tensor, and its copy in the toolkit's form."""
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -48,7 +49,10 @@ def check_fits(adapter: ForeignAdapter, base: Path, labels: int) -> None:
                 if "lora_" not in name
                 else _OTHER_BASE_HINT,
             )
-    if missing := sorted(set(expected) - set(adapter.shapes)):
+    missing = sorted(set(expected) - set(adapter.shapes))
+    if head := [name for name in missing if "lora_" not in name]:
+        raise _missing_head(adapter, head[0], adapter.config.get("modules_to_save") or ["classifier"])
+    if missing:
         raise ModelError(
             f"The adapter {adapter.folder} has no {missing[0]}{_more(missing)}, but a recipe can only describe "
             f"adapters of all layers of {base} named {', '.join(adapter.layer_names)}.",
@@ -71,11 +75,15 @@ def check_head(adapter: ForeignAdapter, base: Path, labels: int) -> None:
     in_base = {part for name in weight_names(base) for part in name.split(".")}
     for name in head_modules(model):
         if name not in adapter.saved_modules and not (name == "pooler" and name in in_base):
-            raise ModelError(
-                f"The adapter {adapter.folder} does not contain {name}, a part of the classification head, which would "
-                "be random.",
-                hint=f"Train it again with modules_to_save: [{', '.join(head_modules(model))}].",
-            )
+            raise _missing_head(adapter, name, head_modules(model))
+
+
+def _missing_head(adapter: ForeignAdapter, name: str, modules: Sequence[str]) -> ModelError:
+    return ModelError(
+        f"The adapter {adapter.folder} does not contain {name}, a part of the classification head, which would be "
+        "random.",
+        hint=f"Train it again with modules_to_save: [{', '.join(modules)}].",
+    )
 
 
 def _expected_shapes(adapter: ForeignAdapter, base: Path, labels: int) -> dict[str, tuple[int, ...]]:

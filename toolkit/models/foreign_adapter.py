@@ -15,7 +15,7 @@ from toolkit.models.safety import check_no_code, read_object, shortened
 from toolkit.recipe.model_kind import ModelKind
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-_HUB_FILES = [CONFIG, "*token*.json", "*.jinja", "vocab.*", "merges.txt", "*.model", "README.md"]
+_HUB_FILES = [CONFIG, "*token*.json", "*.jinja", "vocab.json", "vocab.txt", "merges.txt", "*.model", "README.md"]
 _TASK_TYPES: dict[ModelKind, str] = {"decoder": "CAUSAL_LM", "encoder": "SEQ_CLS"}
 _ONLY_LORA = (
     "Only a LoRA adapter with one rank and one alpha, on linear layers of an unchanged base model, can be imported."
