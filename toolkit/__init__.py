@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from toolkit.api.comparison import compare
+    from toolkit.api.import_adapter import import_adapter
     from toolkit.api.preflight import preflight
     from toolkit.api.run import Run, open_run
     from toolkit.api.training import dry_run, train
@@ -64,6 +65,7 @@ _MODULES = {
     "TrainingError": "toolkit.errors",
     "compare": "toolkit.api.comparison",
     "dry_run": "toolkit.api.training",
+    "import_adapter": "toolkit.api.import_adapter",
     "load_recipe": "toolkit.recipe.loading",
     "open_run": "toolkit.api.run",
     "preflight": "toolkit.api.preflight",
@@ -90,6 +92,7 @@ __all__ = [
     "TrainingError",
     "compare",
     "dry_run",
+    "import_adapter",
     "load_recipe",
     "open_run",
     "preflight",

@@ -13,7 +13,8 @@ from toolkit.models.safety import NO_PICKLE, check_no_code, read_object, shorten
 _LARGEST_RANK = 100_000
 
 
-def _is_number(value: object) -> bool:
+def is_number(value: object) -> bool:
+    """Return whether a value from JSON is a number that is neither NaN nor absurdly large."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 10**9  # false for NaN
 
 
@@ -27,8 +28,8 @@ _ADAPTER_VALUES: dict[str, Callable[[Any], bool]] = {
     "peft_type": lambda value: value == "LORA",
     "task_type": lambda value: value in ("CAUSAL_LM", "SEQ_CLS"),
     "r": lambda value: type(value) is int and 1 <= value <= _LARGEST_RANK,
-    "lora_alpha": lambda value: _is_number(value) and value > 0,
-    "lora_dropout": lambda value: _is_number(value) and 0 <= value < 1,
+    "lora_alpha": lambda value: is_number(value) and value > 0,
+    "lora_dropout": lambda value: is_number(value) and 0 <= value < 1,
     "target_modules": lambda value: _is_names(value) and bool(value),
     "modules_to_save": lambda value: value is None or _is_names(value),
     "use_rslora": lambda value: isinstance(value, bool),
@@ -41,7 +42,7 @@ _ADAPTER_VALUES: dict[str, Callable[[Any], bool]] = {
 
 _REQUIRED_ADAPTER_KEYS = ("peft_type", "r", "lora_alpha", "target_modules")
 _FLOAT_DTYPES = ("F16", "BF16", "F32")
-_LORA_MATRIX = re.compile(r"(?P<layer>.+)\.lora_(?P<matrix>[AB])\.weight")
+LORA_MATRIX = re.compile(r"(?P<layer>.+)\.lora_(?P<matrix>[AB])\.weight")
 _ADAPTER_HINT = "Copy the file again, or train again."
 _TWO_ADAPTERS_HINT = "The two files belong to different adapters. Copy both again."
 # A path, versions, and options of kinds of LoRA that other keys turn on.
@@ -57,16 +58,25 @@ def check_adapter(adapter: Path) -> None:
         ModelError: If it does not, or if the adapter is of a kind that the toolkit does not train.
     """
     weights, config_file = adapter / "adapter_model.safetensors", adapter / "adapter_config.json"
-    if not weights.is_file():
+    check_weights_exist(adapter)
+    check_no_code(config_file)
+    config = read_object(config_file)
+    _check_adapter_config(config, config_file)
+    check_adapter_weights(weights, config)
+    check_no_code(adapter / "tokenizer_config.json")
+
+
+def check_weights_exist(adapter: Path) -> None:
+    """Check that an adapter has safetensors weights.
+
+    Raises:
+        ModelError: If it has not.
+    """
+    if not (weights := adapter / "adapter_model.safetensors").is_file():
         raise ModelError(
             f"The adapter {adapter} has no {weights.name}; {NO_PICKLE}.",
             hint="Train again, or save the adapter again with PEFT's save_pretrained, which writes safetensors.",
         )
-    check_no_code(config_file)
-    config = read_object(config_file)
-    _check_adapter_config(config, config_file)
-    _check_adapter_weights(weights, config)
-    check_no_code(adapter / "tokenizer_config.json")
 
 
 def _check_adapter_config(config: Mapping[str, Any], path: Path) -> None:
@@ -95,7 +105,7 @@ def _check_adapter_config(config: Mapping[str, Any], path: Path) -> None:
         )
 
 
-def _check_adapter_weights(path: Path, config: Mapping[str, Any]) -> None:
+def check_adapter_weights(path: Path, config: Mapping[str, Any]) -> None:
     """Check that an adapter's file is intact and complete, and has the layers and the rank of its configuration."""
     try:
         with safe_open(path, framework="numpy") as file:
@@ -107,7 +117,7 @@ def _check_adapter_weights(path: Path, config: Mapping[str, Any]) -> None:
     for name, tensor in slices.items():
         if tensor.get_dtype() not in _FLOAT_DTYPES:
             raise ModelError(f"{path} is damaged: {name} is stored as {tensor.get_dtype()}.", hint=_ADAPTER_HINT)
-        if match := _LORA_MATRIX.fullmatch(name):
+        if match := LORA_MATRIX.fullmatch(name):
             shapes.setdefault(match["layer"], {})[match["matrix"]] = tensor.get_shape()
     if not shapes:
         raise ModelError(f"{path} contains no LoRA weights.", hint=_ADAPTER_HINT)
@@ -121,7 +131,11 @@ def _check_adapter_weights(path: Path, config: Mapping[str, Any]) -> None:
                 hint=_TWO_ADAPTERS_HINT,
             )
     # PEFT ignores tensors of other layers. Layers without tensors are found when the adapter is loaded.
-    if other := {layer.split(".")[-1] for layer in shapes} - {name.split(".")[-1] for name in config["target_modules"]}:
+    targets = config.get(
+        "target_modules"
+    )  # adapters of other tools can have a regular expression, which is not matched
+    known = {str(name).split(".")[-1] for name in targets} if isinstance(targets, list) else None
+    if known is not None and (other := {layer.split(".")[-1] for layer in shapes} - known):
         raise ModelError(
             f"{path} adapts {min(other)}, which is not one of target_modules in adapter_config.json.",
             hint=_TWO_ADAPTERS_HINT,

@@ -50,16 +50,20 @@ def max_input_length(model: Any) -> int | None:
     return embedding.num_embeddings - (0 if embedding.padding_idx is None else embedding.padding_idx + 1)
 
 
-def load_encoder_tokenizer(folder: Path) -> Any:
+def load_encoder_tokenizer(folder: Path, model: Path) -> Any:
     """Load the tokenizer of an encoder, without token_type_ids if the model has no such input.
 
     BERT's tokenizer, which DistilBERT has too, returns them for any model. What the tokenizer returns is also written
     when it is saved, so the trained model works with plain transformers.
 
+    Args:
+        folder: The folder of the tokenizer.
+        model: The folder of the model.
+
     Raises:
-        ModelError: If the folder has no readable tokenizer or configuration.
+        ModelError: If a folder has no readable tokenizer or configuration.
     """
-    tokenizer, config = load_tokenizer(folder), model_config(folder)
+    tokenizer, config = load_tokenizer(folder), model_config(model)
     model_class: Any = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING.get(type(config), None)
     if model_class and "token_type_ids" not in signature(model_class.forward).parameters:
         names = [name for name in tokenizer.model_input_names if name != "token_type_ids"]

@@ -1,17 +1,19 @@
 """Resolution of a model's name to a local folder with its files, without loading the model."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from yaml import YAMLError
 
 from toolkit.embedded import MODEL_FOLDER
 from toolkit.errors import ModelError, first_line
 from toolkit.models.safety import check_model_folder
+from toolkit.prompts.tokenizer import has_tokenizer
 from toolkit.runs.trained_run import TrainedRun
 from toolkit.utils.atomic_io import file_fingerprint
 
 EMBEDDED = "embedded:tiny-llama-fr"
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.txt", "vocab.json", "sentencepiece.bpe.model")
 _SMALL_FILES = ["*.json", "*.jinja", "README.md"]  # the model card, README.md, states the license
 
 
@@ -34,10 +36,10 @@ def find_model(name: str, revision: str | None = None, *, weights: bool = True) 
         raise ModelError(f"There is no embedded model {name!r}.", hint=f"Use {EMBEDDED}.")
     elif Path(name).is_dir():
         folder = Path(name)
-    elif _looks_like_a_path(name):
+    elif looks_like_a_path(name):
         raise ModelError(f"There is no model folder {name}.", hint="Give a folder with a config.json, or a Hub id.")
     else:
-        folder = _download(name, revision, weights=weights)
+        folder = download(name, revision, [*_SMALL_FILES, "*.safetensors"] if weights else _SMALL_FILES)
     return check_model_folder(folder, weights=weights)
 
 
@@ -62,7 +64,7 @@ def find_base(run: TrainedRun) -> Path:
     is_same_model = recorded.get("name") == model.name and model.revision is None
     if run.base is not None:
         folder = find_model(str(run.base))
-        if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
+        if not has_tokenizer(folder):
             raise ModelError(f"{folder} has no tokenizer.", hint="Copy the complete folder of the base model.")
     else:
         folder = find_model(model.name, recorded.get("commit") if is_same_model else model.revision)
@@ -86,28 +88,43 @@ def model_fingerprint(folder: Path) -> str | None:
 
 def card_license(folder: Path) -> dict[str, str]:
     """Return `license`, `license_name` and `license_link` as far as a folder's model card states them."""
+    card, fields = _read_card(folder), ("license", "license_name", "license_link")
+    return {field: value for field in fields if isinstance(value := getattr(card, field, None), str)}
+
+
+def card_tags(folder: Path) -> list[str]:
+    """Return the tags in a folder's model card; none if it has no card."""
+    tags = getattr(_read_card(folder), "tags", None)
+    return [tag for tag in tags if isinstance(tag, str)] if isinstance(tags, list) else []
+
+
+def _read_card(folder: Path) -> Any:
+    """Return the data of a folder's model card, or None if it has no readable card."""
     if not (card := folder / "README.md").is_file():
-        return {}
+        return None
     from huggingface_hub import ModelCard
 
     try:
-        card_data = ModelCard.load(card, ignore_metadata_errors=True).data
+        return ModelCard.load(card, ignore_metadata_errors=True).data
     except (ValueError, YAMLError, OSError):
-        return {}
-    fields = ("license", "license_name", "license_link")
-    return {field: value for field in fields if isinstance(value := getattr(card_data, field, None), str)}
+        return None
 
 
-def _looks_like_a_path(name: str) -> bool:
+def looks_like_a_path(name: str) -> bool:
+    """Return whether a name cannot be a Hub id."""
     return name.startswith((".", "/", "~")) or "\\" in name or name.count("/") > 1
 
 
-def _download(name: str, revision: str | None, *, weights: bool) -> Path:
+def download(name: str, revision: str | None, patterns: Sequence[str]) -> Path:
+    """Download the files of a Hub repository that match patterns, and return their folder.
+
+    Raises:
+        ModelError: If the repository does not exist or cannot be reached.
+    """
     from huggingface_hub import snapshot_download
 
-    patterns = [*_SMALL_FILES, "*.safetensors"] if weights else _SMALL_FILES
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
+        return Path(snapshot_download(name, revision=revision, allow_patterns=list(patterns)))
     except Exception as error:  # invalid names, missing models and network failures raise errors of many types
         raise ModelError(
             f"Model {name!r} is neither a local folder nor reachable on the Hub "

@@ -227,7 +227,12 @@ def _format_counts(counts: dict[str, int]) -> str:
 
 
 def run_preflight(
-    recipe: Recipe, *, fetch_weights: bool = False, recorded_precision: Precision | None = None
+    recipe: Recipe,
+    *,
+    fetch_weights: bool = False,
+    recorded_precision: Precision | None = None,
+    base: Path | None = None,
+    tokenizer: Path | None = None,
 ) -> Preflight:
     """Check the data, tokenizer and model configuration of a recipe.
 
@@ -236,6 +241,8 @@ def run_preflight(
         fetch_weights: Whether to download the weights of a model from the Hub as well.
         recorded_precision: The precision that a resumed run was started with. `model.dtype: auto` keeps it if the
             device supports it.
+        base: The folder of the base model, if it is not where the recipe says.
+        tokenizer: The folder of the tokenizer, if it is not that of the base model.
 
     Raises:
         ToolkitError: If the recipe does not fit the data or the model.
@@ -243,12 +250,12 @@ def run_preflight(
     check_tracker(recipe)
     # Data first: an error in it is reported before a model is downloaded.
     splits = load_splits(recipe)
-    folder = find_model(recipe.model.name, recipe.model.revision, weights=fetch_weights)
-    check_revision(recipe, folder)
+    folder = base or find_model(recipe.model.name, recipe.model.revision, weights=fetch_weights)
+    if base is None:
+        check_revision(recipe, folder)
     # Before the tokenizer, which reads config.json, too, but would not name it in an error.
     precision = resolve_precision(recipe, folder, recorded_precision)
-    load = load_encoder_tokenizer if recipe.model.kind == "encoder" else load_tokenizer
-    row_tokenizer = make_row_tokenizer(load(folder), recipe)
+    row_tokenizer = make_row_tokenizer(_load_tokenizer(recipe, tokenizer or folder, folder), recipe)
     parameters = _check_model(folder, recipe, row_tokenizer)
     train_rows = row_tokenizer.encode(splits.train)
     scored_rows = row_tokenizer.encode(
@@ -269,6 +276,10 @@ def run_preflight(
         duplicates=find_near_duplicates([*splits.train, *splits.calibration_set], splits.eval),
         export_problem=find_export_problem(folder, row_tokenizer),
     )
+
+
+def _load_tokenizer(recipe: Recipe, tokenizer: Path, model: Path) -> Any:
+    return load_encoder_tokenizer(tokenizer, model) if recipe.model.kind == "encoder" else load_tokenizer(tokenizer)
 
 
 def _check_model(folder: Path, recipe: Recipe, row_tokenizer: RowTokenizer) -> ParameterCount:

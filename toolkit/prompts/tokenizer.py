@@ -9,7 +9,8 @@ from typing import Any
 
 from toolkit.errors import ModelError, first_line
 
-_SAMPLES = (
+_VOCABULARY_FILES = ("tokenizer.json", "tokenizer.model", "vocab.txt", "vocab.json", "sentencepiece.bpe.model")
+SAMPLES = (
     "Eh bien, je ne pense même pas à cela !",
     "L'été 2024 : « 12345 pages », n'est-ce pas ?",
     "It costs 12.50 €; she didn't say (why) it is SO late.",
@@ -19,6 +20,11 @@ _TOKENIZER_HINT = (
     "The folder's tokenizer.json is damaged or belongs to another model. Copy tokenizer.json and tokenizer_config.json "
     "again from the base model."
 )
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Return whether a folder has the files of a tokenizer."""
+    return any((folder / name).is_file() for name in _VOCABULARY_FILES)
 
 
 def load_tokenizer(folder: Path) -> Any:
@@ -66,7 +72,7 @@ def _encodes_like_its_file(tokenizer: Any, folder: Path) -> bool:
     reference.no_padding()
     # SentencePiece tokenizers differ in the space that they write after a special token.
     markers = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special][:3]
-    samples = [*_SAMPLES, *(f"{marker}{_SAMPLES[0]}{marker} {_SAMPLES[1]}" for marker in markers)]
+    samples = [*SAMPLES, *(f"{marker}{SAMPLES[0]}{marker} {SAMPLES[1]}" for marker in markers)]
     return all(
         tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
         == reference.encode(text, add_special_tokens=False).ids
@@ -118,7 +124,7 @@ def check_text_survives(tokenizer: Any) -> None:
     Raises:
         ModelError: If a sample text changes.
     """
-    for text in _SAMPLES:
+    for text in SAMPLES:
         decoded = tokenizer.decode(encode_plain(tokenizer, text), clean_up_tokenization_spaces=False)
         if decoded.strip() != text:  # SentencePiece writes a space before the first word
             raise ModelError(
@@ -132,7 +138,7 @@ def check_spaces_survive(tokenizer: Any) -> None:
     Raises:
         ModelError: If the tokenizer ignores spaces.
     """
-    for text in _SAMPLES:
+    for text in SAMPLES:
         if encode_plain(tokenizer, text) == encode_plain(tokenizer, text.replace(" ", "")):
             raise ModelError(
                 f"The model's tokenizer ignores spaces: {text!r} becomes the same tokens without them.",

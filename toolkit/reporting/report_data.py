@@ -1,27 +1,20 @@
 """The content of a report, gathered from the files of a run; the templates decide how it looks."""
 
-import shlex
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from toolkit.data.sources import EMBEDDED
-from toolkit.errors import ModelError
 from toolkit.evaluation.baselines import ALL_INPUTS, bag_of_words_inputs
 from toolkit.evaluation.evaluation import Evaluation, load_evaluations, main_evaluation, with_base_zero_shot
-from toolkit.inference.gguf_file import read_gguf_header
-from toolkit.models.gguf_types import FILE_TYPES
 from toolkit.recipe.inputs import NLI_INPUTS, name_rows, name_texts
-from toolkit.recipe.loading import format_override
 from toolkit.recipe.schema import Recipe
-from toolkit.recipe.section import GgufType
 from toolkit.reporting.formats import count, interval, percent, shorten
 from toolkit.reporting.prediction_summary import PredictionSummary, summarize_predictions
 from toolkit.reporting.report_facts import Fact, decisions, training_facts
+from toolkit.reporting.reproduction import reproduction_commands
 from toolkit.reporting.run_results import check_report_files, load_losses
-from toolkit.runs.model_ref import ModelRef
+from toolkit.runs.imported import ImportedAdapter
 from toolkit.runs.parity_record import load_existing_parity
 from toolkit.runs.run_folder import RunFolder, read_json_object
 from toolkit.runs.trained_run import TrainedRun
@@ -88,6 +81,11 @@ class Report:
         return content_language(self.recipe)
 
     @property
+    def imported(self) -> ImportedAdapter | None:
+        """The origin of the adapter, or None if the toolkit trained it."""
+        return ImportedAdapter.from_record(self.record)
+
+    @property
     def question(self) -> str:
         """The labels as a question, or their number if there are many."""
         labels = self.recipe.task.labels
@@ -136,7 +134,7 @@ class Report:
     @property
     def commands(self) -> list[str]:
         """The commands that reproduce the run and its evaluations."""
-        return list(_commands(self))
+        return list(reproduction_commands(self.run, self.record, self.evaluations))
 
 
 def gather_report(run: TrainedRun) -> Report:
@@ -197,6 +195,11 @@ def content_language(recipe: Recipe) -> str | None:
 
 def _warnings(report: Report) -> Iterator[str]:
     record, data = report.record, report.record.get("data", {})
+    if report.imported:
+        yield (
+            f"The adapter was {report.imported}. Its training rows are not known, so evaluation rows could be among "
+            "them; overlap was only checked with the rows of data.train."
+        )
     if (status := record.get("status")) != "completed":
         yield f"Training did not complete. Its status in run.json is {status or 'missing'}."
     if report.main and report.main.metrics["model"] != "adapter":
@@ -215,69 +218,3 @@ def _warnings(report: Report) -> Iterator[str]:
         yield "Files of the model had changed when it was exported, which was accepted: see gguf/parity.json."
     if str(record.get("git_commit") or "").endswith("-dirty"):
         yield "The code had uncommitted changes, so the recorded commit is not enough to reproduce this run."
-
-
-def _commands(report: Report) -> Iterator[str]:
-    # In a folder of its own, so that reproducing a run cannot overwrite it.
-    rerun = RunFolder(report.run.path.resolve().with_name(f"{report.name}-again"))
-    recipe_file = report.run.recipe_file
-    if commit := report.record.get("git_commit"):
-        yield shlex.join(["git", "checkout", str(commit).removesuffix("-dirty")])
-    if "command" in report.record and report.record["command"] is None:  # started from Python, not by a script
-        call = f"toolkit.train({str(recipe_file)!r}, output_dir={str(rerun.path)!r})"
-        yield f"python -c {shlex.quote(f'import toolkit; {call}')}"
-    else:
-        yield f"python scripts/sft.py {shlex.join([str(recipe_file), '--output-dir', str(rerun.path)])}"
-    models = list(dict.fromkeys(str(evaluation.metrics["model"]) for evaluation in report.evaluations))
-    types = _gguf_types(report.run, models)
-    if types or "merged" in models:
-        quant_flags = ["--quant", *dict.fromkeys(types.values())] if types else []
-        yield f"python scripts/export_gguf.py {shlex.join([str(rerun.path), *quant_flags])}"
-    for evaluation in report.evaluations:
-        yield _evaluation_command(evaluation, rerun, types)
-
-
-def _gguf_types(run: RunFolder, models: Sequence[str]) -> dict[str, GgufType]:
-    """Return the file type of each evaluated GGUF file that this toolkit can write again, by the name of the model.
-
-    The type is read from the file, because its name is that of the run at the time of the export.
-    """
-    names = {spec.number: file_type for file_type, spec in FILE_TYPES.items()}
-    types: dict[str, GgufType] = {}
-    for path in sorted((run.path / "gguf").glob("*.gguf")):
-        with suppress(ModelError):  # the evaluation of a file that was damaged later still stands
-            number = read_gguf_header(path).fields.get("general.file_type")
-            if number in names:
-                types[ModelRef("gguf", path).evaluation_name(run)] = names[number]
-    for model in models:
-        # A file that has been deleted: the toolkit ends its names with the type.
-        if model.startswith("gguf-") and (ending := model.rpartition("-")[2]) in FILE_TYPES:
-            types.setdefault(model, ending)
-    return {model: file_type for model, file_type in types.items() if model in models}
-
-
-def _evaluation_command(evaluation: Evaluation, run: RunFolder, gguf_types: Mapping[str, GgufType]) -> str:
-    model, overrides, flags = evaluation.metrics["model"], evaluation.overrides, [str(run.path)]
-    if model in gguf_types:
-        model = str(run.gguf(gguf_types[model]))
-    elif model.startswith("gguf-"):  # a file of another origin, whose folder is not recorded
-        model = f"{model.removeprefix('gguf-')}.gguf"
-    if model != "adapter":
-        flags += ["--model", model]
-    needs_data_flag = "data.eval.path" in overrides or (
-        evaluation.source.startswith(f"{EMBEDDED}:") and "data.eval.split" in overrides
-    )
-    # Without a data flag, the rows are those of the recipe; overrides of the hub dataset become --set below.
-    if needs_data_flag:
-        flags += ["--data", evaluation.source]
-    if evaluation.mode != "constrained":
-        flags += ["--mode", evaluation.mode]
-    if evaluation.shots:
-        flags += ["--shots", str(evaluation.shots)]
-    if evaluation.limit:
-        flags += ["--limit", str(evaluation.limit)]
-    data_keys = ("data.eval.path", "data.eval.name", "data.eval.split") if needs_data_flag else ()
-    other_overrides = {key: value for key, value in overrides.items() if key not in (*data_keys, "data.eval.limit")}
-    for key, value in other_overrides.items():
-        flags += ["--set", format_override(key, value)]
-    return f"python scripts/eval_generate.py {shlex.join(flags)}"

@@ -42,7 +42,7 @@ class Seal:
     Args:
         base: The SHA-256 digests of the base model's weights and configurations, by file name.
         adapter: Those of the adapter folder, without its model card.
-        train_log: The digest of train_log.jsonl.
+        train_log: The digest of train_log.jsonl. "None" for an imported run, which has no log.
         recipe: The sections of the recipe that define the model and its data, without paths.
         record: The digest of the other fields of run.json.
     """
@@ -77,7 +77,7 @@ class Seal:
 
 
 def make_seal(run: Path, recipe: Recipe, base: Path, record: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the field `seal` of run.json for a run whose adapter and log have just been written.
+    """Return the field `seal` of run.json for a run whose adapter and log, if it has one, have just been written.
 
     Args:
         run: The run folder.
@@ -85,10 +85,11 @@ def make_seal(run: Path, recipe: Recipe, base: Path, record: Mapping[str, Any]) 
         base: The folder of the base model.
         record: The other fields of run.json.
     """
+    log = run / "train_log.jsonl"
     return {
         "base": digest_files(base, base_files(base), run),
         "adapter": digest_files(run / "adapter", model_files(run / "adapter"), run),
-        "train_log": file_digest(run / "train_log.jsonl", run),
+        "train_log": file_digest(log, run) if log.is_file() else None,
         "recipe": sealed_sections(recipe),
         "record": content_digest(record),
     }

@@ -36,6 +36,11 @@ def check_resumable(recipe: Recipe, run: RunFolder) -> None:
     """
     if not run.recipe_file.is_file():
         raise RunError(f"{run.path} contains no run to resume.", hint="Leave out resume=True.")
+    if run.record.get("imported"):
+        raise RunError(
+            f"{run.path} was imported from an adapter that another tool trained, so there is no training to resume.",
+            hint="Leave out resume=True, and choose another output_dir to train an adapter of your own.",
+        )
     check_run_path(run.path)
     check_no_links([run.checkpoints, run.adapter])
     if (saved := load_recipe(run.recipe_file)) != recipe:
