@@ -129,7 +129,7 @@ def test_only_checkpointing_on_cpu_returns_blocks(
     monkeypatch.setattr(training_backends, "return_freed_blocks", lambda: calls.append("freed blocks"))
     monkeypatch.setattr(training_backends, "load_base", lambda *_, **__: calls.append("model"))
     monkeypatch.setattr(training_backends, "attach_lora", lambda *_, **__: None)
-    preflight, recipe = SimpleNamespace(folder=None, precision=None), SimpleNamespace(lora=None, seed=0)
+    preflight, recipe = SimpleNamespace(folder=None, precision=None), SimpleNamespace(decoder_lora=None, seed=0)
     plan = SimpleNamespace(gradient_checkpointing=checkpointing)
     job: Any = SimpleNamespace(preflight=preflight, recipe=recipe, plan=plan)
     training_backends.TRAINING_BACKENDS["decoder"].load(job)
