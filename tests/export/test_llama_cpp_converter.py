@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.models.stand_ins import GEMMA_ROPE, write_stand_in
 from toolkit.export.gguf_writer import write_gguf
 from toolkit.models.backend import AutoConfig, AutoModelForCausalLM
 from toolkit.prompts.tokenizer import load_tokenizer
@@ -34,9 +35,27 @@ def converter(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return ["env", f"PYTHONPATH={stub}", sys.executable, str(source)]
 
 
+KNOWN_SPLIT = """
+import runpy, sys
+from pathlib import Path
+
+del sys.argv[0]
+sys.path.insert(0, str(Path(sys.argv[0]).parent))
+sys.path.insert(1, str(Path(sys.argv[0]).parent / "gguf-py"))
+import transformers
+from conversion.base import TextModel
+
+# AutoTokenizer would use Qwen's own class and add a token.
+transformers.AutoTokenizer = transformers.PreTrainedTokenizerFast
+TextModel.get_vocab_base_pre = lambda *_: "llama-bpe"
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+"""A program that runs the converter in its arguments and tells it that any tokenizer splits as Llama 3's."""
+
 BFLOAT16, FLOAT16, FLOAT32 = torch.bfloat16, torch.float16, torch.float32
 UNTIED = {"tie_word_embeddings": False}
 UNSCALED = {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}}
+LINEAR = {"rope_type": "linear", "rope_theta": 1000000.0, "factor": 8.0}
 OTHER_HEADS = {"num_key_value_heads": 8, "head_dim": 32}
 
 
@@ -68,9 +87,13 @@ def test_output_matches_llama_cpp_converter(
     folder = tmp_path / "nano"
     AutoModelForCausalLM.from_config(config, dtype=dtype).save_pretrained(folder, max_shard_size=shard_size)
     load_tokenizer(nano).save_pretrained(folder)
+    compare_with_converter(folder, file_type, converter, tmp_path)
+
+
+def compare_with_converter(folder: Path, file_type: Any, converter: list[str], tmp_path: Path) -> None:
     theirs, ours = tmp_path / "theirs.gguf", tmp_path / "ours.gguf"
     subprocess.run([*converter, str(folder), "--outfile", str(theirs), "--outtype", file_type], check=True)
-    write_gguf(folder, ours, file_type, date_string=None, name="nano")
+    write_gguf(folder, ours, file_type, date_string=None, name=folder.name)
     readers = (gguf.GGUFReader(theirs), gguf.GGUFReader(ours))
     expected_fields, fields = (
         {key: (field.types, field.contents()) for key, field in reader.fields.items()} for reader in readers
@@ -82,3 +105,27 @@ def test_output_matches_llama_cpp_converter(
     for name, expected in expected_tensors.items():
         assert tensors[name].tensor_type == expected.tensor_type, name
         np.testing.assert_array_equal(tensors[name].data, expected.data, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("shape", "file_type", "overrides"),
+    [
+        ("croissant", "f16", {}),
+        ("mistral", "bf16", {}),
+        ("qwen2.5", "f16", {}),
+        ("qwen2.5", "q8_0", UNTIED),
+        ("qwen3", "bf16", {}),
+        ("smollm3", "f16", {}),
+        ("gemma3", "f16", {}),
+        ("gemma3", "q8_0", {"rope_parameters": GEMMA_ROPE | {"full_attention": LINEAR}}),
+    ],
+)
+def test_families_match_llama_cpp_converter(
+    shape: str, file_type: Any, overrides: dict[str, Any], converter: list[str], tmp_path: Path
+) -> None:
+    """The embedded tokenizer serves for every family. The converter is told its split, which it knows by hash only."""
+    folder = write_stand_in(shape, tmp_path / "nano", **overrides)
+    *python, script = converter
+    known_split = tmp_path / "known_split.py"
+    known_split.write_text(KNOWN_SPLIT, encoding="utf-8")
+    compare_with_converter(folder, file_type, [*python, str(known_split), script], tmp_path)

@@ -70,7 +70,9 @@ def write_stand_in(
     """
     tokenizer = load_tokenizer(tokenizer_from)
     token_ids = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    config = stand_in_config(shape, **{"vocab_size": len(tokenizer), **token_ids, **overrides})
+    # Qwen's embeddings have more rows than its tokenizers have tokens.
+    rows = len(tokenizer) + (64 if shape.startswith("qwen") else 0)
+    config = stand_in_config(shape, **{"vocab_size": rows, **token_ids, **overrides})
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     generator = torch.Generator().manual_seed(0)
     for name, parameter in model.named_parameters():

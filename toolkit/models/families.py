@@ -79,4 +79,4 @@ FAMILIES: dict[str, Family] = {
 
 def find_family(config: Any) -> Family | None:
     """Return the family of a transformers configuration, or None if it is not a known one."""
-    return next((FAMILIES[name] for name in config.architectures or () if name in FAMILIES), None)
+    return FAMILIES.get((config.architectures or [""])[0])
