@@ -22,13 +22,15 @@ from tokenizers import AddedToken, Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
 from tests.nli import nli
-from tests.prompts.small_tokenizers import BUILDERS, BYTES, HOSTILE, build, save, sentences
+from tests.prompts.small_tokenizers import BUILDERS, BYTES, HOSTILE, ZEPHYR, build, save, sentences
 from toolkit.errors import ExportError
 from toolkit.export.chat_tokens import compare_chat_tokens
 from toolkit.export.gguf_writer import write_gguf
+from toolkit.export.modelfile import render_readme
 from toolkit.inference.llama_cpp import LlamaCpp
 from toolkit.models.backend import AutoConfig, AutoModelForCausalLM
 from toolkit.models.gguf_vocabulary import GgufVocabulary
+from toolkit.planning.model_checks import find_export_problem
 from toolkit.prompts.messages import prompt_messages
 from toolkit.prompts.ollama_template import render_ollama_template
 from toolkit.prompts.prompt_tokenizer import PromptTokenizer
@@ -117,6 +119,22 @@ def test_decoded_text_is_unchanged(opened: Opened) -> None:
     for text in sentences()[:20]:
         ids = tokenizer.encode(text, add_special_tokens=False).ids
         assert model._post("/detokenize", tokens=ids)["content"].strip() == text, kind
+
+
+def test_partial_space_prefix_is_reported(tmp_path: Path) -> None:
+    """A tokenizer that writes a space before the first text only, and a template that starts with a text."""
+    write_file(save("mistral", tmp_path), 1000)
+    assert find_export_problem(tmp_path, small_prompt_tokenizer(tmp_path)) is None
+    task = TASK.model_copy(update={"chat_template": ZEPHYR})
+    problem = find_export_problem(tmp_path, PromptTokenizer(load_tokenizer(tmp_path), task, 4096))
+    assert problem is not None and "writes spaces before some texts of the chat template only" in problem
+
+
+def test_readme_asks_for_normalized_texts(tmp_path: Path) -> None:
+    for kind in ("qwen2", "smollm"):
+        prompt_tokenizer = small_prompt_tokenizer(save(kind, tmp_path / kind))
+        readme = render_readme(prompt_tokenizer, [Path("m.gguf")], nli("1", "a", "b", "neutral"))
+        assert ("Unicode's NFC form" in readme) is (kind == "qwen2")
 
 
 def changed(kind: str, change: Callable[[dict[str, Any]], object]) -> Tokenizer:
@@ -300,10 +318,15 @@ def test_scores_keep_sentencepiece_order(tmp_path: Path) -> None:
     assert sorted(ids, key=lambda i: scores[i]) == sorted(ids, key=lambda i: fields["scores"][i])
 
 
-# The converter writes no flag for a BOS that the tokenizer does not add, and no scores that merges could follow.
+# The converter writes no flag for a BOS that the tokenizer itself does not add. Without SentencePiece's tokenizer.model
+# it scores all tokens -1000, which merges them in a wrong order, and it does not know the unknown token.
+NO_FLAG = {"tokenizer.ggml.add_bos_token"}
 EXPECTED_DIFFERENCES = {
-    "gpt-2": {"tokenizer.ggml.add_bos_token"},
-    "smollm2": {"tokenizer.ggml.add_bos_token"},
+    "llama-spm": {f"tokenizer.ggml.{name}" for name in ("scores", "token_type", "add_space_prefix", "add_bos_token")},
+    "llama-bpe": NO_FLAG,
+    "qwen2": NO_FLAG,
+    "gpt-2": NO_FLAG,
+    "smollm2": NO_FLAG,
 }
 
 
@@ -321,4 +344,4 @@ def test_fields_match_llama_cpp_converter(name: str, tmp_path: Path) -> None:
         for file in (theirs, ours)
     )
     different = {key for key in expected_fields.keys() | fields.keys() if expected_fields.get(key) != fields.get(key)}
-    assert different == EXPECTED_DIFFERENCES.get(name, set())
+    assert different == EXPECTED_DIFFERENCES[name]
