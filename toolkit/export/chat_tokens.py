@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from toolkit.errors import ModelError
 from toolkit.inference.llama_cpp import LOG_VARIABLE, LlamaCpp
 from toolkit.prompts.messages import prompt_messages
 from toolkit.prompts.prompt_tokenizer import EncodedRow, PromptTokenizer
+from toolkit.prompts.tokenizer import normalizes_to_nfc
 
 _CHAT_SECONDS = 300.0  # most of it for reading a large file from a slow disk; rendering takes milliseconds
 
@@ -27,15 +29,18 @@ def compare_chat_tokens(
 
     Rows with a shortened text are skipped because chat clients do not shorten text. Rows that contain one of the
     template's special tokens are skipped too: the toolkit encodes them as plain text, llama.cpp's chat as special
-    tokens.
+    tokens. The same holds for rows that only the tokenizer normalizes to NFC, which the file's README mentions.
 
     Returns:
         The number of rows whose ids differ from `rows`, and a sentence about the first of them; (0, "") if none differ.
     """
+    normalizes = normalizes_to_nfc(prompt_tokenizer.tokenizer)
     compared = [
         (example, row)
         for example, row in zip(examples, rows, strict=True)
-        if not row.shortened and not prompt_tokenizer.template.contains_special_token("".join(example.texts))
+        if not row.shortened
+        and not prompt_tokenizer.template.contains_special_token("".join(example.texts))
+        and not (normalizes and any(not unicodedata.is_normalized("NFC", text) for text in example.texts))
     ]
     messages = [prompt_messages(prompt_tokenizer.task, row.inputs) for row, _ in compared]
     try:

@@ -10,6 +10,7 @@ from toolkit.data.example import Example
 from toolkit.prompts.messages import prompt_messages
 from toolkit.prompts.ollama_template import render_ollama_template, triple_quoted
 from toolkit.prompts.prompt_tokenizer import PromptTokenizer
+from toolkit.prompts.tokenizer import normalizes_to_nfc
 from toolkit.recipe.schema import TaskSection
 from toolkit.reporting.markdown import code_block, code_span, escape_markdown
 
@@ -84,7 +85,7 @@ def render_readme(prompt_tokenizer: PromptTokenizer, files: list[Path], example:
             f"The model expects a single user message of this form{system_note} and temperature 0:",
             *forms,
             f"For the example below it answers {code_span(task.verbalizers[example.label])}."
-            f"{_date_note(prompt_tokenizer)}",
+            f"{_date_note(prompt_tokenizer)}{_unicode_note(prompt_tokenizer)}",
             "## llama.cpp",
             code_block(f"llama-cli -m {quoted_file} --jinja --temp 0 --single-turn {system_flag}-p {quoted_question}"),
             "As a server:",
@@ -106,3 +107,9 @@ def _date_note(prompt_tokenizer: PromptTokenizer) -> str:
     date = prompt_tokenizer.task.date_string
     is_printed = date and prompt_tokenizer.template.prints_date
     return f" Its chat template always gives {date} as today's date, as in training." if is_printed else ""
+
+
+def _unicode_note(prompt_tokenizer: PromptTokenizer) -> str:
+    if not normalizes_to_nfc(prompt_tokenizer.tokenizer):
+        return ""
+    return " Send texts in Unicode's NFC form: llama.cpp does not convert other forms, as training did."

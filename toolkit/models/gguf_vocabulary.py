@@ -61,11 +61,6 @@ class GgufVocabulary:
         self._check_merges()
         self._check_embedding()
 
-    @property
-    def normalizes(self) -> bool:
-        """True if the tokenizer changes texts to Unicode's NFC form, which llama.cpp does not."""
-        return any(step["type"] == "NFC" for step in self._steps("normalizer"))
-
     def tokens_and_types(self) -> tuple[list[str], list[TokenType]]:
         """Return the text and the type of each row of the embedding. Rows without a token are unused."""
         tokens = [f"[PAD{i}]" for i in range(self.vocab_size)]

@@ -12,6 +12,7 @@ from toolkit.models.parameters import model_config
 from toolkit.prompts.ollama_template import render_ollama_template, triple_quoted
 from toolkit.prompts.prompt_tokenizer import EncodedRow
 from toolkit.prompts.sentence_pairs import EncodedPair, PairTokenizer, RowTokenizer
+from toolkit.prompts.tokenizer import space_prefix_scheme
 from toolkit.recipe.schema import Recipe
 
 
@@ -115,4 +116,8 @@ def find_export_problem(folder: Path, row_tokenizer: RowTokenizer) -> str | None
             triple_quoted(text)
     except ExportError as error:
         return str(error)
+    # llama.cpp writes a space before every text or before none, even if one is there already.
+    scheme, texts = space_prefix_scheme(row_tokenizer.tokenizer), row_tokenizer.template.texts_between_special_tokens()
+    if (scheme == "first" and texts[0]) or (scheme == "always" and any(text.startswith(" ") for text in texts)):
+        return "The tokenizer writes spaces before some texts of the chat template only, which llama.cpp cannot do."
     return None

@@ -8,7 +8,7 @@ from typing import Any
 
 from toolkit.errors import ModelError, RecipeError, first_line
 from toolkit.prompts.dates import DATE_KEY, pin_date
-from toolkit.prompts.tokenizer import encode_plain, prefixes_first_text_only, without_space_prefix
+from toolkit.prompts.tokenizer import encode_plain, space_prefix_scheme, without_space_prefix
 from toolkit.utils.timeouts import run_with_timeout
 
 # A slot stands for the text of the n-th message while the template is rendered. Its private-use characters do not occur
@@ -42,7 +42,7 @@ class ChatTemplate:
         # A tokenizer that writes a space before a text must not do so within one, nor after a special token if it
         # writes the space only once.
         self._continuing = without_space_prefix(tokenizer)
-        self._after_special = self._continuing if prefixes_first_text_only(tokenizer) else tokenizer
+        self._after_special = self._continuing if space_prefix_scheme(tokenizer) == "first" else tokenizer
         self.roles = tuple(roles)
         self.date_string = date_string
         self._special_ids = {str(token): i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
@@ -155,6 +155,16 @@ class ChatTemplate:
     def prints_date(self) -> bool:
         """True if the prompt contains a date: it changes with `date_string`."""
         return ChatTemplate(self.tokenizer, self.roles, date_string="1 Jan 1970")._prompt != self._prompt
+
+    def texts_between_special_tokens(self) -> list[str]:
+        """Return the prompt without its special tokens. The first text is empty if it starts with one."""
+        texts = [""]
+        for piece in self._split_pattern.split(self._prompt):
+            if piece in self._special_ids:
+                texts.append("")
+            else:
+                texts[-1] += piece
+        return texts
 
     def contains_special_token(self, text: str) -> bool:
         """Return whether a text spells out a special token."""

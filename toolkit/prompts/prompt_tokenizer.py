@@ -96,7 +96,7 @@ class PromptTokenizer:
             raise ModelError(
                 "The chat template or the tokenizer changes the text of messages, so prompts would be encoded as "
                 "different token ids from those that the model was trained on.",
-                hint="Use a template that renders messages unchanged, and a byte-level BPE tokenizer.",
+                hint="Use a template that renders messages unchanged, or a model with another tokenizer.",
             )
 
     def _encode_messages(self, messages: Sequence[dict[str, str]]) -> list[int]:

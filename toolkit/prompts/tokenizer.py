@@ -108,9 +108,19 @@ def without_space_prefix(tokenizer: Any) -> Any:
     return continuing
 
 
-def prefixes_first_text_only(tokenizer: Any) -> bool:
-    """Return whether a tokenizer writes a space before a text only if no special token precedes it."""
-    return _settings(tokenizer.backend_tokenizer.pre_tokenizer).get("prepend_scheme") == "first"
+def space_prefix_scheme(tokenizer: Any) -> str:
+    """Return before which texts a `Metaspace` pre-tokenizer writes a space: `always`, `first`, or `never`.
+
+    `always` means before a text and after each special token, unless a space is there already; `first` excludes texts
+    after special tokens. Tokenizers with another pre-tokenizer count as `never`.
+    """
+    return _settings(tokenizer.backend_tokenizer.pre_tokenizer).get("prepend_scheme", "never")
+
+
+def normalizes_to_nfc(tokenizer: Any) -> bool:
+    """Return whether a tokenizer changes texts to Unicode's NFC form, which llama.cpp does not."""
+    normalizer = _settings(tokenizer.backend_tokenizer.normalizer)
+    return any(step["type"] == "NFC" for step in normalizer.get("normalizers", [normalizer] if normalizer else []))
 
 
 def _settings(step: Any) -> dict[str, Any]:
