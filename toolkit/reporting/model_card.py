@@ -27,6 +27,7 @@ from toolkit.reporting import formats
 from toolkit.reporting.html_report import wrap_render_errors
 from toolkit.reporting.markdown import code_block, code_span, escape_markdown, link, safe_markdown
 from toolkit.reporting.report_data import Report, content_language, gather_report
+from toolkit.runs.run_folder import read_json_object
 from toolkit.runs.trained_run import TrainedRun
 from toolkit.utils.atomic_io import write_text
 
@@ -59,7 +60,7 @@ def write_model_card(run: TrainedRun) -> Path | None:
 def card_data(report: Report) -> ModelCardData:
     """Return the YAML header of the card; keys with unknown values are left out."""
     recipe, license_ = report.recipe, base_license(report)
-    is_encoder = recipe.model.kind == "encoder"
+    is_encoder = _is_encoder(report)
     return ModelCardData(
         model_name=report.name,
         base_model=base_model_id(recipe),
@@ -164,7 +165,7 @@ def _render_body(report: Report) -> str:
         example=example,
         truncated=recipe.task.truncated_input,
         truncation=_truncation(recipe),
-        chat=None if recipe.model.kind == "encoder" else _chat_example(report, example),
+        chat=None if _is_encoder(report) else _chat_example(report, example),
     )
 
 
@@ -226,6 +227,13 @@ def _run_folder(path: Path) -> str:
     return (
         str(path) if not path.is_absolute() else os.path.relpath(path) if path.is_relative_to(Path.cwd()) else path.name
     )
+
+
+def _is_encoder(report: Report) -> bool:
+    """Return whether the model is a classifier: the kind of its adapter, or of its recipe if there is no adapter."""
+    if report.recipe.lora is None:
+        return report.recipe.model.kind == "encoder"
+    return read_json_object(report.run.adapter / "adapter_config.json").get("task_type") == "SEQ_CLS"
 
 
 def _is_hub_id(name: str) -> bool:
