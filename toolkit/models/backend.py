@@ -42,6 +42,8 @@ from accelerate.utils import reduce
 from huggingface_hub.utils import enable_progress_bars
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_MASKED_LM_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
@@ -62,6 +64,8 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 __all__ = [
     "DEVICE",
+    "MODEL_FOR_CAUSAL_LM_MAPPING",
+    "MODEL_FOR_MASKED_LM_MAPPING",
     "AutoConfig",
     "AutoModelForCausalLM",
     "AutoModelForSequenceClassification",
