@@ -182,7 +182,7 @@ def _find_decoder(model: _Candidate) -> Problem | None:
 
 
 def _find_recurrence(model: _Candidate) -> Problem | None:
-    model_class = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(model.config))
+    model_class = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(model.config), None)
     layer_types = getattr(model.config, "layer_types", None) or ()
     # Transformers calls a model stateful if its cache cannot be cropped.
     if not getattr(model_class, "_is_stateful", False) and all("attention" in name for name in layer_types):
