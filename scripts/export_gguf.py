@@ -6,6 +6,7 @@ python scripts/export_gguf.py outputs/nli_fr --quant f16 q4_k_m --verify all --r
 
 import sys
 from argparse import Namespace
+from pathlib import Path
 from typing import get_args
 
 from toolkit.api.run import open_run
@@ -37,6 +38,8 @@ def parse() -> Namespace:
         help="minimum fraction of predictions that match the adapter's (default: 0.99 for 8 bits and more, else 0.95)",
     )
     flags.add_argument("--remove-merged", action="store_true", help="delete the merged weights afterwards")
+    help_text = "llama.cpp's convert_hf_to_gguf.py or its folder, for models that cannot be converted without it"
+    flags.add_argument("--converter", type=Path, metavar="PATH", help=help_text)
     return flags.parse_args()
 
 
@@ -46,6 +49,7 @@ def main(arguments: Namespace) -> None:
         verify=arguments.verify,
         min_agreement=arguments.min_agreement,
         remove_merged=arguments.remove_merged,
+        converter=arguments.converter,
         progress=True,
     )
 

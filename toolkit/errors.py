@@ -98,3 +98,9 @@ class QuantizerError(ExportError):
     """Raised when llama.cpp's quantizer starts but fails."""
 
     exit_code = EXIT_FAILURE
+
+
+class ConverterError(ExportError):
+    """Raised when llama.cpp's converter starts but fails."""
+
+    exit_code = EXIT_FAILURE

@@ -45,6 +45,7 @@ CASES = [
     ("memory=16000000000 does not work", "--memory 16000000000 does not work"),
     ("another folder with output=DIR.", "another folder with --output DIR."),
     ("evaluate other rows with data=FILE.", "evaluate other rows with --data FILE."),
+    ("Pass converter=PATH with the path of", "Pass --converter PATH with the path of"),
 ]
 
 

@@ -63,6 +63,7 @@ def traced_model(name: str, lora: bool = True, dtype_bytes: int = 4, on_cpu: boo
     )
     recipe: Any = SimpleNamespace(
         lora=section if lora else None,
+        decoder_lora=section,
         model=SimpleNamespace(kind=kind, name=name),
         task=SimpleNamespace(labels=("a", "b", "c")),
     )

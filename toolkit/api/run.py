@@ -202,6 +202,7 @@ class Run:
         verify: int | Literal["all"] = 200,
         min_agreement: float | None = None,
         remove_merged: bool = False,
+        converter: str | Path | None = None,
         progress: Progress = False,
     ) -> "ExportResult":
         """Merge the adapter, write GGUF files, and compare the predictions of each with those of the adapter.
@@ -212,6 +213,8 @@ class Run:
             min_agreement: The smallest accepted share of equal predictions. The default is 0.99 for file types of 8
                 bits and more, and 0.95 for smaller ones.
             remove_merged: Delete the merged weights at the end.
+            converter: llama.cpp's own convert_hf_to_gguf.py, or the folder that contains it, for models that this
+                toolkit cannot convert. It is run in a child process.
             progress: True for progress bars on standard error, or a callback.
 
         Raises:
@@ -233,10 +236,13 @@ class Run:
         _check_export(file_types, verify, min_agreement)
         # dict.fromkeys removes duplicates and keeps the order.
         types = tuple(dict.fromkeys(file_types or self.recipe.export.gguf))
+        from toolkit.export.converter import Converter
+
+        program = None if converter is None else Converter.find(to_path(converter, "converter"), self.path)
         import_backend()
         from toolkit.export.exporter import ExportOptions, export_run
 
-        options = ExportOptions(types, verify=verify, min_agreement=min_agreement, remove_merged=remove_merged)
+        options = ExportOptions(types, verify, min_agreement, remove_merged, program)
         with show_progress(progress):
             return export_run(self._run, options)
 

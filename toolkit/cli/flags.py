@@ -40,7 +40,7 @@ _FLAGS: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
     (r"\bleave out (shots|memory)\b", r"leave out --\1"),
     (r"\boutput=DIR\b", "--output DIR"),
     (r"\bdata=FILE and limit=N\b", "--data FILE and --limit N"),
-    (rf"{_START}data=FILE{_END}", "--data FILE"),
+    (rf"{_START}(data|converter)=(FILE|PATH){_END}", r"--\1 \2"),
 )
 """Pairs of a regular expression for the API's spelling and its replacement, applied in this order."""
 

@@ -3,15 +3,15 @@
 import hashlib
 import logging
 import shutil
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from toolkit.data.sources import describe
 from toolkit.data.splits import load_evaluation_rows
-from toolkit.errors import ParityError, StorageError
+from toolkit.errors import ExportError, ParityError, StorageError
 from toolkit.evaluation.evaluation import load_evaluations
+from toolkit.export.converter import CONVERTER_HINT, Converter, needs_quantizer
 from toolkit.export.gguf_header import Origin
 from toolkit.export.gguf_tokenizer import read_tokenizer
 from toolkit.export.gguf_writer import gguf_bytes, write_gguf
@@ -20,9 +20,9 @@ from toolkit.export.parity_gate import Parity, ParityGate, Verify, choose_rows
 from toolkit.export.quantization import find_quantizer, quantize_file
 from toolkit.models.decoder_config import read_config
 from toolkit.models.gguf_types import FILE_TYPES
-from toolkit.models.merging import merge_adapter, merged_type
+from toolkit.models.merging import check_mergeable, merge_adapter, merged_type
 from toolkit.models.model_folder import card_license, find_base
-from toolkit.models.parameters import model_config
+from toolkit.models.parameters import count_parameters, model_config
 from toolkit.prompts.prompt_tokenizer import PromptTokenizer
 from toolkit.prompts.tokenizer import load_tokenizer
 from toolkit.recipe.section import GgufType
@@ -48,12 +48,14 @@ class ExportOptions:
         verify: The number of evaluation rows to compare on, or "all".
         min_agreement: The smallest acceptable share of equal predictions. None takes the defaults of `ParityGate`.
         remove_merged: If true, delete the merged weights at the end.
+        converter: llama.cpp's own converter, which then writes the files instead of `gguf_writer`.
     """
 
     file_types: tuple[GgufType, ...]
     verify: Verify = 200
     min_agreement: float | None = None
     remove_merged: bool = False
+    converter: Converter | None = None
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,7 @@ def export_run(run: TrainedRun, options: ExportOptions) -> ExportResult:
     Raises:
         ModelError: If the adapter does not fit the base model, or llama.cpp cannot load a file.
         ExportError: If the model cannot be converted, or no quantizer is installed.
+        ConverterError: If llama.cpp's own converter fails.
         StorageError: If the disk has too little free space.
         ParityError: If a file does not answer like the adapter. All files are kept, and parity.json has the reasons.
     """
@@ -102,9 +105,9 @@ def export_run(run: TrainedRun, options: ExportOptions) -> ExportResult:
     load_evaluations(run)
     run.verify_adapter()
     base = find_base(run)
-    for path in (folder.merged, folder.gguf("quantizing"), *files.values()):
+    for path in (folder.merged, folder.gguf("quantizing"), folder.parity.with_name("converted"), *files.values()):
         remove_leftovers(path)  # partial files of a killed export would count as used disk space in the check below
-    _check_export(base, run, options.file_types)
+    _check_export(base, run, options)
     prompt_tokenizer = PromptTokenizer(load_tokenizer(folder.adapter), recipe.task, recipe.model.max_seq_length)
     # Called only for its errors: a prompt that no Modelfile can hold is refused before the long work.
     render_modelfile(prompt_tokenizer, next(iter(files.values())), recipe.model.max_seq_length)
@@ -138,26 +141,41 @@ def _write_and_compare(
     with folder_lock(run.path):
         run.verify_unreplaced(adapter_sha256)
         earlier = forget_files(run, list(files.values()))
-        _write_files(files, run, _read_origin(base, run))
+        _write_files(files, run, base, options.converter)
     for file_type, file in files.items():
         logger.info("%-11s %s, %s", file_type, file, format_bytes(file.stat().st_size))
         gate.check_gguf(file_type, file)
     with folder_lock(run.path):
         run.verify_unreplaced(adapter_sha256)
-        _write_companions(list(files.values()), run, gate, earlier)
+        _write_companions(list(files.values()), run, gate, earlier, options.converter)
         if options.remove_merged:
             shutil.rmtree(folder.merged)
 
 
-def _check_export(base: Path, run: TrainedRun, file_types: Sequence[GgufType]) -> None:
+def _check_export(base: Path, run: TrainedRun, options: ExportOptions) -> None:
     """Check that model, tokenizer, quantizer, and disk space allow the export, before gigabytes are merged."""
-    config = read_config(base)
-    read_tokenizer(run.folder.adapter, config.vocab_size)
-    if quantizer_types := [file_type for file_type in file_types if FILE_TYPES[file_type].needs_quantizer]:
+    converter, file_types = options.converter, options.file_types
+    check_mergeable(base)
+    problem = _find_writer_problem(base, run)
+    if converter is None and problem is not None:
+        raise ExportError(str(problem), hint=CONVERTER_HINT) from problem
+    if converter is not None:
+        reason = str(problem) if problem else "It was asked for, although this model needs no other converter."
+        logger.info("converter   %s writes the files. %s", converter.path, reason)
+        Converter.find(converter.path, base).check(base, file_types)
+    quantizer_types = [file_type for file_type in file_types if needs_quantizer(file_type, converter)]
+    if quantizer_types:
         find_quantizer()
     source = merged_type(model_config(base))
     written_types = [source, *file_types]  # the merged weights are as large as a GGUF file of their type
-    needed = sum(gguf_bytes(base, file_type) for file_type in [*written_types, *([source] if quantizer_types else [])])
+    if quantizer_types:
+        written_types.append(source)
+    if converter is None:
+        needed = sum(gguf_bytes(base, file_type) for file_type in written_types)
+    else:
+        counts = count_parameters(base, run.recipe.decoder_lora)
+        sizes = [FILE_TYPES[name].largest_file_bytes(counts.total - counts.trainable) for name in written_types]
+        needed = sum(sizes) + max(sizes)  # a converted file is copied once, with the toolkit's metadata
     free = shutil.disk_usage(run.path).free
     if needed > free:
         raise StorageError(
@@ -166,16 +184,28 @@ def _check_export(base: Path, run: TrainedRun, file_types: Sequence[GgufType]) -
         )
 
 
-def _write_files(files: dict[GgufType, Path], run: TrainedRun, origin: Origin) -> None:
-    merged, date = run.folder.merged, run.recipe.task.date_string
+def _find_writer_problem(base: Path, run: TrainedRun) -> ExportError | None:
+    """Return the reason why `gguf_writer` cannot write the model, or None."""
+    try:
+        read_tokenizer(run.folder.adapter, read_config(base).vocab_size)
+    except ExportError as error:
+        return error
+    return None
+
+
+def _write_files(files: dict[GgufType, Path], run: TrainedRun, base: Path, converter: Converter | None) -> None:
+    merged, date, origin = run.folder.merged, run.recipe.task.date_string, _read_origin(base, run)
 
     def write(file_type: GgufType, destination: Path, name: str) -> None:
-        write_gguf(merged, destination, file_type, date_string=date, name=name, origin=origin)
+        if converter is None:
+            write_gguf(merged, destination, file_type, date_string=date, name=name, origin=origin)
+        else:
+            converter.convert(merged, destination, file_type, base=base, date_string=date, name=name, origin=origin)
 
+    quantizer_types = [file_type for file_type in files if needs_quantizer(file_type, converter)]
     for file_type, file in files.items():
-        if not FILE_TYPES[file_type].needs_quantizer:
+        if file_type not in quantizer_types:
             write(file_type, file, file.stem)
-    quantizer_types = [file_type for file_type in files if FILE_TYPES[file_type].needs_quantizer]
     if not quantizer_types:
         return
     with scratch_path(run.folder.gguf("quantizing")) as source:
@@ -204,9 +234,13 @@ def _write_companions(
     run: TrainedRun,
     gate: ParityGate,
     earlier: list[dict[str, Any]],
+    converter: Converter | None,
 ) -> None:
     recipe, prompt_tokenizer = run.recipe, gate.prompt_tokenizer
     record = gate.record(describe(recipe.data.eval))
+    for entry in record["models"]:
+        if converter is not None and entry["file"]:
+            entry["converter"] = converter.record
     if run.accepted:
         record |= {"accepted_changes": list(run.accepted)}
     write_parity(run, {**record, "models": [*record["models"], *earlier]})

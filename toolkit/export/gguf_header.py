@@ -43,13 +43,14 @@ def add_model(
     # A classifier should give its most likely answer. llama.cpp uses this value if the caller sets no temperature.
     writer.add_sampling_temp(0.0)
     if origin is not None:
-        _add_origin(writer, origin)
+        add_origin(writer, origin)
     _add_hyperparameters(writer, config)
     writer.add_file_type(spec.number)
     writer.add_quantization_version(GGML_QUANT_VERSION)
 
 
-def _add_origin(writer: GGUFWriter, origin: Origin) -> None:
+def add_origin(writer: GGUFWriter, origin: Origin) -> None:
+    """Add the provenance of the model to the metadata."""
     writer.add_base_model_count(1)
     writer.add_base_model_name(0, origin.base_model)
     if origin.base_revision:

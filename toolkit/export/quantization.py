@@ -6,7 +6,6 @@ llama-cpp-python is installed.
 
 import re
 import shutil
-import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,10 +13,10 @@ from pathlib import Path
 from joblib import cpu_count
 
 from toolkit.errors import ExportError, QuantizerError
+from toolkit.export.child_process import run_child
 from toolkit.models.gguf_types import FILE_TYPES
 from toolkit.recipe.section import GgufType
 from toolkit.utils.atomic_io import atomic_path
-from toolkit.utils.progress import progress_bar
 
 # The quantizer prints "[   3/ 291]" before each tensor's name.
 _TENSOR_PROGRESS = re.compile(r"\[\s*(\d+)/\s*(\d+)\]")
@@ -56,21 +55,14 @@ def quantize_file(source: Path, destination: Path, file_type: GgufType) -> None:
     command = find_quantizer()
     with atomic_path(destination) as partial:
         arguments = [*command, str(source), str(partial), file_type.upper(), str(cpu_count())]
-        lines = []
-        with (
-            subprocess.Popen(
-                arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
-            ) as process,
-            progress_bar(desc=destination.name, unit="tensor") as bar,
-        ):
-            for line in process.stdout or []:
-                lines.append(line.strip())
-                if match := _TENSOR_PROGRESS.search(line):
-                    bar.total = int(match[2])
-                    bar.update(int(match[1]) - bar.n)
-        if process.returncode or not partial.is_file():
-            last_line = next((line for line in reversed(lines) if line), "none")
+        code, last_line = run_child(arguments, _find_progress, title=destination.name, unit="tensor")
+        if code or not partial.is_file():
             raise QuantizerError(f"{command[0]} could not write {destination.name}. Its last message: {last_line}")
+
+
+def _find_progress(line: str) -> tuple[int, int] | None:
+    match = _TENSOR_PROGRESS.search(line)
+    return (int(match[1]), int(match[2])) if match else None
 
 
 def _main(source: str, destination: str, file_type: str, threads: str) -> int:

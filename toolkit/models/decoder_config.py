@@ -100,7 +100,7 @@ def read_config(folder: Path) -> DecoderConfig:
         raise ExportError(
             f"{folder} contains {', '.join(map(str, architectures))}, which belongs to none of the families that can "
             f"be exported to GGUF ({known}).",
-            hint="Train a model of one of these families, or convert this one with llama.cpp's own "
+            hint="Train a model of one of these families, or pass converter=PATH with the path of llama.cpp's own "
             "convert_hf_to_gguf.py.",
         )
     if quantization := raw.get("quantization_config"):

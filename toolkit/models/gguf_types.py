@@ -52,6 +52,10 @@ class FileType:
         counts = ((self.matrices, matrices), (self.embeddings, embeddings))
         return HEADER_BYTES + sum(_quantized_bytes(quantization_type, count) for quantization_type, count in counts)
 
+    def largest_file_bytes(self, weights: int) -> int:
+        """Compute an upper bound for the size of a file whose weights can be in matrices or embeddings."""
+        return max(self.file_bytes(weights, 0), self.file_bytes(0, weights))
+
 
 FILE_TYPES: dict[GgufType, FileType] = {
     "f32": FileType(LlamaFileType.ALL_F32, _Q.F32, _Q.F32),

@@ -19,8 +19,8 @@ from toolkit.errors import ExportError
 from toolkit.prompts.split_rules import DIGIT, GPT2, IGNORES_MERGES, SPLIT_RULES
 
 _HINT = (
-    "Start from a model with another tokenizer, or convert the model with llama.cpp's own converter: "
-    "export_gguf.py --converter PATH."
+    "Start from a model with another tokenizer, or pass converter=PATH with the path of llama.cpp's own "
+    "convert_hf_to_gguf.py."
 )
 _SPACE = "\u2581"  # "▁", SentencePiece's space
 _BYTE_TOKENS = {f"<0x{byte:02X}>" for byte in range(256)}

@@ -9,6 +9,7 @@ from safetensors import SafetensorError
 from toolkit.errors import ModelError, ToolkitError, first_line
 from toolkit.models.backend import AutoModelForCausalLM
 from toolkit.models.loading import load_adapter
+from toolkit.models.model_support import is_quantized
 from toolkit.models.parameters import model_config
 from toolkit.prompts.tokenizer import load_tokenizer
 from toolkit.recipe.section import GgufType
@@ -34,13 +35,8 @@ def merge_adapter(base: Path, adapter: Path, destination: Path) -> None:
         DeviceMemoryError: If the base in float32 does not fit into memory.
         ModelError: If the adapter does not fit the base, or the base is quantized.
     """
-    # Merging into 4-bit weights would change the answers (huggingface/peft#2321).
+    check_mergeable(base)
     config = model_config(base)
-    if getattr(config, "quantization_config", None) is not None:
-        raise ModelError(
-            f"The base model {base} is quantized, but an adapter can only be merged into unquantized weights.",
-            hint="Train on the 16-bit model with model.load_in_4bit: true, which quantizes it when it is loaded.",
-        )
     try:
         with memory_errors(
             f"{base} does not fit into memory in float32, which merging needs.", hint=_OUT_OF_MEMORY_HINT
@@ -56,6 +52,19 @@ def merge_adapter(base: Path, adapter: Path, destination: Path) -> None:
     with atomic_path(destination) as partial:
         merged.save_pretrained(partial)
         load_tokenizer(adapter).save_pretrained(partial)
+
+
+def check_mergeable(base: Path) -> None:
+    """Check that a base model is not quantized: merging into 4-bit weights would change the answers (peft#2321).
+
+    Raises:
+        ModelError: If it is quantized.
+    """
+    if is_quantized(base):
+        raise ModelError(
+            f"The base model {base} is quantized, but an adapter can only be merged into unquantized weights.",
+            hint="Train on the 16-bit model with model.load_in_4bit: true, which quantizes it when it is loaded.",
+        )
 
 
 def merged_type(config: Any) -> GgufType:

@@ -36,6 +36,11 @@ def find_model(name: str, revision: str | None = None, *, weights: bool = True) 
         raise ModelError(f"There is no embedded model {name!r}.", hint=f"Use {EMBEDDED}.")
     elif Path(name).is_dir():
         folder = Path(name)
+    elif Path(name).is_file() or name.lower().endswith("gguf"):
+        raise ModelError(
+            f"{name} is not a model folder, and weights in other formats, such as GGUF, cannot be trained.",
+            hint="Give the folder or Hub id of the model's checkpoint, with config.json and safetensors weights.",
+        )
     elif looks_like_a_path(name):
         raise ModelError(f"There is no model folder {name}.", hint="Give a folder with a config.json, or a Hub id.")
     else:

@@ -1,16 +1,18 @@
 """Exact parameter counts from config.json, on the meta device, so that no weights are loaded."""
 
+from collections.abc import Set
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
 from toolkit.errors import ModelError, RecipeError, first_line
 from toolkit.models.backend import AutoConfig, AutoModelForCausalLM, LoraConfig, get_peft_model
 from toolkit.models.precision import Precision
+from toolkit.recipe.model_kind import DecoderTarget
 from toolkit.recipe.schema import LoraSection, Recipe
 
 # Bytes per weight of NF4 with double quantization (arXiv 2305.14314): 4 bits per weight, an 8-bit scale per block of 64
@@ -99,15 +101,31 @@ def count_parameters(folder: Path, lora: LoraSection) -> ParameterCount:
         try:
             model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
             head = model.get_output_embeddings()
-            linear_weights = [
-                module.weight
-                for module in model.modules()
+            linear_layers = {
+                name: module
+                for name, module in model.named_modules()
                 if isinstance(module, torch.nn.Linear) and module is not head
-            ]
+            }
+            _check_targets(folder, lora, {name.split(".")[-1] for name in linear_layers})
             adapted = get_peft_model(model, _lora_config(lora))
+        except ModelError:
+            raise
         except Exception as error:  # an invalid configuration can fail anywhere in transformers
             raise ModelError(f"The recipe's adapter does not fit {folder}: {first_line(error)}") from error
-    return count_adapted(adapted, quantizable=sum(weight.numel() for weight in linear_weights))
+    return count_adapted(adapted, quantizable=sum(layer.weight.numel() for layer in linear_layers.values()))
+
+
+def _check_targets(folder: Path, lora: LoraSection, layers: Set[str]) -> None:
+    # PEFT ignores names that do not exist as long as one does, and would silently train a part of the adapter.
+    if missing := [name for name in lora.target_modules if name not in layers]:
+        usable = [name for name in get_args(DecoderTarget) if name in layers]
+        raise ModelError(
+            f"lora.target_modules: {missing[0]!r} is not a layer of {folder}. Its linear layers are "
+            f"{', '.join(sorted(layers)) or 'of a type that adapters do not support'}.",
+            hint=f"Set lora.target_modules: [{', '.join(usable)}]."
+            if usable
+            else "Use a model with separate projections for queries, keys and values, such as Llama or Qwen3.",
+        )
 
 
 def count_adapted(model: Any, *, quantizable: int = 0) -> ParameterCount:

@@ -41,8 +41,12 @@ def check_model_folder(folder: Path, *, weights: bool = True) -> Path:
             another number of layers.
     """
     if not (folder / "config.json").is_file():
+        other = next(
+            (f", but {ending.upper()} files" for ending in ("gguf", "onnx") if [*folder.glob(f"*.{ending}")]), ""
+        )
         raise ModelError(
-            f"{folder} is not a model folder: it has no config.json.", hint="Give a folder that save_pretrained wrote."
+            f"{folder} is not a model folder: it has no config.json{other}.",
+            hint="Give a folder that save_pretrained wrote.",
         )
     if (folder / "adapter_config.json").is_file():
         raise ModelError(

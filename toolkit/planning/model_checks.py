@@ -8,6 +8,7 @@ from toolkit.models.decoder_config import read_config
 from toolkit.models.decoder_folder import DecoderFolder
 from toolkit.models.gguf_vocabulary import GgufVocabulary
 from toolkit.models.model_folder import hub_commit
+from toolkit.models.model_support import is_quantized
 from toolkit.models.parameters import model_config
 from toolkit.prompts.ollama_template import render_ollama_template, triple_quoted
 from toolkit.prompts.prompt_tokenizer import EncodedRow
@@ -106,16 +107,21 @@ def find_export_problem(folder: Path, row_tokenizer: RowTokenizer) -> str | None
     """
     if isinstance(row_tokenizer, PairTokenizer):
         return "Only decoders can be exported."
+    if is_quantized(folder):
+        return "The adapter cannot be merged into the model's 4-bit weights. Train on its 16-bit checkpoint instead."
     tokenizer = row_tokenizer.tokenizer.backend_tokenizer
+    try:
+        for text in (render_ollama_template(row_tokenizer), row_tokenizer.task.system or ""):
+            triple_quoted(text)
+    except ExportError as error:
+        return str(error)
     try:
         # The weights of a model from the Hub may not be downloaded yet.
         config = DecoderFolder(folder).config if list(folder.glob("*.safetensors")) else read_config(folder)
         # The adapter's tokenizer is exported, and it is a copy of this one.
         GgufVocabulary(tokenizer, config.vocab_size, folder)
-        for text in (render_ollama_template(row_tokenizer), row_tokenizer.task.system or ""):
-            triple_quoted(text)
     except ExportError as error:
-        return str(error)
+        return f"{error} llama.cpp's own convert_hf_to_gguf.py may support it: give its path to the export (converter)."
     # llama.cpp writes a space before every text or before none, even if one is there already.
     scheme, texts = space_prefix_scheme(row_tokenizer.tokenizer), row_tokenizer.template.texts_between_special_tokens()
     if (scheme == "first" and texts[0]) or (scheme == "always" and any(text.startswith(" ") for text in texts)):

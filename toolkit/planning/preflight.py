@@ -17,7 +17,9 @@ from toolkit.models.backend import DEVICE, device_name
 from toolkit.models.encoder import count_encoder_parameters, load_encoder_tokenizer
 from toolkit.models.encoder_head import HeadStart, plan_head
 from toolkit.models.loading import resolve_precision
+from toolkit.models.model_folder import fetch_weights as download_weights
 from toolkit.models.model_folder import find_model, hub_commit
+from toolkit.models.model_support import check_supported
 from toolkit.models.parameters import ParameterCount, check_max_seq_length, count_parameters, model_config
 from toolkit.models.precision import Precision
 from toolkit.planning.model_checks import check_revision, check_token_ids, check_tracker, find_export_problem
@@ -250,9 +252,12 @@ def run_preflight(
     check_tracker(recipe)
     # Data first: an error in it is reported before a model is downloaded.
     splits = load_splits(recipe)
-    folder = base or find_model(recipe.model.name, recipe.model.revision, weights=fetch_weights)
+    folder = base or find_model(recipe.model.name, recipe.model.revision, weights=False)
     if base is None:
         check_revision(recipe, folder)
+    check_supported(folder, recipe)  # before gigabytes of weights are downloaded
+    if fetch_weights and base is None:
+        download_weights(recipe.model.name, folder)
     # Before the tokenizer, which reads config.json, too, but would not name it in an error.
     precision = resolve_precision(recipe, folder, recorded_precision)
     row_tokenizer = make_row_tokenizer(_load_tokenizer(recipe, tokenizer or folder, folder), recipe)

@@ -95,7 +95,7 @@ class TracedModel:
         except Exception as error:  # an unusual architecture can fail anywhere in transformers
             raise ModelError(
                 f"The memory of {self.recipe.model.name} cannot be predicted: {first_line(error)}.",
-                hint="Measure it with preflight.py --probe.",
+                hint="To measure it on this machine, add probe=True.",
             ) from error
 
     def _build(self, dtype: torch.dtype) -> Any:
