@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ OURS = {"ours, shuffled": False, "ours, grouped": True}
 PEERS = ("transformers", "trl on unsloth")
 
 
-def load_benchmark_recipe(job: dict[str, Any], *, grouped: bool) -> Any:
+def load_benchmark_recipe(job: dict[str, Any], overrides: Sequence[str] = (), *, grouped: bool) -> Any:
     """Load the recipe that all systems follow."""
     from toolkit.recipe.loading import load_recipe
 
@@ -33,6 +33,7 @@ def load_benchmark_recipe(job: dict[str, Any], *, grouped: bool) -> Any:
             "training.gradient_checkpointing=false",
             "training.batching=prefix_tree",
             f"training.group_by_premise={str(grouped).lower()}",
+            *overrides,
         ],
     )
 
@@ -54,6 +55,8 @@ class StepRecorder:
     """
 
     def __init__(self, job: dict[str, Any], callback_type: type, collate: Callable[[Any], Any]) -> None:
+        import torch  # Unsloth, which patches it, has been imported before
+
         self.seconds: list[float] = []
         self.tokens: list[int] = []
         recorder, gradient_file = self, Path(job["folder"]) / f"{job['system']}.safetensors"
@@ -67,6 +70,8 @@ class StepRecorder:
                     save_gradient(model, gradient_file)
 
             def on_step_end(self, *_: Any, **__: Any) -> None:
+                if torch.cuda.is_available():
+                    torch.cuda.synchronize()
                 now = time.perf_counter()
                 recorder.seconds.append(round(now - recorder.started, 4))
                 recorder.started = now
@@ -98,7 +103,7 @@ def seed_adapter(model: Any) -> None:
 
     generator = torch.Generator().manual_seed(0)
     for _, parameter in sorted((name, p) for name, p in model.named_parameters() if p.requires_grad):
-        parameter.data.normal_(0, 0.01, generator=generator)
+        parameter.data.copy_(torch.empty(parameter.shape).normal_(0, 0.01, generator=generator))
 
 
 def run_ours(job: dict[str, Any]) -> StepRecorder:
@@ -266,15 +271,17 @@ def run_worker(file: Path) -> None:
 
 def gradient_difference(gradient: Path, folder: Path) -> dict[str, float]:
     """Return the relative difference from the gradient of each peer that has already run, on the first step's rows."""
+    files = {peer: folder / f"{peer}.safetensors" for peer in PEERS}
+    return {
+        peer: relative_difference(gradient, file) for peer, file in files.items() if file.is_file() and file != gradient
+    }
+
+
+def relative_difference(gradient: Path, reference: Path) -> float:
+    """Return the relative difference of two saved gradients over all parameters."""
     import torch
     from safetensors.torch import load_file
 
-    actual, differences = load_file(gradient), {}
-    for peer in PEERS:
-        file = folder / f"{peer}.safetensors"
-        if file.is_file() and file != gradient:
-            expected = load_file(file)
-            difference = torch.cat([(actual[name] - expected[name]).flatten() for name in expected])
-            flat = torch.cat([expected[name].flatten() for name in expected])
-            differences[peer] = float(difference.norm() / flat.norm())
-    return differences
+    actual, expected = load_file(gradient), load_file(reference)
+    difference = torch.cat([(actual[name] - expected[name]).flatten() for name in expected])
+    return float(difference.norm() / torch.cat([expected[name].flatten() for name in expected]).norm())

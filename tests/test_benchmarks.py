@@ -23,7 +23,7 @@ def run_benchmark(name: str, out: Path, *arguments: str) -> dict[str, Any]:
     return json.loads(out.with_suffix(".json").read_text(encoding="utf-8"))["results"]
 
 
-BENCHMARKS = ["export", "interference", "kills", "memory", "scoring", "scoring_gguf", "single_text", "training"]
+BENCHMARKS = ["export", "gpu", "interference", "kills", "memory", "scoring", "scoring_gguf", "single_text", "training"]
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)
@@ -39,6 +39,19 @@ def test_tree_gradient_matches_trl_on_unsloth(tmp_path: Path) -> None:
     (peer,), (ours,) = results["trl on unsloth"], results["ours, shuffled"]
     assert ours["gradient_difference"]["trl on unsloth"] < 1e-5
     assert ours["tokens"][0] < peer["tokens"][0] and ours["peak_bytes"] > 0
+
+
+def test_gpu_benchmark_runs_on_a_cpu(tmp_path: Path) -> None:
+    command = [sys.executable, "benchmarks/gpu.py", *EMBEDDED[:3], "--smoke", "--out", tmp_path]
+    finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stderr[-2000:]
+    assert (tmp_path / "gpu.md").read_text(encoding="utf-8") == finished.stdout.removesuffix("\n")
+    cases = json.loads((tmp_path / "gpu.json").read_text(encoding="utf-8"))["results"]
+    assert {case["system"] for case in cases} >= {"transformers", "padding-free Unsloth", "tree, shuffled", "scoring"}
+    assert not any(case["error"] for case in cases)
+    assert all(case["gradient_difference"] < 1e-4 for case in cases if case["gradient_difference"] is not None)
+    lengths = {case["multiple"]: case["tokens"][0] for case in cases if case["system"] == "tree, grouped"}
+    assert lengths[128] % 128 == 0 and lengths[1] < lengths[128]
 
 
 def test_tree_scoring_matches_constrained_generation(tmp_path: Path) -> None:

@@ -82,6 +82,7 @@ def test_trees_train_like_padded_rows(
     """Trees and padded rows train the same predictions, however the step is split into micro-batches."""
     padded, tree = PaddedCollator(micro_batch_size, loss_on)(rows), TreeCollator(batch_tokens, loss_on)(rows)
     assert count_predictions(padded) == count_predictions(tree)
+    assert count_predictions(padded) == count_predictions(TreeCollator(batch_tokens, loss_on, length_multiple=8)(rows))
     assert padded["predictions"] == tree["predictions"] == sum(count_predictions(tree).values())
     assert all(micro_batch["input_ids"].numel() <= batch_tokens for micro_batch in tree["micro_batches"]) or any(
         len(row["prompt"]) - 1 + len(row["answer"]) > batch_tokens for row in rows

@@ -55,6 +55,17 @@ def test_exactly_shareable_tokens_are_shared(drawn: list[Branch]) -> None:
             assert owners.setdefault(node, branch.owner) == branch.owner
 
 
+@given(branches(), st.integers(1, 40))
+def test_padding_nodes_are_invisible(drawn: list[Branch], multiple: int) -> None:
+    tree = build_tree(drawn)
+    padded, size = tree.with_length_multiple_of(multiple), len(tree)
+    assert 0 <= len(padded) - size < multiple and len(padded) % multiple == 0
+    expected = np.eye(len(padded), dtype=bool)
+    expected[:size, :size] = tree.ancestor_mask()
+    assert (padded.ancestor_mask() == expected).all() and padded.paths == tree.paths
+    assert (padded.tokens[:size] == tree.tokens).all() and (padded.depths[:size] == tree.depths).all()
+
+
 def test_rows_share_their_premise() -> None:
     rows = [[1, 5, 6, 7, 9], [1, 5, 6, 8, 9], [1, 5, 6, 7, 9]]
     tree = build_tree([Branch(row, 4, owner) for owner, row in enumerate(rows)])

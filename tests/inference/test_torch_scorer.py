@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from toolkit.batching.sampling import LENGTH_MULTIPLES
 from toolkit.errors import ModelError
 from toolkit.inference.label_trie import LabelTrie
 from toolkit.inference.torch_scorer import TorchScorer
@@ -34,11 +35,13 @@ def test_scores_equal_full_logits(model: Any) -> None:
             assert actual[row, column] == pytest.approx(logits.log_softmax(-1)[edge.token].item(), abs=1e-4)
 
 
-def test_batching_does_not_change_scores(model: Any) -> None:
+def test_batching_does_not_change_scores(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     batched = scores(model)
     separate = np.concatenate([scores(model, prompts=[prompt]) for prompt in PROMPTS])
     np.testing.assert_allclose(batched, separate, atol=1e-4)
     np.testing.assert_allclose(batched, scores(model, batch_tokens=1), atol=1e-4)
+    monkeypatch.setitem(LENGTH_MULTIPLES, "cpu", 128)  # as on a GPU
+    np.testing.assert_allclose(batched, scores(model), atol=1e-4)
 
 
 def test_labels_have_different_scores(model: Any) -> None:

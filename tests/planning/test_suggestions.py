@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from toolkit.batching.sampling import HOPPER_TREE_NODES, MAX_TREE_NODES
 from toolkit.embedded import nli_fr
-from toolkit.planning.device import Device
+from toolkit.planning.device import T4, Device
 from toolkit.planning.plan import plan_job
 from toolkit.planning.preflight import Preflight, run_preflight
 from toolkit.planning.resource_estimate import estimate_resources, largest_micro_batch
@@ -110,3 +111,22 @@ def test_no_suggestion_if_nothing_helps(make_recipe: MakeRecipe) -> None:
     estimate = estimate_resources(replace(plan_job(preflight), device=_gpu(1_000_000)))
     assert suggest_changes(preflight, estimate) is None
     assert "no recipe setting helps" in verdict(preflight, estimate)
+
+
+def test_checkpointing_depends_on_the_memory(make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    preflight = run_preflight(make_recipe())
+    for memory, is_needed in ((10**12, False), (estimate_resources(plan_job(preflight)).training.weights, True)):
+        job = plan_job(preflight, _gpu(memory))
+        assert job.plan.gradient_checkpointing is is_needed
+        recorded = job.plan.record(preflight.recipe) | {"gradient_checkpointing": not is_needed}
+        assert job.plan.as_recorded(recorded, preflight.recipe).gradient_checkpointing is not is_needed
+    assert not plan_job(preflight).plan.gradient_checkpointing, "a CPU never recomputes by itself"
+    assert plan_job(preflight, T4).plan.batch_tokens == MAX_TREE_NODES
+    monkeypatch.setattr(Device, "is_hopper", True)
+    assert plan_job(preflight, T4).plan.batch_tokens == HOPPER_TREE_NODES
+
+
+def test_lengths_on_a_gpu_are_multiples(make_recipe: MakeRecipe) -> None:
+    job = plan_job(run_preflight(make_recipe("training.batching=prefix_tree")), T4)
+    micro_batches = job.collator()(job.first_batches(1)[0])["micro_batches"]
+    assert all(micro_batch["input_ids"].shape[1] % 128 == 0 for micro_batch in micro_batches)

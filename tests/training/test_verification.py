@@ -9,6 +9,7 @@ import torch
 from transformers.models.llama.modeling_llama import LlamaModel
 
 from tests.training.test_objective import FLOAT32, ROWS, model_with_adapter
+from toolkit.batching.sampling import LENGTH_MULTIPLES
 from toolkit.errors import TrainingError
 from toolkit.models.attention import UNSLOTH_FLAGS
 from toolkit.recipe.schema import Recipe
@@ -30,8 +31,12 @@ def dropped_masks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(LlamaModel, "forward", without_mask)
 
 
-@pytest.mark.parametrize("loss_on", ["completion", "full_text"])
-def test_correct_tree_passes_without_side_effects(tiny_model: Path, make_recipe: Any, loss_on: Any) -> None:
+@pytest.mark.parametrize(("loss_on", "multiple"), [("completion", 1), ("full_text", 1), ("full_text", 128)])
+def test_correct_tree_passes_without_side_effects(
+    tiny_model: Path, make_recipe: Any, loss_on: Any, multiple: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lengths of trees are multiples of 128 on a GPU."""
+    monkeypatch.setitem(LENGTH_MULTIPLES, "cpu", multiple)
     model = model_with_adapter(tiny_model, make_recipe()).eval()
     state = torch.random.get_rng_state()
     verification = verify_tree(model, ROWS, loss_on, FLOAT32)

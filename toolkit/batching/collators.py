@@ -103,10 +103,12 @@ class TreeCollator:
     Args:
         batch_tokens: The largest number of nodes per micro-batch.
         loss_on: The tokens to train on: only the completion, or the full text.
+        length_multiple: The number whose multiple each tree's length is, see `PrefixTree.with_length_multiple_of`.
     """
 
     batch_tokens: int
     loss_on: LossOn
+    length_multiple: int = 1
 
     def __call__(self, rows: Sequence[Row]) -> dict[str, Any]:
         """Collate the rows of one optimizer step.
@@ -136,7 +138,7 @@ class TreeCollator:
         predictions = np.stack([np.concatenate(nodes), np.concatenate(targets)])
         (unique_nodes, unique_targets), counts = np.unique(predictions, axis=1, return_counts=True)
         return {
-            **tree_inputs(tree),
+            **tree_inputs(tree.with_length_multiple_of(self.length_multiple)),
             "nodes": torch.from_numpy(unique_nodes),
             "targets": torch.from_numpy(unique_targets),
             "weights": torch.from_numpy(counts).float(),

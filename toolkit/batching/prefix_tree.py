@@ -57,6 +57,15 @@ class PrefixTree:
         # In depth-first order the descendants of a node follow it directly, up to its end.
         return (node[None, :] <= node[:, None]) & (node[:, None] < self.ends[None, :])
 
+    def with_length_multiple_of(self, multiple: int) -> "PrefixTree":
+        """Return the tree with additional roots, so that its number of nodes is a multiple of `multiple`.
+
+        The roots have token 0 and attend only to themselves. No node attends to them, so they change no result.
+        """
+        padding = (0, -len(self) % multiple)
+        ends = np.concatenate([self.ends, np.arange(len(self), len(self) + padding[1]) + 1])
+        return PrefixTree(np.pad(self.tokens, padding), np.pad(self.depths, padding), ends, self.paths)
+
 
 def build_tree(branches: Sequence[Branch]) -> PrefixTree:
     """Merge branches into a tree.

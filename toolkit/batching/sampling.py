@@ -12,6 +12,14 @@ Attention over T nodes costs T x T, while a second tree costs only another pass 
 at sqrt(b p / 2h) nodes for a shared prefix of b tokens and layers of p weights and hidden size h. This is about 1,200
 for Llama 3.2 1B on XNLI-fr."""
 
+HOPPER_TREE_NODES = 3_072
+"""The same for Hopper and later GPUs, on which launching kernels takes longer than computing small trees.
+
+On an H200, a tree of 2,400 nodes takes half the time of two smaller ones, and trees of 9,000 nodes are no faster
+(docs/gpu.md)."""
+LENGTH_MULTIPLES = {"cpu": 1, "cuda": 128}
+"""The number whose multiple a tree's length is, by device; see `PrefixTree.with_length_multiple_of`."""
+
 
 class RowOrder(Sampler[int]):
     """The shuffled order of rows in each epoch, which depends only on the seed and the epoch.
@@ -64,9 +72,9 @@ def choose_micro_batch(batch_size: int, processes: int, longest: int, affordable
     return next(rows for rows in range(max_rows, 0, -1) if rows_per_process % rows == 0)
 
 
-def choose_batch_tokens(longest: int, affordable_tokens: int) -> int:
-    """Return the nodes per prefix tree that fit into memory: at least the longest row, at most `MAX_TREE_NODES`."""
-    return max(longest, min(affordable_tokens, MAX_TREE_NODES))
+def choose_batch_tokens(longest: int, affordable_tokens: int, max_nodes: int = MAX_TREE_NODES) -> int:
+    """Return the nodes per prefix tree that fit into memory: at least the longest row, at most `max_nodes`."""
+    return max(longest, min(affordable_tokens, max_nodes))
 
 
 def batch_by_length(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:

@@ -9,6 +9,7 @@ import torch
 
 from toolkit.batching.collators import tree_inputs
 from toolkit.batching.prefix_tree import Branch, build_tree, common_prefix_length, split_by_nodes
+from toolkit.batching.sampling import LENGTH_MULTIPLES
 from toolkit.errors import ModelError, first_line
 from toolkit.inference.checks import scoring_errors
 from toolkit.inference.label_trie import LabelTrie
@@ -57,6 +58,7 @@ class TorchScorer:
         self._head = self._base.get_output_embeddings()
         self._device = self._head.weight.device
         self._batch_tokens = batch_tokens
+        self.length_multiple = LENGTH_MULTIPLES[self._device.type]
         self._edges = len(trie.edges)
         self._cache: Any = None
         self._prefix_length = 0
@@ -175,7 +177,7 @@ class TorchScorer:
                 for row, prompt in enumerate(prompts)
                 for leaf in self._leaf_contexts
             ]
-        )
+        ).with_length_multiple_of(self.length_multiple)
         # The node of a context is `depth` tokens below the last token of the prompt.
         nodes = [
             tree.paths[row * len(self._leaf_contexts) + branch][len(prompt) - 1 - self._prefix_length + depth]

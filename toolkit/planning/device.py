@@ -32,6 +32,11 @@ class Device:
     kind: str
     memory: int
 
+    @property
+    def is_hopper(self) -> bool:
+        """True for this process's GPU if it has compute capability 9.0 (Hopper) or later."""
+        return self.kind == "cuda" and self == this_device() and torch.cuda.get_device_capability() >= (9, 0)
+
     def dtype_bytes(self, preflight: Preflight[Any]) -> int:
         """Return the size of a weight or activation in bytes.
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 
 from toolkit.batching.collators import LossOn, PaddedCollator, Row, TreeCollator, to_training_row
-from toolkit.batching.sampling import RowOrder
+from toolkit.batching.sampling import LENGTH_MULTIPLES, RowOrder
 from toolkit.errors import RunError
 from toolkit.planning.device import Device
 from toolkit.planning.preflight import Preflight
@@ -108,10 +108,10 @@ class Plan:
         """True if rows are merged into prefix trees."""
         return self.batching.name == "prefix_tree"
 
-    def collator(self, loss_on: LossOn) -> Collator:
-        """Return the collator, which turns the rows of an optimizer step into tensors."""
+    def collator(self, loss_on: LossOn, device: str) -> Collator:
+        """Return the collator, which turns the rows of an optimizer step into tensors for a device, cpu or cuda."""
         if self.is_tree:
-            return TreeCollator(self.batch_tokens, loss_on)
+            return TreeCollator(self.batch_tokens, loss_on, LENGTH_MULTIPLES[device])
         return PaddedCollator(self.micro_batch_size, loss_on)
 
     def with_verification(self, verification: Verification, recipe: Recipe) -> "Plan":
@@ -155,6 +155,10 @@ class Plan:
             if not set(group_by) <= set(recipe.task.inputs):
                 raise ValueError
             recorded_fields["group_by"] = tuple(group_by)
+            if recipe.training.gradient_checkpointing == "auto":
+                if type(record["gradient_checkpointing"]) is not bool:
+                    raise TypeError
+                recorded_fields["gradient_checkpointing"] = record["gradient_checkpointing"]
         except (KeyError, TypeError, ValueError) as error:
             raise RunError(
                 "The training plan in run.json is damaged or was written by another version of this toolkit.",
@@ -208,7 +212,7 @@ class TrainingJob:
 
     def collator(self) -> Collator:
         """Return the collator, which turns the rows of an optimizer step into tensors."""
-        return self.plan.collator(self.recipe.training.loss_on)
+        return self.plan.collator(self.recipe.training.loss_on, self.device.kind)
 
     def row_order(self) -> RowOrder:
         """Return the order of the training rows in each epoch."""

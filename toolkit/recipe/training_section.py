@@ -49,7 +49,8 @@ class TrainingSection(Section):
         default=None, exclude=True, description="Older name of group_by: true means [premise], and false means none."
     )
     gradient_checkpointing: Auto | bool = Field(
-        default="auto", description="Recompute activations to save memory, at the cost of speed; auto: only on a GPU."
+        default="auto",
+        description="Recompute activations to save memory, at the cost of speed; auto: on a GPU with little memory.",
     )
     save_steps: Count = Field(default=200, description="Optimizer steps between two checkpoints.")
     save_total_limit: Count = Field(default=2, description="Number of checkpoints to keep on disk.")

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from toolkit.batching.collators import LossOn, PaddedCollator, Row, TreeCollator, to_training_row
+from toolkit.batching.sampling import LENGTH_MULTIPLES
 from toolkit.errors import first_line
 from toolkit.models.attention import MASK_ERRORS, limit_sequence_length, sliding_window
 from toolkit.models.precision import Precision
@@ -54,7 +55,8 @@ def verify_tree(model: Any, rows: list[Row], loss_on: LossOn, precision: Precisi
     """
     rows = sorted(rows, key=lambda row: row["prompt"])[:_ROWS]  # sorted rows are most likely to share a prefix
     tolerance = _TOLERANCE[precision.name]
-    padded, tree = PaddedCollator(len(rows), loss_on)(rows), TreeCollator(10**9, loss_on)(rows)
+    multiple = LENGTH_MULTIPLES[model.device.type]
+    padded, tree = PaddedCollator(len(rows), loss_on)(rows), TreeCollator(10**9, loss_on, multiple)(rows)
     # Unsloth truncates what exceeds max_seq_length. A tree of many rows does, but this small one would not. With the
     # limit lowered to the longest row, this tree would be truncated, too, and the comparison would fail.
     longest = padded["micro_batches"][0]["input_ids"].shape[1]

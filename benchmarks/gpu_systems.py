@@ -1,0 +1,320 @@
+"""The systems that gpu.py compares. One process loads a model in one precision and runs many cases with it."""
+
+import gc
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from side_by_side import write_result
+from training_systems import (
+    StepRecorder,
+    load_benchmark_recipe,
+    padding_tokenizer,
+    peer_arguments,
+    peer_rows,
+    relative_difference,
+    seed_adapter,
+)
+
+TREE, TREE_SHUFFLED = "tree, grouped", "tree, shuffled"
+PADDED, UNSLOTH, TRANSFORMERS, SCORING = "padded rows", "padding-free Unsloth", "transformers", "scoring"
+_LOSS_SCALE = 1024.0
+"""The loss scale of float16 in the first step, in which GradScaler's initial 65,536 can overflow."""
+_TRANSFORMERS_ROWS = 64
+"""Rows per micro-batch of transformers, which computes logits for every token."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One measurement.
+
+    Args:
+        system: The system.
+        batch: Rows per optimizer step.
+        checkpointing: Whether the backward pass recomputes activations.
+        cudnn: Whether trees use cuDNN attention where PyTorch prefers it. Other systems keep the default.
+        multiple: The number whose multiple each tree's length is.
+        nodes: The largest number of nodes per tree.
+    """
+
+    system: str
+    batch: int
+    checkpointing: bool = False
+    cudnn: bool = False
+    multiple: int = 128
+    nodes: int = 1536
+
+
+def run_worker(file: Path, job: dict[str, Any]) -> None:
+    """Run the cases of one process."""
+    if job["system"] == "prepare":
+        return prepare(job, file)
+    cases = [Case(**case) for case in job["cases"][job["system"]]]
+    run = run_transformers_cases if job["system"] == TRANSFORMERS else run_toolkit_cases
+    if time.time() > job["deadline"]:  # loading a model would take too long
+        run = skip_cases
+    results: list[dict[str, Any]] = []
+    for case, outcome in run(job, cases):
+        result = {**asdict(case), "precision": job["system"], "error": None, "seconds": [], **outcome}
+        results.append(result)
+        with Path(job["log"]).open("a", encoding="utf-8") as log:
+            log.write(json.dumps(result) + "\n")
+    import torch
+
+    device = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "CPU"
+    write_result(file, seconds=[], cases=results, device=device)
+
+
+def skip_cases(_: dict[str, Any], cases: list[Case]) -> Iterator[tuple[Case, dict[str, Any]]]:
+    """Yield the cases without running them."""
+    yield from ((case, {"error": "not run: no time left"}) for case in cases)
+
+
+def benchmark_recipe(job: dict[str, Any], batch: int, *, grouped: bool, precision: str = "bfloat16") -> Any:
+    """Load the recipe in the precision of this process."""
+    dtype = {"4-bit": "bfloat16", TRANSFORMERS: "bfloat16"}.get(precision, precision)
+    overrides = ["model.dtype=" + ("float32" if job["smoke"] else dtype)]
+    overrides += ["model.load_in_4bit=" + str(precision == "4-bit").lower()]
+    warm_up, steps = step_counts(job, batch)
+    settings = {"batch": batch, "steps": warm_up + steps, "loss_on": "completion"}
+    return load_benchmark_recipe({**job, **settings}, overrides, grouped=grouped)
+
+
+def step_counts(job: dict[str, Any], batch: int) -> tuple[int, int]:
+    """Return the warm-up steps and the timed steps. A step of more rows takes longer, so there are fewer of them."""
+    share = (job["smallest"] / batch) ** 0.5
+    return round(job["warm_up"] * share), max(round(job["steps"] * share), min(job["steps"], 4))
+
+
+def prepare(job: dict[str, Any], file: Path) -> None:
+    """Write the rows as token ids in the order of grouped trees, in which all systems train on them."""
+    from toolkit.planning.plan import plan_job
+    from toolkit.planning.preflight import run_preflight
+
+    preflight = run_preflight(benchmark_recipe(job | {"smallest": 4}, 4, grouped=True))
+    rows = [row for batch in plan_job(preflight).first_batches(2500) for row in batch][:2500]
+    write_result(file, seconds=[], rows=rows, lora=preflight.recipe.lora.model_dump())
+
+
+def run_toolkit_cases(job: dict[str, Any], cases: list[Case]) -> Iterator[tuple[Case, dict[str, Any]]]:
+    """Run the cases that need a model loaded by the toolkit, which Unsloth has patched."""
+    from toolkit.models.loading import attach_lora, load_base
+    from toolkit.planning.plan import plan_job
+    from toolkit.planning.preflight import run_preflight
+
+    recipe = benchmark_recipe(job, job["smallest"], grouped=True, precision=job["system"])
+    training_job = plan_job(run_preflight(recipe))
+    preflight = training_job.preflight
+    for checkpointing in (False, True):
+        model = None
+        for case in cases:
+            if case.checkpointing != checkpointing:
+                continue
+            if model is None and time.time() < job["deadline"]:
+                free_memory()
+                model = attach_lora(
+                    load_base(preflight.folder, recipe, preflight.precision, gradient_checkpointing=checkpointing),
+                    recipe.lora,
+                    seed=1,
+                    gradient_checkpointing=checkpointing,
+                )
+            yield case, attempt(job, lambda case=case, model=model: run_toolkit_case(job, case, model, training_job))
+
+
+def run_toolkit_case(job: dict[str, Any], case: Case, model: Any, training_job: Any) -> dict[str, Any]:
+    """Run one case and restore the settings that it changes."""
+    import torch
+
+    seed_adapter(model)
+    if case.system not in (UNSLOTH, PADDED):
+        torch.backends.cuda.enable_cudnn_sdp(case.cudnn)
+    try:
+        if case.system == SCORING:
+            return score(model, case, training_job)
+        run = run_unsloth if case.system == UNSLOTH else run_ours
+        return measure(job, case, lambda recorder_job: run(job, case, model, training_job, recorder_job))
+    finally:
+        torch.backends.cuda.enable_cudnn_sdp(True)
+
+
+def attempt(job: dict[str, Any], run: Any) -> dict[str, Any]:
+    """Run a case and return its result, or the reason that there is none."""
+    import torch
+
+    if time.time() > job["deadline"]:
+        return {"error": "not run: no time left"}
+    free_memory()
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    try:
+        result = run()
+    except torch.OutOfMemoryError:
+        return {"error": "out of memory"}
+    except Exception as error:
+        return {"error": f"{type(error).__name__}: {error}".splitlines()[0][:300]}
+    peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
+    return {**result, "peak_bytes": peak}
+
+
+def free_memory() -> None:
+    """Free what the previous case has left on the GPU."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def measure(job: dict[str, Any], case: Case, train_case: Any) -> dict[str, Any]:
+    """Train with a recorder and return the timed steps, their tokens and the first gradient's difference."""
+    name = ", ".join(map(str, [job["system"], *asdict(case).values()]))
+    recorder = train_case({**job, "system": name, "round": 0})
+    warm_up, steps = step_counts(job, case.batch)
+    folder = Path(job["folder"])
+    gradient, reference = folder / f"{name}.safetensors", folder / f"padded, {case.batch}, {job['system']}.safetensors"
+    if case.system == PADDED:
+        gradient.rename(reference)
+    if not reference.is_file():
+        reference = folder / f"padded, {case.batch}, bfloat16.safetensors"
+    is_comparable = case.system not in (PADDED, TREE_SHUFFLED) and reference.is_file()
+    # Accelerate collates a batch in advance, so there can be more token counts than training steps.
+    per_step = max(1, case.batch // _TRANSFORMERS_ROWS) if case.system == TRANSFORMERS else 1
+    counts = [sum(recorder.tokens[step * per_step :][:per_step]) for step in range(warm_up, warm_up + steps)]
+    return {
+        "seconds": recorder.seconds[warm_up:],
+        "tokens": counts,
+        "gradient_difference": relative_difference(gradient, reference) if is_comparable else None,
+    }
+
+
+def train_with(trainer: Any, recorder: StepRecorder) -> StepRecorder:
+    """Train and record."""
+    trainer.args.max_grad_norm = 0.0  # no clipping, which would hide differences in the norm
+    trainer.data_collator = recorder.collate
+    trainer.add_callback(recorder.callback)
+    scaler = trainer.accelerator.scaler
+    if scaler is not None:
+        scaler.load_state_dict(scaler.state_dict() | {"scale": _LOSS_SCALE})
+    trainer.train()
+    return recorder
+
+
+def run_ours(job: dict[str, Any], case: Case, model: Any, training_job: Any, recorder_job: dict[str, Any]) -> Any:
+    """Train with the trainer that scripts/sft.py uses."""
+    from toolkit.batching.collators import NumberedCollator, TreeCollator
+    from toolkit.models.attention import accept_trees
+    from toolkit.models.backend import TrainerCallback
+    from toolkit.training.trainer import make_trainer
+
+    recipe = benchmark_recipe(job, case.batch, grouped=case.system != TREE_SHUFFLED, precision=job["system"])
+    plan = replace(
+        training_job.plan,
+        batch_size=case.batch,
+        micro_batch_size=min(case.batch, _TRANSFORMERS_ROWS),
+        steps=recipe.training.max_steps,
+        group_by=training_job.plan.group_by if case.system != TREE_SHUFFLED else (),
+        gradient_checkpointing=case.checkpointing,
+    )
+    if case.system == PADDED:
+        plan = replace(plan, batching=replace(plan.batching, name="padded"))
+    this_job = replace(training_job, plan=plan, preflight=replace(training_job.preflight, recipe=recipe))
+    accept_trees(model)
+    trainer = make_trainer(this_job, model, Path(job["folder"]) / "ours" / "checkpoints")
+    collate = trainer.data_collator
+    if case.system != PADDED:
+        collate = NumberedCollator(TreeCollator(case.nodes, "completion", case.multiple))
+    return train_with(trainer, StepRecorder(recorder_job, TrainerCallback, collate))
+
+
+def run_unsloth(job: dict[str, Any], case: Case, model: Any, training_job: Any, recorder_job: dict[str, Any]) -> Any:
+    """Train with TRL's SFTTrainer on Unsloth without padding: all rows of a batch are one sequence.
+
+    Unsloth turns this on by itself for a GPU that it has no measurements of, such as Hopper.
+    """
+    from transformers import AutoTokenizer, TrainerCallback
+    from trl import SFTConfig, SFTTrainer
+    from toolkit.models.attention import accept_trees
+
+    accept_trees(model, False)
+    trainer = SFTTrainer(
+        model=model,
+        args=SFTConfig(
+            **gpu_arguments(job, case, training_job.preflight.precision.name, training_job.plan.optimizer),
+            max_length=None,
+            padding_free=True,
+            dataset_kwargs={"skip_prepare_dataset": True},
+        ),
+        train_dataset=peer_rows(job | {"loss_on": "completion"}).remove_columns("attention_mask"),
+        processing_class=padding_tokenizer(AutoTokenizer, job),
+    )
+    return train_with(trainer, StepRecorder(recorder_job, TrainerCallback, trainer.data_collator))
+
+
+def gpu_arguments(job: dict[str, Any], case: Case, precision: str, optimizer: str) -> dict[str, Any]:
+    """Return the training arguments of the peers."""
+    import torch
+
+    warm_up, steps = step_counts(job, case.batch)
+    micro = min(case.batch, _TRANSFORMERS_ROWS) if case.system == TRANSFORMERS else case.batch
+    arguments = peer_arguments({**job, "batch": case.batch, "micro": micro, "steps": warm_up + steps})
+    return arguments | {
+        "optim": optimizer,
+        "use_cpu": not torch.cuda.is_available(),
+        "bf16": precision == "bfloat16",
+        "fp16": precision == "float16",
+        "gradient_checkpointing": case.checkpointing,
+        "logging_steps": 1,  # as ours
+    }
+
+
+def run_transformers_cases(job: dict[str, Any], cases: list[Case]) -> Iterator[tuple[Case, dict[str, Any]]]:
+    """Train with transformers' Trainer and PEFT as documented, without Unsloth's changes to them."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM, AutoTokenizer, DataCollatorForSeq2Seq, Trainer, TrainerCallback
+    from transformers import TrainingArguments
+
+    lora, precision = job["lora"], "float32" if job["smoke"] else "bfloat16"
+    config = LoraConfig(
+        r=lora["r"], lora_alpha=lora["alpha"], target_modules=lora["target_modules"], task_type="CAUSAL_LM"
+    )
+    base = AutoModelForCausalLM.from_pretrained(job["model_folder"], dtype=getattr(torch, precision))
+    model = get_peft_model(base.to("cuda" if torch.cuda.is_available() else "cpu"), config)
+    tokenizer, rows = padding_tokenizer(AutoTokenizer, job), peer_rows(job | {"loss_on": "completion"})
+
+    def run(case: Case) -> dict[str, Any]:
+        seed_adapter(model)
+        arguments = TrainingArguments(**gpu_arguments(job, case, precision, "adamw_torch_fused"))
+        collate = DataCollatorForSeq2Seq(tokenizer)
+        trainer = Trainer(model=model, args=arguments, train_dataset=rows, data_collator=collate)
+
+        def train(recorder_job: dict[str, Any]) -> StepRecorder:
+            return train_with(trainer, StepRecorder(recorder_job, TrainerCallback, collate))
+
+        return measure(job, case, train)
+
+    for case in cases:
+        yield case, attempt(job, lambda case=case: run(case))
+
+
+def score(model: Any, case: Case, training_job: Any) -> dict[str, Any]:
+    """Score the evaluation rows with the scorer that scripts/eval_generate.py uses."""
+    from toolkit.inference.label_trie import LabelTrie
+    from toolkit.inference.loading import scoring_batch_tokens
+    from toolkit.inference.torch_scorer import TorchScorer
+    from toolkit.models.backend import DEVICE
+
+    preflight = training_job.preflight
+    prompts = [row.prompt for row in preflight.train_rows[:1500]]
+    trie = LabelTrie(preflight.row_tokenizer.label_ids)
+    scorer = TorchScorer(model.eval(), trie, batch_tokens=scoring_batch_tokens(training_job.recipe, DEVICE))
+    scorer.length_multiple = case.multiple
+    scorer.score(prompts[:200])
+    started = time.perf_counter()
+    scorer.score(prompts)
+    model.train()
+    seconds = [round(time.perf_counter() - started, 4)]
+    return {"seconds": seconds, "rows": len(prompts), "tokens": [], "gradient_difference": None}
