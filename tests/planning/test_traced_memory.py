@@ -199,4 +199,4 @@ def test_untraceable_model_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     TracedModel.trace.cache_clear()
     with pytest.raises(ModelError, match=r"The memory of bert cannot be predicted: shape depends on data\.$") as error:
         traced_model("bert").trace(BatchShape(32, 32 * 8, 4, is_tree=False), is_training=True)
-    assert "--probe" in str(error.value.hint)
+    assert "probe=True" in str(error.value.hint)
