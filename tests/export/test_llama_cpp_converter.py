@@ -50,7 +50,7 @@ transformers.AutoTokenizer = transformers.PreTrainedTokenizerFast
 TextModel.get_vocab_base_pre = lambda *_: "llama-bpe"
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
-"""A program that runs the converter in its arguments and tells it that any tokenizer splits as Llama 3's."""
+"""A program that runs the converter in its arguments as if any tokenizer split words like Llama 3's."""
 
 BFLOAT16, FLOAT16, FLOAT32 = torch.bfloat16, torch.float16, torch.float32
 UNTIED = {"tie_word_embeddings": False}
@@ -123,7 +123,7 @@ def compare_with_converter(folder: Path, file_type: Any, converter: list[str], t
 def test_families_match_llama_cpp_converter(
     shape: str, file_type: Any, overrides: dict[str, Any], converter: list[str], tmp_path: Path
 ) -> None:
-    """The embedded tokenizer serves for every family. The converter is told its split, which it knows by hash only."""
+    """Use the embedded tokenizer for every family, and pass its split, which the converter knows by hash only."""
     folder = write_stand_in(shape, tmp_path / "nano", **overrides)
     *python, script = converter
     known_split = tmp_path / "known_split.py"

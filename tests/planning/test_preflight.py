@@ -109,10 +109,10 @@ def change_split_rule(folder: Path) -> None:
 
 
 UNEXPORTABLE: dict[str, tuple[Callable[[Path], object], str]] = {
-    "architecture": (lambda folder: edit_json(folder / "config.json", architectures=["MistralForCausalLM"]),
-                     "contains MistralForCausalLM, but only LlamaForCausalLM"),
+    "architecture": (lambda folder: edit_json(folder / "config.json", architectures=["OlmoForCausalLM"]),
+                     "contains OlmoForCausalLM, which belongs to none of the families"),
     "rotary scaling": (lambda folder: edit_json(folder / "config.json", rope_parameters={
-                        "rope_type": "linear", "factor": 2.0, "rope_theta": 10000.0}), "rotary scaling 'linear'"),
+                        "rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}), "rotary scaling 'dynamic'"),
     "activation": (lambda folder: edit_json(folder / "config.json", hidden_act="gelu"), "the activation 'gelu'"),
     "split rule": (change_split_rule, "splits words by a different rule than Llama 3's"),
     "8-bit weights": (lambda folder: edit_weights(folder, to_8_bits), "is stored as F8_E4M3"),
