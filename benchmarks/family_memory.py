@@ -2,19 +2,24 @@
 
     python benchmarks/family_memory.py [MODEL ...] [--folder FOLDER ...] --out /tmp/family-memory
 
-Each measurement is a separate process. Models have random weights in the shapes below, with the widths of published
-models but fewer layers and smaller vocabularies. For a FOLDER, real weights are measured in the same way.
+Each measurement is a forked process, which starts with the imports of this one. Models have random weights in the
+shapes below, with the widths of published models but fewer layers and smaller vocabularies. For a FOLDER, real weights
+are measured in the same way.
 """
 
 import argparse
 import itertools
 import json
+import os
 import sys
+import traceback
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from memory import ALL_LINEAR, LONG, measure, report_peaks
+from memory import ALL_LINEAR, DATA, LONG, report_peaks
 
 DECODERS: dict[str, dict[str, Any]] = {
     "qwen2.5": {"model_type": "qwen2", "hidden_size": 896, "intermediate_size": 4864, "num_attention_heads": 14,
@@ -51,6 +56,7 @@ ENCODERS: dict[str, tuple[dict[str, Any], str]] = {
     ),
 }  # fmt: skip
 LAYERS = 8
+LIMIT = 64
 DECODER_CASES = [
     ["training.batching=padded", "training.batch_size=16", ALL_LINEAR, "lora.dropout=0", *LONG],
     ["training.batching=prefix_tree", "training.batch_size=48", ALL_LINEAR, *LONG],
@@ -65,6 +71,40 @@ def encoder_cases(targets: str | None) -> list[list[str]]:
     """Return the cases of an encoder: an adapter on these layers, and all weights."""
     adapter = [f"lora.target_modules=[{targets}]"] if targets else []
     return [["training.batch_size=64", *adapter], ["training.batch_size=64", "lora=null"]]
+
+
+def run_forked(function: Callable[[], Any]) -> int:
+    """Run a function in a forked process and return its peak resident memory in bytes."""
+    child = os.fork()
+    if not child:
+        try:
+            function()
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    _, status, usage = os.wait4(child, 0)
+    if status:
+        sys.exit("the run failed")
+    return usage.ru_maxrss * 1024  # Linux counts in KiB, getrusage(2)
+
+
+def measure(model: Path, overrides: list[str], folder: Path, recipe: str) -> dict[str, dict[str, float]]:
+    """Train for two steps, evaluate, and return the predicted and the measured peak of both, in bytes."""
+    import toolkit
+
+    assignments = [f"model.name={model}", *DATA, *overrides]
+    measured = {
+        "training": run_forked(lambda: toolkit.train(recipe, assignments, output_dir=folder)),
+        "scoring": run_forked(
+            lambda: toolkit.open_run(folder).evaluate(limit=LIMIT, overrides=["evaluation.baselines=false"])
+        ),
+    }
+    estimate = json.loads((folder / "run.json").read_text(encoding="utf-8"))["outlook"]
+    return {
+        phase: {"predicted": estimate[phase]["peak"], "measured": peak, "ratio": estimate[phase]["peak"] / peak}
+        for phase, peak in measured.items()
+    }
 
 
 def write_model(config_fields: dict[str, Any], folder: Path, *, is_encoder: bool) -> Path:
@@ -116,6 +156,9 @@ def main() -> None:
         f"data.train={{path: {arguments.data}/train.jsonl, limit: 512}}",
         f"data.eval={{path: {arguments.data}/test.jsonl, limit: 64}}",
     ]  # fmt: skip
+    import toolkit.models.backend
+    import toolkit.training.training_run  # noqa: F401
+
     results: dict[str, Any] = {}
     with TemporaryDirectory() as scratch:
         number = itertools.count()
@@ -127,7 +170,8 @@ def main() -> None:
             else:
                 is_encoder = name in ENCODERS
                 fields = ENCODERS[name][0] if is_encoder else DECODERS[name]
-                model = write_model(fields, Path(scratch, name), is_encoder=is_encoder)
+                model = Path(scratch, name)
+                run_forked(partial(write_model, fields, model, is_encoder=is_encoder))
                 cases = encoder_cases(ENCODERS[name][1]) if is_encoder else DECODER_CASES
             recipe = "recipes/nli_fr_camembert.yaml" if is_encoder else "recipes/nli_fr.yaml"
             for overrides in cases:
