@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.conftest import RECIPE, ROOT
+from tests.conftest import ENCODER_RECIPE, RECIPE, ROOT
 from toolkit.runs.run_folder import RunFolder
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -31,7 +31,7 @@ def commands(page: Path) -> Iterator[list[str]]:
 
 
 @pytest.fixture
-def workplace(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def workplace(tmp_path: Path, tiny_model: Path, tiny_encoder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder in which the pages' commands run: small recipes under their real names, and a user's files."""
     (tmp_path / "recipes").mkdir()
     for name in ("quickstart", "nli_fr"):
@@ -40,6 +40,8 @@ def workplace(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch)
         del values["evaluation"]  # the user's files below have no column to slice by
         values["training"] = {**RECIPE["training"], "learning_rate": 0.02}
         (tmp_path / "recipes" / f"{name}.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
+    encoder = {**ENCODER_RECIPE, "model": {**ENCODER_RECIPE["model"], "name": str(tiny_encoder)}}
+    (tmp_path / "recipes" / "nli_fr_camembert.yaml").write_text(yaml.safe_dump(encoder), encoding="utf-8")
     rows = [
         f"Le chat {number} dort.\tUn animal {number} dort.\t{label}"
         for number in range(4)
