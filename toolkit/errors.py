@@ -94,6 +94,16 @@ class ExportError(ToolkitError, RuntimeError):
     """Raised when the model cannot be exported as requested."""
 
 
+class UnsupportedModelError(ExportError):
+    """Raised when the toolkit's own GGUF writer does not know a model's architecture or tokenizer."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(
+            message,
+            hint="Pass converter=PATH with the path of llama.cpp's own convert_hf_to_gguf.py, which knows more models.",
+        )
+
+
 class QuantizerError(ExportError):
     """Raised when llama.cpp's quantizer starts but fails."""
 

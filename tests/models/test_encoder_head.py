@@ -8,7 +8,8 @@ import pytest
 import torch
 import transformers
 
-from tests.models.test_encoder import FLOAT32, SMALL
+from tests.models.encoder_families import SMALL
+from tests.models.test_encoder import FLOAT32
 from toolkit.models.encoder import load_encoder
 from toolkit.models.encoder_head import output_layer
 from toolkit.models.parameters import model_config

@@ -114,12 +114,11 @@ UNEXPORTABLE: dict[str, tuple[Callable[[Path], object], str]] = {
     "rotary scaling": (lambda folder: edit_json(folder / "config.json", rope_parameters={
                         "rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}), "rotary scaling 'dynamic'"),
     "activation": (lambda folder: edit_json(folder / "config.json", hidden_act="gelu"), "the activation 'gelu'"),
-    "split rule": (change_split_rule, "splits words by a different rule than Llama 3's"),
+    "split rule": (change_split_rule, "splits words by a rule"),
     "8-bit weights": (lambda folder: edit_weights(folder, to_8_bits), "is stored as F8_E4M3"),
     "unknown tensor": (lambda folder: edit_weights(folder, lambda tensors: tensors | {
                        "model.layers.0.self_attn.q_norm.weight": torch.ones(32)}), "does not belong to a Llama model"),
     "three quotation marks": (lambda folder: write_template(folder, '<|eot_id|>"""'), "three quotation marks in a row"),
-    "unused token": (lambda folder: add_token(folder, "<|new|>", special=True), "but the embedding has"),
 }  # fmt: skip
 
 

@@ -22,8 +22,6 @@ from toolkit.prompts.dates import pin_date
 from toolkit.recipe.section import GgufType
 from toolkit.utils.atomic_io import atomic_path, file_sha256, scratch_path
 
-CONVERTER_HINT = "Pass converter=PATH with the path of llama.cpp's own convert_hf_to_gguf.py, which knows more models."
-
 _FILE_NAME = "convert_hf_to_gguf.py"
 _WRITTEN_TYPES = ("f32", "f16", "bf16", "q8_0", "tq1_0", "tq2_0")
 _QUANTIZED_TYPES = ("q6_k", "q5_k_m", "q5_1", "q5_0", "q4_k_m", "q4_1", "q4_0")

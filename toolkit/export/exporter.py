@@ -11,7 +11,7 @@ from toolkit.data.sources import describe
 from toolkit.data.splits import load_evaluation_rows
 from toolkit.errors import ExportError, ParityError, StorageError
 from toolkit.evaluation.evaluation import load_evaluations
-from toolkit.export.converter import CONVERTER_HINT, Converter, needs_quantizer
+from toolkit.export.converter import Converter, needs_quantizer
 from toolkit.export.gguf_header import Origin
 from toolkit.export.gguf_tokenizer import read_tokenizer
 from toolkit.export.gguf_writer import gguf_bytes, write_gguf
@@ -158,7 +158,7 @@ def _check_export(base: Path, run: TrainedRun, options: ExportOptions) -> None:
     check_mergeable(base)
     problem = _find_writer_problem(base, run)
     if converter is None and problem is not None:
-        raise ExportError(str(problem), hint=CONVERTER_HINT) from problem
+        raise problem
     if converter is not None:
         reason = str(problem) if problem else "It was asked for, although this model needs no other converter."
         logger.info("converter   %s writes the files. %s", converter.path, reason)

@@ -8,7 +8,7 @@ from typing import Any
 
 from gguf import MODEL_ARCH
 
-from toolkit.errors import ExportError, ModelError
+from toolkit.errors import ExportError, ModelError, UnsupportedModelError
 from toolkit.models.families import FAMILIES, Family
 from toolkit.models.parameters import model_config
 
@@ -97,11 +97,9 @@ def read_config(folder: Path) -> DecoderConfig:
     family = FAMILIES.get(architectures[0])
     if family is None:
         known = ", ".join(family.name for family in FAMILIES.values())
-        raise ExportError(
+        raise UnsupportedModelError(
             f"{folder} contains {', '.join(map(str, architectures))}, which belongs to none of the families that can "
-            f"be exported to GGUF ({known}).",
-            hint="Train a model of one of these families, or pass converter=PATH with the path of llama.cpp's own "
-            "convert_hf_to_gguf.py.",
+            f"be exported to GGUF ({known})."
         )
     if quantization := raw.get("quantization_config"):
         method = quantization.get("quant_method", "unknown method") if isinstance(quantization, dict) else quantization

@@ -15,13 +15,9 @@ from typing import Any
 from gguf import TokenType
 from tokenizers import Tokenizer
 
-from toolkit.errors import ExportError
+from toolkit.errors import ExportError, UnsupportedModelError
 from toolkit.prompts.split_rules import DIGIT, GPT2, IGNORES_MERGES, SPLIT_RULES
 
-_HINT = (
-    "Start from a model with another tokenizer, or pass converter=PATH with the path of llama.cpp's own "
-    "convert_hf_to_gguf.py."
-)
 _SPACE = "\u2581"  # "▁", SentencePiece's space
 _BYTE_TOKENS = {f"<0x{byte:02X}>" for byte in range(256)}
 
@@ -95,8 +91,8 @@ class GgufVocabulary:
         step = self._raw.get(name)
         return [] if step is None else step.get(f"{name}s", step.get("pretokenizers", [step]))
 
-    def _error(self, problem: str) -> ExportError:
-        return ExportError(f"The tokenizer of {self._folder} {problem}", hint=_HINT)
+    def _error(self, problem: str) -> UnsupportedModelError:
+        return UnsupportedModelError(f"The tokenizer of {self._folder} {problem}")
 
     def _split_rule(self) -> str:
         if other := [step["type"] for step in self._steps("normalizer") if step["type"] != "NFC"]:
@@ -165,12 +161,12 @@ class GgufVocabulary:
             if looks_up == llama_cpp_looks_up and len(pieces) > 2 and not _BYTE_TOKENS.intersection(pieces):
                 continue
             program = "the tokenizer" if looks_up else "llama.cpp"
+            problem = f"never produces its token {token!r} by merging, but {program} would use it."
+            if not llama_cpp_looks_up:
+                raise self._error(problem)
             raise ExportError(
-                f"The tokenizer of {self._folder} never produces its token {token!r} by merging, but {program} would "
-                "use it.",
-                hint="Set `ignore_merges` to true in tokenizer.json before training, as in Llama 3."
-                if llama_cpp_looks_up
-                else _HINT,
+                f"The tokenizer of {self._folder} {problem}",
+                hint="Set `ignore_merges` to true in tokenizer.json before training, as in Llama 3.",
             )
 
     def _check_embedding(self) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from toolkit.errors import ExportError, ModelError, RecipeError
+from toolkit.errors import ExportError, ModelError, RecipeError, UnsupportedModelError
 from toolkit.models.decoder_config import read_config
 from toolkit.models.decoder_folder import DecoderFolder
 from toolkit.models.gguf_vocabulary import GgufVocabulary
@@ -120,8 +120,10 @@ def find_export_problem(folder: Path, row_tokenizer: RowTokenizer) -> str | None
         config = DecoderFolder(folder).config if list(folder.glob("*.safetensors")) else read_config(folder)
         # The adapter's tokenizer is exported, and it is a copy of this one.
         GgufVocabulary(tokenizer, config.vocab_size, folder)
-    except ExportError as error:
+    except UnsupportedModelError as error:
         return f"{error} llama.cpp's own convert_hf_to_gguf.py may support it: give its path to the export (converter)."
+    except ExportError as error:
+        return str(error)
     # llama.cpp writes a space before every text or before none, even if one is there already.
     scheme, texts = space_prefix_scheme(row_tokenizer.tokenizer), row_tokenizer.template.texts_between_special_tokens()
     if (scheme == "first" and texts[0]) or (scheme == "always" and any(text.startswith(" ") for text in texts)):
