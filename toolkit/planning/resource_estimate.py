@@ -79,7 +79,8 @@ def estimate_resources(job: TrainingJob) -> ResourceEstimate:
         # On a CPU, this process has already imported everything that training needs, so its memory is the runtime's.
         "runtime": CUDA_CONTEXT_BYTES if device.kind == "cuda" else psutil.Process().memory_info().rss,
         "weights": weights,
-        "loading": _file_bytes(preflight, dtype_bytes) if device.kind == "cpu" else 0,
+        # Without an adapter, all weights are loaded in float32.
+        "loading": _file_bytes(preflight, 4 if recipe.lora is None else dtype_bytes) if device.kind == "cpu" else 0,
     }
     train: dict[str, Any] = {
         "trainable": preflight.parameters.trainable,
