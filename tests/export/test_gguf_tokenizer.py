@@ -19,7 +19,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, models
-from transformers import PreTrainedTokenizerFast
 
 from tests.nli import nli
 from tests.prompts.small_tokenizers import BUILDERS, BYTES, HOSTILE, ZEPHYR, build, save, sentences
@@ -267,6 +266,8 @@ def merges_by_score(tokens: dict[str, int], scores: list[float], types: list[int
 
 def save_real(name: str, folder: Path) -> Tokenizer:
     """Write the folder of a real tokenizer and return it."""
+    from transformers import PreTrainedTokenizerFast  # after Unsloth
+
     folder.mkdir(exist_ok=True)
     if name not in VOCABULARIES:
         if not (REAL_MODELS / name).is_dir():
