@@ -18,13 +18,13 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from gpu_systems import PADDED, SCORING, TRANSFORMERS, TREE, TREE_SHUFFLED, UNSLOTH, Case, run_worker
+from gpu_systems import NO_CUDNN, PADDED, SCORING, TRANSFORMERS, TREE, TREE_SHUFFLED, UNSLOTH, Case, run_worker
 from side_by_side import prepare_job, report, take_turns
 
-GROUPS = ("bfloat16", TRANSFORMERS, "4-bit", "float16")
+GROUPS = {"bfloat16": 4, TRANSFORMERS: 1, "4-bit": 1, "float16": 1, NO_CUDNN: 1}
+"""The processes and their shares of the time."""
 BATCHES = (16, 64, 256)
 TREES = (TREE, TREE_SHUFFLED)
-TREE_VARIANTS = ((True, 1), (True, 128), (False, 1))
 
 
 def training_cases(group: str, batches: tuple[int, ...]) -> Iterator[Case]:
@@ -34,20 +34,22 @@ def training_cases(group: str, batches: tuple[int, ...]) -> Iterator[Case]:
     - Gradient checkpointing: off, and on for trees and padding-free Unsloth in bfloat16 (smallest and largest batch
       size) and in 4-bit. transformers needs it at the largest batch size.
     - Trees in bfloat16: with and without cuDNN attention at every batch size; with lengths as they are at the smallest,
-      and of any size instead of at most 1,536 nodes at the larger ones.
+      and of at most 1,536 instead of 3,072 nodes at the larger ones.
     """
     small, *larger = batches
     if group == TRANSFORMERS:
         yield from (Case(TRANSFORMERS, batch, checkpointing=batch > 64) for batch in batches)
         return
+    if group == NO_CUDNN:
+        yield from (*(Case(TREE, batch) for batch in batches), Case(SCORING, 0))
+        return
     yield from (Case(system, small) for system in (PADDED, UNSLOTH, TREE, TREE_SHUFFLED))
     if group == "bfloat16":
-        yield from (Case(TREE, small, cudnn=cudnn, multiple=multiple) for cudnn, multiple in TREE_VARIANTS)
+        yield Case(TREE, small, multiple=1)
         for batch in larger:
             yield from (Case(system, batch) for system in (UNSLOTH, TREE, TREE_SHUFFLED))
-            yield from (Case(TREE, batch, cudnn=True), Case(TREE, batch, nodes=10**6))
-        yield from (Case(SCORING, 0), Case(SCORING, 0, cudnn=True), Case(SCORING, 0, cudnn=True, multiple=1))
-        yield Case(TREE, small, checkpointing=True, cudnn=True, multiple=1)
+            yield Case(TREE, batch, nodes=1536)
+        yield from (Case(SCORING, 0), Case(SCORING, 0, multiple=1))
     if group in ("bfloat16", "4-bit"):
         checked = (small, *larger[1:]) if group == "bfloat16" else (small,)
         yield from (Case(system, batch, checkpointing=True) for batch in checked for system in (UNSLOTH, TREE))
@@ -62,7 +64,6 @@ def training_rows(results: list[dict[str, Any]]) -> Iterator[list[str]]:
             str(result["batch"] or "-"),
             result["system"],
             "yes" if result["checkpointing"] else "no",
-            ("on" if result["cudnn"] else "off") if result["system"] in (*TREES, SCORING) else "default",
             f"{result['multiple']}" if result["system"] in (*TREES, SCORING) else "-",
             f"{result['nodes']:,}" if result["system"] in TREES else "-",
         ]
@@ -84,7 +85,7 @@ def training_rows(results: list[dict[str, Any]]) -> Iterator[list[str]]:
 
 def key(result: dict[str, Any]) -> tuple[Any, ...]:
     """Return the settings that a case shares with the case of padding-free Unsloth that it is compared with."""
-    precision = "bfloat16" if result["precision"] == TRANSFORMERS else result["precision"]
+    precision = "bfloat16" if result["precision"] in (TRANSFORMERS, NO_CUDNN) else result["precision"]
     return precision, result["batch"], result["checkpointing"]
 
 
@@ -94,7 +95,7 @@ def main() -> None:
     parser.add_argument("model", help="model folder, or embedded:tiny-llama-fr")
     parser.add_argument("--recipe", default="recipes/nli_fr.yaml", help="recipe with the task and the adapter")
     parser.add_argument("--train", help="file with the rows (default: data.train of the recipe)")
-    parser.add_argument("--groups", nargs="+", default=list(GROUPS), choices=GROUPS, help="processes to run")
+    parser.add_argument("--groups", nargs="+", default=list(GROUPS), choices=list(GROUPS), help="processes to run")
     parser.add_argument(
         "--warm-up", type=int, default=20, help="steps before the timed ones at the smallest batch size"
     )
@@ -103,7 +104,7 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true", help="one step of small batches in float32, for a CPU")
     parser.add_argument("--out", type=Path, required=True, help="write OUT/gpu.md and OUT/gpu.json")
     arguments = parser.parse_args()
-    deadline = time.time() + arguments.seconds
+    started = time.time()
     arguments.out.mkdir(parents=True, exist_ok=True)
     log = arguments.out / "gpu.jsonl"
     log.unlink(missing_ok=True)
@@ -112,9 +113,11 @@ def main() -> None:
         batches, arguments.warm_up, arguments.steps = (4,), 0, 1
         groups = [group for group in groups if group in ("bfloat16", TRANSFORMERS)]
     job, prepared = prepare_job(__file__, arguments, ("train", "warm_up", "steps", "smoke"))
+    shares = [sum(GROUPS[group] for group in groups[: number + 1]) for number in range(len(groups))]
+    ends = [started + arguments.seconds * share / shares[-1] for share in shares]
     job |= {
         "log": str(log.absolute()),
-        "deadline": deadline,
+        "deadlines": dict(zip(groups, ends, strict=True)),
         "smallest": batches[0],
         "lora": prepared["lora"],
         "rows": prepared["rows"],
@@ -122,7 +125,7 @@ def main() -> None:
     job["cases"] = {group: [vars(case) for case in training_cases(group, batches)] for group in groups}
     results = take_turns(__file__, job, groups, 1)
     cases = [case for rounds in results.values() for case in rounds[0]["cases"]]
-    header = ["precision", "batch", "system", "checkpointing", "cuDNN attention", "length multiple", "largest tree"]
+    header = ["precision", "batch", "system", "checkpointing", "length multiple", "largest tree"]
     header += ["median", "vs. padding-free Unsloth", "tokens read", "peak GB", "gradient difference"]
     device = next(iter(results.values()))[0]["device"]
     title = f"One GPU, {Path(arguments.model).name}, {device}"

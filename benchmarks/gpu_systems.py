@@ -21,6 +21,7 @@ from training_systems import (
 
 TREE, TREE_SHUFFLED = "tree, grouped", "tree, shuffled"
 PADDED, UNSLOTH, TRANSFORMERS, SCORING = "padded rows", "padding-free Unsloth", "transformers", "scoring"
+NO_CUDNN = "bfloat16 without cuDNN attention"
 _LOSS_SCALE = 1024.0
 """The loss scale of float16 in the first step, in which GradScaler's initial 65,536 can overflow."""
 _TRANSFORMERS_ROWS = 64
@@ -35,7 +36,6 @@ class Case:
         system: The system.
         batch: Rows per optimizer step.
         checkpointing: Whether the backward pass recomputes activations.
-        cudnn: Whether trees use cuDNN attention where PyTorch prefers it. Other systems keep the default.
         multiple: The number whose multiple each tree's length is.
         nodes: The largest number of nodes per tree.
     """
@@ -43,9 +43,8 @@ class Case:
     system: str
     batch: int
     checkpointing: bool = False
-    cudnn: bool = False
     multiple: int = 128
-    nodes: int = 1536
+    nodes: int = 3072
 
 
 def run_worker(file: Path, job: dict[str, Any]) -> None:
@@ -54,7 +53,7 @@ def run_worker(file: Path, job: dict[str, Any]) -> None:
         return prepare(job, file)
     cases = [Case(**case) for case in job["cases"][job["system"]]]
     run = run_transformers_cases if job["system"] == TRANSFORMERS else run_toolkit_cases
-    if time.time() > job["deadline"]:  # loading a model would take too long
+    if time.time() > job["deadlines"][job["system"]]:  # loading a model would take too long
         run = skip_cases
     results: list[dict[str, Any]] = []
     for case, outcome in run(job, cases):
@@ -75,7 +74,7 @@ def skip_cases(_: dict[str, Any], cases: list[Case]) -> Iterator[tuple[Case, dic
 
 def benchmark_recipe(job: dict[str, Any], batch: int, *, grouped: bool, precision: str = "bfloat16") -> Any:
     """Load the recipe in the precision of this process."""
-    dtype = {"4-bit": "bfloat16", TRANSFORMERS: "bfloat16"}.get(precision, precision)
+    dtype = precision if precision == "float16" else "bfloat16"
     overrides = ["model.dtype=" + ("float32" if job["smoke"] else dtype)]
     overrides += ["model.load_in_4bit=" + str(precision == "4-bit").lower()]
     warm_up, steps = step_counts(job, batch)
@@ -101,19 +100,25 @@ def prepare(job: dict[str, Any], file: Path) -> None:
 
 def run_toolkit_cases(job: dict[str, Any], cases: list[Case]) -> Iterator[tuple[Case, dict[str, Any]]]:
     """Run the cases that need a model loaded by the toolkit, which Unsloth has patched."""
+    import toolkit.models.backend  # noqa: F401 - Unsloth comes before torch
+    import torch
     from toolkit.models.loading import attach_lora, load_base
     from toolkit.planning.plan import plan_job
     from toolkit.planning.preflight import run_preflight
 
+    # Compiled code keeps the attention kernel that was enabled when it was traced, so this needs a dedicated process.
+    torch.backends.cuda.enable_cudnn_sdp(job["system"] != NO_CUDNN)
     recipe = benchmark_recipe(job, job["smallest"], grouped=True, precision=job["system"])
     training_job = plan_job(run_preflight(recipe))
     preflight = training_job.preflight
+    gc.collect()
+    gc.freeze()  # each of the many collections would take seconds
     for checkpointing in (False, True):
         model = None
         for case in cases:
             if case.checkpointing != checkpointing:
                 continue
-            if model is None and time.time() < job["deadline"]:
+            if model is None and time.time() < job["deadlines"][job["system"]]:
                 free_memory()
                 model = attach_lora(
                     load_base(preflight.folder, recipe, preflight.precision, gradient_checkpointing=checkpointing),
@@ -125,26 +130,19 @@ def run_toolkit_cases(job: dict[str, Any], cases: list[Case]) -> Iterator[tuple[
 
 
 def run_toolkit_case(job: dict[str, Any], case: Case, model: Any, training_job: Any) -> dict[str, Any]:
-    """Run one case and restore the settings that it changes."""
-    import torch
-
+    """Run one case with the adapter's initial weights."""
     seed_adapter(model)
-    if case.system not in (UNSLOTH, PADDED):
-        torch.backends.cuda.enable_cudnn_sdp(case.cudnn)
-    try:
-        if case.system == SCORING:
-            return score(model, case, training_job)
-        run = run_unsloth if case.system == UNSLOTH else run_ours
-        return measure(job, case, lambda recorder_job: run(job, case, model, training_job, recorder_job))
-    finally:
-        torch.backends.cuda.enable_cudnn_sdp(True)
+    if case.system == SCORING:
+        return score(model, case, training_job)
+    run = run_unsloth if case.system == UNSLOTH else run_ours
+    return measure(job, case, lambda recorder_job: run(job, case, model, training_job, recorder_job))
 
 
 def attempt(job: dict[str, Any], run: Any) -> dict[str, Any]:
     """Run a case and return its result, or the reason that there is none."""
     import torch
 
-    if time.time() > job["deadline"]:
+    if time.time() > job["deadlines"][job["system"]]:
         return {"error": "not run: no time left"}
     free_memory()
     if torch.cuda.is_available():

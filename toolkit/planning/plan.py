@@ -117,7 +117,7 @@ def _count_tokens(collate: Collator, batches: list[list[Row]]) -> int:
 def _needs_checkpointing(preflight: Preflight[Any], device: Device, max_nodes: int, rows: int) -> bool:
     """Return True if a GPU would have to split a forward pass of the usual size because of its activations.
 
-    Without checkpointing, a step of 16 rows takes a quarter less time on an H200 (docs/gpu.md).
+    Without checkpointing, the passes of a tree of 16 rows take about a third less time on an H200 (docs/gpu.md).
     """
     training, longest = preflight.recipe.training, preflight.tokens.longest
     if device.kind == "cpu" or preflight.recipe.model.kind == "encoder":
