@@ -42,7 +42,7 @@ FORMATS: dict[str, dict[str, Any]] = {
     "float32": {"model.dtype": "float32"},
     "4-bit": {"model.load_in_4bit": True},
 }
-AT_ONCE = 4
+AT_ONCE = 8
 
 
 class _Messages(logging.Handler):
@@ -94,7 +94,9 @@ def run_in_process(case: dict[str, Any]) -> dict[str, Any]:
     lines = [line for line in (child.stdout if child.returncode == 0 else child.stderr).splitlines() if line.strip()]
     result = json.loads(lines[-1]) if child.returncode == 0 else {"error": lines[-1] if lines else "none"}
     print(f"{case['family']:26} {case['format']:9} {_summary(result)}", flush=True)
-    return {"family": case["family"], "format": case["format"], **result}
+    result = {"family": case["family"], "format": case["format"], **result}
+    Path(case["out"], "result.json").write_text(json.dumps(result, indent=1), encoding="utf-8")
+    return result
 
 
 def _summary(result: dict[str, Any]) -> str:
@@ -122,8 +124,8 @@ def main() -> None:
     files = {name: str(getattr(arguments, name)) for name in ("train", "eval", "tokenizer")}
     cases = [
         {"family": family, "format": form, "out": str(arguments.out / f"{index}-{form}"), **files}
-        for index, family in enumerate(arguments.families)
         for form in arguments.formats
+        for index, family in enumerate(arguments.families)
     ]
     with ThreadPoolExecutor(AT_ONCE) as threads:
         results = list(threads.map(run_in_process, cases))

@@ -40,7 +40,10 @@ def test_adapters_of_runs_are_accepted(request: pytest.FixtureRequest, run: str)
 
 
 def test_options_of_a_recipe_are_accepted(adapter: Path) -> None:
-    edit_config(adapter, use_rslora=True, lora_dropout=0.5, lora_alpha=7, newer_option=None)
+    # On a GPU, Unsloth recorded the class of the base model.
+    library = "transformers.models.llama.modeling_llama"
+    mapping = {"base_model_class": "LlamaForCausalLM", "parent_library": library, "unsloth_fixed": True}
+    edit_config(adapter, use_rslora=True, lora_dropout=0.5, lora_alpha=7, newer_option=None, auto_mapping=mapping)
     check_adapter(adapter)
 
 
@@ -52,7 +55,7 @@ OTHER_KINDS: dict[str, Any] = {
     "layers_to_transform": [0], "layers_pattern": "layers", "target_parameters": ["x"], "use_bdlora": {"nblocks": 2},
     "arrow_config": {"top_k": 3}, "kasa_config": {"beta": 1.0}, "velora_config": {"scale": 1.0},
     "monteclora_config": {"num_samples": 1}, "ensure_weight_tying": True, "fan_in_fan_out": True,
-    "auto_mapping": {"base_model_class": "X"}, "an_option_of_the_future": 1, "modules_to_save": ["lm_head"],
+"an_option_of_the_future": 1, "modules_to_save": ["lm_head"],
 }  # fmt: skip
 
 
@@ -72,6 +75,7 @@ INVALID_VALUES = [
     ("use_dora", 1), ("bias", "all"), ("init_lora_weights", "pissa"), ("init_lora_weights", "pissa_niter_4"),
     ("init_lora_weights", "olora"), ("init_lora_weights", "loftq"), ("init_lora_weights", "eva"),
     ("init_lora_weights", "corda"), ("init_lora_weights", "orthogonal"), ("init_lora_weights", {}),
+    ("auto_mapping", {"base_model_class": "X"}), ("auto_mapping", {"parent_library": "os"}), ("auto_mapping", "x"),
 ]  # fmt: skip
 
 

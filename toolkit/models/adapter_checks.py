@@ -23,6 +23,15 @@ def _is_names(value: object) -> bool:
     return isinstance(value, list) and all(isinstance(name, str) and _MODULE_NAME.fullmatch(name) for name in value)
 
 
+def _is_auto_mapping(value: object) -> bool:
+    # On a GPU, Unsloth records the class of the base model, as PEFT does for adapters without a task type.
+    return value is None or (
+        isinstance(value, dict)
+        and value.keys() <= {"base_model_class", "parent_library", "unsloth_fixed"}
+        and str(value.get("parent_library")).startswith("transformers.models.")
+    )
+
+
 _MODULE_NAME = re.compile(r"[\w.]{1,200}")
 _ADAPTER_VALUES: dict[str, Callable[[Any], bool]] = {
     "peft_type": lambda value: value == "LORA",
@@ -37,6 +46,7 @@ _ADAPTER_VALUES: dict[str, Callable[[Any], bool]] = {
     "bias": lambda value: value == "none",
     # Other initializations, such as pissa, change the base weights when an adapter is loaded.
     "init_lora_weights": lambda value: value in (True, False, "gaussian"),
+    "auto_mapping": _is_auto_mapping,
 }
 """The options of adapters that the toolkit trains, and their possible values. All others must be empty."""
 

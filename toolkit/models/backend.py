@@ -9,6 +9,7 @@ import io
 import logging
 import os
 from pathlib import Path
+from unittest.mock import patch
 
 from toolkit.errors import ModelError
 
@@ -29,7 +30,7 @@ try:
         import torch
 
         logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)  # its handler keeps the real stderr
-        import unsloth  # noqa: F401 - must come first, see above
+        import unsloth
         from unsloth import FastLanguageModel, is_bfloat16_supported
 except (ImportError, NotImplementedError) as error:
     raise ModelError(
@@ -62,6 +63,7 @@ transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
 enable_progress_bars()  # the line above also turns off the bars of Hub downloads
 
+_MIXED_PRECISION = "UNSLOTH_MIXED_PRECISION"
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 __all__ = [
@@ -89,6 +91,7 @@ __all__ = [
     "get_peft_model",
     "get_peft_model_state_dict",
     "is_bfloat16_supported",
+    "keep_float32",
     "quiet",
     "wait_for_all_processes",
 ]
@@ -112,6 +115,28 @@ def any_process(flag: bool) -> bool:
     if state.num_processes == 1:
         return flag
     return bool(reduce(torch.tensor(float(flag), device=state.device), "sum"))
+
+
+@contextlib.contextmanager
+def keep_float32(is_float32: bool):  # type: ignore[no-untyped-def]
+    """Make Unsloth load and train a model in float32 on a GPU if the recipe asks for it.
+
+    Its trainer would compute in bfloat16 or float16, and without a GPU that supports bfloat16 its loader would store
+    Gemma 3 in bfloat16. The names are private and can change, so the data type is checked after loading, and again
+    before training.
+    """
+    if not is_float32 or DEVICE == "cpu":
+        yield
+        return
+    previous = os.environ.get(_MIXED_PRECISION)
+    # With this value, which otherwise means that all weights are bfloat16, the trainer uses no mixed precision.
+    os.environ[_MIXED_PRECISION] = "bfloat16"
+    try:
+        with patch.object(unsloth.models.loader, "FORCE_FLOAT32", []):
+            yield
+    finally:
+        # Not `patch.dict`: Unsloth sets other variables, which must stay.
+        os.environ[_MIXED_PRECISION] = previous or "float32"
 
 
 @contextlib.contextmanager

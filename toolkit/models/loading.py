@@ -14,6 +14,7 @@ from toolkit.models.backend import (
     PeftModel,
     get_peft_model_state_dict,
     is_bfloat16_supported,
+    keep_float32,
     quiet,
 )
 from toolkit.models.families import find_family
@@ -60,7 +61,11 @@ def load_base(folder: Path, recipe: Recipe, precision: Precision, *, gradient_ch
     """
     check_max_seq_length(folder, recipe)  # an evaluation can override it
     try:
-        with memory_errors(f"{folder} does not fit into the device's memory.", hint=_OUT_OF_MEMORY_HINT), quiet():
+        with (
+            memory_errors(f"{folder} does not fit into the device's memory.", hint=_OUT_OF_MEMORY_HINT),
+            keep_float32(precision.name == "float32"),
+            quiet(),
+        ):
             model, _ = FastLanguageModel.from_pretrained(
                 model_name=str(folder),
                 max_seq_length=recipe.model.max_seq_length,
@@ -107,7 +112,7 @@ def attach_lora(model: Any, lora: LoraSection, *, seed: int, gradient_checkpoint
     message = f"An adapter of rank {lora.r} does not fit into the device's memory in addition to the model."
     try:
         with memory_errors(message, hint="Lower lora.r, or choose fewer lora.target_modules."), quiet():
-            return FastLanguageModel.get_peft_model(
+            adapted = FastLanguageModel.get_peft_model(
                 model,
                 r=lora.r,
                 lora_alpha=lora.alpha,
@@ -120,6 +125,8 @@ def attach_lora(model: Any, lora: LoraSection, *, seed: int, gradient_checkpoint
             )
     except ValueError as error:
         raise ModelError(f"The adapter does not fit the model: {error}") from error
+    adapted.peft_config["default"].auto_mapping = None  # Unsloth sets it on a GPU only; nothing reads it
+    return adapted
 
 
 def load_adapter(model: Any, adapter: Path) -> Any:

@@ -12,7 +12,7 @@ from datasets import Dataset
 from toolkit.batching.collators import MicroBatch, NumberedCollator, number_rows, to_training_row
 from toolkit.batching.sampling import RowOrder
 from toolkit.errors import TrainingError
-from toolkit.models.backend import DEVICE, PrinterCallback, SFTConfig, SFTTrainer, quiet
+from toolkit.models.backend import DEVICE, PrinterCallback, SFTConfig, SFTTrainer, keep_float32, quiet
 from toolkit.planning.job import TrainingJob
 from toolkit.training.atomic_checkpoints import AtomicCheckpointMixin
 from toolkit.training.callbacks import EpochOrder, Progress
@@ -167,7 +167,7 @@ def make_trainer(job: TrainingJob, model: Any, checkpoints: Path) -> ClassifierT
         max_length=None,
         dataset_kwargs={"skip_prepare_dataset": True},
     )
-    with quiet():
+    with quiet(), keep_float32(job.preflight.precision.name == "float32"):
         trainer = ClassifierTrainer(
             model=model,
             args=arguments,
