@@ -159,7 +159,7 @@ def test_preflight_of_an_encoder_prints_counts(call: Call, recipe_file: Callable
         ({"lora": {"target_modules": ["query_proj"]}}, "'query_proj' is not a layer of CamembertModel. Its linear"),
         (
             {"model": {"name": "embedded:tiny-llama-fr"}},
-            "model.kind is encoder, but embedded:tiny-llama-fr is a decoder",
+            "embedded:tiny-llama-fr is a decoder (LlamaForCausalLM), but model.kind is encoder",
         ),
         ({"data": {"train": {"path": "embedded:nli-fr", "split": "dev", "limit": 30}}}, "occur in both data.train and"),
         ({"model": {"load_in_4bit": True}}, "model.load_in_4bit: has no effect with model.kind encoder"),

@@ -205,7 +205,7 @@ def test_other_tokenizers_are_refused(name: str) -> None:
     make, message = REFUSALS[name]
     with pytest.raises(ExportError, match=message) as refusal:
         GgufVocabulary(make(), 2000, Path("folder"))
-    assert "--converter" in (refusal.value.hint or "")
+    assert "converter=PATH" in (refusal.value.hint or "")
 
 
 def test_embedding_decides_the_vocabulary(tmp_path: Path) -> None:

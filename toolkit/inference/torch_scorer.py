@@ -206,10 +206,7 @@ class TorchScorer:
         indices = range(len(self._leaf_contexts)) if branches is None else branches
         rows = []
         for prompt in prompts:
-            hidden = {
-                i: self._hidden(input_ids=torch.tensor([[*prompt, *self._leaf_contexts[i]]], device=self._device))
-                for i in indices
-            }
+            hidden = {i: self._hidden(**self._plain_inputs([*prompt, *self._leaf_contexts[i]])) for i in indices}
             missing = torch.full_like(next(iter(hidden.values()))[0], float("nan"))
             states = [
                 hidden[branch][len(prompt) - 1 + depth] if branch in hidden else missing
@@ -217,6 +214,13 @@ class TorchScorer:
             ]
             rows.append(self._edge_log_probs(torch.stack(states)))
         return np.concatenate(rows)
+
+    def _plain_inputs(self, ids: Sequence[int]) -> dict[str, torch.Tensor]:
+        inputs = {"input_ids": torch.tensor([ids], device=self._device)}
+        # Without a mask, Unsloth's Mistral decoder on a GPU ignores the sliding window when it does not train.
+        if sliding_window(self._base.config) is not None:
+            inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+        return inputs
 
     @torch.inference_mode()
     def _hidden(self, **inputs: Any) -> torch.Tensor:
