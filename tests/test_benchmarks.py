@@ -23,7 +23,19 @@ def run_benchmark(name: str, out: Path, *arguments: str) -> dict[str, Any]:
     return json.loads(out.with_suffix(".json").read_text(encoding="utf-8"))["results"]
 
 
-BENCHMARKS = ["export", "gpu", "interference", "kills", "memory", "scoring", "scoring_gguf", "single_text", "training"]
+BENCHMARKS = [
+    "export",
+    "family_memory",
+    "gpu",
+    "gpu_families",
+    "interference",
+    "kills",
+    "memory",
+    "scoring",
+    "scoring_gguf",
+    "single_text",
+    "training",
+]
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)

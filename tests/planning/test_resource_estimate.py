@@ -195,3 +195,13 @@ def test_file_pages_count_if_weights_are_converted(tiny_model: Path, tmp_path: P
     shutil.copy(tiny_model / "config.json", tmp_path)
     not_downloaded: Any = SimpleNamespace(folder=tmp_path, config=model_config(tmp_path), parameters=counts)
     assert (_file_bytes(not_downloaded, 2), _file_bytes(not_downloaded, 4)) == (0, 2 * 1000)
+
+
+def test_gemma_takes_four_bytes_on_a_t4() -> None:
+    """A T4 has no bfloat16, and Gemma 3 overflows float16."""
+    recipe, sizes = SimpleNamespace(model=SimpleNamespace(dtype="auto")), []
+    for architecture in ("Gemma3ForCausalLM", "LlamaForCausalLM"):
+        config = SimpleNamespace(architectures=[architecture])
+        preflight: Any = SimpleNamespace(recipe=recipe, config=config)
+        sizes.append(T4.dtype_bytes(preflight))
+    assert sizes == [4, 2]

@@ -12,6 +12,7 @@ import psutil
 import torch
 
 from toolkit.models.backend import DEVICE, device_name
+from toolkit.models.families import find_family
 from toolkit.planning.preflight import Preflight
 
 CONTAINER_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
@@ -40,11 +41,14 @@ class Device:
     def dtype_bytes(self, preflight: Preflight[Any]) -> int:
         """Return the size of a weight or activation in bytes.
 
-        On a device other than this one it is 2 unless the recipe sets float32.
+        On a device other than this one it is 2 unless the recipe sets float32, or the model's family overflows float16
+        and the device is a T4, which does not support bfloat16.
         """
         if self == this_device():
             return preflight.precision.dtype.itemsize
-        return 4 if preflight.recipe.model.dtype == "float32" else 2
+        family = find_family(preflight.config)
+        needs_float32 = self == T4 and family is not None and family.overflows_float16
+        return 4 if needs_float32 or preflight.recipe.model.dtype == "float32" else 2
 
 
 T4 = Device("T4", "cuda", 15_800_000_000)
