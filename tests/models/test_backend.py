@@ -19,10 +19,10 @@ def test_float32_is_kept_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     with keep_float32(True):
         os.environ["SET_BY_UNSLOTH"] = "1"
         assert loader.FORCE_FLOAT32 == [] and os.environ["UNSLOTH_MIXED_PRECISION"] == "bfloat16"
-    assert loader.FORCE_FLOAT32 == families and os.environ["UNSLOTH_MIXED_PRECISION"] == "float32"
+    assert families == loader.FORCE_FLOAT32 and os.environ["UNSLOTH_MIXED_PRECISION"] == "float32"
     assert os.environ.pop("SET_BY_UNSLOTH") == "1"
     with keep_float32(False):
-        assert loader.FORCE_FLOAT32 == families
+        assert families == loader.FORCE_FLOAT32
 
 
 def test_unsloth_still_reads_these_names() -> None:
