@@ -35,8 +35,8 @@ class Case:
     Args:
         system: The system.
         batch: Rows per optimizer step.
-        checkpointing: Whether the backward pass recomputes activations.
-        multiple: The number whose multiple each tree's length is.
+        checkpointing: True if the backward pass recomputes activations.
+        multiple: The number to a multiple of which each tree is padded.
         nodes: The largest number of nodes per tree.
     """
 
