@@ -9,6 +9,7 @@ from typing import Any
 from gguf import MODEL_ARCH
 
 from toolkit.errors import ExportError, ModelError, UnsupportedModelError
+from toolkit.models.attention import sliding_window
 from toolkit.models.families import FAMILIES, Family
 from toolkit.models.parameters import model_config
 
@@ -127,7 +128,7 @@ def read_config(folder: Path) -> DecoderConfig:
 
 def _config(config: Any, family: Family) -> DecoderConfig:
     rope, sliding_rope = _rope_parameters(config)
-    window, positions = _sliding_window(config), config.max_position_embeddings
+    window, positions = sliding_window(config), config.max_position_embeddings
     # llama.cpp slides the window for Gemma 3 only. For other families, its results differ beyond the window.
     is_sliding = family.gguf is MODEL_ARCH.GEMMA3
     has_head_dim = getattr(config, "head_dim", None) is not None
@@ -208,10 +209,3 @@ def _rope_scaling(rope: dict[str, Any]) -> Llama3Scaling | LinearScaling | None:
         high_freq_factor=float(rope["high_freq_factor"]),
         original_max_position_embeddings=int(rope["original_max_position_embeddings"]),
     )
-
-
-def _sliding_window(config: Any) -> int | None:
-    """Return the window of the layers with sliding attention, or None if no layer has it."""
-    # Mistral's configuration has no layer types: its window applies to all layers.
-    layer_types = getattr(config, "layer_types", None) or ["sliding_attention"]
-    return getattr(config, "sliding_window", None) if "sliding_attention" in layer_types else None

@@ -4,12 +4,14 @@ A family is one entry of `FAMILIES` and one row of the parametrized tests in tes
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from gguf import MODEL_ARCH
 
-LINEAR_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-"""The linear layers of a decoder layer. All families have the same, and an adapter can be added to each of them."""
+from toolkit.recipe.model_kind import DecoderTarget
+
+LINEAR_LAYERS: tuple[str, ...] = get_args(DecoderTarget)
+"""The linear layers of a decoder layer, the same in all families. An adapter can be added to each of them."""
 
 RotaryPairing = Literal["halves", "neighbors"]
 
