@@ -23,7 +23,7 @@ SIZES: dict[str, Any] = {
     "hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 6, "num_attention_heads": 8,
     "num_key_value_heads": 2, "head_dim": 64, "max_position_embeddings": 2048,
 }  # fmt: skip
-WINDOW = 64  # shorter than every row, so that an ignored window shows
+WINDOW = 64  # shorter than every row, so that ignoring the window changes the results
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "Llama": ("llama", {}),
     "Mistral": ("mistral", {}),
@@ -35,14 +35,14 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
         "gemma3", {"num_key_value_heads": 1, "query_pre_attn_scalar": 64, "sliding_window": WINDOW},
     ),
 }  # fmt: skip
-"""For each case a shape of `tests.models.stand_ins` and fields of its configuration besides `SIZES`."""
+"""For each case, a shape of `tests.models.stand_ins` and fields of its configuration in addition to `SIZES`."""
 FORMATS: dict[str, dict[str, Any]] = {
     "bfloat16": {"model.dtype": "bfloat16"},
     "float16": {"model.dtype": "float16"},
     "float32": {"model.dtype": "float32"},
     "4-bit": {"model.load_in_4bit": True},
 }
-AT_ONCE = 8
+CONCURRENT_CASES = 8
 
 
 class _Messages(logging.Handler):
@@ -111,6 +111,7 @@ def _summary(result: dict[str, Any]) -> str:
 
 
 def main() -> None:
+    """Run the benchmark and report the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in ("--train", "--eval", "--tokenizer", "--out"):
         parser.add_argument(name, type=Path)
@@ -127,7 +128,7 @@ def main() -> None:
         for form in arguments.formats
         for index, family in enumerate(arguments.families)
     ]
-    with ThreadPoolExecutor(AT_ONCE) as threads:
+    with ThreadPoolExecutor(CONCURRENT_CASES) as threads:
         results = list(threads.map(run_in_process, cases))
     (arguments.out / "gpu_families.json").write_text(json.dumps(results, indent=1), encoding="utf-8")
 

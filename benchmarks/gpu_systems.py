@@ -35,8 +35,8 @@ class Case:
     Args:
         system: The system.
         batch: Rows per optimizer step.
-        checkpointing: Whether the backward pass recomputes activations.
-        multiple: The number whose multiple each tree's length is.
+        checkpointing: True if the backward pass recomputes activations.
+        multiple: The number to a multiple of which each tree is padded.
         nodes: The largest number of nodes per tree.
     """
 
@@ -139,7 +139,7 @@ def run_toolkit_case(job: dict[str, Any], case: Case, model: Any, training_job: 
 
 
 def attempt(job: dict[str, Any], run: Any) -> dict[str, Any]:
-    """Run a case and return its result, or the reason that there is none."""
+    """Run a case and return its result, or the reason why there is none."""
     import torch
 
     if time.time() > job["deadlines"][job["system"]]:
@@ -158,7 +158,7 @@ def attempt(job: dict[str, Any], run: Any) -> dict[str, Any]:
 
 
 def free_memory() -> None:
-    """Free what the previous case has left on the GPU."""
+    """Free the memory that the previous case left allocated on the GPU."""
     import torch
 
     gc.collect()
@@ -230,7 +230,7 @@ def run_ours(job: dict[str, Any], case: Case, model: Any, training_job: Any, rec
 def run_unsloth(job: dict[str, Any], case: Case, model: Any, training_job: Any, recorder_job: dict[str, Any]) -> Any:
     """Train with TRL's SFTTrainer on Unsloth without padding: all rows of a batch are one sequence.
 
-    Unsloth turns this on by itself for a GPU that it has no measurements of, such as Hopper.
+    Unsloth enables this by default on GPUs for which it has no measurements, such as Hopper.
     """
     from transformers import AutoTokenizer, TrainerCallback
     from trl import SFTConfig, SFTTrainer

@@ -38,7 +38,7 @@ def parse() -> Namespace:
         help="minimum fraction of predictions that match the adapter's (default: 0.99 for 8 bits and more, else 0.95)",
     )
     flags.add_argument("--remove-merged", action="store_true", help="delete the merged weights afterwards")
-    help_text = "llama.cpp's convert_hf_to_gguf.py or its folder, for models that cannot be converted without it"
+    help_text = "llama.cpp's convert_hf_to_gguf.py or its folder, for models that the toolkit cannot convert"
     flags.add_argument("--converter", type=Path, metavar="PATH", help=help_text)
     return flags.parse_args()
 

@@ -286,7 +286,7 @@ ENCODER_REFUSALS: dict[str, tuple[Callable[[Path], None], list[str], str]] = {
         ["task.labels=[entailment, other]", "data.label_map={neutral: other, contradiction: other}"],
         r"has the shape \[3\], but the model needs \[2\]",
     ),
-    "no head": (drop_head, [], r"does not contain base_model\.model\.classifier\.dense\.bias, a part of the"),
+    "no head": (drop_head, [], r"does not contain base_model\.model\.classifier\.dense\.bias, so this part of the"),
     "a decoder's": (lambda adapter: edit_config(adapter, task_type="CAUSAL_LM"), [], "needs SEQ_CLS"),
 }  # fmt: skip
 

@@ -126,7 +126,7 @@ def test_partial_space_prefix_is_reported(tmp_path: Path) -> None:
     assert find_export_problem(tmp_path, small_prompt_tokenizer(tmp_path)) is None
     task = TASK.model_copy(update={"chat_template": ZEPHYR})
     problem = find_export_problem(tmp_path, PromptTokenizer(load_tokenizer(tmp_path), task, 4096))
-    assert problem is not None and "writes spaces before some texts of the chat template only" in problem
+    assert problem is not None and "writes a space before only some texts of the chat template" in problem
 
 
 def test_readme_asks_for_normalized_texts(tmp_path: Path) -> None:
@@ -195,8 +195,11 @@ REFUSALS: dict[str, tuple[Callable[[], Tokenizer], str]] = {
         r"other steps \(Metaspace\)",
     ),
     "a token that only llama.cpp builds": (lambda: changed("gemma", with_two_piece_token), "▁▁La"),
-    "a token with its spaces": (lambda: changed("qwen2", with_flag("lstrip")), "finds its token '<tool>' by .*lstrip"),
-    "a normalized token": (lambda: changed("llama", with_flag("normalized")), "finds its token '<tool>' by .*normal"),
+    "a token with its spaces": (
+        lambda: changed("qwen2", with_flag("lstrip")),
+        "matches its token '<tool>' by .*lstrip",
+    ),
+    "a normalized token": (lambda: changed("llama", with_flag("normalized")), "matches its token '<tool>' by .*normal"),
 }
 
 

@@ -60,7 +60,9 @@ def test_family_scores_equal_plain_forwards(model: Any, case: str, caplog: pytes
         ("granite", {"logits_scaling": 8.0}),
     ],
 )
-def test_changes_to_the_logits_count(model_type: str, fields: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
+def test_logit_scales_and_caps_are_applied(
+    model_type: str, fields: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
     """Some models scale or cap the logits of their head, and all of these have trees."""
     sizes = {"vocab_size": 256, "pad_token_id": 0, **SIZES, **fields}
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(model_type, **sizes), dtype=torch.float32).eval()
@@ -84,7 +86,7 @@ def test_models_without_trees_score_separately(caplog: pytest.LogCaptureFixture)
 
 
 @parametrize_cases(WINDOWED)
-def test_long_rows_are_verified_later(model: Any, case: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_longer_rows_are_verified_again(model: Any, case: str, caplog: pytest.LogCaptureFixture) -> None:
     """Short rows say nothing about the window."""
     scorer = TorchScorer(model, TRIE, batch_tokens=4096)
     short = [(1, 5), (1, 6, 7)]

@@ -35,7 +35,7 @@ def adapter(plain: Path, tmp_path: Path) -> Path:
 OPTIONS: dict[str, tuple[Any, str]] = {
     "peft_type": ("LOHA", "peft_type 'LOHA', but only LORA"),
     "task_type": ("SEQ_2_SEQ_LM", "task_type 'SEQ_2_SEQ_LM', but the recipe's model.kind decoder needs CAUSAL_LM"),
-    "bias": ("all", "bias to 'all': it also trained biases"),
+    "bias": ("all", "bias to 'all': biases of the base were trained"),
     "alora_invocation_tokens": ([1, 2], "an aLoRA adapts only the tokens after"),
     "rank_pattern": ({"q_proj": 4}, "different ranks"),
     "alpha_pattern": ({"(a+)+$": 4}, "different values of alpha"),
@@ -81,7 +81,7 @@ def test_other_methods_are_refused_by_name(adapter: Path, kind: str | None) -> N
 )
 def test_changed_bases_are_refused_with_conversion(adapter: Path, start: Any) -> None:
     edit_config(adapter, init_lora_weights=start)
-    with pytest.raises(ModelError, match="can change the weights of the base model") as error:
+    with pytest.raises(ModelError, match="can change the base model's weights") as error:
         read_foreign_adapter(adapter, "decoder")
     assert "path_initial_model_for_weight_conversion" in str(error.value.hint)
 

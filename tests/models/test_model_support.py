@@ -33,11 +33,11 @@ NOT_DECODERS: dict[str, tuple[dict[str, Any], str, str]] = {
     "T5": (of("t5", "T5ForConditionalGeneration"), "is an encoder-decoder (T5ForConditionalGeneration)", "Qwen3"),
     "BART": (of("bart", "BartForConditionalGeneration"), "is an encoder-decoder", "Qwen3"),
     "mBART": (of("mbart", "MBartForCausalLM"), "is an encoder-decoder (MBartForCausalLM)", "Qwen3"),
-    "Mixtral": (of("mixtral", "MixtralForCausalLM"), "is a mixture of 8 experts (MixtralForCausalLM)", "dense"),
-    "Qwen3 MoE": (of("qwen3_moe", "Qwen3MoeForCausalLM"), "is a mixture of 128 experts", "dense"),
-    "DeepSeek": (of("deepseek_v3", "DeepseekV3ForCausalLM"), "is a mixture of 256 experts", "dense"),
-    "GPT-OSS": (of("gpt_oss", "GptOssForCausalLM"), "is a mixture of 128 experts", "dense"),
-    "DBRX": (of("dbrx", "DbrxForCausalLM", ffn_config={"moe_num_experts": 16}), "is a mixture of 16 experts", "dense"),
+    "Mixtral": (of("mixtral", "MixtralForCausalLM"), "mixture-of-experts model (MixtralForCausalLM with 8", "dense"),
+    "Qwen3 MoE": (of("qwen3_moe", "Qwen3MoeForCausalLM"), "with 128 experts)", "dense"),
+    "DeepSeek": (of("deepseek_v3", "DeepseekV3ForCausalLM"), "with 256 experts)", "dense"),
+    "GPT-OSS": (of("gpt_oss", "GptOssForCausalLM"), "with 128 experts)", "dense"),
+    "DBRX": (of("dbrx", "DbrxForCausalLM", ffn_config={"moe_num_experts": 16}), "with 16 experts)", "dense"),
     "GPTQ": (LLAMA | {"quantization_config": GPTQ}, "is stored quantized (gptq)", "unquantized"),
     "AWQ": (LLAMA | {"quantization_config": AWQ}, "is stored quantized (awq)", "load_in_4bit: true"),
     "FP8": (LLAMA | {"quantization_config": FP8}, "is stored quantized (fp8)", "unquantized"),
@@ -52,7 +52,7 @@ NOT_DECODERS: dict[str, tuple[dict[str, Any], str, str]] = {
     "XLM": (of("xlm", "XLMWithLMHeadModel"), "is an encoder (XLMWithLMHeadModel)", "model.kind: encoder"),
     "encoder head": (of("camembert", "CamembertForSequenceClassification"), "is an encoder", "kind: encoder"),
     "decoder head": (of("llama", "LlamaForSequenceClassification"),
-                     "was saved for another task (LlamaForSequenceClassification)", "fine-tuned from"),
+                     "was saved for a task other than text generation", "fine-tuned from"),
     "Mamba": (of("mamba", "MambaForCausalLM"), "keep a state instead of attending (MambaForCausalLM)", "attention"),
     "Qwen3.5": (of("qwen3_5_text", "Qwen3_5ForCausalLM"), "keep a state", "attention"),
     "Falcon H1": (of("falcon_h1", "FalconH1ForCausalLM"), "keep a state", "attention"),
@@ -143,10 +143,10 @@ def test_other_weight_formats_are_refused(make_recipe: MakeRecipe, tmp_path: Pat
     file.parent.mkdir(exist_ok=True)
     file.touch()
     recipe = make_recipe(f"model.name={tmp_path / 'm'}")
-    check_refusal(recipe, f"holds its weights as {file.name}, but only safetensors", "converted from")
+    check_refusal(recipe, f"stores its weights in {file.name}, but only safetensors", "converted from")
     (tmp_path / "m" / "config.json").unlink()
     file.rename(tmp_path / "m" / file.name)
-    with pytest.raises(ModelError, match=f"has no config.json, but {file.suffix[1:].upper()} files"):
+    with pytest.raises(ModelError, match=f"has no config.json, only {file.suffix[1:].upper()} files"):
         run_preflight(recipe)
 
 

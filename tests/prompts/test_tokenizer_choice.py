@@ -10,7 +10,7 @@ from toolkit.prompts.tokenizer import load_tokenizer
 from toolkit.prompts.tokenizer_choice import choose_tokenizer
 
 
-def test_base_is_used_without_an_own_tokenizer(tmp_path: Path) -> None:
+def test_base_is_used_if_adapter_has_no_tokenizer(tmp_path: Path) -> None:
     (tmp_path / "tokenizer_config.json").write_text("{}", encoding="utf-8")
     folder, reason = choose_tokenizer(tmp_path, MODEL_FOLDER)
     assert folder == MODEL_FOLDER and "the adapter has none" in reason

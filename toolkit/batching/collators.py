@@ -103,7 +103,7 @@ class TreeCollator:
     Args:
         batch_tokens: The largest number of nodes per micro-batch.
         loss_on: The tokens to train on: only the completion, or the full text.
-        length_multiple: The number whose multiple each tree's length is, see `PrefixTree.with_length_multiple_of`.
+        length_multiple: The number to a multiple of which trees are padded, see `PrefixTree.with_length_multiple_of`.
     """
 
     batch_tokens: int

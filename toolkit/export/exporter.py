@@ -160,7 +160,7 @@ def _check_export(base: Path, run: TrainedRun, options: ExportOptions) -> None:
     if converter is None and problem is not None:
         raise problem
     if converter is not None:
-        reason = str(problem) if problem else "It was asked for, although this model needs no other converter."
+        reason = str(problem) if problem else "The toolkit could write them, too."
         logger.info("converter   %s writes the files. %s", converter.path, reason)
         Converter.find(converter.path, base).check(base, file_types)
     quantizer_types = [file_type for file_type in file_types if needs_quantizer(file_type, converter)]

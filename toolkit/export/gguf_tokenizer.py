@@ -23,7 +23,7 @@ class GgufTokenizer:
     """The contents of the `tokenizer.ggml.*` fields.
 
     `special` holds the merges, the ids of the special tokens, the flags that add them to a text, and the chat template.
-    SentencePiece has scores instead of merges, and `adds_space` tells whether a text starts with a space.
+    SentencePiece has scores instead of merges, and `adds_space` is true if a space is written before a text.
     """
 
     model: str

@@ -35,7 +35,7 @@ def verify_model(run: TrainedRun, model: ModelRef) -> str | None:
         return doubt
     if model.name == "merged":
         run.verify_merged()
-    elif run.recipe.lora is not None:  # without an adapter, the folder verified above has the complete model
+    elif run.recipe.lora is not None:  # without an adapter, the folder verified above contains the complete model
         from toolkit.models.model_folder import find_base  # reading a GGUF file needs no model packages
 
         find_base(run)

@@ -135,7 +135,7 @@ class TorchScorer:
         if is_limited not in self._are_trees_exact:
             problem = find_tree_problem(self._base.config)
             batch = next(batch for batch in batches if longest in batch)
-            # The rows of a batch are sorted, so the row before the longest one shares much with it.
+            # The rows of a batch are sorted, so the row before the longest one shares a long prefix with it.
             start = max(0, batch.index(longest) + 1 - _CHECKED_ROWS)
             checked = [prompts[row] for row in batch[start : start + _CHECKED_ROWS]]
             self._are_trees_exact[is_limited] = (

@@ -141,9 +141,8 @@ def check_adapter_weights(path: Path, config: Mapping[str, Any]) -> None:
                 hint=_TWO_ADAPTERS_HINT,
             )
     # PEFT ignores tensors of other layers. Layers without tensors are found when the adapter is loaded.
-    targets = config.get(
-        "target_modules"
-    )  # adapters of other tools can have a regular expression, which is not matched
+    # Adapters of other tools can have a regular expression here, which is not matched.
+    targets = config.get("target_modules")
     known = {str(name).split(".")[-1] for name in targets} if isinstance(targets, list) else None
     if known is not None and (other := {layer.split(".")[-1] for layer in shapes} - known):
         raise ModelError(

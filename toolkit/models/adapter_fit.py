@@ -1,8 +1,9 @@
-"""The check that an adapter of another tool fits a base model tensor by tensor, and its copy in the toolkit's form."""
+"""Checks that an adapter from another tool fits a base model, tensor by tensor, and its copy in the toolkit's form."""
 
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -66,12 +67,10 @@ def check_head(adapter: ForeignAdapter, base: Path, labels: int) -> None:
     """Check that an encoder's adapter contains its head, apart from a pooler whose weights the base has.
 
     Raises:
-        ModelError: If a module of the head is in neither of them, so that it would be random.
+        ModelError: If neither of them has a module of the head, which would then be random.
     """
     with torch.device("meta"):
-        config = model_config(base)
-        config.num_labels = labels
-        model = AutoModelForSequenceClassification.from_config(config, trust_remote_code=False)
+        model = _build_encoder(base, labels)
     in_base = {part for name in weight_names(base) for part in name.split(".")}
     for name in head_modules(model):
         if name not in adapter.saved_modules and not (name == "pooler" and name in in_base):
@@ -80,24 +79,28 @@ def check_head(adapter: ForeignAdapter, base: Path, labels: int) -> None:
 
 def _missing_head(adapter: ForeignAdapter, name: str, modules: Sequence[str]) -> ModelError:
     return ModelError(
-        f"The adapter {adapter.folder} does not contain {name}, a part of the classification head, which would be "
+        f"The adapter {adapter.folder} does not contain {name}, so this part of the classification head would be "
         "random.",
         hint=f"Train it again with modules_to_save: [{', '.join(modules)}].",
     )
 
 
 def _expected_shapes(adapter: ForeignAdapter, base: Path, labels: int) -> dict[str, tuple[int, ...]]:
-    config = model_config(base)
     with torch.device("meta"):
         if adapter.kind == "encoder":
-            config.num_labels = labels
-            model = AutoModelForSequenceClassification.from_config(config, trust_remote_code=False)
+            model = _build_encoder(base, labels)
         else:
-            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+            model = AutoModelForCausalLM.from_config(model_config(base), trust_remote_code=False)
         adapted = get_peft_model(model, LoraConfig(**adapter.peft_options()))
     # With save_embedding_layers="auto", PEFT asks the Hub whether the base's vocabulary was resized.
     tensors = get_peft_model_state_dict(adapted, save_embedding_layers=False)
     return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+
+
+def _build_encoder(base: Path, labels: int) -> Any:
+    config = model_config(base)
+    config.num_labels = labels
+    return AutoModelForSequenceClassification.from_config(config, trust_remote_code=False)
 
 
 def _more(names: list[str]) -> str:

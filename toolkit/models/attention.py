@@ -65,7 +65,7 @@ def find_tree_problem(config: Any) -> str | None:
 
 
 def sliding_window(config: Any) -> int | None:
-    """Return the number of tokens, including itself, that a token sees in layers with a sliding window, if any."""
+    """Return the length of the sliding window in tokens, including the current one, or None if no layer has one."""
     return _windows(config.get_text_config()).get("sliding_attention")
 
 

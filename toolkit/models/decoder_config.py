@@ -1,4 +1,4 @@
-"""The configuration of a decoder's folder: the fields that a GGUF file needs, checked for what it cannot express."""
+"""The configuration of a decoder: the fields that a GGUF file needs, and checks for what a GGUF file cannot express."""
 
 import json
 from collections.abc import Iterator
@@ -9,11 +9,12 @@ from typing import Any
 from gguf import MODEL_ARCH
 
 from toolkit.errors import ExportError, ModelError, UnsupportedModelError
+from toolkit.models.attention import sliding_window
 from toolkit.models.families import FAMILIES, Family
 from toolkit.models.parameters import model_config
 
 _GEMMA_27B_LAYERS = 62
-"""The number of layers by which llama.cpp recognizes Gemma 3 27B, which scales its attention scores differently."""
+"""The number of layers of Gemma 3 27B. llama.cpp recognizes it by them and scales its attention scores differently."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class DecoderConfig:
     Args:
         family: The family of the model.
         has_head_dim: True if the configuration states the size of a head, false if it follows from other sizes.
-        context_length: The number of tokens up to which llama.cpp computes what the model computes.
+        context_length: The longest context, in tokens, for which llama.cpp computes the same as the model.
         sliding_window: The window of the layers with sliding attention, or None if all layers attend to all tokens.
         sliding_rope_theta: The rotary base of these layers.
     """
@@ -108,7 +109,7 @@ def read_config(folder: Path) -> DecoderConfig:
             hint="Merge the adapter into the 16-bit base model and export that folder.",
         )
     try:
-        # transformers knows the defaults of each architecture and reads the fields of its older versions, too.
+        # transformers knows the defaults of each architecture, and also reads the fields of its own older versions.
         config = model_config(folder)
     except ModelError as error:
         raise ExportError(f"{error}.", hint="Merge again, or copy the file again.") from error
@@ -127,7 +128,7 @@ def read_config(folder: Path) -> DecoderConfig:
 
 def _config(config: Any, family: Family) -> DecoderConfig:
     rope, sliding_rope = _rope_parameters(config)
-    window, positions = _sliding_window(config), config.max_position_embeddings
+    window, positions = sliding_window(config), config.max_position_embeddings
     # llama.cpp slides the window for Gemma 3 only. For other families, its results differ beyond the window.
     is_sliding = family.gguf is MODEL_ARCH.GEMMA3
     has_head_dim = getattr(config, "head_dim", None) is not None
@@ -175,7 +176,7 @@ def _differences(config: Any, family: Family) -> Iterator[str]:
 
 
 def _layer_differences(config: Any, family: Family) -> Iterator[str]:
-    """Yield where sizes and layers differ from what llama.cpp assumes for a family, without metadata for it."""
+    """Yield differences from the sizes and layers that llama.cpp assumes for a family and that no metadata changes."""
     heads, layers = config.num_attention_heads, range(1, config.num_hidden_layers + 1)
     if family.gguf is MODEL_ARCH.QWEN2 and getattr(config, "head_dim", None) not in (None, config.hidden_size // heads):
         yield f"{heads} heads of size {config.head_dim} for a hidden_size of {config.hidden_size}"
@@ -208,10 +209,3 @@ def _rope_scaling(rope: dict[str, Any]) -> Llama3Scaling | LinearScaling | None:
         high_freq_factor=float(rope["high_freq_factor"]),
         original_max_position_embeddings=int(rope["original_max_position_embeddings"]),
     )
-
-
-def _sliding_window(config: Any) -> int | None:
-    """Return the window of the layers with sliding attention, or None if no layer has it."""
-    # Mistral's configuration has no layer types: its window applies to all layers.
-    layer_types = getattr(config, "layer_types", None) or ["sliding_attention"]
-    return getattr(config, "sliding_window", None) if "sliding_attention" in layer_types else None

@@ -1,4 +1,4 @@
-"""Encoders with a classification head: loading, and what is trained: a LoRA adapter and the head, or all weights."""
+"""Encoders with a classification head: loading them, and training a LoRA adapter and the head, or all weights."""
 
 from inspect import signature
 from pathlib import Path
@@ -9,8 +9,6 @@ import torch
 from toolkit.errors import ModelError, RecipeError, ToolkitError, first_line
 from toolkit.models.backend import (
     DEVICE,
-    MODEL_FOR_CAUSAL_LM_MAPPING,
-    MODEL_FOR_MASKED_LM_MAPPING,
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
     AutoModelForSequenceClassification,
     LoraConfig,
@@ -44,7 +42,7 @@ def max_input_length(model: Any) -> int | None:
     modules = {name.rpartition(".")[2]: module for name, module in model.named_modules()}
     embedding = modules.get("position_embeddings")
     if not isinstance(embedding, torch.nn.Embedding):
-        # Rotary embeddings, as ModernBERT has them, can be computed for any position, but were trained on so many.
+        # Rotary embeddings, as in ModernBERT, can be computed for any position, but were trained only up to this one.
         return model.config.max_position_embeddings if "rotary_emb" in modules else None
     # RoBERTa and its relatives number positions from padding_idx + 1, so the embeddings up to it are never used.
     return embedding.num_embeddings - (0 if embedding.padding_idx is None else embedding.padding_idx + 1)
@@ -53,8 +51,8 @@ def max_input_length(model: Any) -> int | None:
 def load_encoder_tokenizer(folder: Path, model: Path) -> Any:
     """Load the tokenizer of an encoder, without token_type_ids if the model has no such input.
 
-    BERT's tokenizer, which DistilBERT has too, returns them for any model. What the tokenizer returns is also written
-    when it is saved, so the trained model works with plain transformers.
+    BERT's tokenizer, which DistilBERT also uses, returns them for any model. The names of its outputs are saved with
+    it, so the trained model works with plain transformers.
 
     Args:
         folder: The folder of the tokenizer.
@@ -75,16 +73,10 @@ def count_encoder_parameters(folder: Path, recipe: Recipe) -> ParameterCount:
     """Count the parameters of an encoder with head and adapter, if it gets one, from its config.json.
 
     Raises:
-        ModelError: If the model is a decoder, or does not support a classification head.
+        ModelError: If the model does not support a classification head.
         RecipeError: If the encoder lacks a target module, or its maximum input length is below model.max_seq_length.
     """
     config = model_config(folder)
-    # BERT is in both, because it can also be used as a decoder.
-    if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING and type(config) not in MODEL_FOR_MASKED_LM_MAPPING:
-        raise ModelError(
-            f"model.kind is encoder, but {recipe.model.name} is a decoder ({config.model_type}).",
-            hint="Set model.kind: decoder, or model.name to an encoder.",
-        )
     config.num_labels = len(recipe.task.labels)
     with torch.device("meta"):
         try:

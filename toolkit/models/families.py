@@ -4,12 +4,14 @@ A family is one entry of `FAMILIES` and one row of the parametrized tests in tes
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from gguf import MODEL_ARCH
 
-LINEAR_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-"""The linear layers of a decoder layer. All families have the same, and an adapter can be added to each of them."""
+from toolkit.recipe.model_kind import DecoderTarget
+
+LINEAR_LAYERS: tuple[str, ...] = get_args(DecoderTarget)
+"""The linear layers of a decoder layer, the same in all families. An adapter can be added to each of them."""
 
 RotaryPairing = Literal["halves", "neighbors"]
 
@@ -25,8 +27,6 @@ class Family:
         rotary_pairing: The dimensions of a head that llama.cpp rotates together: i with i + head_dim / 2 (`halves`, as
             in transformers) or 2i with 2i + 1 (`neighbors`). The rows of queries and keys are reordered for the latter.
         activation: The activation of the MLP that llama.cpp computes.
-        layer_norms: The norms of a decoder layer, by their names in transformers.
-        has_qk_norm: True if each head's queries and keys are normalized.
         has_qkv_bias: True if queries, keys and values always have biases.
         norm_offset: The number that the model adds to the weights of its norms. In GGUF files it is already added.
         tree_problem: The reason why its attention cannot compute prefix trees, or None if it can.
@@ -38,20 +38,11 @@ class Family:
     gguf: MODEL_ARCH
     rotary_pairing: RotaryPairing = "halves"
     activation: str = "silu"
-    layer_norms: tuple[str, ...] = ("input_layernorm", "post_attention_layernorm")
-    has_qk_norm: bool = False
     has_qkv_bias: bool = False
     norm_offset: float = 0.0
     tree_problem: str | None = None
     overflows_float16: bool = False
 
-
-_GEMMA_NORMS = (
-    "input_layernorm",
-    "post_attention_layernorm",
-    "pre_feedforward_layernorm",
-    "post_feedforward_layernorm",
-)
 
 FAMILIES: dict[str, Family] = {
     family.architecture: family
@@ -60,15 +51,13 @@ FAMILIES: dict[str, Family] = {
         Family("Llama", "LlamaForCausalLM", MODEL_ARCH.LLAMA, rotary_pairing="neighbors"),
         Family("Mistral", "MistralForCausalLM", MODEL_ARCH.LLAMA, rotary_pairing="neighbors"),
         Family("Qwen2.5", "Qwen2ForCausalLM", MODEL_ARCH.QWEN2, has_qkv_bias=True),
-        Family("Qwen3", "Qwen3ForCausalLM", MODEL_ARCH.QWEN3, has_qk_norm=True),
+        Family("Qwen3", "Qwen3ForCausalLM", MODEL_ARCH.QWEN3),
         Family("SmolLM3", "SmolLM3ForCausalLM", MODEL_ARCH.SMOLLM3, rotary_pairing="neighbors"),
         Family(
             "Gemma 3",
             "Gemma3ForCausalLM",
             MODEL_ARCH.GEMMA3,
             activation="gelu_pytorch_tanh",
-            layer_norms=_GEMMA_NORMS,
-            has_qk_norm=True,
             norm_offset=1.0,
             overflows_float16=True,
         ),

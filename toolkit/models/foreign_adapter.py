@@ -1,4 +1,4 @@
-"""LoRA adapters that other tools trained: finding them, and checking that a recipe can describe them exactly."""
+"""LoRA adapters that other tools trained: finding them, and checking that a recipe can describe them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,18 +20,18 @@ _TASK_TYPES: dict[ModelKind, str] = {"decoder": "CAUSAL_LM", "encoder": "SEQ_CLS
 _ONLY_LORA = (
     "Only a LoRA adapter with one rank and one alpha, on linear layers of an unchanged base model, can be imported."
 )
-# These leave the base as it is. All others change its weights before training, or cannot be told apart from those.
-_NEUTRAL_STARTS = (None, True, False, "gaussian", "orthogonal")
+# These leave the base unchanged. All others change its weights before training, or cannot be told apart from those.
+_NEUTRAL_INITIALIZATIONS = (None, True, False, "gaussian", "orthogonal")
 _REFUSED_OPTIONS = {
     "alora_invocation_tokens": "an aLoRA adapts only the tokens after an invocation sequence",
     "rank_pattern": "its layers have different ranks",
     "alpha_pattern": "its layers have different values of alpha",
-    "trainable_token_indices": "it also trained the embeddings of some tokens",
+    "trainable_token_indices": "the embeddings of some tokens were trained, too",
     "lora_bias": "its matrices have biases",
     "layer_replication": "it repeats layers of the base model",
     "target_parameters": "it adapts parameters that are not linear layers, such as those of a mixture of experts",
     "loftq_config": "LoftQ changes the weights of the base model",
-    "eva_config": "EVA cannot be told apart from starts that change the base model",
+    "eva_config": "EVA cannot be told apart from initializations that change the base model",
     "corda_config": "CorDA changes the weights of the base model",
     "lora_ga_config": "LoRA-GA changes the weights of the base model",
     "use_qalora": "a QA-LoRA is tied to quantized weights",
@@ -40,9 +40,9 @@ _REFUSED_OPTIONS = {
 }
 """Options that change what an adapter computes in a way that a recipe cannot express, with the reason."""
 
-# Which layers were adapted is read from the tensors, so that no regular expression has to be matched. The others are
-# names and versions, or have an effect only on an option that is refused.
-_OTHER_OPTIONS = frozenset(
+# Options that are checked elsewhere or change nothing. The adapted layers are read from the tensors, so that no regular
+# expression has to be matched.
+_ACCEPTED_OPTIONS = frozenset(
     (
         "auto_mapping", "base_model_name_or_path", "bias", "ensure_weight_tying", "exclude_modules", "inference_mode",
         "init_lora_weights", "layers_pattern", "layers_to_transform", "lora_alpha", "lora_dropout", "megatron_core",
@@ -168,7 +168,7 @@ def read_foreign_adapter(folder: Path, kind: ModelKind) -> ForeignAdapter:
 
 
 def _check_layers(adapter: ForeignAdapter) -> None:
-    """Check that the file has nothing but LoRA matrices of linear layers, and the modules that config.json lists."""
+    """Check that the file contains only LoRA matrices of linear layers, and modules that adapter_config.json lists."""
     saved = set(adapter.saved_modules)
     if other := sorted(name for name in adapter.shapes if "lora_" not in name and not saved & set(name.split("."))):
         raise ModelError(
@@ -198,24 +198,26 @@ def _check_kind(config: Mapping[str, Any], path: Path, kind: ModelKind) -> None:
             f"{_TASK_TYPES[kind]}.",
             hint="Set model.kind: decoder for adapters of type CAUSAL_LM, and encoder for those of type SEQ_CLS.",
         )
-    if (start := config.get("init_lora_weights")) not in _NEUTRAL_STARTS:
+    if (initialization := config.get("init_lora_weights")) not in _NEUTRAL_INITIALIZATIONS:
         raise ModelError(
-            f"{path} sets init_lora_weights to {shortened(start)}, which can change the weights of the base model "
+            f"{path} sets init_lora_weights to {shortened(initialization)}, which can change the base model's weights "
             "before training, so the adapter does not fit the original base.",
             hint="Convert it to an ordinary LoRA where it was trained, with PEFT's save_pretrained(..., "
             "path_initial_model_for_weight_conversion=...).",
         )
     for key, value in config.items():
-        if key in _OTHER_OPTIONS or value in (None, False, "", [], {}):
+        if key in _ACCEPTED_OPTIONS or value in (None, False, "", [], {}):
             continue
         reason = _REFUSED_OPTIONS.get(key, "this option is not known")
         raise ModelError(f"{path} sets {key} to {shortened(value)}, which cannot be used: {reason}.", hint=_ONLY_LORA)
     if (bias := config.get("bias", "none")) != "none":
-        raise ModelError(f"{path} sets bias to {shortened(bias)}: it also trained biases of the base.", hint=_ONLY_LORA)
+        raise ModelError(
+            f"{path} sets bias to {shortened(bias)}: biases of the base were trained, too.", hint=_ONLY_LORA
+        )
 
 
 def _check_values(config: Mapping[str, Any], path: Path) -> None:
-    """Check that the recipe's lora section can hold the numbers of an adapter, and that a head is all it saves."""
+    """Check that a recipe can express the numbers of an adapter, and that it saves no modules except a head."""
     is_valid = {
         "r": type(config.get("r")) is int and 1 <= config["r"] <= 2**16,
         "lora_alpha": is_number(config.get("lora_alpha"))
@@ -227,7 +229,7 @@ def _check_values(config: Mapping[str, Any], path: Path) -> None:
     if invalid := [key for key, valid in is_valid.items() if not valid]:
         raise ModelError(
             f"{path} has {shortened(config.get(invalid[0]))} for {invalid[0]}, which the lora section of a recipe "
-            "cannot hold.",
+            "cannot express.",
             hint="It needs a rank and an alpha that are positive integers, and a dropout below 1.",
         )
     saved = config.get("modules_to_save") or []

@@ -52,7 +52,7 @@ class GgufVocabulary:
         self.pre = self._split_rule() if is_byte_level else "default"
         """The value of `tokenizer.ggml.pre`: the rule that splits a text into words. SentencePiece has none."""
         self.adds_space = not is_byte_level and self._find_space_prefix()
-        """True if llama.cpp has to write a space before a text, and after each special token."""
+        """True if llama.cpp must write a space before a text, and after each special token."""
         self._check_added_tokens()
         self._check_merges()
         self._check_embedding()
@@ -77,10 +77,11 @@ class GgufVocabulary:
         for (left, right), rank in ranks.items():
             by_token[left + right].append(rank)
         final: dict[str, int] = {}
-        for token, own in by_token.items():
-            # Only one of a token's merges ever happens. Which one does not matter if no other token's come in between.
-            is_block = own[-1] - own[0] == len(own) - 1
-            final[token] = own[0] if is_block else _last_merge(token, ranks)
+        for token, token_ranks in by_token.items():
+            # Only one of a token's merges ever happens. Which one does not matter if no merge of another token lies in
+            # between.
+            is_contiguous = token_ranks[-1] - token_ranks[0] == len(token_ranks) - 1
+            final[token] = token_ranks[0] if is_contiguous else _last_merge(token, ranks)
         scores = [0.0] * self.vocab_size
         for position, token in enumerate(sorted(final, key=lambda token: final[token])):
             scores[self._bpe["vocab"][token]] = -float(position)
@@ -125,7 +126,7 @@ class GgufVocabulary:
                 # starts with one.
                 return steps[0]["prepend_scheme"] == "always"
             case types:
-                raise self._error(f"prepares texts by other steps ({', '.join(types)}) than llama.cpp's SentencePiece.")
+                raise self._error(f"prepares texts in other steps ({', '.join(types)}) than llama.cpp's SentencePiece.")
 
     def _splits_tokens(self, metaspace: dict[str, Any]) -> bool:
         return metaspace["split"] and any(_SPACE in token[1:] for token in self._bpe["vocab"])
@@ -140,7 +141,7 @@ class GgufVocabulary:
                 flags.append("normalized")
             if flags and not token["special"]:
                 raise self._error(
-                    f"finds its token {token['content']!r} by rules that llama.cpp lacks ({', '.join(flags)})."
+                    f"matches its token {token['content']!r} by rules that llama.cpp lacks ({', '.join(flags)})."
                 )
 
     def _check_merges(self) -> None:
@@ -157,7 +158,7 @@ class GgufVocabulary:
             pieces = [piece.value for piece in words.model.tokenize(token)]
             if len(pieces) == 1:
                 continue
-            # SentencePiece in llama.cpp cannot build a token of which its merges leave three pieces or more.
+            # llama.cpp's SentencePiece cannot build a token either if the merges leave three or more pieces of it.
             if looks_up == llama_cpp_looks_up and len(pieces) > 2 and not _BYTE_TOKENS.intersection(pieces):
                 continue
             program = "the tokenizer" if looks_up else "llama.cpp"
@@ -170,7 +171,7 @@ class GgufVocabulary:
             )
 
     def _check_embedding(self) -> None:
-        # A special token beyond the embedding cannot occur in a prompt: planning.model_checks.check_token_ids.
+        # planning.model_checks.check_token_ids refuses prompts with a special token beyond the embedding.
         special = {token["id"] for token in self._added if token["special"]}
         ids = {*self._bpe["vocab"].values(), *(token["id"] for token in self._added)}
         largest = max(ids - special)

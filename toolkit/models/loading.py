@@ -125,7 +125,7 @@ def attach_lora(model: Any, lora: LoraSection, *, seed: int, gradient_checkpoint
             )
     except ValueError as error:
         raise ModelError(f"The adapter does not fit the model: {error}") from error
-    # On a GPU, Unsloth replaces the names of some families by a regular expression and adds a field that nothing reads.
+    # On a GPU, Unsloth replaces some families' target modules with a regular expression, and adds a field nobody reads.
     config = adapted.peft_config["default"]
     config.auto_mapping, config.target_modules = None, set(lora.target_modules)
     return adapted

@@ -1,4 +1,4 @@
-"""The models that cannot be trained here, recognized from their configuration before weights or rows are read."""
+"""Checks for models that cannot be trained, which read only their configuration, not weights or rows."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -83,7 +83,7 @@ def _find_other_format(model: _Candidate) -> Problem | None:
     if found is None:
         return None
     return (
-        f"holds its weights as {found.name}, but only safetensors can be trained",
+        f"stores its weights in {found.name}, but only safetensors weights can be trained",
         "Use the checkpoint that this file was converted from.",
     )
 
@@ -105,7 +105,7 @@ def _find_other_modalities(model: _Candidate) -> Problem | None:
 
 
 def _find_encoder_decoder(model: _Candidate) -> Problem | None:
-    if not (getattr(model.config, "is_encoder_decoder", False)):
+    if not getattr(model.config, "is_encoder_decoder", False):
         return None
     return (
         f"is an encoder-decoder ({model.architecture}), but only decoders and encoders are supported",
@@ -123,8 +123,8 @@ def _find_experts(model: _Candidate) -> Problem | None:
     if not counts:
         return None
     return (
-        f"is a mixture of {max(counts)} experts ({model.architecture}), whose weights adapters, 4-bit loading and the "
-        "memory prediction do not cover",
+        f"is a mixture-of-experts model ({model.architecture} with {max(counts)} experts), but adapters, 4-bit loading "
+        "and the memory prediction do not cover the experts",
         "Use a dense model, which has one MLP per layer.",
     )
 
@@ -155,36 +155,42 @@ def _quantization(raw: dict[str, Any]) -> dict[str, Any]:
 
 
 def _find_other_kind(model: _Candidate) -> Problem | None:
-    # Transformers would load either as the other, with a new random head.
+    # Transformers would load an encoder as a decoder and vice versa, with a new random head.
     return _find_encoder(model) if model.is_decoder_recipe else _find_decoder(model)
 
 
 def _find_encoder(model: _Candidate) -> Problem | None:
-    encoder_hint = "Set model.kind: encoder, or use a model that writes text."
+    encoder_hint = "Set model.kind: encoder, or use a model that generates text."
     if any((model.folder / name).is_file() for name in _SENTENCE_TRANSFORMERS_FILES):
-        return "is an embedding model (sentence-transformers), which does not write text", encoder_hint
+        return "is an embedding model (sentence-transformers), which does not generate text", encoder_hint
     name = model.architecture
     if name.endswith(("ForCausalLM", "LMHeadModel")) and not name.endswith("WithLMHeadModel"):
         return None
     if type(model.config) in MODEL_FOR_MASKED_LM_MAPPING:
         return f"is an encoder ({name}), but model.kind is decoder", encoder_hint
-    # The name of a bare model, saved without its head, has no "For". If its head is tied, nothing is missing.
+    # The class name of a model that was saved without its head has no "For". If its head is tied, nothing is missing.
     if "For" not in name:
         return None
-    return f"was saved for another task ({name}) than writing text", "Use the checkpoint that it was fine-tuned from."
+    return (
+        f"was saved for a task other than text generation ({name})",
+        "Use the checkpoint that it was fine-tuned from.",
+    )
 
 
 def _find_decoder(model: _Candidate) -> Problem | None:
     model_type = type(model.config)
     if model_type not in MODEL_FOR_CAUSAL_LM_MAPPING or model_type in MODEL_FOR_MASKED_LM_MAPPING:
         return None
-    return f"is a decoder ({model.architecture}), but model.kind is encoder", "Set model.kind: decoder."
+    return (
+        f"is a decoder ({model.architecture}), but model.kind is encoder",
+        "Set model.kind: decoder, or use an encoder.",
+    )
 
 
 def _find_recurrence(model: _Candidate) -> Problem | None:
     model_class = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(model.config), None)
     layer_types = getattr(model.config, "layer_types", None) or ()
-    # Transformers calls a model stateful if its cache cannot be cropped.
+    # Transformers marks a model as stateful if its cache cannot be cropped.
     if not getattr(model_class, "_is_stateful", False) and all("attention" in name for name in layer_types):
         return None
     return (

@@ -5,14 +5,14 @@ from copy import deepcopy
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import torch
 
 from toolkit.errors import ModelError, RecipeError, first_line
 from toolkit.models.backend import AutoConfig, AutoModelForCausalLM, LoraConfig, get_peft_model
+from toolkit.models.families import LINEAR_LAYERS
 from toolkit.models.precision import Precision
-from toolkit.recipe.model_kind import DecoderTarget
 from toolkit.recipe.schema import LoraSection, Recipe
 
 # Bytes per weight of NF4 with double quantization (arXiv 2305.14314): 4 bits per weight, an 8-bit scale per block of 64
@@ -118,7 +118,7 @@ def count_parameters(folder: Path, lora: LoraSection) -> ParameterCount:
 def _check_targets(folder: Path, lora: LoraSection, layers: Set[str]) -> None:
     # PEFT ignores names that do not exist as long as one does, and would silently train a part of the adapter.
     if missing := [name for name in lora.target_modules if name not in layers]:
-        usable = [name for name in get_args(DecoderTarget) if name in layers]
+        usable = [name for name in LINEAR_LAYERS if name in layers]
         raise ModelError(
             f"lora.target_modules: {missing[0]!r} is not a layer of {folder}. Its linear layers are "
             f"{', '.join(sorted(layers)) or 'of a type that adapters do not support'}.",

@@ -42,7 +42,7 @@ def check_model_folder(folder: Path, *, weights: bool = True) -> Path:
     """
     if not (folder / "config.json").is_file():
         other = next(
-            (f", but {ending.upper()} files" for ending in ("gguf", "onnx") if [*folder.glob(f"*.{ending}")]), ""
+            (f", only {ending.upper()} files" for ending in ("gguf", "onnx") if [*folder.glob(f"*.{ending}")]), ""
         )
         raise ModelError(
             f"{folder} is not a model folder: it has no config.json{other}.",
@@ -88,8 +88,8 @@ def check_weights_complete(parameters: Iterable[str], names: Set[str], folder: P
     Raises:
         ModelError: If a weight is missing; the message names the first.
     """
-    # Two differences are expected: transformers fuses the experts of a mixture of experts into one tensor, and it adds
-    # the prefix "model." that the file of a bare model, saved without its head, lacks.
+    # Two differences are expected: transformers fuses the experts of a mixture of experts, on which earlier versions
+    # could train, into one tensor, and it adds the prefix "model.", which a model saved without its head lacks.
     expected = [name for name in parameters if "expert" not in name]
     missing = [name for name in expected if not {name, name.removeprefix("model.")} & names]
     if missing and len(missing) < len(expected):

@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves
 from toolkit.errors import ModelError
 
 TRACED_LAYERS = 2
-"""The layers of a traced model. The first keeps less than the others, because its input needs no gradient."""
+"""The number of layers of a traced model. The first keeps less than the others, because its input needs no gradient."""
 
 InputShape = tuple[tuple[int, ...], torch.dtype]
 
@@ -59,9 +59,9 @@ class TracedCall:
     Args:
         inputs: The shapes and data types of its inputs.
         body: The name of the method that returns the module to call. None for the model itself.
-        is_training: Whether there is a backward pass.
+        is_training: True if there is a backward pass.
         autocast: The data type of mixed precision. None without it.
-        has_fused_attention: Whether dropout inside the attention keeps no weights, as on a GPU.
+        has_fused_attention: True if attention keeps no weights, even with dropout, as on a GPU.
     """
 
     inputs: dict[str, InputShape]
@@ -72,10 +72,10 @@ class TracedCall:
 
 
 class _Allocations(TorchDispatchMode):
-    """Records each new block and when it is freed.
+    """A dispatch mode that records each new block of memory until it is freed.
 
     Args:
-        known: Addresses of the blocks that exist before.
+        known: The addresses of the blocks that exist already.
     """
 
     def __init__(self, known: set[int]) -> None:

@@ -1,4 +1,4 @@
-"""The memory formula for training and scoring, term by term, from the sizes of a Llama and a micro-batch.
+"""The memory formula for training and scoring, term by term, from the sizes of a Llama and of a micro-batch.
 
 The terms follow from the tensors that autograd keeps in the layers of a Llama in transformers. No factor is fitted.
 `traced_memory` predicts the memory of all other models. docs/memory.md has the derivation and compares predictions with

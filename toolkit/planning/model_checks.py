@@ -121,11 +121,13 @@ def find_export_problem(folder: Path, row_tokenizer: RowTokenizer) -> str | None
         # The adapter's tokenizer is exported, and it is a copy of this one.
         GgufVocabulary(tokenizer, config.vocab_size, folder)
     except UnsupportedModelError as error:
-        return f"{error} llama.cpp's own convert_hf_to_gguf.py may support it: give its path to the export (converter)."
+        return (
+            f"{error} llama.cpp's own convert_hf_to_gguf.py may support it: pass its path when exporting (converter)."
+        )
     except ExportError as error:
         return str(error)
     # llama.cpp writes a space before every text or before none, even if one is there already.
     scheme, texts = space_prefix_scheme(row_tokenizer.tokenizer), row_tokenizer.template.texts_between_special_tokens()
     if (scheme == "first" and texts[0]) or (scheme == "always" and any(text.startswith(" ") for text in texts)):
-        return "The tokenizer writes spaces before some texts of the chat template only, which llama.cpp cannot do."
+        return "The tokenizer writes a space before only some texts of the chat template, which llama.cpp cannot do."
     return None

@@ -244,7 +244,7 @@ def run_preflight(
         recorded_precision: The precision that a resumed run was started with. `model.dtype: auto` keeps it if the
             device supports it.
         base: The folder of the base model, if it is not where the recipe says.
-        tokenizer: The folder of the tokenizer, if it is not that of the base model.
+        tokenizer: The folder of the tokenizer. Defaults to that of the base model.
 
     Raises:
         ToolkitError: If the recipe does not fit the data or the model.

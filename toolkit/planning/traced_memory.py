@@ -34,7 +34,7 @@ class TracedModel:
         config: Its configuration.
         recipe: The recipe, for the adapter and the labels.
         dtype_bytes: Bytes per weight and activation.
-        on_cpu: Whether it runs on a CPU.
+        on_cpu: True if it runs on a CPU.
     """
 
     config: Any = field(compare=False)
@@ -42,7 +42,7 @@ class TracedModel:
     dtype_bytes: int
     on_cpu: bool
     key: str = ""
-    """What determines the model, for the cache of its traces; set by itself."""
+    """The key of the model in the cache of traces, derived from its other fields."""
 
     def __post_init__(self) -> None:
         parts = (self.config.to_json_string(), self.recipe.lora, self.recipe.model.kind, len(self.recipe.task.labels))
@@ -128,8 +128,8 @@ class TracedModel:
 def _original_class(model_class: Any) -> Any:
     """Return a model class as transformers defines it.
 
-    On a GPU, Unsloth replaces the forward methods of the classes that it has loaded a model of, and its kernels cannot
-    run without data.
+    On a GPU, Unsloth replaces the forward methods of the classes of loaded models, and its kernels cannot run without
+    data.
     """
     spec = importlib.util.find_spec(model_class.__module__)
     if spec is None or spec.loader is None:
@@ -156,8 +156,8 @@ def traced_bytes_per_token(model: TracedModel, longest: int, *, checkpointing: b
 
     Args:
         model: The model.
-        longest: The length of the longest row, because attention can keep a number per pair of tokens.
-        checkpointing: Whether layers are recomputed.
+        longest: The length of the longest row. It matters because attention can keep a number per pair of tokens.
+        checkpointing: True if layers are recomputed.
         target_share: The share of the positions that predict a target token.
     """
     trace = model.trace(BatchShape(longest, longest**2, 1, is_tree=False), is_training=True)
@@ -181,7 +181,7 @@ def traced_training_memory(
     """Predict the peak of a training step, see `memory.training_memory`. `longest` is the length of the longest row."""
     trace, dtype_bytes, holes = model.trace(batch_shape, is_training=True), model.dtype_bytes, 0
     if model.on_cpu and not checkpointing:
-        # The heap grows by none to all of the holes. The middle is wrong by at most half of them, see docs/memory.md.
+        # The heap grows by anything from none to all of the holes; half is the middle, see docs/memory.md.
         holes = model.layers * heap_growth(trace.layer_freed, trace.layer_kept) // 2
     return MemoryUse(
         runtime=runtime,

@@ -9,8 +9,8 @@ from toolkit.prompts.tokenizer import SAMPLES, encode_plain, has_tokenizer, load
 def choose_tokenizer(adapter: Path, base: Path) -> tuple[Path, str]:
     """Return the folder of the tokenizer that an adapter was trained with, and the reason in one phrase.
 
-    An adapter's own tokenizer is what it was trained with. If it lacks only the chat template, as those that some
-    trainers save, the base's is used.
+    This is the adapter's own tokenizer if it has one. If it lacks only the chat template, which some trainers do not
+    save, the base's is used.
 
     Args:
         adapter: The folder of the adapter.

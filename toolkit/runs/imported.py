@@ -1,4 +1,4 @@
-"""The record of an adapter that another tool trained: the field `imported` of run.json."""
+"""The origin of an adapter that another tool trained: the field `imported` of run.json."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass

@@ -55,7 +55,9 @@ class RunFolder:
         if not path.is_dir():
             raise RunError(f"There is no run folder {path}.", hint="Train first: toolkit.train(RECIPE)")
         missing = [file.name for file in (run.recipe_file, run.run_json) if not file.is_file()]
-        if missing := missing + ([] if run.has_weights else ["adapter/adapter_config.json"]):
+        if not run.has_weights:
+            missing.append("adapter/adapter_config.json")
+        if missing:
             raise RunError(
                 f"{path} is not a finished run: {missing[0]} is missing.",
                 hint="Finish it with `toolkit.train(RECIPE, resume=True)`, or give another folder.",

@@ -25,7 +25,7 @@ _LOSS_SCALE = 1024.0
 
 
 def choose_rows(job: TrainingJob, config: Any) -> list[Row]:
-    """Return rows of the first step to verify, with the longest row if it is longer than the model's sliding window.
+    """Return the rows to verify: those of the first step, or two with the longest row if it exceeds the sliding window.
 
     Short rows fit into the window, so they would not show that a tree is wrong for longer ones.
     """
@@ -34,7 +34,7 @@ def choose_rows(job: TrainingJob, config: Any) -> list[Row]:
     if window is None or len(longest) <= window:
         return rows
     long_row = to_training_row(longest)
-    # Of the rows in the step, only one that shares a prefix with the longest, because two long rows need memory enough.
+    # Only one other row, with which the longest one shares a prefix, because two long rows already need much memory.
     return [*[row for row in rows if row != long_row][:1], long_row]
 
 
