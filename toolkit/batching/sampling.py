@@ -15,8 +15,8 @@ for Llama 3.2 1B on XNLI-fr."""
 HOPPER_TREE_NODES = 3_072
 """The same limit for Hopper and later GPUs, on which launching kernels takes longer than computing small trees.
 
-On an H200, a tree of 2,400 nodes takes half the time of two smaller ones, and trees of 9,000 nodes are no faster
-(docs/gpu.md)."""
+On an H200, a tree of 2,400 nodes takes half the time of two smaller ones, and trees of 9,000 nodes are no faster.
+This number lies in between and was not measured itself (docs/gpu.md)."""
 LENGTH_MULTIPLES = {"cpu": 1, "cuda": 128}
 """The number to a multiple of which trees are padded, by device; see `PrefixTree.with_length_multiple_of`."""
 

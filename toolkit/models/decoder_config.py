@@ -169,8 +169,8 @@ def _differences(config: Any, family: Family) -> Iterator[str]:
     for field in ("attn_logit_softcapping", "final_logit_softcapping", "use_bidirectional_attention"):
         if value := getattr(config, field, None):
             yield f"{field} {value}"
-    for field in ("attention_bias", "mlp_bias"):
-        if getattr(config, field, False) and family.gguf is not MODEL_ARCH.LLAMA and not family.has_qkv_bias:
+    for field in () if family.gguf is MODEL_ARCH.LLAMA else ("attention_bias", "mlp_bias"):
+        if getattr(config, field, False) and not (field == "attention_bias" and family.has_qkv_bias):
             yield field
     yield from _layer_differences(config, family)
 

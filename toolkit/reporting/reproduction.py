@@ -6,7 +6,7 @@ from contextlib import suppress
 from typing import Any
 
 from toolkit.data.sources import EMBEDDED
-from toolkit.errors import ModelError
+from toolkit.errors import ModelError, RunError
 from toolkit.evaluation.evaluation import Evaluation
 from toolkit.inference.gguf_file import read_gguf_header
 from toolkit.models.gguf_types import FILE_TYPES
@@ -14,7 +14,7 @@ from toolkit.recipe.loading import format_override
 from toolkit.recipe.section import GgufType
 from toolkit.runs.imported import ImportedAdapter
 from toolkit.runs.model_ref import ModelRef
-from toolkit.runs.run_folder import RunFolder
+from toolkit.runs.run_folder import RunFolder, read_json_object
 
 
 def reproduction_commands(
@@ -44,7 +44,7 @@ def reproduction_commands(
     types = _gguf_types(run, models)
     if types or "merged" in models:
         quant_flags = ["--quant", *dict.fromkeys(types.values())] if types else []
-        yield f"python scripts/export_gguf.py {shlex.join([str(rerun.path), *quant_flags])}"
+        yield f"python scripts/export_gguf.py {shlex.join([str(rerun.path), *quant_flags, *_converter_flags(run)])}"
     for evaluation in evaluations:
         yield _evaluation_command(evaluation, rerun, types)
 
@@ -78,6 +78,15 @@ def _gguf_types(run: RunFolder, models: Sequence[str]) -> dict[str, GgufType]:
         if model.startswith("gguf-") and (ending := model.rpartition("-")[2]) in FILE_TYPES:
             types.setdefault(model, ending)
     return {model: file_type for model, file_type in types.items() if model in models}
+
+
+def _converter_flags(run: RunFolder) -> list[str]:
+    """Return the flag for llama.cpp's converter if it wrote a file of the run. Only its file name is recorded."""
+    entries: list[dict[str, Any]] = []
+    with suppress(RunError, KeyError):  # without an intact parity.json, nothing is known of a converter
+        entries = read_json_object(run.parity)["models"]
+    names = [entry["converter"]["file"] for entry in entries if entry.get("converter")]
+    return ["--converter", names[0]] if names else []
 
 
 def _evaluation_command(evaluation: Evaluation, run: RunFolder, gguf_types: Mapping[str, GgufType]) -> str:
