@@ -117,6 +117,12 @@ def test_other_computations_are_refused(shape: str, overrides: dict[str, Any], m
         read_config(tmp_path)
 
 
+def test_another_model_type_is_refused(tmp_path: Path) -> None:
+    stand_in_config("llama", architectures=["Gemma3ForCausalLM"]).save_pretrained(tmp_path)
+    with pytest.raises(ExportError, match="names Gemma3ForCausalLM, but its model_type llama is another"):
+        read_config(tmp_path)
+
+
 def test_several_differences_are_one_sentence(tmp_path: Path) -> None:
     overrides = {"rope_parameters": YARN, "attention_bias": True}
     stand_in_config("qwen3", architectures=["Qwen3ForCausalLM"], **overrides).save_pretrained(tmp_path)

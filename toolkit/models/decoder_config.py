@@ -9,6 +9,7 @@ from typing import Any
 from gguf import MODEL_ARCH
 
 from toolkit.errors import ExportError, ModelError, UnsupportedModelError
+from toolkit.models.backend import MODEL_FOR_CAUSAL_LM_MAPPING
 from toolkit.models.families import FAMILIES, Family
 from toolkit.models.parameters import model_config
 
@@ -112,6 +113,13 @@ def read_config(folder: Path) -> DecoderConfig:
         config = model_config(folder)
     except ModelError as error:
         raise ExportError(f"{error}.", hint="Merge again, or copy the file again.") from error
+    loaded = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+    if getattr(loaded, "__name__", None) != family.architecture:
+        raise ExportError(
+            f"{folder / 'config.json'} names {family.architecture}, but its model_type {config.model_type} is another "
+            "architecture.",
+            hint="Copy the file again from the model's source.",
+        )
     try:
         if differences := list(_differences(config, family)):
             raise ExportError(
