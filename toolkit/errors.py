@@ -8,7 +8,9 @@ EXIT_INTERRUPTED = 130  # 128 + SIGINT (2), as shells report a process that Ctrl
 
 def first_line(error: BaseException) -> str:
     """Return the first line of an exception's message, or the name of its type if the message is empty."""
-    message = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    # huggingface_hub's first line only announces the reason: "Validation error for field 'head_dim':"
+    message = " ".join(map(str.strip, lines[:2])) if lines[0].endswith(":") else lines[0]
     # The message of a KeyError is only the quoted key, which explains nothing.
     return f"there is no {message}" if isinstance(error, KeyError) else message
 

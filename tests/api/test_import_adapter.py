@@ -209,6 +209,19 @@ def test_script_prints_changes_and_doubts(
     assert "r: 8" in page and "alpha: 16" in page
 
 
+def test_run_is_not_replaced_by_its_own_adapter(imported: toolkit.Run, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(imported.path, tmp_path / "run"))
+    with pytest.raises(toolkit.RunError, match=r"is in the run folder .* whose files would be replaced first"):
+        toolkit.import_adapter(run / "adapter", run / "recipe.yaml", run, overwrite=True)
+    assert (run / "adapter" / "adapter_model.safetensors").is_file()
+
+
+def test_other_folders_cannot_be_overwritten(plain: Path, recipe_file: Path, tmp_path: Path) -> None:
+    with pytest.raises(toolkit.RunError, match="already exists") as error:
+        toolkit.import_adapter(plain, recipe_file, tmp_path)
+    assert error.value.hint == "Choose another folder with output_dir."
+
+
 def test_quantized_base_is_pointed_out(
     plain: Path, tiny_model: Path, recipe_file: Path, tmp_path: Path, call: Call
 ) -> None:

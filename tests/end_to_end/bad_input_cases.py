@@ -174,7 +174,7 @@ MODEL_CASES = [
     Case("more layers than weights", model(config(num_hidden_layers=5)), "5, but the weights have 2", _MERGE),
     Case("more weights than layers", model(config(num_hidden_layers=1)), "1, but the weights have 2", _MERGE),
     Case("a missing tensor", model(_without_norm), "lacks 1 of the model's weights (first: model.norm.weight)", _MERGE),
-    Case("an unknown activation", model(config(hidden_act="x")), "The recipe's adapter does not fit", ""),
+    Case("an unknown activation", model(config(hidden_act="x")), "No model can be built from", "Copy it again"),
     Case("truncated weights", model(truncate("model.safetensors", 5000)), "model.safetensors cannot be loaded", _COPY),
     Case("a zip as weights", model(write("model.safetensors", b"PK\3\4" * 99)), "cannot be loaded", _COPY),
     Case("an adapter as model", model(write("adapter_config.json", "{}")), "contains an adapter", "Set model.name"),

@@ -117,6 +117,12 @@ def test_other_computations_are_refused(shape: str, overrides: dict[str, Any], m
         read_config(tmp_path)
 
 
+def test_another_model_type_is_refused(tmp_path: Path) -> None:
+    stand_in_config("llama", architectures=["Gemma3ForCausalLM"]).save_pretrained(tmp_path)
+    with pytest.raises(ExportError, match="names Gemma3ForCausalLM, but its model_type llama is another"):
+        read_config(tmp_path)
+
+
 def test_several_differences_are_one_sentence(tmp_path: Path) -> None:
     overrides = {"rope_parameters": YARN, "attention_bias": True}
     stand_in_config("qwen3", architectures=["Qwen3ForCausalLM"], **overrides).save_pretrained(tmp_path)
@@ -131,3 +137,12 @@ def test_transformers_4_layout_gives_the_same_config(tmp_path: Path) -> None:
     older = {"rope_theta": 1000000.0, "rope_local_base_freq": 10000.0, "sliding_window_pattern": 6}
     edit_json(folder / "config.json", rope_parameters=None, layer_types=None, _sliding_window_pattern=None, **older)
     assert read_config(folder) == newer
+
+
+def test_rows_beyond_mistrals_window_are_refused(tmp_path: Path) -> None:
+    """llama.cpp ignores the window of families other than Gemma 3."""
+    config = read_config(write_stand_in("mistral", tmp_path / "mistral", sliding_window=16))
+    config.check_length(16)
+    with pytest.raises(ExportError, match=r"up to 17 tokens, .* of Mistral models, .* first 16 tokens"):
+        config.check_length(17)
+    read_config(write_stand_in("gemma3", tmp_path / "gemma3", sliding_window=16)).check_length(100)

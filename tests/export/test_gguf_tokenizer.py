@@ -123,9 +123,9 @@ def test_decoded_text_is_unchanged(opened: Opened) -> None:
 def test_partial_space_prefix_is_reported(tmp_path: Path) -> None:
     """A tokenizer that writes a space before the first text only, and a template that starts with a text."""
     write_file(save("mistral", tmp_path), 1000)
-    assert find_export_problem(tmp_path, small_prompt_tokenizer(tmp_path)) is None
+    assert find_export_problem(tmp_path, small_prompt_tokenizer(tmp_path), 50) is None
     task = TASK.model_copy(update={"chat_template": ZEPHYR})
-    problem = find_export_problem(tmp_path, PromptTokenizer(load_tokenizer(tmp_path), task, 4096))
+    problem = find_export_problem(tmp_path, PromptTokenizer(load_tokenizer(tmp_path), task, 4096), 50)
     assert problem is not None and "writes a space before only some texts of the chat template" in problem
 
 

@@ -53,6 +53,7 @@ NOT_DECODERS: dict[str, tuple[dict[str, Any], str, str]] = {
     "encoder head": (of("camembert", "CamembertForSequenceClassification"), "is an encoder", "kind: encoder"),
     "decoder head": (of("llama", "LlamaForSequenceClassification"),
                      "was saved for a task other than text generation", "fine-tuned from"),
+    "no window": (of("gemma3_text", "Gemma3ForCausalLM", sliding_window=None), "sliding_window is null", "Copy"),
     "Mamba": (of("mamba", "MambaForCausalLM"), "keep a state instead of attending (MambaForCausalLM)", "attention"),
     "Qwen3.5": (of("qwen3_5_text", "Qwen3_5ForCausalLM"), "keep a state", "attention"),
     "Falcon H1": (of("falcon_h1", "FalconH1ForCausalLM"), "keep a state", "attention"),
@@ -89,6 +90,19 @@ def test_unsupported_decoders_are_refused(
     make_recipe: MakeRecipe, tmp_path: Path, values: dict[str, Any], message: str, hint: str
 ) -> None:
     check_refusal(make_recipe(f"model.name={write_config(tmp_path / 'm', values)}"), message, hint)
+
+
+@pytest.mark.parametrize("window", [0, -5, 10**12])
+def test_impossible_windows_are_refused(make_recipe: MakeRecipe, tmp_path: Path, window: int) -> None:
+    write_config(tmp_path / "m", of("mistral", "MistralForCausalLM", sliding_window=window))
+    with pytest.raises(ModelError, match=f"impossible value for sliding_window: {window}"):
+        run_preflight(make_recipe(f"model.name={tmp_path / 'm'}"))
+
+
+def test_reasons_on_a_second_line_are_shown(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    write_config(tmp_path / "m", LLAMA | {"rms_norm_eps": "x"})
+    with pytest.raises(ModelError, match=r"field 'rms_norm_eps': TypeError: .* got str"):
+        run_preflight(make_recipe(f"model.name={tmp_path / 'm'}"))
 
 
 @pytest.mark.parametrize(("values", "message", "hint"), NOT_ENCODERS.values(), ids=NOT_ENCODERS.keys())

@@ -58,6 +58,11 @@ def import_adapter(
     from toolkit.models.foreign_adapter import find_adapter, read_foreign_adapter
 
     foreign = read_foreign_adapter(find_adapter(source), checked.model.kind)
+    if foreign.folder.resolve().is_relative_to(run.path.resolve()):
+        raise RunError(
+            f"The adapter {foreign.folder} is in the run folder {run.path}, whose files would be replaced first.",
+            hint="Choose another folder with output_dir.",
+        )
     imported = _describe_adapter(checked, foreign, overrides)
     import_backend()
     from toolkit.training.adapter_import import import_run
@@ -71,8 +76,10 @@ def _check_not_taken(run: RunFolder, *, overwrite: bool) -> None:
     try:
         run.check_not_taken(overwrite=overwrite)
     except RunError as error:
-        if run.run_json.is_file() and not overwrite:
-            error.hint = "Add overwrite=True to replace it, or choose another folder with output_dir."
+        if not overwrite:
+            error.hint = "Choose another folder with output_dir."
+            if run.run_json.is_file():
+                error.hint = "Add overwrite=True to replace it, or choose another folder with output_dir."
         raise
 
 
@@ -95,7 +102,11 @@ def _describe_adapter(recipe: Recipe, adapter: "ForeignAdapter", overrides: Over
         if before == value:
             continue
         if explicit & {key, key.split(".")[0]}:
-            reason = f"the adapter has {value!r}" if key.startswith("lora.") else "it may have seen the held-out rows"
+            reason = (
+                f"the adapter has {value!r}"
+                if key.startswith("lora.")
+                else "the adapter may have been trained on the held-out rows"
+            )
             raise RecipeError(
                 f"overrides: {key} is {before!r}, but {reason}.", hint="Leave it out: the adapter is trained already."
             )

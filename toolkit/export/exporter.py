@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from toolkit.data.examples import with_task_labels
 from toolkit.data.sources import describe
 from toolkit.data.splits import load_evaluation_rows
 from toolkit.errors import ExportError, ParityError, StorageError
@@ -112,6 +113,8 @@ def export_run(run: TrainedRun, options: ExportOptions) -> ExportResult:
     # Called only for its errors: a prompt that no Modelfile can hold is refused before the long work.
     render_modelfile(prompt_tokenizer, next(iter(files.values())), recipe.model.max_seq_length)
     examples = choose_rows(load_evaluation_rows(recipe), options.verify, recipe.seed)
+    if options.converter is None:
+        read_config(base).check_length(max(map(len, prompt_tokenizer.encode(with_task_labels(recipe, examples)))))
     gate = ParityGate(run, prompt_tokenizer, examples, options.min_agreement)
     # Two exports at the same time would delete each other's merged weights.
     with folder_lock(folder.parity.parent, create=True):

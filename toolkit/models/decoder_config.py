@@ -10,6 +10,7 @@ from gguf import MODEL_ARCH
 
 from toolkit.errors import ExportError, ModelError, UnsupportedModelError
 from toolkit.models.attention import sliding_window
+from toolkit.models.backend import MODEL_FOR_CAUSAL_LM_MAPPING
 from toolkit.models.families import FAMILIES, Family
 from toolkit.models.parameters import model_config
 
@@ -65,6 +66,19 @@ class DecoderConfig:
     sliding_rope_theta: float | None
     tie_word_embeddings: bool
 
+    def check_length(self, longest: int) -> None:
+        """Check that llama.cpp can read a row of `longest` tokens.
+
+        Raises:
+            ExportError: If the row is longer than `context_length`.
+        """
+        if longest > self.context_length:
+            raise ExportError(
+                f"Rows have up to {longest} tokens, but llama.cpp does not slide the window of {self.family.name} "
+                f"models, so it computes only the first {self.context_length} tokens of a row correctly.",
+                hint=f"Set model.max_seq_length to {self.context_length} and train again, or use another model.",
+            )
+
 
 def read_json(path: Path) -> dict[str, Any]:
     """Return the object in a JSON file.
@@ -113,6 +127,13 @@ def read_config(folder: Path) -> DecoderConfig:
         config = model_config(folder)
     except ModelError as error:
         raise ExportError(f"{error}.", hint="Merge again, or copy the file again.") from error
+    loaded = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+    if getattr(loaded, "__name__", None) != family.architecture:
+        raise ExportError(
+            f"{folder / 'config.json'} names {family.architecture}, but its model_type {config.model_type} is another "
+            "architecture.",
+            hint="Copy the file again from the model's source.",
+        )
     try:
         if differences := list(_differences(config, family)):
             raise ExportError(

@@ -200,6 +200,16 @@ def _find_recurrence(model: _Candidate) -> Problem | None:
     )
 
 
+def _find_missing_window(model: _Candidate) -> Problem | None:
+    layer_types = getattr(model.config, "layer_types", None) or ()
+    if "sliding_attention" not in layer_types or getattr(model.config, "sliding_window", None) is not None:
+        return None
+    return (
+        "has layers with sliding attention (layer_types in config.json), but its sliding_window is null",
+        "Copy config.json again from the model's source.",
+    )
+
+
 def _walk(values: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     """Yield all keys of nested objects with their values."""
     for key, value in values.items():
@@ -216,4 +226,5 @@ _CHECKS: tuple[Callable[[_Candidate], Problem | None], ...] = (
     _find_quantization,
     _find_other_kind,
     _find_recurrence,
+    _find_missing_window,
 )

@@ -100,6 +100,12 @@ def count_parameters(folder: Path, lora: LoraSection) -> ParameterCount:
     with torch.device("meta"):
         try:
             model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+        except Exception as error:  # an invalid configuration can fail anywhere in transformers
+            raise ModelError(
+                f"No model can be built from {folder / 'config.json'}: {first_line(error)}.",
+                hint="The file is damaged or was edited. Copy it again from the model's source.",
+            ) from error
+        try:
             head = model.get_output_embeddings()
             linear_layers = {
                 name: module
@@ -110,7 +116,7 @@ def count_parameters(folder: Path, lora: LoraSection) -> ParameterCount:
             adapted = get_peft_model(model, _lora_config(lora))
         except ModelError:
             raise
-        except Exception as error:  # an invalid configuration can fail anywhere in transformers
+        except Exception as error:
             raise ModelError(f"The recipe's adapter does not fit {folder}: {first_line(error)}") from error
     return count_adapted(adapted, quantizable=sum(layer.weight.numel() for layer in linear_layers.values()))
 

@@ -22,10 +22,11 @@ _LARGEST_SIZES = {
     "num_key_value_heads": 10_000,
     "head_dim": 10**5,
     "max_position_embeddings": 10**9,
+    "sliding_window": 10**9,
 }
 """Upper bounds far beyond any model. A larger value would exhaust memory or time before a library reports the cause."""
 
-_NULLABLE_KEYS = ("num_key_value_heads", "head_dim")
+_NULLABLE_KEYS = ("num_key_value_heads", "head_dim", "sliding_window")
 _LAYER = re.compile(r"(?:^|\.)(?:layers|layer)\.(\d{1,9})\.")
 
 

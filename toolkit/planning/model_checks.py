@@ -96,7 +96,7 @@ def _token_ids(row: EncodedRow | EncodedPair) -> tuple[int, ...]:
     return row.ids if isinstance(row, EncodedPair) else (*row.prompt, *row.answer)
 
 
-def find_export_problem(folder: Path, row_tokenizer: RowTokenizer) -> str | None:
+def find_export_problem(folder: Path, row_tokenizer: RowTokenizer, longest: int) -> str | None:
     """Return the reason why the trained model cannot be exported to GGUF, or None if nothing speaks against it.
 
     The export checks disk space and the quantizer, too.
@@ -104,6 +104,7 @@ def find_export_problem(folder: Path, row_tokenizer: RowTokenizer) -> str | None
     Args:
         folder: The folder of the base model.
         row_tokenizer: The converter of rows to token ids.
+        longest: The number of tokens of the longest row.
     """
     if isinstance(row_tokenizer, PairTokenizer):
         return "Only decoders can be exported."
@@ -120,6 +121,7 @@ def find_export_problem(folder: Path, row_tokenizer: RowTokenizer) -> str | None
         config = DecoderFolder(folder).config if list(folder.glob("*.safetensors")) else read_config(folder)
         # The adapter's tokenizer is exported, and it is a copy of this one.
         GgufVocabulary(tokenizer, config.vocab_size, folder)
+        config.check_length(longest)
     except UnsupportedModelError as error:
         return (
             f"{error} llama.cpp's own convert_hf_to_gguf.py may support it: pass its path when exporting (converter)."

@@ -279,7 +279,7 @@ def run_preflight(
         precision=precision,
         # In all rows of data.train, including the held-out ones.
         duplicates=find_near_duplicates([*splits.train, *splits.calibration_set], splits.eval),
-        export_problem=find_export_problem(folder, row_tokenizer),
+        export_problem=find_export_problem(folder, row_tokenizer, max(map(len, [*train_rows, *scored_rows]))),
     )
 
 
