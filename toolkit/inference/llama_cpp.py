@@ -149,6 +149,9 @@ class LlamaCpp:
         params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
         params.fit_params = params.warmup = False
         params.cache_ram_mib = params.n_ctx_checkpoints = 0  # no snapshots of earlier prompts, which are never reused
+        # Layers with a sliding window keep all keys, too. They would otherwise drop those of a shared prefix, and each
+        # request would compute its whole prompt again.
+        params.swa_full = True
         # Attention entirely in float32 agrees with torch to 1e-5. Flash attention or a float16 cache loses two digits.
         params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
         params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
