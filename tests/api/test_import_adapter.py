@@ -243,7 +243,7 @@ def test_calibration_set_is_left_out(plain: Path, make_recipe: MakeRecipe, tiny_
     recipe = make_recipe(f"model.name={tiny_model}", "data.calibration_share=0.25")
     run = toolkit.import_adapter(plain, recipe, tmp_path / "run")
     assert run.recipe.data.calibration_share == 0 and "calibration" not in run.record["data"]
-    with pytest.raises(toolkit.RecipeError, match=r"calibration_share is 0\.3, but it may have seen"):
+    with pytest.raises(toolkit.RecipeError, match=r"calibration_share is 0\.3, but the adapter may have"):
         toolkit.import_adapter(plain, recipe, tmp_path / "other", overrides={"data.calibration_share": 0.3})
 
 
