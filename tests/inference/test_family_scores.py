@@ -12,7 +12,7 @@ from tests.training.test_family_trees import ignore_window, limit_by_node_index,
 from toolkit.inference.generation import TorchGenerator, cut_at_stop_token
 from toolkit.inference.label_trie import LabelTrie
 from toolkit.inference.torch_scorer import TorchScorer
-from toolkit.models import attention
+from toolkit.models import tree_layout
 from toolkit.models.backend import AutoConfig, AutoModelForCausalLM
 
 TRIE = LabelTrie({"yes": (20, 99), "but": (20, 21, 22, 99), "no": (30, 99)})
@@ -91,7 +91,7 @@ def test_longer_rows_are_verified_again(model: Any, case: str, caplog: pytest.Lo
     scorer = TorchScorer(model, TRIE, batch_tokens=4096)
     short = [(1, 5), (1, 6, 7)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(attention, "_limit_to_window", limit_by_node_index)
+        patch.setattr(tree_layout, "_limit", limit_by_node_index)
         np.testing.assert_allclose(scorer.score(short), plain_scores(model, short), rtol=1e-5)
         assert "WARNING" not in caplog.text
         np.testing.assert_allclose(scorer.score(PROMPTS), plain_scores(model, PROMPTS), rtol=1e-5)
@@ -104,7 +104,7 @@ def test_longer_rows_are_verified_again(model: Any, case: str, caplog: pytest.Lo
 def test_wrong_windows_are_detected_in_scoring(
     model: Any, case: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, limit: Any, prompts: Any
 ) -> None:
-    monkeypatch.setattr(attention, "_limit_to_window", limit)
+    monkeypatch.setattr(tree_layout, "_limit", limit)
     actual = TorchScorer(model, TRIE, batch_tokens=4096).score(prompts)
     np.testing.assert_allclose(actual, plain_scores(model, prompts), rtol=1e-5)
     assert "WARNING: a prefix tree changes scores" in caplog.text

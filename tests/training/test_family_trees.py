@@ -8,7 +8,7 @@ import torch
 from tests.models.window_cases import CASES, WINDOWED, StandIns, parametrize_cases
 from tests.training.test_objective import FLOAT32, ROWS, loss_and_gradient, model_with_adapter, relative_error
 from toolkit.batching.collators import LossOn, PaddedCollator, TreeCollator
-from toolkit.models import attention
+from toolkit.models import tree_layout
 from toolkit.training.verification import verify_tree
 
 
@@ -35,21 +35,23 @@ def test_family_tree_equals_padded_rows(
     assert verification.gradient_difference < 1e-5
 
 
-def limit_by_node_index(mask: torch.Tensor, positions: torch.Tensor, window: int | None) -> torch.Tensor:
-    index = torch.arange(positions.shape[1])
+def limit_by_node_index(
+    mask: torch.Tensor, queries: torch.Tensor, keys: torch.Tensor, window: int | None
+) -> torch.Tensor:
+    index = torch.arange(keys.shape[1])
     return mask if window is None else mask & (index > index[-mask.shape[2] :, None] - window)
 
 
-def ignore_window(mask: torch.Tensor, positions: torch.Tensor, window: int | None) -> torch.Tensor:
+def ignore_window(mask: torch.Tensor, queries: torch.Tensor, keys: torch.Tensor, window: int | None) -> torch.Tensor:
     return mask
 
 
-def widen_window(mask: torch.Tensor, positions: torch.Tensor, window: int | None) -> torch.Tensor:
+def widen_window(mask: torch.Tensor, queries: torch.Tensor, keys: torch.Tensor, window: int | None) -> torch.Tensor:
     """Use `>=` instead of `>`."""
-    return LIMIT(mask, positions, window and window + 1)
+    return LIMIT(mask, queries, keys, window and window + 1)
 
 
-LIMIT = attention._limit_to_window
+LIMIT = tree_layout._limit
 
 
 @parametrize_cases(WINDOWED)
@@ -57,6 +59,6 @@ LIMIT = attention._limit_to_window
 def test_wrong_windows_are_detected(
     stand_in: StandIns, make_recipe: Any, monkeypatch: pytest.MonkeyPatch, case: str, limit: Any
 ) -> None:
-    monkeypatch.setattr(attention, "_limit_to_window", limit)
+    monkeypatch.setattr(tree_layout, "_limit", limit)
     verification = verify_tree(model_with_adapter(stand_in(case), make_recipe()), ROWS, "completion", FLOAT32)
     assert not verification.passed and verification.error is None

@@ -12,6 +12,7 @@ from toolkit.batching.collators import LossOn, PaddedCollator, Row, TreeCollator
 from toolkit.errors import TrainingError
 from toolkit.models.loading import attach_lora, load_base
 from toolkit.models.precision import Precision
+from toolkit.models.tree_attention import accept_trees
 from toolkit.recipe.schema import LoraSection, Recipe
 from toolkit.training.objective import summed_loss
 
@@ -32,6 +33,7 @@ def model_with_adapter(folder: Path, recipe: Recipe, *, checkpointing: bool = Fa
     for name, parameter in model.named_parameters():
         if "lora_B" in name:  # LoRA starts B at zero, which gives the A matrices no gradient
             parameter.data.normal_(0, 0.02, generator=generator)
+    accept_trees(model)
     return model.train()
 
 

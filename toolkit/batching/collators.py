@@ -12,16 +12,19 @@ import numpy as np
 import torch
 
 from toolkit.batching.prefix_tree import Branch, PrefixTree, build_tree, split_by_nodes
+from toolkit.batching.root_split import split_at_root
 from toolkit.prompts.prompt_tokenizer import EncodedRow
 
 LossOn = Literal["completion", "full_text"]
+TreeAttention = Literal["split", "dense"]
+"""The attention of prefix trees: split at the root, or with a mask of all pairs of nodes."""
 Row = dict[str, list[int]]
 MicroBatch = dict[str, torch.Tensor]
 """The inputs of one forward pass and its loss.
 
-The model reads `input_ids`, `attention_mask` and, for a tree, `position_ids`. The loss reads `nodes`, `targets` and
-`weights`, each [predictions]: the index into the flattened `input_ids`, the next token, and the number of rows in which
-it comes next."""
+The model reads `input_ids`, `attention_mask` and, for a tree, the other tensors of `tree_inputs`. The loss reads
+`nodes`, `targets` and `weights`, each [predictions]: the index into the flattened `input_ids`, the next token, and the
+number of rows in which it comes next."""
 
 
 def to_training_row(row: EncodedRow) -> Row:
@@ -104,18 +107,19 @@ class TreeCollator:
         batch_tokens: The largest number of nodes per micro-batch.
         loss_on: The tokens to train on: only the completion, or the full text.
         length_multiple: The number to a multiple of which trees are padded, see `PrefixTree.with_length_multiple_of`.
+        attention: The attention that the micro-batches are made for.
     """
 
     batch_tokens: int
     loss_on: LossOn
     length_multiple: int = 1
+    attention: TreeAttention = "split"
 
     def __call__(self, rows: Sequence[Row]) -> dict[str, Any]:
         """Collate the rows of one optimizer step.
 
         Returns:
-            `micro_batches`: The micro-batches, each one tree with input_ids and position_ids [1, nodes] and a boolean
-                attention_mask [1, 1, nodes, nodes].
+            `micro_batches`: The micro-batches, each one tree, see `tree_inputs`.
             `predictions` and `tokens`: The same as for padded rows.
         """
         # A row does not share the last token of its prompt. Its completion then adds all tokens but the last, which
@@ -138,7 +142,7 @@ class TreeCollator:
         predictions = np.stack([np.concatenate(nodes), np.concatenate(targets)])
         (unique_nodes, unique_targets), counts = np.unique(predictions, axis=1, return_counts=True)
         return {
-            **tree_inputs(tree.with_length_multiple_of(self.length_multiple)),
+            **tree_inputs(tree.with_length_multiple_of(self.length_multiple), unique_nodes, self.attention),
             "nodes": torch.from_numpy(unique_nodes),
             "targets": torch.from_numpy(unique_targets),
             "weights": torch.from_numpy(counts).float(),
@@ -166,18 +170,39 @@ def number_rows(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return [{**row, "number": number} for number, row in enumerate(rows)]
 
 
-def tree_inputs(tree: PrefixTree) -> MicroBatch:
+def tree_inputs(tree: PrefixTree, predicting: np.ndarray, attention: TreeAttention) -> MicroBatch:
     """Return the model inputs of a tree with T nodes.
 
+    Args:
+        tree: The tree.
+        predicting: The nodes whose final hidden states are needed, with or without repetition.
+        attention: The attention that the inputs are made for.
+
     Returns:
-        `input_ids` and `position_ids`, [1, T], and `attention_mask`, [1, 1, T, T], bool.
+        `input_ids` and `position_ids`, [1, T], and `attention_mask`. For dense attention, this is [1, 1, T, T], bool.
+
+        Attention split at the root has a mask for each of G groups of W slots below a path of R nodes, [G, 1, W,
+        R + W], bool, and the indices `slots` and `node_slots`; see `root_split`. If at most half of the nodes predict,
+        it also has these N nodes as `queries`, [N], in ascending order, and their `query_mask`, [1, 1, N, T], bool.
     """
-    return {
+    inputs = {
         "input_ids": torch.from_numpy(tree.tokens)[None],
         # A node's position is its depth, as in its own sequence, and not its index among the nodes of the tree.
         "position_ids": torch.from_numpy(tree.depths)[None],
-        "attention_mask": torch.from_numpy(tree.ancestor_mask())[None, None],
     }
+    if attention == "dense":
+        return inputs | {"attention_mask": torch.from_numpy(tree.ancestor_mask())[None, None]}
+    split = split_at_root(tree)
+    inputs |= {
+        "attention_mask": torch.from_numpy(split.mask)[:, None],
+        "slots": torch.from_numpy(split.slots),
+        "node_slots": torch.from_numpy(split.node_slots),
+    }
+    queries = np.unique(predicting)
+    if 2 * len(queries) <= len(tree):
+        inputs["queries"] = torch.from_numpy(queries)
+        inputs["query_mask"] = torch.from_numpy(tree.ancestor_mask(queries))[None, None]
+    return inputs
 
 
 def pad(sequences: Sequence[Sequence[int]]) -> torch.Tensor:

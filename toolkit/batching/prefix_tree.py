@@ -38,24 +38,30 @@ class PrefixTree:
         depths: Depth of each node, [T], 0 for a root. These are the position ids.
         ends: Index after the last descendant of each node, [T].
         paths: The nodes of each branch's tokens, in the order in which the branches were given.
+        padding: The number of nodes at the end that only pad the tree's length.
     """
 
     tokens: np.ndarray
     depths: np.ndarray
     ends: np.ndarray
     paths: tuple[np.ndarray, ...]
+    padding: int = 0
 
     def __len__(self) -> int:
         return len(self.tokens)
 
-    def ancestor_mask(self) -> np.ndarray:
-        """Return the attention mask, [T, T] bool: True where the row's node attends to the column's node.
+    def ancestor_mask(self, nodes: np.ndarray | None = None) -> np.ndarray:
+        """Return the attention mask of some nodes, [nodes, T] bool: True where the row's node attends to the column's.
 
         A node attends to itself and its ancestors, which are exactly the tokens before it in its own sequence.
+
+        Args:
+            nodes: The nodes, by default all of them.
         """
-        node = np.arange(len(self))
+        keys = np.arange(len(self))
+        queries = (keys if nodes is None else nodes)[:, None]
         # In depth-first order the descendants of a node follow it directly, up to its end.
-        return (node[None, :] <= node[:, None]) & (node[:, None] < self.ends[None, :])
+        return (keys <= queries) & (queries < self.ends)
 
     def with_length_multiple_of(self, multiple: int) -> "PrefixTree":
         """Return the tree with additional roots, so that its number of nodes is a multiple of `multiple`.
@@ -64,7 +70,7 @@ class PrefixTree:
         """
         padding = (0, -len(self) % multiple)
         ends = np.concatenate([self.ends, np.arange(len(self), len(self) + padding[1]) + 1])
-        return PrefixTree(np.pad(self.tokens, padding), np.pad(self.depths, padding), ends, self.paths)
+        return PrefixTree(np.pad(self.tokens, padding), np.pad(self.depths, padding), ends, self.paths, padding[1])
 
 
 def build_tree(branches: Sequence[Branch]) -> PrefixTree:

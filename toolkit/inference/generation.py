@@ -10,7 +10,7 @@ from toolkit.batching.sampling import batch_by_length
 from toolkit.inference.checks import scoring_errors
 from toolkit.inference.loading import check_gguf_vocabulary
 from toolkit.inference.model_seal import verify_model
-from toolkit.models.attention import accept_trees
+from toolkit.models.tree_attention import accept_trees
 from toolkit.prompts.prompt_tokenizer import PromptTokenizer
 from toolkit.recipe.schema import Recipe
 from toolkit.runs.model_ref import ModelRef

@@ -2,27 +2,21 @@
 
 import logging
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
 
-from toolkit.batching.collators import tree_inputs
+from toolkit.batching.collators import TreeAttention, tree_inputs
 from toolkit.batching.prefix_tree import Branch, build_tree, common_prefix_length, split_by_nodes
 from toolkit.batching.sampling import LENGTH_MULTIPLES
 from toolkit.errors import ModelError, first_line
 from toolkit.inference.checks import scoring_errors
 from toolkit.inference.label_trie import LabelTrie
-from toolkit.models.attention import (
-    MASK_ERRORS,
-    accept_trees,
-    find_tree_problem,
-    limit_sequence_length,
-    prepare_mask,
-    sliding_window,
-    unwrap_peft,
-)
+from toolkit.models.attention import find_tree_problem, sliding_window, unwrap_peft
 from toolkit.models.logits import finish_logits
+from toolkit.models.tree_attention import MASK_ERRORS, accept_trees, limit_sequence_length
+from toolkit.models.tree_layout import model_inputs
 from toolkit.utils.progress import progress_bar
 
 logger = logging.getLogger(__name__)
@@ -45,7 +39,7 @@ class TorchScorer:
 
     Before the first tree is used, scores of the longest row and a similar one in a tree are compared with those of the
     same rows scored separately, and again before the first rows that are longer than the model's sliding window. If
-    they differ, all rows are scored separately.
+    they differ, trees are computed with dense attention, and if that differs, too, all rows are scored separately.
 
     Args:
         model: A causal language model, with or without an adapter, in evaluation mode.
@@ -62,7 +56,8 @@ class TorchScorer:
         self._edges = len(trie.edges)
         self._cache: Any = None
         self._prefix_length = 0
-        self._are_trees_exact: dict[bool, bool] = {}  # by whether the rows are longer than the sliding window
+        # By whether the rows are longer than the sliding window. None if trees cannot be used.
+        self._verified: dict[bool, TreeAttention | None] = {}
         self._contexts = trie.contexts
         # A context that is a prefix of a longer one lies on the longer one's branch. Only the others need a branch.
         self._leaf_contexts = [
@@ -102,10 +97,11 @@ class TorchScorer:
         self._cache_prefix(prompts)
         suffixes = [prompt[self._prefix_length :] for prompt in prompts]
         batches = list(split_by_nodes(suffixes, [len(self._contexts)] * len(prompts), self._batch_tokens))
-        score_batch = self._score_tree if self._can_use_trees(prompts, batches) else self._score_each
+        attention = self._choose_attention(prompts, batches)
         with progress_bar(total=len(prompts), desc="scoring", unit="row") as bar:
             for rows in batches:
-                scores[rows] = score_batch([prompts[row] for row in rows])
+                batch = [prompts[row] for row in rows]
+                scores[rows] = self._score_each(batch) if attention is None else self._score_tree(batch, attention)
                 bar.update(len(rows))
         return scores
 
@@ -128,22 +124,34 @@ class TorchScorer:
             self._cache = DynamicCache()
             self._base.get_decoder()(input_ids=prefix, past_key_values=self._cache, use_cache=True)
 
-    def _can_use_trees(self, prompts: Sequence[Sequence[int]], batches: Sequence[Sequence[int]]) -> bool:
+    def _choose_attention(
+        self, prompts: Sequence[Sequence[int]], batches: Sequence[Sequence[int]]
+    ) -> TreeAttention | None:
+        """Return the fastest attention that gives trees the scores of separate rows, or None if there is none."""
         window = sliding_window(self._base.config)
         longest = max(range(len(prompts)), key=lambda row: len(prompts[row]))
         is_limited = window is not None and len(prompts[longest]) > window
-        if is_limited not in self._are_trees_exact:
+        if is_limited not in self._verified:
             problem = find_tree_problem(self._base.config)
             batch = next(batch for batch in batches if longest in batch)
             # The rows of a batch are sorted, so the row before the longest one shares a long prefix with it.
             start = max(0, batch.index(longest) + 1 - _CHECKED_ROWS)
             checked = [prompts[row] for row in batch[start : start + _CHECKED_ROWS]]
-            self._are_trees_exact[is_limited] = (
-                self._verify_tree(checked) if problem is None else self._reject_tree(f"cannot be used: {problem}")
-            )
-        return self._are_trees_exact[is_limited]
+            self._verified[is_limited] = self._verify_trees(checked) if problem is None else None
+            if problem is not None:
+                self._warn(f"cannot be used: {problem}")
+        return self._verified[is_limited]
 
-    def _verify_tree(self, prompts: Sequence[Sequence[int]]) -> bool:
+    def _verify_trees(self, prompts: Sequence[Sequence[int]]) -> TreeAttention | None:
+        for attention in get_args(TreeAttention):
+            problem = self._find_difference(prompts, attention)
+            if problem is None:
+                return attention
+            logger.info("A prefix tree with %s attention %s.", attention, problem)
+        self._warn(problem)
+        return None
+
+    def _find_difference(self, prompts: Sequence[Sequence[int]], attention: TreeAttention) -> str | None:
         # Compare the last branch of each row, which has the row's other branches before it. Without a correct mask, it
         # would attend to them.
         last_leaf = max(range(len(self._leaf_contexts)), key=self._leaf_contexts.__getitem__)
@@ -151,26 +159,23 @@ class TorchScorer:
         # With the limit at the length of one row, a backend that truncates long inputs already truncates this tree.
         try:
             with scoring_errors(), limit_sequence_length(self._base, longest):
-                scores = self._score_tree(prompts)
+                scores = self._score_tree(prompts, attention)
         except MASK_ERRORS as error:
-            return self._reject_tree(f"cannot be computed ({first_line(error)})")
+            return f"cannot be computed ({first_line(error)})"
         expected = self._score_each(prompts, [last_leaf])
         # NaN marks edges of other branches. If all scores are NaN, the caller reports it.
         is_finite = np.isfinite(expected)
         difference = np.abs(scores - expected)[is_finite].max(initial=0)
         tolerance = _TOLERANCE.get(self._head.weight.dtype, 1e-3)
         if difference <= tolerance:
-            return True
-        return self._reject_tree(
-            f"changes scores by {difference:.1e} nats, more than the {tolerance:g} that rounding explains"
-        )
+            return None
+        return f"changes scores by {difference:.1e} nats, more than the {tolerance:g} that rounding explains"
 
     @staticmethod
-    def _reject_tree(reason: str) -> bool:
+    def _warn(reason: str) -> None:
         logger.warning("WARNING: a prefix tree %s. Each sequence is scored separately, which is slower.", reason)
-        return False
 
-    def _score_tree(self, prompts: Sequence[Sequence[int]]) -> np.ndarray:
+    def _score_tree(self, prompts: Sequence[Sequence[int]], attention: TreeAttention) -> np.ndarray:
         tree = build_tree(
             [
                 Branch([*prompt[self._prefix_length :], *leaf], len(prompt) - 1 - self._prefix_length, row)
@@ -184,14 +189,10 @@ class TorchScorer:
             for row, prompt in enumerate(prompts)
             for branch, depth in self._context_positions
         ]
-        inputs = {name: tensor.to(self._device) for name, tensor in tree_inputs(tree).items()}
-        prefix = torch.arange(self._prefix_length, device=self._device)[None]
-        positions = torch.cat([prefix, inputs["position_ids"] + self._prefix_length], dim=1)
-        inputs["position_ids"] = positions[:, self._prefix_length :]
-        # Every node descends from the cached prefix.
-        mask = torch.nn.functional.pad(inputs.pop("attention_mask"), (self._prefix_length, 0), value=True)
-        attention_mask = prepare_mask(mask, self._head.weight.dtype, self._base.config, positions)
-        hidden = self._hidden(**inputs, attention_mask=attention_mask, past_key_values=self._cache)
+        tensors = tree_inputs(tree, np.array(nodes), attention)
+        micro_batch = {name: tensor.to(self._device) for name, tensor in tensors.items()}
+        inputs = model_inputs(micro_batch, self._base.config, self._head.weight.dtype, self._prefix_length)
+        hidden = self._hidden(**inputs, past_key_values=self._cache)
         if self._cache is not None:
             self._cache.crop(-len(tree))  # the forward pass appended the keys and values of the tree
         return self._edge_log_probs(hidden[nodes])

@@ -8,7 +8,10 @@ import contextlib
 import io
 import logging
 import os
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 from toolkit.errors import ModelError
@@ -46,6 +49,7 @@ from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     MODEL_FOR_MASKED_LM_MAPPING,
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+    AttentionInterface,
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
@@ -71,6 +75,7 @@ __all__ = [
     "MODEL_FOR_CAUSAL_LM_MAPPING",
     "MODEL_FOR_MASKED_LM_MAPPING",
     "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING",
+    "AttentionInterface",
     "AutoConfig",
     "AutoModelForCausalLM",
     "AutoModelForSequenceClassification",
@@ -93,6 +98,7 @@ __all__ = [
     "is_bfloat16_supported",
     "keep_float32",
     "quiet",
+    "replace_fused_attention",
     "wait_for_all_processes",
 ]
 
@@ -137,6 +143,19 @@ def keep_float32(is_float32: bool):  # type: ignore[no-untyped-def]
     finally:
         # Not `patch.dict`: Unsloth sets other variables, which must stay.
         os.environ[_MIXED_PRECISION] = previous or "float32"
+
+
+def replace_fused_attention(replace: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
+    """Replace the function with which Unsloth's fused layers compute attention, once in each of its modules.
+
+    The name is private and can change. Then trees fail the verification, and dense attention is used.
+    """
+    for name, module in list(sys.modules.items()):
+        function = getattr(module, "run_attention", None) if name.startswith("unsloth.models.") else None
+        if function is not None and not hasattr(function, "original"):
+            replacement = replace(function)
+            replacement.original = function  # type: ignore[attr-defined]
+            module.run_attention = replacement  # type: ignore[attr-defined]
 
 
 @contextlib.contextmanager

@@ -2,11 +2,11 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
-from toolkit.batching.collators import LossOn, PaddedCollator, Row, TreeCollator, to_training_row
+from toolkit.batching.collators import LossOn, PaddedCollator, Row, TreeAttention, TreeCollator, to_training_row
 from toolkit.batching.sampling import LENGTH_MULTIPLES, RowOrder
 from toolkit.errors import RunError
 from toolkit.planning.device import Device
@@ -82,6 +82,8 @@ class Plan:
         group_by: The inputs whose text adjacent rows share. Empty if rows are shuffled.
         gradient_checkpointing: Whether the backward pass recomputes activations.
         optimizer: The name of the optimizer in transformers.
+        tree_attention: The attention of prefix trees. Dense attention is the alternative if attention split at the root
+            fails the verification.
     """
 
     batching: Batching
@@ -93,6 +95,7 @@ class Plan:
     group_by: tuple[str, ...]
     gradient_checkpointing: bool
     optimizer: str
+    tree_attention: TreeAttention = "split"
 
     def __str__(self) -> str:
         order = f"grouped by {' and '.join(self.group_by)}" if self.group_by else "shuffled"
@@ -111,14 +114,19 @@ class Plan:
     def collator(self, loss_on: LossOn, device: str) -> Collator:
         """Return the collator, which turns the rows of an optimizer step into tensors for a device, cpu or cuda."""
         if self.is_tree:
-            return TreeCollator(self.batch_tokens, loss_on, LENGTH_MULTIPLES[device])
+            return TreeCollator(self.batch_tokens, loss_on, LENGTH_MULTIPLES[device], self.tree_attention)
         return PaddedCollator(self.micro_batch_size, loss_on)
 
-    def with_verification(self, verification: Verification, recipe: Recipe) -> "Plan":
-        """Return the plan with the result of the verification, and with padded rows if it did not pass."""
+    @property
+    def allowed_attentions(self) -> tuple[TreeAttention, ...]:
+        """The attentions of prefix trees to verify, the preferred one first."""
+        return ("split", "dense") if self.tree_attention == "split" else ("dense",)
+
+    def with_verification(self, verification: Verification, attention: TreeAttention, recipe: Recipe) -> "Plan":
+        """Return the plan with the result of the last verification, and with padded rows if it did not pass."""
         batching = replace(self.batching, verification=verification)
         if verification.passed:
-            return replace(self, batching=batching)
+            return replace(self, batching=batching, tree_attention=attention)
         return replace(
             self,
             batching=replace(batching, name="padded", reason=f"prefix trees failed the verification: {verification}"),
@@ -155,6 +163,10 @@ class Plan:
             if not set(group_by) <= set(recipe.task.inputs):
                 raise ValueError
             recorded_fields["group_by"] = tuple(group_by)
+            # Runs of earlier versions used dense attention, and continue with it.
+            recorded_fields["tree_attention"] = record.get("tree_attention", "dense")
+            if recorded_fields["tree_attention"] not in get_args(TreeAttention):
+                raise ValueError
             if recipe.training.gradient_checkpointing == "auto":
                 if type(record["gradient_checkpointing"]) is not bool:
                     raise TypeError
@@ -201,9 +213,9 @@ class TrainingJob:
         """Return the job with another plan."""
         return replace(self, plan=plan)
 
-    def with_verification(self, verification: Verification) -> "TrainingJob":
-        """Return the job with the result of the verification, see `Plan.with_verification`."""
-        return self.with_plan(self.plan.with_verification(verification, self.recipe))
+    def with_verification(self, verification: Verification, attention: TreeAttention) -> "TrainingJob":
+        """Return the job with the result of the last verification, see `Plan.with_verification`."""
+        return self.with_plan(self.plan.with_verification(verification, attention, self.recipe))
 
     @property
     def rows_per_process(self) -> int:

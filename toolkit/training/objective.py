@@ -12,7 +12,7 @@ import torch
 
 from toolkit.batching.collators import MicroBatch
 from toolkit.errors import TrainingError
-from toolkit.models.attention import prepare_mask
+from toolkit.models.tree_layout import model_inputs
 
 
 def summed_loss(model: Any, head: Any, micro_batch: MicroBatch) -> torch.Tensor:
@@ -32,13 +32,7 @@ def summed_loss(model: Any, head: Any, micro_batch: MicroBatch) -> torch.Tensor:
     Raises:
         TrainingError: If the logits have an unexpected shape, e.g. empty (unslothai/unsloth#3126), or are all equal.
     """
-    config, positions = getattr(model, "module", model).config, micro_batch.get("position_ids")
-    inputs = {
-        "input_ids": micro_batch["input_ids"],
-        "attention_mask": prepare_mask(micro_batch["attention_mask"], head.weight.dtype, config, positions),
-    }
-    if positions is not None:
-        inputs["position_ids"] = positions
+    inputs = model_inputs(micro_batch, getattr(model, "module", model).config, head.weight.dtype)
     with _restricted_head(head, micro_batch["nodes"]):
         logits = model(**inputs, use_cache=False).logits
     if logits.shape[:2] != (1, len(micro_batch["nodes"])):

@@ -7,8 +7,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from toolkit.models.attention import accept_trees
 from toolkit.models.backend import TrainerCallback
+from toolkit.models.tree_attention import accept_trees
 from toolkit.planning.job import TrainingJob
 from toolkit.training.trainer import step_errors
 from toolkit.training.training_backends import TRAINING_BACKENDS

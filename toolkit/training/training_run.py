@@ -10,10 +10,10 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from toolkit.errors import ModelError, StorageError, TrainingError
-from toolkit.models.attention import accept_trees
 from toolkit.models.backend import wait_for_all_processes
 from toolkit.models.model_folder import fetch_weights, model_fingerprint
 from toolkit.models.precision import Precision
+from toolkit.models.tree_attention import accept_trees
 from toolkit.planning.device import peak_memory_bytes
 from toolkit.planning.job import TrainingJob
 from toolkit.planning.plan import plan_job
@@ -205,10 +205,12 @@ def _verify_trees(job: TrainingJob, model: Any) -> TrainingJob:
     accept_trees(model)
     training = job.recipe.training
     rows = choose_rows(job, model.config)
-    verification = verify_tree(model, rows, training.loss_on, job.preflight.precision)
-    if verification.passed:
-        announce(f"verified    {verification}")
-        return job.with_verification(verification)
+    for attention in job.plan.allowed_attentions:
+        verification = verify_tree(model, rows, training.loss_on, job.preflight.precision, attention)
+        if verification.passed:
+            announce(f"verified    {verification}")
+            return job.with_verification(verification, attention)
+        announce(f"unverified  {attention} attention of prefix trees: {verification}")
     accept_trees(model, False)
     if training.batching == "prefix_tree":
         raise TrainingError(
@@ -219,7 +221,7 @@ def _verify_trees(job: TrainingJob, model: Any) -> TrainingJob:
         f"WARNING     prefix trees failed the verification: {verification}. "
         "Training continues with padded rows, which are slower."
     )
-    return job.with_verification(verification)
+    return job.with_verification(verification, attention)
 
 
 def _record_start(run: RunFolder, recipe: Recipe, job_record: dict[str, Any], options: TrainingOptions) -> None:

@@ -6,11 +6,12 @@ from typing import Any
 
 import torch
 
-from toolkit.batching.collators import LossOn, PaddedCollator, Row, TreeCollator, to_training_row
+from toolkit.batching.collators import LossOn, PaddedCollator, Row, TreeAttention, TreeCollator, to_training_row
 from toolkit.batching.sampling import LENGTH_MULTIPLES
 from toolkit.errors import first_line
-from toolkit.models.attention import MASK_ERRORS, limit_sequence_length, sliding_window
+from toolkit.models.attention import sliding_window
 from toolkit.models.precision import Precision
+from toolkit.models.tree_attention import MASK_ERRORS, limit_sequence_length
 from toolkit.planning.job import TrainingJob, Verification
 from toolkit.runs.run_folder import finite_or_none
 from toolkit.training.objective import summed_loss
@@ -38,7 +39,9 @@ def choose_rows(job: TrainingJob, config: Any) -> list[Row]:
     return [*[row for row in rows if row != long_row][:1], long_row]
 
 
-def verify_tree(model: Any, rows: list[Row], loss_on: LossOn, precision: Precision) -> Verification:
+def verify_tree(
+    model: Any, rows: list[Row], loss_on: LossOn, precision: Precision, attention: TreeAttention = "split"
+) -> Verification:
     """Compare loss and gradient of a prefix tree with those of the same rows padded.
 
     A backend can accept the mask of a tree and ignore it, as Unsloth's fused forward does in training unless a flag is
@@ -49,6 +52,7 @@ def verify_tree(model: Any, rows: list[Row], loss_on: LossOn, precision: Precisi
         rows: Some of the training rows, see `choose_rows`. At most four of them are compared.
         loss_on: The tokens that are trained on.
         precision: The precision of the model's computation.
+        attention: The attention with which the tree is computed.
 
     Raises:
         DeviceMemoryError: If four rows do not fit into memory.
@@ -56,7 +60,8 @@ def verify_tree(model: Any, rows: list[Row], loss_on: LossOn, precision: Precisi
     rows = sorted(rows, key=lambda row: row["prompt"])[:_ROWS]  # sorted rows are most likely to share a prefix
     tolerance = _TOLERANCE[precision.name]
     multiple = LENGTH_MULTIPLES[model.device.type]
-    padded, tree = PaddedCollator(len(rows), loss_on)(rows), TreeCollator(10**9, loss_on, multiple)(rows)
+    padded = PaddedCollator(len(rows), loss_on)(rows)
+    tree = TreeCollator(10**9, loss_on, multiple, attention)(rows)
     # Unsloth truncates what exceeds max_seq_length. A tree of many rows does, but this small one would not. With the
     # limit lowered to the longest row, this tree would be truncated, too, and the comparison would fail.
     longest = padded["micro_batches"][0]["input_ids"].shape[1]

@@ -1,0 +1,105 @@
+"""Prefix trees split at the root, so that attention need not compare every node with every other node.
+
+Most nodes of a tree have a long common path: the instruction that all rows share. Attention over this path is plain
+causal attention. The subtrees below it do not see each other, so they are packed into groups of at most W nodes, and
+each group attends only to the path and to itself.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from toolkit.batching.prefix_tree import PrefixTree
+
+_KEY_MULTIPLE = 16
+"""The number to a multiple of which R + W is rounded up, because memory-efficient attention needs aligned masks."""
+_WIDTH_FACTORS = (1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
+"""The widths of groups to try, relative to the largest subtree."""
+
+
+@dataclass(frozen=True)
+class RootSplit:
+    """A tree of T nodes as a path of R nodes and G groups of W slots, each of which has a node or is empty.
+
+    Attributes:
+        slots: The node in each slot, [G, W], int64. An empty slot repeats the first node of its group.
+        node_slots: The slot of each node below the path, [T - R], int64, as an index into the flattened `slots`.
+        mask: [G, W, R + W], bool: True where the node in a slot attends to a node of the path or of its own group. An
+            empty slot attends to the first key, because a softmax over no key is undefined. No node attends to it.
+    """
+
+    slots: np.ndarray
+    node_slots: np.ndarray
+    mask: np.ndarray
+
+    @property
+    def path_length(self) -> int:
+        """The number of nodes on the common path, R."""
+        return self.mask.shape[2] - self.mask.shape[1]
+
+
+def split_at_root(tree: PrefixTree) -> RootSplit:
+    """Split a tree into its common path and groups of subtrees.
+
+    Nodes that only pad the tree's length become subtrees of one node, which also see the path.
+    """
+    path = _path_length(tree)
+    starts = _subtree_starts(tree, path)
+    sizes = np.diff([*starts, len(tree)])
+    groups, width = _pack(sizes, path)
+    count = max(groups) + 1
+    filled = np.zeros(count, np.int64)
+    node_slots, slots = np.empty(len(tree) - path, np.int64), np.full((count, width), -1)
+    for start, size, group in zip(starts, sizes, groups, strict=True):
+        first = filled[group]
+        slots[group, first : first + size] = np.arange(start, start + size)
+        node_slots[start - path : start - path + size] = group * width + first + np.arange(size)
+        filled[group] += size
+    queries, keys = slots[:, :, None], slots[:, None, :]
+    # The same comparison as for the ancestor mask of the complete tree; -1 marks empty slots.
+    own = (keys <= queries) & (queries < tree.ends[keys]) & (keys >= 0)
+    mask = np.concatenate([np.ones((count, width, path), bool), own], axis=2)
+    is_empty = slots < 0
+    mask[is_empty] = np.arange(path + width) == 0
+    return RootSplit(np.where(is_empty, slots[:, :1], slots), node_slots, mask)
+
+
+def _path_length(tree: PrefixTree) -> int:
+    """Return the number of leading nodes from which all other nodes descend, leaving at least one node below them."""
+    nodes = len(tree) - tree.padding
+    has_branched = tree.ends[:nodes] != nodes
+    path = int(np.argmax(has_branched)) if has_branched.any() else nodes
+    return min(path, len(tree) - 1)
+
+
+def _subtree_starts(tree: PrefixTree, path: int) -> list[int]:
+    starts = []
+    node = path
+    while node < len(tree):
+        starts.append(node)
+        node = int(tree.ends[node])
+    return starts
+
+
+def _pack(sizes: np.ndarray, path: int) -> tuple[list[int], int]:
+    """Return the group of each subtree and the width of the groups that needs the fewest scores of query and key."""
+    best: tuple[int, list[int], int] | None = None
+    for factor in _WIDTH_FACTORS:
+        width = min(int(sizes.max() * factor), int(sizes.sum()))
+        width += -(path + width) % _KEY_MULTIPLE
+        groups = _first_fit(sizes, width)
+        cost = (max(groups) + 1) * width * (path + width)
+        if best is None or cost < best[0]:
+            best = cost, groups, width
+    assert best is not None
+    return best[1:]
+
+
+def _first_fit(sizes: Sequence[int] | np.ndarray, width: int) -> list[int]:
+    """Put the largest subtrees first, each into the first group with enough room, and return the group of each."""
+    groups, room = [0] * len(sizes), np.full(len(sizes), width)
+    for index in np.argsort(-np.asarray(sizes), kind="stable"):
+        groups[index] = int(np.argmax(room >= sizes[index]))
+        room[groups[index]] -= sizes[index]
+    return groups
