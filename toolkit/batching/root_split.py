@@ -23,7 +23,8 @@ class RootSplit:
     """A tree of T nodes as a path of R nodes and G groups of W slots, each of which has a node or is empty.
 
     Attributes:
-        slots: The node in each slot, [G, W], int64. An empty slot repeats the first node of its group.
+        slots: The node in each slot, [G, W], int64, counted from the first node below the path. An empty slot repeats
+            the first node of its group.
         node_slots: The slot of each node below the path, [T - R], int64, as an index into the flattened `slots`.
         mask: [G, W, R + W], bool: True where the node in a slot attends to a node of the path or of its own group. An
             empty slot attends to the first key, because a softmax over no key is undefined. No node attends to it.
@@ -62,7 +63,7 @@ def split_at_root(tree: PrefixTree) -> RootSplit:
     mask = np.concatenate([np.ones((count, width, path), bool), own], axis=2)
     is_empty = slots < 0
     mask[is_empty] = np.arange(path + width) == 0
-    return RootSplit(np.where(is_empty, slots[:, :1], slots), node_slots, mask)
+    return RootSplit(np.where(is_empty, slots[:, :1], slots) - path, node_slots, mask)
 
 
 def _path_length(tree: PrefixTree) -> int:

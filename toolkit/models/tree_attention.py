@@ -141,6 +141,8 @@ def _replace_attention_functions() -> None:
         AttentionInterface.register("sdpa", _transformers_attention)
     if DEVICE == "cuda":
         replace_fused_attention(_fused_attention)
+        # cuDNN prepares for each new combination of lengths, which takes 0.2 to 3 s per tree (docs/gpu.md).
+        torch.backends.cuda.enable_cudnn_sdp(False)
 
 
 _originals: dict[str, Callable[..., Any]] = {}
@@ -167,6 +169,7 @@ def _fused_attention(original: Callable[..., Any]) -> Callable[..., Any]:
     return run_attention
 
 
+@torch.compiler.disable
 def _tree_attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, **options: Any) -> torch.Tensor:
     """Compute the attention of the active layer.
 
@@ -185,22 +188,62 @@ def _tree_attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor,
         assert layout.queries is not None
         rows = _attend(query.index_select(2, layout.queries), key, value, masks.queries, **options)
         return _scatter(rows, layout.queries, 2)
-    shared = key.shape[2] - len(layout.node_slots)
-    prefix, path = key.shape[2] - query.shape[2], query.shape[2] - len(layout.node_slots)
-    groups, slots = len(layout.slots), layout.slots.flatten()
+    below, groups = len(layout.node_slots), len(layout.slots)
 
     def in_groups(nodes: torch.Tensor) -> torch.Tensor:
-        return nodes[0].index_select(1, slots).unflatten(1, (groups, -1)).transpose(0, 1)
+        return (
+            _ToSlots.apply(nodes[0], layout.slots.flatten(), layout.node_slots)
+            .unflatten(1, (groups, -1))
+            .transpose(0, 1)
+        )
 
-    def with_path(nodes: torch.Tensor) -> torch.Tensor:
-        return torch.cat([nodes[:, :, :shared].expand(groups, -1, -1, -1), in_groups(nodes[:, :, prefix:])], dim=2)
+    def with_path(path: torch.Tensor, nodes: torch.Tensor) -> torch.Tensor:
+        return torch.cat([path.expand(groups, -1, -1, -1), in_groups(nodes)], dim=2)
 
-    result = _attend(in_groups(query), with_path(key), with_path(value), masks.groups, **options)
-    result = result.transpose(0, 1).flatten(1, 2).index_select(1, layout.node_slots)[None]
-    if not path:
+    path_query, own_query = query.split([query.shape[2] - below, below], dim=2)
+    (path_key, own_key), (path_value, own_value) = (x.split([x.shape[2] - below, below], dim=2) for x in (key, value))
+    keys, values = with_path(path_key, own_key), with_path(path_value, own_value)
+    result = _attend(in_groups(own_query), keys, values, masks.groups, **options)
+    result = _FromSlots.apply(result.transpose(0, 1).flatten(1, 2), layout.node_slots)[None]
+    if not path_query.shape[2]:
         return result
-    on_path = _attend(query[:, :, :path], key[:, :, :shared], value[:, :, :shared], masks.path, **options)
-    return torch.cat([on_path, result], dim=2)
+    return torch.cat([_attend(path_query, path_key, path_value, masks.path, **options), result], dim=2)
+
+
+class _ToSlots(torch.autograd.Function):
+    """Copies nodes into their slots, with a backward pass that copies the gradients back.
+
+    PyTorch's own gradient of `index_select` adds them one by one, because an index may occur twice. Here only empty
+    slots repeat a node. They have no gradient: no node attends to them, and nothing reads their results.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, nodes: torch.Tensor, slots: torch.Tensor, node_slots: torch.Tensor) -> torch.Tensor:
+        """Return [heads, slots, D] for nodes [heads, nodes, D]; see `TreeLayout` for the indices."""
+        ctx.save_for_backward(node_slots)
+        return nodes.index_select(1, slots)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        """Return the gradient of the nodes."""
+        return gradient.index_select(1, ctx.saved_tensors[0]), None, None
+
+
+class _FromSlots(torch.autograd.Function):
+    """Copies the results in slots back to their nodes; the opposite of `_ToSlots`."""
+
+    @staticmethod
+    def forward(ctx: Any, results: torch.Tensor, node_slots: torch.Tensor) -> torch.Tensor:
+        """Return [heads, nodes, D] for results [heads, slots, D]."""
+        ctx.save_for_backward(node_slots)
+        ctx.slots = results.shape[1]
+        return results.index_select(1, node_slots)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
+        """Return the gradient of the results, which is 0 in empty slots."""
+        shape = (gradient.shape[0], ctx.slots, gradient.shape[2])
+        return gradient.new_zeros(shape).index_copy_(1, ctx.saved_tensors[0], gradient), None
 
 
 def _attend(

@@ -32,7 +32,7 @@ class TreeLayout:
     n query heads share a key head, and a mask has their queries one after the other.
 
     Args:
-        slots: The node in each slot, [G, W].
+        slots: The node in each slot, [G, W], counted from the first node below the path.
         node_slots: The slot of each node below the path, [T - R].
         queries: The nodes that predict, [N], or None if most nodes do.
         layers: The masks of each layer.
@@ -102,9 +102,9 @@ def _layout(
     slots, node_slots = micro_batch["slots"], micro_batch["node_slots"]
     positions = keys[:, -micro_batch["position_ids"].shape[1] :]
     shared = keys.shape[1] - len(node_slots)
-    slot_positions = positions[0, slots]
+    path, below = positions.split([positions.shape[1] - len(node_slots), len(node_slots)], dim=1)
+    slot_positions = below[0, slots]
     group_keys = torch.cat([keys[:, :shared].expand(len(slots), -1), slot_positions], dim=1)
-    path = positions[:, : positions.shape[1] - len(node_slots)]
     heads = config.get_text_config().num_attention_heads
     shared_heads = heads // (getattr(config.get_text_config(), "num_key_value_heads", None) or heads)
     masks = {}
@@ -119,7 +119,9 @@ def _layout(
     layers = [masks[name] for name in types]
     queries = micro_batch.get("queries")
     if queries is not None:
-        query_mask = torch.nn.functional.pad(micro_batch["query_mask"], (keys.shape[1] - positions.shape[1], 0), value=True)
+        query_mask = torch.nn.functional.pad(
+            micro_batch["query_mask"], (keys.shape[1] - positions.shape[1], 0), value=True
+        )
         query_mask = _limit(query_mask, positions[:, queries], keys, windows[types[-1]])
         layers[-1] = replace(layers[-1], queries=_additive(query_mask, dtype, shared_heads))
     return TreeLayout(slots, node_slots, queries, tuple(layers), positions.shape[1])
