@@ -85,16 +85,10 @@ def _subtree_starts(tree: PrefixTree, path: int) -> list[int]:
 
 def _pack(sizes: np.ndarray, path: int) -> tuple[list[int], int]:
     """Return the group of each subtree and the width of the groups that needs the fewest scores of query and key."""
-    best: tuple[int, list[int], int] | None = None
-    for factor in _WIDTH_FACTORS:
-        width = min(int(sizes.max() * factor), int(sizes.sum()))
-        width += -(path + width) % _KEY_MULTIPLE
-        groups = _first_fit(sizes, width)
-        cost = (max(groups) + 1) * width * (path + width)
-        if best is None or cost < best[0]:
-            best = cost, groups, width
-    assert best is not None
-    return best[1:]
+    largest = np.minimum(sizes.max() * np.array(_WIDTH_FACTORS), sizes.sum()).astype(int)
+    widths = [int(width) + -(path + int(width)) % _KEY_MULTIPLE for width in largest]
+    packings = [(_first_fit(sizes, width), width) for width in dict.fromkeys(widths)]
+    return min(packings, key=lambda packing: (max(packing[0]) + 1) * packing[1] * (path + packing[1]))
 
 
 def _first_fit(sizes: Sequence[int] | np.ndarray, width: int) -> list[int]:

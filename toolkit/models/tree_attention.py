@@ -15,7 +15,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from toolkit.models.attention import unwrap_peft
 from toolkit.models.backend import DEVICE, AttentionInterface, replace_fused_attention
-from toolkit.models.tree_layout import LayerMasks, TreeLayout
+from toolkit.models.tree_layout import PredictingNodes, TreeLayer
 
 MASK_ERRORS = (RuntimeError, ValueError, LookupError, AttributeError, TypeError)
 """The errors with which models reject the mask of a prefix tree."""
@@ -35,13 +35,12 @@ needed, because the nodes attend to them."""
 
 
 class _ActiveLayer(threading.local):
-    """The layer that is being computed: the tree's layout and the layer's masks, or None outside of trees.
+    """The layer of a tree that is being computed, or None outside of trees.
 
     On a GPU, the backward pass has a thread of its own, in which layers can run again.
     """
 
-    layout: TreeLayout | None = None
-    masks: LayerMasks | None = None
+    layer: TreeLayer | None = None
 
 
 _active = _ActiveLayer()
@@ -99,39 +98,35 @@ def _install(decoder: Any) -> None:
 def _enter(index: int) -> Callable[..., Any]:
     def enter(_: Any, arguments: Any, keywords: dict[str, Any]) -> Any:
         layout = keywords.pop("tree_layout", None)
-        _active.layout, _active.masks = layout, layout and layout.layers[index]
+        _active.layer = layout and layout[index]
         return arguments, keywords
 
     return enter
 
 
 def _leave(*_: Any) -> None:
-    _active.layout = _active.masks = None
+    _active.layer = None
 
 
-def _rows() -> torch.Tensor | None:
+def _predicting() -> PredictingNodes | None:
     """Return the nodes to compute if the active layer is the last one and only some nodes predict."""
-    if _active.layout is None or _active.masks is None or _active.masks.queries is None:
-        return None
-    return _active.layout.queries
+    return _active.layer and _active.layer.predicting
 
 
 def _select_rows(_: Any, arguments: Any) -> Any:
-    rows = _rows()
-    return None if rows is None else (arguments[0].index_select(1, rows), *arguments[1:])
+    rows = _predicting()
+    return None if rows is None else (arguments[0].index_select(1, rows.nodes), *arguments[1:])
 
 
 def _scatter_rows(_module: Any, _arguments: Any, result: torch.Tensor) -> torch.Tensor | None:
-    rows = _rows()
+    rows = _predicting()
     return None if rows is None else _scatter(result, rows, 1)
 
 
-def _scatter(result: torch.Tensor, rows: torch.Tensor, dim: int) -> torch.Tensor:
-    """Return the rows at their indices among all nodes of the active tree, and zeros elsewhere, which nothing reads."""
-    assert _active.layout is not None
-    shape = list(result.shape)
-    shape[dim] = _active.layout.length
-    return result.new_zeros(shape).index_copy(dim, rows, result)
+def _scatter(result: torch.Tensor, rows: PredictingNodes, dim: int) -> torch.Tensor:
+    """Return the results at their indices among all nodes, and zeros elsewhere, which nothing reads."""
+    shape = [rows.length if i == dim else size for i, size in enumerate(result.shape)]
+    return result.new_zeros(shape).index_copy(dim, rows.nodes, result)
 
 
 def _replace_attention_functions() -> None:
@@ -152,28 +147,31 @@ def _transformers_attention(
     module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attention_mask: Any, **keywords: Any
 ) -> tuple[torch.Tensor, None]:
     """Compute attention as transformers' models call it; see `transformers.AttentionInterface`."""
-    if _active.layout is None:
+    if _active.layer is None:
         return _originals["sdpa"](module, query, key, value, attention_mask, **keywords)
     options = {"scale": keywords.get("scaling"), "dropout_p": keywords.get("dropout", 0.0)}
-    return _tree_attention(query, key, value, **options).transpose(1, 2).contiguous(), None
+    return _tree_attention(_active.layer, query, key, value, **options).transpose(1, 2).contiguous(), None
 
 
 def _fused_attention(original: Callable[..., Any]) -> Callable[..., Any]:
     """Return a replacement of the function with which Unsloth's fused layers compute attention on a GPU."""
 
     def run_attention(*, config: Any, context: Any, Q: torch.Tensor, K: torch.Tensor, V: torch.Tensor) -> torch.Tensor:
-        if _active.layout is None:
+        if _active.layer is None:
             return original(config=config, context=context, Q=Q, K=K, V=V)
-        return _tree_attention(Q, K, V, scale=(config.sdpa_kwargs or {}).get("scale")).transpose(1, 2)
+        return _tree_attention(_active.layer, Q, K, V, scale=(config.sdpa_kwargs or {}).get("scale")).transpose(1, 2)
 
     return run_attention
 
 
-@torch.compiler.disable
-def _tree_attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, **options: Any) -> torch.Tensor:
-    """Compute the attention of the active layer.
+@torch.compiler.disable  # compiling it takes longer than it saves, and again for each new length
+def _tree_attention(
+    layer: TreeLayer, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, **options: Any
+) -> torch.Tensor:
+    """Compute the attention of one layer.
 
     Args:
+        layer: The layer.
         query: [1, heads, T, D].
         key: [1, key heads, P + T, D], of which the first P are cached.
         value: The same shape.
@@ -182,19 +180,14 @@ def _tree_attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor,
     Returns:
         [1, heads, T, D]. In the last layer, only the rows of nodes that predict are computed.
     """
-    layout, masks = _active.layout, _active.masks
-    assert layout is not None and masks is not None
-    if masks.queries is not None:
-        assert layout.queries is not None
-        rows = _attend(query.index_select(2, layout.queries), key, value, masks.queries, **options)
-        return _scatter(rows, layout.queries, 2)
-    below, groups = len(layout.node_slots), len(layout.slots)
+    if layer.predicting is not None:
+        query = query.index_select(2, layer.predicting.nodes)
+        return _scatter(_attend(query, key, value, layer.predicting.mask, **options), layer.predicting, 2)
+    below, groups = len(layer.node_slots), len(layer.slots)
 
     def in_groups(nodes: torch.Tensor) -> torch.Tensor:
         return (
-            _ToSlots.apply(nodes[0], layout.slots.flatten(), layout.node_slots)
-            .unflatten(1, (groups, -1))
-            .transpose(0, 1)
+            _ToSlots.apply(nodes[0], layer.slots.flatten(), layer.node_slots).unflatten(1, (groups, -1)).transpose(0, 1)
         )
 
     def with_path(path: torch.Tensor, nodes: torch.Tensor) -> torch.Tensor:
@@ -203,11 +196,11 @@ def _tree_attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor,
     path_query, own_query = query.split([query.shape[2] - below, below], dim=2)
     (path_key, own_key), (path_value, own_value) = (x.split([x.shape[2] - below, below], dim=2) for x in (key, value))
     keys, values = with_path(path_key, own_key), with_path(path_value, own_value)
-    result = _attend(in_groups(own_query), keys, values, masks.groups, **options)
-    result = _FromSlots.apply(result.transpose(0, 1).flatten(1, 2), layout.node_slots)[None]
+    result = _attend(in_groups(own_query), keys, values, layer.group_mask, **options)
+    result = _FromSlots.apply(result.transpose(0, 1).flatten(1, 2), layer.node_slots)[None]
     if not path_query.shape[2]:
         return result
-    return torch.cat([_attend(path_query, path_key, path_value, masks.path, **options), result], dim=2)
+    return torch.cat([_attend(path_query, path_key, path_value, layer.path_mask, **options), result], dim=2)
 
 
 class _ToSlots(torch.autograd.Function):
@@ -219,7 +212,7 @@ class _ToSlots(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, nodes: torch.Tensor, slots: torch.Tensor, node_slots: torch.Tensor) -> torch.Tensor:
-        """Return [heads, slots, D] for nodes [heads, nodes, D]; see `TreeLayout` for the indices."""
+        """Return [heads, slots, D] for nodes [heads, nodes, D]; see `TreeLayer` for the indices."""
         ctx.save_for_backward(node_slots)
         return nodes.index_select(1, slots)
 

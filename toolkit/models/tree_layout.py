@@ -10,40 +10,41 @@ from toolkit.models.attention import layer_types, sliding_window
 
 
 @dataclass(frozen=True)
-class LayerMasks:
-    """The masks of one layer, which are added to the attention scores; see `TreeLayout` for the sizes.
+class PredictingNodes:
+    """The nodes of a tree that the last layer computes.
 
     Args:
-        path: [1, 1, n R, P + R], or None for plain causal attention.
-        groups: [G, 1, n W, P + R + W].
-        queries: [1, 1, n N, P + T] in the last layer, if only N nodes predict. Otherwise None.
+        nodes: The N nodes that predict, [N].
+        mask: [1, 1, n N, P + T], see `TreeLayer`.
+        length: The number of nodes of the tree, T.
     """
 
-    path: torch.Tensor | None
-    groups: torch.Tensor
-    queries: torch.Tensor | None = None
+    nodes: torch.Tensor
+    mask: torch.Tensor
+    length: int
 
 
 @dataclass(frozen=True)
-class TreeLayout:
-    """A tree of T nodes for attention split at its root; see `batching.root_split`.
+class TreeLayer:
+    """A tree of T nodes as one layer computes it, with attention split at the root; see `batching.root_split`.
 
     The first R nodes are the common path, which can follow P cached tokens. All other nodes are in G groups of W slots.
-    n query heads share a key head, and a mask has their queries one after the other.
+    n query heads share a key head, and a mask has their queries one after the other. Masks are added to the attention
+    scores.
 
     Args:
         slots: The node in each slot, [G, W], counted from the first node below the path.
         node_slots: The slot of each node below the path, [T - R].
-        queries: The nodes that predict, [N], or None if most nodes do.
-        layers: The masks of each layer.
-        length: The number of nodes, T.
+        path_mask: [1, 1, n R, P + R], or None for plain causal attention.
+        group_mask: [G, 1, n W, P + R + W].
+        predicting: The nodes to compute, in the last layer of a tree in which at most half of the nodes predict.
     """
 
     slots: torch.Tensor
     node_slots: torch.Tensor
-    queries: torch.Tensor | None
-    layers: tuple[LayerMasks, ...]
-    length: int
+    path_mask: torch.Tensor | None
+    group_mask: torch.Tensor
+    predicting: PredictingNodes | None = None
 
 
 def model_inputs(micro_batch: MicroBatch, config: Any, dtype: torch.dtype, prefix_length: int = 0) -> dict[str, Any]:
@@ -58,73 +59,79 @@ def model_inputs(micro_batch: MicroBatch, config: Any, dtype: torch.dtype, prefi
     Returns:
         `input_ids` and `attention_mask`, which the model itself limits to its sliding window if rows are padded.
 
-        For a tree also `position_ids`, and for attention split at its root `tree_layout`, which
-        `tree_attention` passes to the layers. For dense attention the mask is added to the attention scores. If a model
-        has layers with and without a sliding window and the tree is longer than it, the masks are in a dictionary by
-        type of layer.
+        For a tree also `position_ids`. With attention split at the root, `tree_layout` has a `TreeLayer` for each
+        layer, which `tree_attention` passes to it. With dense attention, the mask is added to the attention scores. If
+        a model has layers with and without a sliding window and the tree is longer than it, the masks are in a
+        dictionary by type of layer.
     """
     inputs: dict[str, Any] = {name: micro_batch[name] for name in ("input_ids", "attention_mask")}
     if "position_ids" not in micro_batch:
         return inputs
-    positions = micro_batch["position_ids"] + prefix_length
-    inputs["position_ids"] = positions
-    keys = torch.cat([torch.arange(prefix_length, device=positions.device)[None], positions], dim=1)
+    inputs["position_ids"] = positions = micro_batch["position_ids"] + prefix_length
     # Every node descends from the cached tokens.
-    mask = torch.nn.functional.pad(micro_batch["attention_mask"], (prefix_length, 0), value=True)
+    keys = torch.cat([torch.arange(prefix_length, device=positions.device)[None], positions], dim=1)
+    masks = {
+        name: torch.nn.functional.pad(mask, (prefix_length, 0), value=True)
+        for name, mask in micro_batch.items()
+        if name in ("attention_mask", "query_mask")
+    }
     windows = _windows(config, positions)
     if "slots" in micro_batch:
-        inputs["tree_layout"] = _layout(micro_batch, mask, keys, config, dtype, windows)
+        inputs["tree_layout"] = _tree_layout(micro_batch | masks, keys, config, windows, dtype)
         # A model that gets no mask creates one. An empty mask makes layers fail that do not use the layout instead.
         inputs["attention_mask"] = torch.zeros(1, 1, 0, 0, dtype=dtype, device=positions.device)
         return inputs
-    masks = {name: _additive(_limit(mask, positions, keys, window), dtype) for name, window in windows.items()}
+    mask = masks["attention_mask"]
+    additive = {name: _additive(_limit(mask, positions, keys, window), dtype) for name, window in windows.items()}
     # Only models with several types of layers accept a dictionary.
-    inputs["attention_mask"] = masks if len(masks) > 1 else next(iter(masks.values()))
+    inputs["attention_mask"] = additive if len(additive) > 1 else next(iter(additive.values()))
     return inputs
 
 
 def _windows(config: Any, positions: torch.Tensor) -> dict[str, int | None]:
     """Return the sliding window of each type of layer, in tokens, or of only one type if all layers see all keys."""
-    types, window = sorted(set(layer_types(config))), sliding_window(config)
+    types, window = list(dict.fromkeys(layer_types(config))), sliding_window(config)
     if window is None or positions.max() < window:
-        return {types[0]: None}
+        return {types[-1]: None}
     return {name: window if name == "sliding_attention" else None for name in types}
 
 
-def _layout(
-    micro_batch: MicroBatch,
-    mask: torch.Tensor,
-    keys: torch.Tensor,
-    config: Any,
-    dtype: torch.dtype,
-    windows: dict[str, int | None],
-) -> TreeLayout:
-    slots, node_slots = micro_batch["slots"], micro_batch["node_slots"]
-    positions = keys[:, -micro_batch["position_ids"].shape[1] :]
-    shared = keys.shape[1] - len(node_slots)
-    path, below = positions.split([positions.shape[1] - len(node_slots), len(node_slots)], dim=1)
-    slot_positions = below[0, slots]
-    group_keys = torch.cat([keys[:, :shared].expand(len(slots), -1), slot_positions], dim=1)
-    heads = config.get_text_config().num_attention_heads
-    shared_heads = heads // (getattr(config.get_text_config(), "num_key_value_heads", None) or heads)
-    masks = {}
+def _tree_layout(
+    tree: MicroBatch, keys: torch.Tensor, config: Any, windows: dict[str, int | None], dtype: torch.dtype
+) -> tuple[TreeLayer, ...]:
+    """Return the layers of a tree. Layers of one type share their masks.
+
+    Args:
+        tree: The micro-batch, with masks that include the cached tokens.
+        keys: The positions of the cached tokens and of the nodes, [1, P + T].
+        config: The configuration of the model.
+        windows: The sliding window of each type of layer that differs from the others.
+        dtype: The data type that the model computes in.
+    """
+    text = config.get_text_config()
+    heads = text.num_attention_heads // (getattr(text, "num_key_value_heads", None) or text.num_attention_heads)
+    nodes, below = tree["position_ids"].shape[1], len(tree["node_slots"])
+    path_keys, own_keys = keys.split([keys.shape[1] - below, below], dim=1)
+    path, slots = path_keys[:, keys.shape[1] - nodes :], own_keys[0, tree["slots"]]
+    group_keys = torch.cat([path_keys.expand(len(slots), -1), slots], dim=1)
+    layers = {}
     for name, window in windows.items():
-        path_mask = _limit(keys[:, None, None, :shared] <= path[:, None, :, None], path, keys[:, :shared], window)
-        is_causal = window is None and shared == path.shape[1]
-        masks[name] = LayerMasks(
-            path=None if is_causal else _additive(path_mask, dtype, shared_heads),
-            groups=_additive(_limit(mask, slot_positions, group_keys, window), dtype, shared_heads),
+        path_mask = _limit(path_keys[:, None, None, :] <= path[:, None, :, None], path, path_keys, window)
+        is_causal = window is None and path.shape == path_keys.shape
+        group_mask = _limit(tree["attention_mask"], slots, group_keys, window)
+        layers[name] = TreeLayer(
+            slots=tree["slots"],
+            node_slots=tree["node_slots"],
+            path_mask=None if is_causal else _additive(path_mask, dtype, heads),
+            group_mask=_additive(group_mask, dtype, heads),
         )
-    types = layer_types(config) if len(masks) > 1 else [*windows] * len(layer_types(config))
-    layers = [masks[name] for name in types]
-    queries = micro_batch.get("queries")
-    if queries is not None:
-        query_mask = torch.nn.functional.pad(
-            micro_batch["query_mask"], (keys.shape[1] - positions.shape[1], 0), value=True
-        )
-        query_mask = _limit(query_mask, positions[:, queries], keys, windows[types[-1]])
-        layers[-1] = replace(layers[-1], queries=_additive(query_mask, dtype, shared_heads))
-    return TreeLayout(slots, node_slots, queries, tuple(layers), positions.shape[1])
+    layout = [layers.get(name) or next(iter(layers.values())) for name in layer_types(config)]
+    if "queries" in tree:
+        positions = keys[:, keys.shape[1] - nodes :][:, tree["queries"]]
+        mask = _limit(tree["query_mask"], positions, keys, windows[layer_types(config)[-1]])
+        predicting = PredictingNodes(tree["queries"], _additive(mask, dtype, heads), nodes)
+        layout[-1] = replace(layout[-1], predicting=predicting)
+    return tuple(layout)
 
 
 def _limit(mask: torch.Tensor, queries: torch.Tensor, keys: torch.Tensor, window: int | None) -> torch.Tensor:
@@ -146,4 +153,4 @@ def _additive(mask: torch.Tensor, dtype: torch.dtype, repetitions: int = 1) -> t
     Unsloth's forward does not support boolean masks.
     """
     additive = torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, torch.finfo(dtype).min)
-    return additive.repeat(1, 1, repetitions, 1)
+    return additive.repeat(1, 1, repetitions, 1) if repetitions > 1 else additive
