@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from toolkit.batching.sampling import HOPPER_TREE_NODES, MAX_TREE_NODES
+from toolkit.batching.sampling import LARGE_TREE_NODES, MAX_TREE_NODES
 from toolkit.embedded import nli_fr
 from toolkit.planning.device import T4, Device
 from toolkit.planning.plan import plan_job
@@ -122,8 +122,8 @@ def test_checkpointing_depends_on_the_memory(make_recipe: MakeRecipe, monkeypatc
         assert job.plan.as_recorded(recorded, preflight.recipe).gradient_checkpointing is not is_needed
     assert not plan_job(preflight).plan.gradient_checkpointing, "a CPU never recomputes by itself"
     assert plan_job(preflight, T4).plan.batch_tokens == MAX_TREE_NODES
-    monkeypatch.setattr(Device, "is_hopper", True)
-    assert plan_job(preflight, T4).plan.batch_tokens == HOPPER_TREE_NODES
+    monkeypatch.setattr(Device, "has_large_trees", True)
+    assert plan_job(preflight, T4).plan.batch_tokens == LARGE_TREE_NODES
 
 
 def test_lengths_on_a_gpu_are_multiples(make_recipe: MakeRecipe) -> None:

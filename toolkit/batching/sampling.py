@@ -6,17 +6,14 @@ import numpy as np
 from torch.utils.data import Sampler
 
 MAX_TREE_NODES = 1_536
-"""The largest useful prefix tree, in nodes.
+"""The largest prefix tree, in nodes, on a CPU or a GPU older than Ampere.
 
-Attention over T nodes costs T x T, while a second tree costs only another pass over the shared prefix. The two balance
-at sqrt(b p / 2h) nodes for a shared prefix of b tokens and layers of p weights and hidden size h. This is about 1,200
-for Llama 3.2 1B on XNLI-fr."""
+A second tree computes the shared prefix again, which is all that a larger tree saves: 92 of 1,536 nodes for Llama 3.2
+on XNLI-fr."""
+LARGE_TREE_NODES = 16_384
+"""The same limit for Ampere and later GPUs, on which launching kernels takes longer than computing small trees.
 
-HOPPER_TREE_NODES = 3_072
-"""The same limit for Hopper and later GPUs, on which launching kernels takes longer than computing small trees.
-
-On an H200, a tree of 2,400 nodes takes half the time of two smaller ones, and trees of 9,000 nodes are no faster.
-This number lies in between and was not measured itself (docs/gpu.md)."""
+On an H200, one tree of 9,216 nodes takes less than a third of the time of four trees of at most 3,072 (docs/gpu.md)."""
 LENGTH_MULTIPLES = {"cpu": 1, "cuda": 128}
 """The number to a multiple of which trees are padded, by device; see `PrefixTree.with_length_multiple_of`."""
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from toolkit.batching.collators import PaddedCollator, Row, TreeCollator
-from toolkit.batching.sampling import HOPPER_TREE_NODES, MAX_TREE_NODES, choose_batch_tokens, choose_micro_batch
+from toolkit.batching.sampling import LARGE_TREE_NODES, MAX_TREE_NODES, choose_batch_tokens, choose_micro_batch
 from toolkit.errors import ModelError, RecipeError
 from toolkit.models.attention import find_tree_problem
 from toolkit.planning.device import Device, this_device
@@ -43,7 +43,7 @@ def plan_job(preflight: Preflight[Any], device: Device | None = None) -> Trainin
             f"training.batch_size {training.batch_size} is not a multiple of the number of processes ({processes}).",
             hint="Set it to a multiple, or start fewer processes.",
         )
-    max_nodes = HOPPER_TREE_NODES if device.is_hopper else MAX_TREE_NODES
+    max_nodes = LARGE_TREE_NODES if device.has_large_trees else MAX_TREE_NODES
     checkpointing = training.gradient_checkpointing
     if checkpointing == "auto":
         checkpointing = _needs_checkpointing(preflight, device, max_nodes, training.batch_size // processes)
@@ -115,7 +115,7 @@ def _count_tokens(collate: Collator, batches: list[list[Row]]) -> int:
 
 
 def _needs_checkpointing(preflight: Preflight[Any], device: Device, max_nodes: int, rows: int) -> bool:
-    """Return True if a GPU would have to split a forward pass of the usual size because of its activations.
+    """Return True if a GPU would have to split a step, or a tree of the largest useful size, because of activations.
 
     Without checkpointing, the passes of a tree of 16 rows take about a third less time on an H200 (docs/gpu.md).
     """
@@ -125,7 +125,9 @@ def _needs_checkpointing(preflight: Preflight[Any], device: Device, max_nodes: i
     if training.batching == "padded":
         tokens = longest * (rows if training.micro_batch_size == "auto" else training.micro_batch_size)
     else:
-        tokens = max(longest, max_nodes if training.batch_tokens == "auto" else training.batch_tokens)
+        # Without shared prefixes, a tree has as many nodes as its rows have tokens.
+        largest = max_nodes if training.batch_tokens == "auto" else training.batch_tokens
+        tokens = max(longest, min(largest, longest * rows))
     return _affordable_tokens(preflight, device, checkpointing=False) < tokens
 
 
