@@ -26,7 +26,8 @@ class RootSplit:
         slots: The node in each slot, [G, W], int64. An empty slot repeats the first node of its group.
         node_slots: The slot of each node below the path, [T - R], int64, as an index into the flattened `slots`.
         mask: [G, W, R + W], bool: True where the node in a slot attends to a node of the path or of its own group. An
-            empty slot attends to the first key, because a softmax over no key is undefined. No node attends to it.
+            empty slot attends to the first slot, whose node it repeats, because a softmax over no key is undefined, and
+            a sliding window always has the node itself. No node attends to an empty slot.
     """
 
     slots: np.ndarray
@@ -61,7 +62,7 @@ def split_at_root(tree: PrefixTree) -> RootSplit:
     own = (keys <= queries) & (queries < tree.ends[keys]) & (keys >= 0)
     mask = np.concatenate([np.ones((count, width, path), bool), own], axis=2)
     is_empty = slots < 0
-    mask[is_empty] = np.arange(path + width) == 0
+    mask[is_empty] = np.arange(path + width) == path
     return RootSplit(np.where(is_empty, slots[:, :1], slots), node_slots, mask)
 
 
@@ -84,16 +85,13 @@ def _subtree_starts(tree: PrefixTree, path: int) -> list[int]:
 
 def _pack(sizes: np.ndarray, path: int) -> tuple[list[int], int]:
     """Return the group of each subtree and the width of the groups that needs the fewest scores of query and key."""
-    best: tuple[int, list[int], int] | None = None
+    choices = []
     for factor in _WIDTH_FACTORS:
         width = min(int(sizes.max() * factor), int(sizes.sum()))
         width += -(path + width) % _KEY_MULTIPLE
         groups = _first_fit(sizes, width)
-        cost = (max(groups) + 1) * width * (path + width)
-        if best is None or cost < best[0]:
-            best = cost, groups, width
-    assert best is not None
-    return best[1:]
+        choices.append((groups, width))
+    return min(choices, key=lambda choice: (max(choice[0]) + 1) * choice[1] * (path + choice[1]))
 
 
 def _first_fit(sizes: Sequence[int] | np.ndarray, width: int) -> list[int]:

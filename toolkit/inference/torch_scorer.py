@@ -143,12 +143,14 @@ class TorchScorer:
         return self._verified[is_limited]
 
     def _verify_trees(self, prompts: Sequence[Sequence[int]]) -> TreeAttention | None:
+        problems = []
         for attention in get_args(TreeAttention):
             problem = self._find_difference(prompts, attention)
             if problem is None:
                 return attention
             logger.info("A prefix tree with %s attention %s.", attention, problem)
-        self._warn(problem)
+            problems.append(problem)
+        self._warn(problems[-1])
         return None
 
     def _find_difference(self, prompts: Sequence[Sequence[int]], attention: TreeAttention) -> str | None:

@@ -34,17 +34,19 @@ _LAST_LAYER_MODULES = ("self_attn.q_proj", "self_attn.o_proj", "mlp")
 needed, because the nodes attend to them."""
 
 
-class _ActiveLayer(threading.local):
+_TreeLayer = tuple[TreeLayout, LayerMasks]
+
+
+class _Active(threading.local):
     """The layer that is being computed: the tree's layout and the layer's masks, or None outside of trees.
 
     On a GPU, the backward pass has a thread of its own, in which layers can run again.
     """
 
-    layout: TreeLayout | None = None
-    masks: LayerMasks | None = None
+    layer: _TreeLayer | None = None
 
 
-_active = _ActiveLayer()
+_active = _Active()
 
 
 def accept_trees(model: Any, accepted: bool = True) -> None:
@@ -99,38 +101,36 @@ def _install(decoder: Any) -> None:
 def _enter(index: int) -> Callable[..., Any]:
     def enter(_: Any, arguments: Any, keywords: dict[str, Any]) -> Any:
         layout = keywords.pop("tree_layout", None)
-        _active.layout, _active.masks = layout, layout and layout.layers[index]
+        _active.layer = layout and (layout, layout.layers[index])
         return arguments, keywords
 
     return enter
 
 
 def _leave(*_: Any) -> None:
-    _active.layout = _active.masks = None
+    _active.layer = None
 
 
-def _rows() -> torch.Tensor | None:
-    """Return the nodes to compute if the active layer is the last one and only some nodes predict."""
-    if _active.layout is None or _active.masks is None or _active.masks.queries is None:
-        return None
-    return _active.layout.queries
+def _predicting_nodes(layer: _TreeLayer | None) -> torch.Tensor | None:
+    """Return the nodes to compute if the layer is the last one and only some nodes predict."""
+    return None if layer is None or layer[1].queries is None else layer[0].queries
 
 
 def _select_rows(_: Any, arguments: Any) -> Any:
-    rows = _rows()
+    rows = _predicting_nodes(_active.layer)
     return None if rows is None else (arguments[0].index_select(1, rows), *arguments[1:])
 
 
 def _scatter_rows(_module: Any, _arguments: Any, result: torch.Tensor) -> torch.Tensor | None:
-    rows = _rows()
-    return None if rows is None else _scatter(result, rows, 1)
+    layer = _active.layer
+    rows = _predicting_nodes(layer)
+    return None if layer is None or rows is None else _scatter(result, rows, 1, layer[0].length)
 
 
-def _scatter(result: torch.Tensor, rows: torch.Tensor, dim: int) -> torch.Tensor:
-    """Return the rows at their indices among all nodes of the active tree, and zeros elsewhere, which nothing reads."""
-    assert _active.layout is not None
+def _scatter(result: torch.Tensor, rows: torch.Tensor, dim: int, length: int) -> torch.Tensor:
+    """Return the rows at their indices among all nodes of a tree, and zeros elsewhere, which nothing reads."""
     shape = list(result.shape)
-    shape[dim] = _active.layout.length
+    shape[dim] = length
     return result.new_zeros(shape).index_copy(dim, rows, result)
 
 
@@ -150,27 +150,32 @@ def _transformers_attention(
     module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attention_mask: Any, **keywords: Any
 ) -> tuple[torch.Tensor, None]:
     """Compute attention as transformers' models call it; see `transformers.AttentionInterface`."""
-    if _active.layout is None:
+    layer = _active.layer
+    if layer is None:
         return _originals["sdpa"](module, query, key, value, attention_mask, **keywords)
     options = {"scale": keywords.get("scaling"), "dropout_p": keywords.get("dropout", 0.0)}
-    return _tree_attention(query, key, value, **options).transpose(1, 2).contiguous(), None
+    return _tree_attention(layer, query, key, value, **options).transpose(1, 2).contiguous(), None
 
 
 def _fused_attention(original: Callable[..., Any]) -> Callable[..., Any]:
     """Return a replacement of the function with which Unsloth's fused layers compute attention on a GPU."""
 
     def run_attention(*, config: Any, context: Any, Q: torch.Tensor, K: torch.Tensor, V: torch.Tensor) -> torch.Tensor:
-        if _active.layout is None:
+        layer = _active.layer
+        if layer is None:
             return original(config=config, context=context, Q=Q, K=K, V=V)
-        return _tree_attention(Q, K, V, scale=(config.sdpa_kwargs or {}).get("scale")).transpose(1, 2)
+        return _tree_attention(layer, Q, K, V, scale=(config.sdpa_kwargs or {}).get("scale")).transpose(1, 2)
 
     return run_attention
 
 
-def _tree_attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, **options: Any) -> torch.Tensor:
-    """Compute the attention of the active layer.
+def _tree_attention(
+    layer: _TreeLayer, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, **options: Any
+) -> torch.Tensor:
+    """Compute the attention of a layer.
 
     Args:
+        layer: The tree's layout and the layer's masks.
         query: [1, heads, T, D].
         key: [1, key heads, P + T, D], of which the first P are cached.
         value: The same shape.
@@ -179,12 +184,11 @@ def _tree_attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor,
     Returns:
         [1, heads, T, D]. In the last layer, only the rows of nodes that predict are computed.
     """
-    layout, masks = _active.layout, _active.masks
-    assert layout is not None and masks is not None
-    if masks.queries is not None:
-        assert layout.queries is not None
-        rows = _attend(query.index_select(2, layout.queries), key, value, masks.queries, **options)
-        return _scatter(rows, layout.queries, 2)
+    layout, masks = layer
+    nodes = _predicting_nodes(layer)
+    if nodes is not None:
+        result = _attend(query.index_select(2, nodes), key, value, masks.queries, **options)
+        return _scatter(result, nodes, 2, layout.length)
     shared = key.shape[2] - len(layout.node_slots)
     prefix, path = key.shape[2] - query.shape[2], query.shape[2] - len(layout.node_slots)
     groups, slots = len(layout.slots), layout.slots.flatten()
