@@ -1,14 +1,17 @@
 """Collators: target tokens, masks and padding, and trees that train exactly the predictions of padded rows."""
 
 from collections import Counter
-from typing import Any
+from typing import Any, get_args
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from toolkit.batching.collators import LossOn, PaddedCollator, TreeCollator, to_training_row
+from tests.batching.test_root_split import dense_mask
+from toolkit.batching.collators import LossOn, PaddedCollator, TreeAttention, TreeCollator, to_training_row
+from toolkit.batching.root_split import RootSplit
 from toolkit.prompts.prompt_tokenizer import EncodedRow
 
 END = 9
@@ -55,11 +58,27 @@ ROW = st.builds(
 )
 
 
+def visible_nodes(micro_batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Return the mask of a micro-batch, for a tree of all pairs of nodes, and check that of the predicting nodes."""
+    mask = micro_batch["attention_mask"]
+    if "slots" not in micro_batch:
+        assert mask.dim() == 2 or mask.shape == (1, 1, *[micro_batch["input_ids"].shape[1]] * 2)
+        return mask
+    split = RootSplit(micro_batch["slots"].numpy(), micro_batch["node_slots"].numpy(), mask[:, 0].numpy())
+    pairs = torch.from_numpy(dense_mask(split))
+    predicting = np.unique(micro_batch["nodes"])
+    assert ("queries" in micro_batch) == (2 * len(predicting) <= len(pairs))
+    if "queries" in micro_batch:
+        assert micro_batch["queries"].tolist() == predicting.tolist()
+        assert torch.equal(micro_batch["query_mask"][0, 0], pairs[predicting])
+    return pairs[None, None]
+
+
 def count_predictions(step: dict[str, Any]) -> Counter[tuple[tuple[int, ...], int]]:
     """Count how often each token is trained after each context, reading the contexts through the masks."""
     counts: Counter[tuple[tuple[int, ...], int]] = Counter()
     for micro_batch in step["micro_batches"]:
-        ids, mask = micro_batch["input_ids"].flatten(), micro_batch["attention_mask"]
+        ids, mask = micro_batch["input_ids"].flatten(), visible_nodes(micro_batch)
         for node, target, weight in zip(
             micro_batch["nodes"], micro_batch["targets"], micro_batch["weights"], strict=True
         ):
@@ -74,15 +93,16 @@ def count_predictions(step: dict[str, Any]) -> Counter[tuple[tuple[int, ...], in
     return counts
 
 
+@pytest.mark.parametrize("attention", get_args(TreeAttention))
 @pytest.mark.parametrize("loss_on", ["completion", "full_text"])
 @given(rows=st.lists(ROW, min_size=1, max_size=8), micro_batch_size=st.integers(1, 8), batch_tokens=st.integers(1, 30))
 def test_trees_train_like_padded_rows(
-    loss_on: LossOn, rows: list[Any], micro_batch_size: int, batch_tokens: int
+    loss_on: LossOn, attention: TreeAttention, rows: list[Any], micro_batch_size: int, batch_tokens: int
 ) -> None:
     """Trees and padded rows train the same predictions, however the step is split into micro-batches."""
-    padded, tree = PaddedCollator(micro_batch_size, loss_on)(rows), TreeCollator(batch_tokens, loss_on)(rows)
-    assert count_predictions(padded) == count_predictions(tree)
-    assert count_predictions(padded) == count_predictions(TreeCollator(batch_tokens, loss_on, length_multiple=8)(rows))
+    padded = PaddedCollator(micro_batch_size, loss_on)(rows)
+    tree, long_tree = (TreeCollator(batch_tokens, loss_on, multiple, attention)(rows) for multiple in (1, 8))
+    assert count_predictions(padded) == count_predictions(tree) == count_predictions(long_tree)
     assert padded["predictions"] == tree["predictions"] == sum(count_predictions(tree).values())
     assert all(micro_batch["input_ids"].numel() <= batch_tokens for micro_batch in tree["micro_batches"]) or any(
         len(row["prompt"]) - 1 + len(row["answer"]) > batch_tokens for row in rows

@@ -18,9 +18,10 @@ from toolkit.inference import classifier as module
 from toolkit.inference.classifier import Classifier
 from toolkit.inference.loading import load_torch_model
 from toolkit.inference.prediction import predict_row
-from toolkit.models.attention import UNSLOTH_FLAGS, unwrap_peft
+from toolkit.models.attention import unwrap_peft
 from toolkit.models.merging import merge_adapter
 from toolkit.models.model_folder import find_base
+from toolkit.models.tree_attention import UNSLOTH_FLAGS
 from toolkit.runs.model_ref import ModelRef
 from toolkit.runs.run_folder import RunFolder
 from toolkit.runs.trained_run import TrainedRun

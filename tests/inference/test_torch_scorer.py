@@ -95,21 +95,44 @@ def test_model_logits_are_never_used(model: Any, monkeypatch: pytest.MonkeyPatch
     np.testing.assert_array_equal(scores(model), expected)
 
 
-def test_ignored_mask_is_detected(
-    model: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(
+    ("ignored", "attentions"),
+    [(("tree_layout",), ["dense"]), (("attention_mask", "tree_layout"), [None])],
+    ids=["split fails", "both fail"],
+)
+@pytest.mark.parametrize("prompts", [PROMPTS, [(1, 5, *prompt) for prompt in PROMPTS]], ids=["no prefix", "prefix"])
+def test_ignored_inputs_are_detected(
+    model: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    ignored: tuple[str, ...],
+    attentions: list[str | None],
+    prompts: list[tuple[int, ...]],
 ) -> None:
-    """If a backend ignores the mask, rows are scored separately, with a warning."""
-    expected = scores(model)
+    """If a backend ignores the tree's layout, attention is dense; if it ignores masks, too, rows are separate."""
+    expected = scores(model, prompts=prompts)
     decoder = type(model.get_decoder())
     forward = decoder.forward
 
-    def without_mask(self: Any, *args: Any, attention_mask: Any = None, **kwargs: Any) -> Any:
-        return forward(self, *args, attention_mask=None, **kwargs)
+    def ignore(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return forward(self, *args, **{name: value for name, value in kwargs.items() if name not in ignored})
 
-    monkeypatch.setattr(decoder, "forward", without_mask)
+    monkeypatch.setattr(decoder, "forward", ignore)
+    scorer = TorchScorer(model, TRIE, batch_tokens=4096)
     with caplog.at_level("INFO", logger="toolkit"):
-        np.testing.assert_allclose(scores(model), expected, atol=1e-4)
-    assert "WARNING: a prefix tree changes scores" in caplog.text
+        np.testing.assert_allclose(scorer.score(prompts), expected, atol=1e-4)
+    assert list(scorer._verified.values()) == attentions
+    assert "A prefix tree with split attention " in caplog.text
+    assert ("WARNING: a prefix tree changes scores" in caplog.text) == (attentions == [None])
+    caplog.clear()
+    np.testing.assert_allclose(scorer.score(prompts), expected, atol=1e-4)
+    assert not caplog.text, "trees are verified once"
+
+
+def test_trees_are_split_by_default(model: Any) -> None:
+    scorer = TorchScorer(model, TRIE, batch_tokens=4096)
+    scorer.score(PROMPTS)
+    assert scorer._verified == {False: "split"}
 
 
 def test_unknown_token_ids_are_refused(model: Any) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from toolkit.batching.collators import TreeCollator
 from toolkit.batching.sampling import RowOrder
 from toolkit.errors import RunError
 from toolkit.planning.job import TrainingJob, Verification
@@ -93,7 +94,7 @@ def test_order_of_premises_is_unchanged(make_recipe: MakeRecipe) -> None:
 def test_failed_verification_resolves_grouping_again(make_job: MakeJob) -> None:
     failed = Verification(1.0, 1.0, 0.1)
     for overrides, expected in (((), ()), (("training.group_by=[b]",), ("b",))):
-        job = make_job("{a} {b}", *overrides).with_verification(failed)
+        job = make_job("{a} {b}", *overrides).with_verification(failed, "dense")
         assert not job.plan.is_tree and job.plan.group_by == expected
 
 
@@ -105,6 +106,30 @@ def test_recorded_plan_keeps_its_grouping(make_job: MakeJob) -> None:
     for damaged in (["z"], "text", None, [["b"]]):
         with pytest.raises(RunError, match=r"training plan in run\.json is damaged"):
             job.plan.as_recorded({**record, "group_by": damaged}, job.recipe)
+
+
+def test_plan_has_the_verified_attention(make_job: MakeJob) -> None:
+    job = make_job("{a} {b}")
+    assert job.plan.tree_attention == "split" and job.plan.allowed_attentions == ("split", "dense")
+    for attention, allowed in (("split", ("split", "dense")), ("dense", ("dense",))):
+        plan = job.with_verification(Verification(0.0, 0.0, 0.1), attention).plan
+        assert plan.is_tree and plan.tree_attention == attention and plan.allowed_attentions == allowed
+        assert plan.record(job.recipe)["tree_attention"] == attention
+        collator = plan.collator("completion", "cpu")
+        assert isinstance(collator, TreeCollator) and collator.attention == attention
+
+
+def test_recorded_plan_keeps_its_attention(make_job: MakeJob) -> None:
+    """Runs of earlier versions recorded none and used dense attention."""
+    job = make_job("{a} {b}")
+    record = json.loads(json.dumps(job.plan.record(job.recipe)))
+    for recorded, expected in (("split", "split"), ("dense", "dense")):
+        assert job.plan.as_recorded({**record, "tree_attention": recorded}, job.recipe).tree_attention == expected
+    del record["tree_attention"]
+    assert job.plan.as_recorded(record, job.recipe).tree_attention == "dense"
+    for damaged in ("other", None, 1, ["split"]):
+        with pytest.raises(RunError, match=r"training plan in run\.json is damaged"):
+            job.plan.as_recorded({**record, "tree_attention": damaged}, job.recipe)
 
 
 @pytest.mark.parametrize("grouped", [True, False])

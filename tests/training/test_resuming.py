@@ -19,9 +19,11 @@ from safetensors.torch import load_file, save_file
 from tests.training.test_kills import contents, without_seconds
 from toolkit.errors import RunError, StorageError
 from toolkit.models import loading
+from toolkit.planning.job import Plan, Verification
 from toolkit.recipe.loading import dump_recipe
 from toolkit.recipe.schema import Recipe
 from toolkit.runs.run_folder import RunFolder
+from toolkit.training import training_run
 from toolkit.training.callbacks import Progress, TrainLog
 from toolkit.training.resume_checks import check_same_plan
 from toolkit.training.stop_signals import StopSignals
@@ -342,6 +344,49 @@ def test_resume_keeps_recorded_micro_batches(call: Call, recipe_file: Path, inte
     interrupted.update(batch_tokens=77)
     code, out, _ = call("sft", recipe_file, "--output-dir", interrupted.path, "--resume", "--dry-run")
     assert code == 0 and "at most 77 nodes per forward pass" in out, "the recorded size"
+
+
+def test_resume_keeps_the_recorded_attention(
+    at_step: Callable[..., None], recipe: Recipe, uninterrupted: RunFolder, tmp_path: Path
+) -> None:
+    """Runs of earlier versions recorded no attention, used dense masks, and continue with them."""
+    assert uninterrupted.record["tree_attention"] == "split"
+    adapters = []
+    for is_older in (False, True):
+        run = RunFolder(tmp_path / f"run-{is_older}")
+        at_step(3, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(Plan, "allowed_attentions", ("dense",))
+            train_run(recipe, run, TrainingOptions())
+        at_step(0, lambda: None)
+        record = run.record
+        assert record["tree_attention"] == "dense"
+        if is_older:
+            del record["tree_attention"]
+            run.run_json.write_text(json.dumps(record), encoding="utf-8")
+        train_run(recipe, run, TrainingOptions(resume=True))
+        assert run.record["status"] == "completed" and run.record["tree_attention"] == "dense"
+        adapters.append(contents(run.adapter))
+    assert adapters[0] == adapters[1]
+
+
+def test_resume_refuses_another_attention(
+    call: Call, recipe_file: Path, interrupted: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run whose attention no longer passes the verification would not end in the same bytes."""
+    verification = {False: Verification(1.0, 1.0, 0.1), True: Verification(0.0, 0.0, 0.1)}
+    monkeypatch.setattr(training_run, "verify_tree", lambda *arguments: verification[arguments[-1] == "dense"])
+    before = interrupted.run_json.read_bytes()
+    code, _, err = call("sft", recipe_file, "--output-dir", interrupted.path, "--resume")
+    assert code == 2 and "it was started with tree_attention 'split' (now 'dense')." in err
+    assert interrupted.run_json.read_bytes() == before
+
+
+@pytest.mark.parametrize("value", ["other", None, 1])
+def test_unknown_attention_is_refused(call: Call, recipe_file: Path, interrupted: RunFolder, value: object) -> None:
+    interrupted.update(tree_attention=value)
+    code, _, err = call("sft", recipe_file, "--output-dir", interrupted.path, "--resume")
+    assert code == 2 and "The training plan in run.json is damaged" in err and "Traceback" not in err
 
 
 def test_resume_without_intact_checkpoint_starts_over(

@@ -2,16 +2,17 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
 from transformers.models.llama.modeling_llama import LlamaModel
 
 from tests.training.test_objective import FLOAT32, ROWS, model_with_adapter
+from toolkit.batching.collators import TreeAttention
 from toolkit.batching.sampling import LENGTH_MULTIPLES
 from toolkit.errors import TrainingError
-from toolkit.models.attention import UNSLOTH_FLAGS
+from toolkit.models.tree_attention import UNSLOTH_FLAGS, accept_trees
 from toolkit.recipe.schema import Recipe
 from toolkit.runs.run_folder import RunFolder
 from toolkit.training.training_run import TrainingOptions, train_run
@@ -25,21 +26,22 @@ def dropped_masks(monkeypatch: pytest.MonkeyPatch) -> None:
     """A model that ignores its mask, as Unsloth's fused forward does in training unless a flag is set."""
     forward = LlamaModel.forward
 
-    def without_mask(self: Any, *args: Any, attention_mask: Any = None, **kwargs: Any) -> Any:
+    def without_mask(self: Any, *args: Any, attention_mask: Any = None, tree_layout: Any = None, **kwargs: Any) -> Any:
         return forward(self, *args, attention_mask=None, **kwargs)
 
     monkeypatch.setattr(LlamaModel, "forward", without_mask)
 
 
+@pytest.mark.parametrize("attention", get_args(TreeAttention))
 @pytest.mark.parametrize(("loss_on", "multiple"), [("completion", 1), ("full_text", 1), ("full_text", 128)])
 def test_correct_tree_passes_without_side_effects(
-    tiny_model: Path, make_recipe: Any, loss_on: Any, multiple: int, monkeypatch: pytest.MonkeyPatch
+    tiny_model: Path, make_recipe: Any, loss_on: Any, multiple: int, attention: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Lengths of trees are multiples of 128 on a GPU."""
     monkeypatch.setitem(LENGTH_MULTIPLES, "cpu", multiple)
     model = model_with_adapter(tiny_model, make_recipe()).eval()
     state = torch.random.get_rng_state()
-    verification = verify_tree(model, ROWS, loss_on, FLOAT32)
+    verification = verify_tree(model, ROWS, loss_on, FLOAT32, attention)
     assert verification.passed and verification.gradient_difference is not None
     assert 0 <= verification.gradient_difference < 1e-5
     assert torch.equal(state, torch.random.get_rng_state()) and not model.training
@@ -53,12 +55,14 @@ def test_dropout_is_off_only_during_verification(tiny_model: Path, make_recipe: 
     model = attach_lora(
         load_base(tiny_model, make_recipe(), FLOAT32), LoraSection(dropout=0.5), seed=1, gradient_checkpointing=False
     )
+    accept_trees(model)
     assert verify_tree(model, ROWS, "completion", FLOAT32).passed
     assert {module.p for module in model.modules() if isinstance(module, torch.nn.Dropout)} == {0.5}
 
 
-def test_tree_without_mask_fails(tiny_model: Path, make_recipe: Any, dropped_masks: None) -> None:
-    verification = verify_tree(model_with_adapter(tiny_model, make_recipe()), ROWS, "completion", FLOAT32)
+@pytest.mark.parametrize("attention", get_args(TreeAttention))
+def test_tree_without_mask_fails(tiny_model: Path, make_recipe: Any, dropped_masks: None, attention: Any) -> None:
+    verification = verify_tree(model_with_adapter(tiny_model, make_recipe()), ROWS, "completion", FLOAT32, attention)
     assert not verification.passed and verification.gradient_difference is not None
     assert verification.gradient_difference > 10 * verification.tolerance
 
@@ -82,7 +86,7 @@ def test_wrong_trees_fall_back_to_padded_rows(
 
 
 def break_trees(monkeypatch: pytest.MonkeyPatch, damage: Callable[[Any], Any]) -> None:
-    """Let `damage` change the model's output for trees, which have a mask of four dimensions."""
+    """Let `damage` change the model's output for trees, which have a mask of four dimensions, also an empty one."""
     forward = LlamaModel.forward
 
     def damaged_forward(self: Any, *args: Any, attention_mask: Any = None, **kwargs: Any) -> Any:
@@ -123,6 +127,37 @@ def test_failing_trees_fall_back_to_padded_rows(
     train_run(make_recipe(f"model.name={tiny_model}"), run, TrainingOptions())
     assert sentence in caplog.text
     assert run.record["status"] == "completed" and run.record["batching"]["name"] == "padded"
+
+
+@pytest.mark.parametrize("batching", ["auto", "prefix_tree"])
+def test_failed_split_falls_back_to_dense(
+    tiny_model: Path,
+    make_recipe: MakeRecipe,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    batching: str,
+) -> None:
+    """Training continues in trees, and run.json has the attention that it used."""
+    caplog.set_level("INFO", logger="toolkit")
+    recipe = make_recipe(f"model.name={tiny_model}", f"training.batching={batching}")
+    expected = RunFolder(tmp_path / "split")
+    train_run(recipe, expected, TrainingOptions())
+    assert expected.record["tree_attention"] == "split" and "unverified" not in caplog.text
+    forward = LlamaModel.forward
+
+    def without_layout(self: Any, *args: Any, tree_layout: Any = None, **kwargs: Any) -> Any:
+        return forward(self, *args, **kwargs)
+
+    monkeypatch.setattr(LlamaModel, "forward", without_layout)
+    run = RunFolder(tmp_path / "dense")
+    train_run(recipe, run, TrainingOptions())
+    assert "unverified  split attention of prefix trees: a prefix tree cannot be computed" in caplog.text
+    assert "WARNING" not in caplog.text and "verified    relative difference" in caplog.text
+    record = run.record
+    assert record["status"] == "completed" and record["tree_attention"] == "dense"
+    assert record["batching"]["name"] == "prefix_tree" and record["batching"]["verification"]["error"] is None
+    assert record["final_loss"] == pytest.approx(expected.record["final_loss"], rel=1e-4)
 
 
 def test_backend_that_truncates_is_detected(

@@ -27,7 +27,8 @@ class RootSplit:
             the first node of its group.
         node_slots: The slot of each node below the path, [T - R], int64, as an index into the flattened `slots`.
         mask: [G, W, R + W], bool: True where the node in a slot attends to a node of the path or of its own group. An
-            empty slot attends to the first key, because a softmax over no key is undefined. No node attends to it.
+            empty slot attends to the first slot, whose node it repeats, because a softmax over no key is undefined, and
+            a sliding window always has the node itself. No node attends to an empty slot.
     """
 
     slots: np.ndarray
@@ -62,7 +63,7 @@ def split_at_root(tree: PrefixTree) -> RootSplit:
     own = (keys <= queries) & (queries < tree.ends[keys]) & (keys >= 0)
     mask = np.concatenate([np.ones((count, width, path), bool), own], axis=2)
     is_empty = slots < 0
-    mask[is_empty] = np.arange(path + width) == 0
+    mask[is_empty] = np.arange(path + width) == path
     return RootSplit(np.where(is_empty, slots[:, :1], slots) - path, node_slots, mask)
 
 

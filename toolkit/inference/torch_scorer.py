@@ -143,12 +143,14 @@ class TorchScorer:
         return self._verified[is_limited]
 
     def _verify_trees(self, prompts: Sequence[Sequence[int]]) -> TreeAttention | None:
+        problems = []
         for attention in get_args(TreeAttention):
             problem = self._find_difference(prompts, attention)
             if problem is None:
                 return attention
             logger.info("A prefix tree with %s attention %s.", attention, problem)
-        self._warn(problem)
+            problems.append(problem)
+        self._warn(problems[-1])
         return None
 
     def _find_difference(self, prompts: Sequence[Sequence[int]], attention: TreeAttention) -> str | None:
@@ -192,9 +194,12 @@ class TorchScorer:
         tensors = tree_inputs(tree, np.array(nodes), attention)
         micro_batch = {name: tensor.to(self._device) for name, tensor in tensors.items()}
         inputs = model_inputs(micro_batch, self._base.config, self._head.weight.dtype, self._prefix_length)
-        hidden = self._hidden(**inputs, past_key_values=self._cache)
-        if self._cache is not None:
-            self._cache.crop(-len(tree))  # the forward pass appended the keys and values of the tree
+        try:
+            hidden = self._hidden(**inputs, past_key_values=self._cache)
+        finally:
+            # All layers, or only those before one that failed, have appended the keys and values of the tree.
+            for layer in self._cache.layers if self._cache is not None else ():
+                layer.crop(self._prefix_length - layer.get_seq_length())
         return self._edge_log_probs(hidden[nodes])
 
     def _score_each(self, prompts: Sequence[Sequence[int]], branches: Sequence[int] | None = None) -> np.ndarray:

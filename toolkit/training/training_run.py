@@ -91,7 +91,7 @@ def train_run(recipe: Recipe, run: RunFolder, options: TrainingOptions) -> None:
     _check_trainable(model, preflight)
     job = _verify_trees(job, model)
     if options.resume:
-        # Again, because the verification may have switched to padded batches.
+        # Again, because the verification may have switched to dense attention or padded batches.
         check_same_plan(run, job.plan.record(recipe))
     if options.dry_run:
         with TemporaryDirectory() as folder:  # a trainer creates its output folder when it is constructed
