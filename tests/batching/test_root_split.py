@@ -39,7 +39,7 @@ def dense_mask(split: RootSplit) -> np.ndarray:
     node_of = slots_of(split)
     for slot, node in node_of.items():
         group, index = divmod(slot, width)
-        assert group < groups and split.slots[group, index] == node
+        assert group < groups and path + split.slots[group, index] == node
         row = split.mask[group, index]
         mask[node, :path] = row[:path]
         for key in np.flatnonzero(row[path:]):
@@ -62,7 +62,7 @@ def test_split_equals_the_ancestor_mask(tree: PrefixTree) -> None:
 def test_every_node_has_one_slot(tree: PrefixTree) -> None:
     split = split_at_root(tree)
     assert len(split.node_slots) == len(set(split.node_slots.tolist())) == len(tree) - split.path_length > 0
-    assert (split.slots.flatten()[split.node_slots] == np.arange(split.path_length, len(tree))).all()
+    assert (split.slots.flatten()[split.node_slots] == np.arange(len(tree) - split.path_length)).all()
     # All nodes descend from the path, and from no node below it unless that is the last one.
     real = len(tree) - tree.padding
     assert (tree.ends[: split.path_length] == real).all()
@@ -124,6 +124,6 @@ def test_short_subtrees_share_groups() -> None:
 def test_single_chain_has_one_node_below() -> None:
     """The node at its end is a group, because a tree without groups would need code of its own."""
     split = split_at_root(build_tree([Branch([1, 2, 3], 0, 0)]))
-    assert split.path_length == 2 and split.slots[0, 0] == 2
+    assert split.path_length == 2 and split.slots[0, 0] == 0
     alone = split_at_root(build_tree([Branch([1], 0, 0)]))
     assert alone.path_length == 0 and alone.mask[0, 0].tolist() == [True] + [False] * 15

@@ -309,7 +309,7 @@ def test_fused_attention_equals_a_dense_mask(monkeypatch: pytest.MonkeyPatch, sc
     expected = attention_of_layer(run_attention, mask, scale)
     assert torch.equal(attention_of_layer(replacement, mask, scale), expected), "outside of a tree"
     for layer, computed in ((0, all_nodes(tree)), (1, nodes)):
-        monkeypatch.setattr(tree_attention._active, "layer", (layout, layout.layers[layer]))
+        monkeypatch.setattr(tree_attention._active, "layer", layout[layer])
         actual = attention_of_layer(replacement, None, scale)
         assert actual.shape == expected.shape
         assert_close(actual[:, computed], expected[:, computed])

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from tests.models.stand_ins import stand_in_config
-from toolkit.batching.collators import MicroBatch, tree_inputs
+from toolkit.batching.collators import tree_inputs
 from toolkit.batching.prefix_tree import Branch, PrefixTree, build_tree
 from toolkit.models.attention import layer_types, sliding_window
-from toolkit.models.tree_layout import TreeLayout, model_inputs
+from toolkit.models.tree_layout import TreeLayer, model_inputs
 
 TREE = build_tree([Branch([1, 2, 3, 4, 5], 4, 0), Branch([1, 2, 6, 7], 3, 1)])
 """Nodes 0 to 4 are the first branch. The second leaves it after node 1, with nodes 5 and 6 at depths 2 and 3."""
@@ -74,11 +74,10 @@ def random_tree(seed: int, instruction: int = 9) -> PrefixTree:
     )
 
 
-def layer_mask(layout: TreeLayout, layer: int, micro_batch: MicroBatch, prefix_length: int, heads: int) -> torch.Tensor:
+def layer_mask(layer: TreeLayer, nodes: int, prefix_length: int, heads: int) -> torch.Tensor:
     """Return the mask of a layer for all pairs of nodes, [T, P + T] bool, read as the attention does."""
-    masks, nodes = layout.layers[layer], layout.length
-    below = len(layout.node_slots)
-    path, width = nodes - below, layout.slots.shape[1]
+    below = len(layer.node_slots)
+    path, width = nodes - below, layer.slots.shape[1]
     pairs = torch.zeros(nodes, prefix_length + nodes, dtype=torch.bool)
 
     def of_one_head(mask: torch.Tensor) -> torch.Tensor:
@@ -86,24 +85,23 @@ def layer_mask(layout: TreeLayout, layer: int, micro_batch: MicroBatch, prefix_l
         assert all(torch.equal(first, other) for other in others) and {*mask.unique().tolist()} <= {0.0, LOWEST}
         return first[:, 0]
 
-    if masks.path is None:
+    if layer.path_mask is None:
         assert prefix_length == 0
         pairs[:path, :path] = torch.ones(path, path).tril() > 0
     elif path:
-        pairs[:path, : prefix_length + path] = of_one_head(masks.path)[0]
-    groups = of_one_head(masks.groups)
+        pairs[:path, : prefix_length + path] = of_one_head(layer.path_mask)[0]
+    groups = of_one_head(layer.group_mask)
     assert groups.any(dim=2).all(), "a softmax over no key"
-    node_of = dict(zip(layout.node_slots.tolist(), range(path, nodes), strict=True))
+    node_of = dict(zip(layer.node_slots.tolist(), range(path, nodes), strict=True))
     for slot, node in node_of.items():
         group, index = divmod(slot, width)
         row = groups[group, index]
         pairs[node, : prefix_length + path] = row[: prefix_length + path]
         for key in row[prefix_length + path :].nonzero().flatten().tolist():
             pairs[node, prefix_length + node_of[group * width + key]] = True
-    if masks.queries is not None:
-        assert layer == len(layout.layers) - 1 and layout.queries is not None
-        real = layout.queries[layout.queries < nodes]
-        assert torch.equal(of_one_head(masks.queries)[0], pairs[real])
+    if layer.predicting is not None:
+        assert layer.predicting.length == nodes
+        assert torch.equal(of_one_head(layer.predicting.mask)[0], pairs[layer.predicting.nodes])
     return pairs
 
 
@@ -128,12 +126,12 @@ def test_split_masks_equal_dense_masks(shape: str, window: int | None, predictin
         dense = model_inputs(tree_inputs(tree, nodes, "dense"), config, torch.float32, prefix_length)
         assert torch.equal(inputs["position_ids"], dense["position_ids"])
         assert inputs["attention_mask"].numel() == 0, "a model that ignores the layout must fail"
-        assert (layout.queries is None) == (predicting == "most")
-        assert len(layout.layers) == config.num_hidden_layers
+        has_few = [layer.predicting is not None for layer in layout]
+        assert has_few == [False] * (config.num_hidden_layers - 1) + [predicting == "few"]
         expected = dense["attention_mask"]
-        for layer, name in enumerate(layer_types(config)):
+        for layer, name in zip(layout, layer_types(config), strict=True):
             mask = expected[name] if isinstance(expected, dict) else expected
-            actual = layer_mask(layout, layer, micro_batch, prefix_length, heads)
+            actual = layer_mask(layer, len(tree), prefix_length, heads)
             assert torch.equal(actual[:real], mask[0, 0, :real] == 0)
 
 
@@ -143,5 +141,5 @@ def test_short_paths_have_no_mask() -> None:
     for window, prefix_length, has_mask in ((None, 0, False), (99, 0, False), (2, 0, True), (None, 3, True)):
         config = stand_in_config("mistral", sliding_window=window)
         layout = model_inputs(micro_batch, config, torch.float32, prefix_length)["tree_layout"]
-        assert [layer.path is not None for layer in layout.layers] == [has_mask] * 2
-        assert [layer.queries is not None for layer in layout.layers] == [False, True]
+        assert [layer.path_mask is not None for layer in layout] == [has_mask] * 2
+        assert [layer.predicting is not None for layer in layout] == [False, True]
