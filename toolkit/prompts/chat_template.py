@@ -120,7 +120,8 @@ class ChatTemplate:
 
     def encode_prompts(self, conversations: Sequence[Sequence[str]]) -> list[list[int]]:
         """Return the token ids of many prompts, as `encode_prompt` does, but with few calls of the tokenizer."""
-        prompts = [list(self._segments(self._prompt, texts)) for texts in conversations]
+        pieces = self._split_pattern.split(self._prompt)
+        prompts = [list(self._segments(pieces, texts)) for texts in conversations]
         first = {segments[0][0] for segments in prompts if segments and not isinstance(segments[0], int)}
         later = {segment[0] for segments in prompts for segment in segments[1:] if not isinstance(segment, int)}
         known = {
@@ -151,7 +152,7 @@ class ChatTemplate:
         """Return the token ids of an answer, with what the template writes between generation prompt and answer."""
         last_piece = [piece for piece in self._split_pattern.split(self._prompt) if piece][-1]
         first = self._after_special if last_piece in self._special_ids else self._continuing
-        segments = self._segments(self.answer_prefix + _SLOT.format(0), [text])
+        segments = self._segments(self._split_pattern.split(self.answer_prefix + _SLOT.format(0)), [text])
         return self._encode_segments(segments, first, encode_plain)[0]
 
     def with_one_bos(self, ids: list[int]) -> list[int]:
@@ -211,17 +212,19 @@ class ChatTemplate:
         return self.tokenizer.eos_token_id
 
     def _encode(self, rendered: str, texts: Sequence[str]) -> tuple[list[int], list[int]]:
-        ids, starts = self._encode_segments(self._segments(rendered, texts), self.tokenizer, encode_plain)
+        ids, starts = self._encode_segments(
+            self._segments(self._split_pattern.split(rendered), texts), self.tokenizer, encode_plain
+        )
         with_bos = self.with_one_bos(ids)
         return with_bos, [start + len(with_bos) - len(ids) for start in starts]
 
-    def _segments(self, rendered: str, texts: Sequence[str]) -> Iterator[_Segment]:
-        """Yield a rendered template in segments: the id of a special token, or the text up to the next one."""
+    def _segments(self, pieces: Iterable[str], texts: Sequence[str]) -> Iterator[_Segment]:
+        """Yield the pieces of a template as segments: the id of a special token, or the text up to the next one."""
         slots = {_SLOT.format(index): index for index in range(len(texts))}
         # `text` collects the plain text since the last special token, with the messages in it, because BPE can merge
         # characters across the boundary between template and message.
         text, pending_slots = "", list[int]()
-        for piece in self._split_pattern.split(rendered):
+        for piece in pieces:
             if piece in self._special_ids:
                 if text or pending_slots:
                     yield text, pending_slots

@@ -16,8 +16,8 @@ SAMPLES = (
     "It costs 12.50 €; she didn't say (why) it is SO late.",
 )
 """Sentences with spaces, accents, punctuation and numbers, on which tokenizers are checked."""
-_BATCH_CHARACTERS = 1_000_000
-"""The characters that are encoded in one call. The tokenizer needs about 50 bytes for each."""
+_BATCH_CHARACTERS = 100_000
+"""The characters that are encoded in one call: a few hundred rows for all cores, in a few megabytes of memory."""
 _ENCODER_KEYS = ("input_ids", "special_tokens_mask", "token_type_ids")
 T = TypeVar("T")
 _TOKENIZER_HINT = (
@@ -197,8 +197,15 @@ def encode_plain_texts(tokenizer: Any, texts: Collection[str]) -> dict[str, list
     ids: dict[str, list[int]] = {}
     for batch in _batches(list(texts), len):
         with tokenizer_errors():
-            encoded = tokenizer(batch, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
-        ids |= dict(zip(batch, encoded, strict=True))
+            encoding = tokenizer(
+                batch,
+                add_special_tokens=False,
+                split_special_tokens=True,
+                return_attention_mask=False,
+                return_token_type_ids=False,
+                verbose=False,
+            )
+        ids |= dict(zip(batch, encoding["input_ids"], strict=True))
     return ids
 
 
