@@ -45,11 +45,12 @@ class Recorder:
         now = time.perf_counter()
         if work == "checking":
             self.checked = now
-        elif not self.samples or done >= self.samples[-1]["rows"] + self._step or done == total:
+            return
+        previous = self.samples[-1]["rows"] if self.samples else -self._step
+        if done - previous >= self._step or previous < done == total:
             self.started = self.started if self.samples else now
-            seconds = round(now - self.started, 3)
             resident = round(self._process.memory_info().rss / 1e9, 4)
-            self.samples.append({"rows": done, "seconds": seconds, "resident_gb": resident})
+            self.samples.append({"rows": done, "seconds": round(now - self.started, 3), "resident_gb": resident})
 
 
 def repeat_rows(source: Path, columns: dict[str, str]) -> Iterator[dict[str, Any]]:

@@ -1,7 +1,9 @@
 """Rows of a file as token ids: read in a background thread, at most one chunk ahead, and resumable after an error."""
 
 import json
+import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -105,6 +107,30 @@ def test_error_in_the_thread_is_resumable(
     opened = scorers()
     predict_file(open_classifier(trained), source, target)
     assert opened[0].scored == [3, 1] and target.read_bytes() == expected.read_bytes()
+
+
+def test_interruption_while_reading_keeps_finished_chunks(
+    trained: RunFolder, tmp_path: Path, scorers: Scorers, monkeypatch: pytest.MonkeyPatch  # noqa: F811
+) -> None:  # fmt: skip
+    """Ctrl-C reaches the main thread while it waits for a slow reader."""
+    scorers()
+
+    def interrupt(rows: Iterator[Row]) -> Iterator[Row]:
+        for number, row in enumerate(rows, 1):
+            if number == 8:
+                time.sleep(0.5)  # the main thread has scored both chunks before this one, and waits
+                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+            yield row
+
+    source, target = write(tmp_path / "in.jsonl"), tmp_path / "out.jsonl"
+    with monkeypatch.context() as patched:
+        patch_second_pass(patched, interrupt)
+        with pytest.raises(KeyboardInterrupt, match="6 of 10 rows are saved"):
+            predict_file(open_classifier(trained), source, target)
+    assert count_threads() == 0
+    opened = scorers()
+    predict_file(open_classifier(trained), source, target)
+    assert opened[0].scored == [3, 1] and len(target.read_text(encoding="utf-8").splitlines()) == 10
 
 
 def test_failed_scoring_ends_the_thread(
