@@ -9,6 +9,7 @@ prompts of two repetitions share no more than those of other rows. Writes OUT/pr
 import argparse
 import json
 import resource
+import sys
 import time
 from collections.abc import Iterator
 from itertools import count, islice
@@ -35,7 +36,7 @@ class Recorder:
 
     def __init__(self, rows: int) -> None:
         self.samples: list[dict[str, float]] = []
-        self.checked = 0.0  # when the last row was checked
+        self.checked: list[tuple[int, float]] = []  # rows that were checked, and the time
         self.started = 0.0  # when the first sample was taken
         self._step = rows / _SAMPLES
         self._process = psutil.Process()
@@ -44,7 +45,7 @@ class Recorder:
         """Record a sample of each percent of the rows."""
         now = time.perf_counter()
         if work == "checking":
-            self.checked = now
+            self.checked.append((done, now))
             return
         previous = self.samples[-1]["rows"] if self.samples else -self._step
         if done - previous >= self._step or previous < done == total:
@@ -74,8 +75,12 @@ def predict(run: Run, model: str, source: Path, rows: int, out: Path) -> dict[st
         truncated = run.predict_file(file, labeled, model, progress=recorder)
         finished = time.perf_counter()
     first, last = recorder.samples[0], recorder.samples[-1]
+    if first is last:
+        sys.exit("All rows were scored in one chunk, so there is no rate. Give a larger --rows.")
     rate = (last["rows"] - first["rows"]) / (last["seconds"] - first["seconds"])
-    checking = recorder.checked - started
+    # Loading takes the same time for any number of rows, so it is neither in the rate nor in the extrapolation.
+    begin, end = recorder.checked[0] if len(recorder.checked) > 2 else (0, started), recorder.checked[-1]
+    checking = (end[1] - begin[1]) * rows / (rows - begin[0])
     writing = finished - recorder.started - last["seconds"]
     return {
         "rows": rows,
