@@ -6,6 +6,7 @@ import json
 import random
 import zipfile
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
+from toolkit.data.parquet_files import open_parquet
 from toolkit.data.sources import read_rows
 from toolkit.recipe.data_section import FormatSection, Source
 
@@ -190,6 +192,26 @@ def test_parquet_values_are_objects(tmp_path: Path) -> None:
         assert [row["text"] for row in rows] == frame["text"].tolist()
         assert [row["label"] for row in rows] == ["a", "b", None] * 10
         assert rows[0]["annotation"] == {"choice": 1.0} and str(rows[0]["price"]) == "1.00"
+
+
+def test_parquet_row_group_is_streamed() -> None:
+    """The first rows of a file with a single row group are read without the rest of it."""
+    texts = [random.Random(n).randbytes(500).hex() for n in range(8_000)]
+    file = BytesIO()
+    pyarrow.parquet.write_table(pyarrow.table({"text": texts}), file, row_group_size=len(texts), compression="none")
+
+    class CountingFile(BytesIO):
+        read_bytes = 0
+
+        def read(self, size: int | None = -1) -> bytes:
+            content = super().read(size)
+            self.read_bytes += len(content)
+            return content
+
+    counting = CountingFile(file.getvalue())
+    batches = open_parquet(counting).iter_batches(batch_size=10)
+    assert next(batches).to_pydict() == {"text": texts[:10]}
+    assert counting.read_bytes < len(file.getvalue()) / 2
 
 
 def test_files_are_read_in_order(tmp_path: Path) -> None:

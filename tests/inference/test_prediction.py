@@ -59,8 +59,7 @@ def shown_progress() -> Iterator[None]:
 @pytest.fixture
 def scorers(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[FakeScorer]]:
     """A function that installs a fake engine, which fails after `limit` rows, and returns a list of opened scorers."""
-    monkeypatch.setattr(resumable_output, "CHUNK_ROWS", 3)
-    monkeypatch.setattr(prediction, "CHUNK_ROWS", 3)
+    monkeypatch.setattr(classifiers, "_CHUNK_ROWS", {"cpu": 3, "cuda": 3})
 
     def install(limit: int = 1000, error: type[BaseException] = KeyboardInterrupt) -> list[FakeScorer]:
         opened: list[FakeScorer] = []
@@ -253,7 +252,7 @@ def test_output_of_another_command_is_refused(trained: RunFolder, tmp_path: Path
     scorers()
     source, target = write(tmp_path / "in.jsonl"), tmp_path / "out.jsonl"
     with (
-        resumable_output.open_journal(tmp_path / "out.jsonl.partial", {"rows": 1}),
+        resumable_output.open_journal(tmp_path / "out.jsonl.partial", {"rows": 1}, 3),
         pytest.raises(RunError, match="is being written by another command"),
     ):
         predict_file(open_classifier(trained), source, target)

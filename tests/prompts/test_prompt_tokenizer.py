@@ -144,6 +144,17 @@ def test_long_premise_loses_only_its_end(make_recipe: MakeRecipe, tokenizer: Any
     assert len({row.prompt for row in rows}) == 1, "the cut must not depend on the label"
 
 
+def test_batch_truncates_and_reports_rows(make_recipe: MakeRecipe, tokenizer: Any) -> None:
+    """A row that cannot be encoded does not affect the others."""
+    short = PromptTokenizer(tokenizer, make_recipe().task, 256)
+    rows = [pair("Il pleut.", "Il neige."), pair("Il pleut. " * 200, "Il neige."), pair("Il pleut.", "mot " * 300)]
+    whole, truncated, error = short.encode_batch([*rows])
+    assert [whole, truncated] == [short.encode_unlabeled(inputs) for inputs in rows[:2]]
+    assert not isinstance(truncated, DataError) and truncated.shortened and isinstance(error, DataError)
+    with pytest.raises(DataError, match=str(error)):
+        short.encode_unlabeled(rows[2])
+
+
 def test_rows_without_room_for_an_answer_are_rejected(make_recipe: MakeRecipe, tokenizer: Any) -> None:
     prompt_tokenizer = PromptTokenizer(tokenizer, make_recipe().task, 48)
     long = "une hypothèse " * 20

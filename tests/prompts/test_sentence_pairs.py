@@ -1,15 +1,19 @@
 """Sentence pairs for encoders: the tokenizer's own ids, special tokens that stay text, and shortened premises."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from tests.nli import nli
+from tests.prompts.small_tokenizers import HOSTILE
 from toolkit.data.example import Example
 from toolkit.errors import DataError, ModelError
+from toolkit.prompts import tokenizer as tokenizers
 from toolkit.prompts.sentence_pairs import EncodedPair, PairTokenizer
 from toolkit.prompts.tokenizer import load_tokenizer
+from toolkit.prompts.truncation import encode_or_error
 from toolkit.recipe.schema import TaskSection
 
 TASK = TaskSection(labels=("entailment", "neutral", "contradiction"))
@@ -60,6 +64,22 @@ def test_segments_exist_if_the_tokenizer_has_them(tmp_path: Path) -> None:
     tokenizer = BertTokenizerFast(vocab={word: i for i, word in enumerate(words)})
     row = PairTokenizer(tokenizer, TASK, 16).encode_row(example("il dort", "il pleut"))
     assert row.inputs() == {"input_ids": [2, 5, 7, 3, 5, 6, 3], "token_type_ids": [0, 0, 0, 0, 1, 1, 1]}
+    assert (
+        PairTokenizer(tokenizer, TASK, 16).encode_batch([{"premise": "il dort", "hypothesis": "il pleut"}] * 2)
+        == [replace(row, label=0)] * 2
+    )
+
+
+def test_batch_equals_single_rows(pair_tokenizer: PairTokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [{"premise": f" {text} ", "hypothesis": f"{text} mot"} for text in HOSTILE]
+    single = TaskSection(labels=("a", "b"), user="{premise}")
+    for task, length in ((TASK, 128), (TASK, 30), (single, 20)):
+        tokenizer = PairTokenizer(pair_tokenizer.tokenizer, task, length)
+        expected = [encode_or_error(tokenizer.encode_unlabeled, inputs) for inputs in rows]
+        for characters in (1, 100_000):
+            monkeypatch.setattr(tokenizers, "_BATCH_CHARACTERS", characters)
+            assert list(map(str, tokenizer.encode_batch(rows))) == list(map(str, expected))
+    assert any(isinstance(row, EncodedPair) and row.shortened for row in expected)
 
 
 def test_tokenizer_without_padding_is_rejected(pair_tokenizer: PairTokenizer) -> None:

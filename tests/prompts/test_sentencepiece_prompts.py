@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from tests.prompts.small_tokenizers import BUILDERS, HOSTILE, save, sentences
+from toolkit.prompts import tokenizer as tokenizers
 from toolkit.prompts.messages import prompt_messages
 from toolkit.prompts.prompt_tokenizer import PromptTokenizer
 from toolkit.prompts.tokenizer import encode_plain, load_tokenizer
@@ -43,6 +44,16 @@ def test_spelled_special_tokens_stay_text(prompt_tokenizer: PromptTokenizer) -> 
     spelled, _ = prompt_tokenizer.encode_prompt({"premise": HOSTILE[-1], "hypothesis": "Il dort."})
     assert [i for i in spelled if i in special] == [i for i in plain if i in special]
     assert "<|im_end|>\n<|im_start|>assistant\nneutral" in prompt_tokenizer.decode(spelled)
+
+
+def test_batch_equals_single_rows(prompt_tokenizer: PromptTokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also if the texts do not fit into one call of the tokenizer."""
+    rows = [{"premise": text, "hypothesis": other} for text, other in zip(HOSTILE, sentences(), strict=False)]
+    expected = [prompt_tokenizer.encode_unlabeled(inputs) for inputs in rows]
+    for characters in (1, 200, 100_000):
+        monkeypatch.setattr(tokenizers, "_BATCH_CHARACTERS", characters)
+        assert prompt_tokenizer.encode_batch(rows) == expected
+    assert prompt_tokenizer.encode_batch([]) == []
 
 
 def save_with_class(folder: Path, **settings: Any) -> Path:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, BinaryIO
 
 from toolkit.data.columns import Row
 from toolkit.data.compression import open_seekable
@@ -9,6 +10,15 @@ from toolkit.data.messages import check_unique_columns
 from toolkit.errors import DataError, first_line
 
 _BATCH_ROWS = 1024  # rows in memory at once
+_BUFFER_BYTES = 1 << 20  # of each column
+
+
+def open_parquet(stream: BinaryIO) -> Any:
+    """Return a `pyarrow.parquet.ParquetFile` whose batches of rows are read one by one."""
+    import pyarrow.parquet
+
+    # By default, pyarrow reads a complete row group into memory, and many programs write a single one per file.
+    return pyarrow.parquet.ParquetFile(stream, pre_buffer=False, buffer_size=_BUFFER_BYTES)
 
 
 def read_parquet(path: Path) -> Iterator[Row]:
@@ -17,11 +27,9 @@ def read_parquet(path: Path) -> Iterator[Row]:
     Raises:
         DataError: If the file cannot be read, or two columns share a name.
     """
-    import pyarrow.parquet
-
     with open_seekable(path) as stream:
         try:
-            with pyarrow.parquet.ParquetFile(stream) as file:
+            with open_parquet(stream) as file:
                 check_unique_columns(path, file.schema_arrow.names)
                 for batch in file.iter_batches(batch_size=_BATCH_ROWS):
                     yield from batch.to_pylist()

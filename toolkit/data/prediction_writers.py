@@ -16,6 +16,7 @@ from typing import Any, BinaryIO, cast
 from toolkit.data.columns import Row
 from toolkit.data.compression import open_seekable
 from toolkit.data.file_reader import KINDS, file_kind
+from toolkit.data.parquet_files import open_parquet
 from toolkit.data.prediction_input import PredictionInput
 from toolkit.errors import DataError
 from toolkit.recipe.data_paths import LOCAL_SUFFIXES, data_suffix, split_suffixes
@@ -188,7 +189,7 @@ def _write_parquet(
     import pyarrow
     import pyarrow.parquet
 
-    with open_seekable(source.path) as stream, pyarrow.parquet.ParquetFile(stream) as rows:
+    with open_seekable(source.path) as stream, open_parquet(stream) as rows:
         schema = rows.schema_arrow.append(pyarrow.field(PREDICTION, pyarrow.string()))
         for column in added_columns(source.kind, labels)[1:]:
             schema = schema.append(pyarrow.field(column, pyarrow.float64()))

@@ -23,6 +23,9 @@ from toolkit.runs.model_ref import ModelRef
 from toolkit.runs.trained_run import TrainedRun
 from toolkit.utils.progress import Progress, show_progress
 
+_CHUNK_ROWS = {"cuda": 2_048, "cpu": 256}
+"""The rows of a file that are scored together: enough for several trees, and few enough to be lost."""
+
 
 @dataclass(frozen=True)
 class LabelScores:
@@ -110,8 +113,12 @@ class Classifier:
         temperature: float = 1.0,
         progress: Progress = False,
     ) -> None:
+        device = "cpu"
         if not model.gguf:
-            import toolkit.models.backend  # noqa: F401 - Unsloth must be imported before the tokenizer imports transformers
+            # Unsloth must be imported before the tokenizer imports transformers.
+            from toolkit.models.backend import DEVICE as device
+        self.chunk_rows = _CHUNK_ROWS[device]
+        """The number of rows of a file to score in one call. Scores depend on it only through rounding."""
         self.run = run
         self.model = model
         self.temperature = temperature

@@ -5,15 +5,12 @@ import json
 import logging
 import math
 from collections.abc import Iterator, Mapping
-from itertools import islice
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import toolkit
-from toolkit.data.columns import has_column
 from toolkit.data.examples import row_inputs
-from toolkit.data.messages import list_names, similar_name_hint
-from toolkit.data.prediction_input import PredictionInput, open_input
+from toolkit.data.prediction_input import open_input
 from toolkit.data.prediction_writers import (
     Prediction,
     added_columns,
@@ -24,9 +21,8 @@ from toolkit.data.prediction_writers import (
 from toolkit.errors import DataError, RunError
 from toolkit.inference.checks import warn_of_truncation
 from toolkit.inference.classifier import Classifier
-from toolkit.inference.resumable_output import CHUNK_ROWS, Journal, open_journal
-from toolkit.prompts.prompt_tokenizer import EncodedRow
-from toolkit.prompts.sentence_pairs import EncodedPair
+from toolkit.inference.encoded_input import EncodedInput
+from toolkit.inference.resumable_output import Journal, open_journal
 from toolkit.recipe.data_paths import split_suffixes
 from toolkit.recipe.inputs import RowColumns, name_rows
 from toolkit.recipe.schema import Recipe
@@ -39,9 +35,6 @@ from toolkit.utils.atomic_io import atomic_path, file_fingerprint, file_sha256
 from toolkit.utils.progress import progress_bar, show_progress
 
 logger = logging.getLogger(__name__)
-
-_SHOWN_ROWS = 3
-"""The invalid rows that a message describes. The others are only counted."""
 
 
 def predict_row(classifier: Classifier, inputs: Mapping[str, str]) -> Prediction:
@@ -57,7 +50,7 @@ def predict_row(classifier: Classifier, inputs: Mapping[str, str]) -> Prediction
     recipe = classifier.run.recipe
     columns = RowColumns({name: name for name in recipe.task.inputs}, "label", None)
     try:
-        row = _encode(classifier, columns, inputs)
+        row = classifier.row_tokenizer.encode_unlabeled(row_inputs(recipe, columns, inputs))
     except DataError as error:
         raise DataError(f"The {name_rows(recipe.task.inputs).removesuffix('s')} cannot be scored: {error}.") from error
     warn_of_truncation([row], recipe.model.max_seq_length, recipe.task.truncated_input)
@@ -90,7 +83,8 @@ def predict_file(classifier: Classifier, source: Path, target: Path) -> int:
     fingerprint = file_fingerprint([source])
     input_file = open_input(source, recipe.data.eval.format, list(columns.inputs.values()))
     check_encoding(input_file, classifier.classes_)
-    rows, shortened = _check_rows(classifier, columns, input_file)
+    encoded_input = EncodedInput(classifier, columns, input_file)
+    rows, shortened = encoded_input.check()
     added = added_columns(input_file.kind, classifier.classes_)
     if input_file.is_delimited and not input_file.format.header and not input_file.is_lines:
         logger.info("output      %s has no header, like its input; columns added: %s", target, ", ".join(added))
@@ -102,8 +96,9 @@ def predict_file(classifier: Classifier, source: Path, target: Path) -> int:
         "rows": rows,
     }
     # The journal resumes only if all of this is unchanged: otherwise old and new scores would not belong together.
-    with open_journal(target.with_name(f"{target.name}.partial"), origin) as journal:
-        _score_rows(classifier, columns, input_file, rows, journal)
+    partial_file = target.with_name(f"{target.name}.partial")
+    with open_journal(partial_file, origin, classifier.chunk_rows) as journal:
+        _score_rows(classifier, encoded_input, rows, journal)
         if file_fingerprint([source]) != fingerprint:
             raise DataError(f"{source} changed while it was being read.", hint="Try again when the file is complete.")
         with atomic_path(target) as partial:
@@ -111,44 +106,6 @@ def predict_file(classifier: Classifier, source: Path, target: Path) -> int:
             write_predictions(input_file, partial, predictions, classifier.classes_, compress)
         journal.path.unlink()
     return shortened
-
-
-def _check_rows(classifier: Classifier, columns: RowColumns, source: PredictionInput) -> tuple[int, int]:
-    """Return the number of rows and of shortened ones, or raise an error that names the invalid rows."""
-    _check_columns(classifier.run.recipe, columns, source)
-    reserved = added_columns(source.kind, classifier.classes_)
-    number = shortened = 0
-    problems: list[str] = []
-    for number, row in enumerate(progress_bar(source.rows(), desc="checking", unit="row"), 1):
-        try:
-            if conflicts := [column for column in reserved if column in row]:
-                raise DataError(f"it already has a column {conflicts[0]!r}")
-            shortened += _encode(classifier, columns, row).shortened
-        except DataError as error:
-            problems.append(f"row {number}: {error}" if len(problems) < _SHOWN_ROWS else "")
-    if problems:
-        total = f" ({len(problems)} rows cannot be scored)" if len(problems) > 1 else ""
-        raise DataError(f"{source.path}, {'; '.join(problems[:_SHOWN_ROWS])}{total}.", hint="Fix or remove these rows.")
-    return number, shortened
-
-
-def _check_columns(recipe: Recipe, columns: RowColumns, source: PredictionInput) -> None:
-    names = source.read_names()
-    first_row = next(source.rows())
-    for name, column in columns.inputs.items():
-        if not has_column([first_row], column):
-            section = "data.eval.columns" if name in recipe.data.eval.columns else "data.columns"
-            example = json.dumps({f"{section}.{name}": "COLUMN"}, ensure_ascii=False)
-            raise DataError(
-                f"{source.path} has no column {column!r}; its columns are {list_names(map(repr, names))}.",
-                hint=similar_name_hint(names, column)
-                or f"Name the column with overrides={example}. If the first line is data, set "
-                "data.eval.format.header to false.",
-            )
-
-
-def _encode(classifier: Classifier, columns: RowColumns, row: Mapping[str, Any]) -> EncodedRow | EncodedPair:
-    return classifier.row_tokenizer.encode_unlabeled(row_inputs(classifier.run.recipe, columns, row))
 
 
 def _model_files(classifier: Classifier) -> list[Path]:
@@ -184,23 +141,28 @@ def _recipe_fingerprint(recipe: Recipe, columns: RowColumns) -> str:
     return hashlib.sha256(json.dumps(settings, ensure_ascii=False).encode()).hexdigest()
 
 
-def _score_rows(
-    classifier: Classifier, columns: RowColumns, source: PredictionInput, rows: int, journal: Journal
-) -> None:
+def _score_rows(classifier: Classifier, rows: EncodedInput, total: int, journal: Journal) -> None:
     """Score the rows that are not in the journal yet."""
-    if journal.done == rows:
+    if journal.done == total:
         return
-    with progress_bar(total=rows, initial=journal.done, desc="predicting", unit="row") as bar, show_progress(False):
-        remaining = islice(source.rows(), journal.done, None)
+    chunks = rows.chunks(journal.done)
+    # One thread reads and tokenizes a chunk while the model scores the chunk before it. It is never further ahead, so
+    # memory does not grow with the number of rows.
+    with (
+        progress_bar(total=total, initial=journal.done, desc="predicting", unit="row") as bar,
+        show_progress(False),
+        ThreadPoolExecutor(1, thread_name_prefix="tokenizer") as thread,
+    ):
         try:
-            while chunk := list(islice(remaining, CHUNK_ROWS)):
-                encoded = [_encode(classifier, columns, row) for row in chunk]
-                scores = classifier.score_labels(encoded, first_row=journal.done + 1)
+            upcoming = thread.submit(next, chunks, None)
+            while chunk := upcoming.result():
+                upcoming = thread.submit(next, chunks, None)
+                scores = classifier.score_labels(chunk, first_row=journal.done + 1)
                 journal.append(scores.decoded, scores.log_likelihoods)
                 bar.update(len(chunk))
         except KeyboardInterrupt as interrupt:
             bar.close()
-            progress = f"{journal.done:,} of {rows:,} rows are saved in {journal.path}"
+            progress = f"{journal.done:,} of {total:,} rows are saved in {journal.path}"
             raise KeyboardInterrupt(f"{progress}. Run the same command again to resume.") from interrupt
 
 

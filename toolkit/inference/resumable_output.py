@@ -15,25 +15,24 @@ import numpy as np
 from toolkit.errors import RunError
 from toolkit.utils.storage import storage_errors
 
-CHUNK_ROWS = 256
-"""The rows per chunk. An interruption loses at most one chunk."""
-
 
 class Journal:
     """A file with a header line and one line per scored row, with its label, log-likelihoods and checksum.
 
-    Lines are only appended, one chunk at a time. When the file is opened again, it is cut off before the first chunk
-    that is incomplete or damaged. The remaining rows then have the same batches as in an uninterrupted run, and so the
-    same scores to the last digit.
+    Lines are only appended, one chunk at a time, so an interruption loses at most one chunk. When the file is opened
+    again, it is cut off before the first chunk that is incomplete or damaged. The remaining rows then have the same
+    batches as in an uninterrupted run, and so the same scores to the last digit.
 
     Args:
         path: The file.
         origin: The inputs that the scores depend on, by name. `rows` is the total number of rows.
         file: The same file, open for reading and writing.
+        chunk_rows: The rows per chunk.
     """
 
-    def __init__(self, path: Path, origin: Mapping[str, Any], file: BinaryIO) -> None:
+    def __init__(self, path: Path, origin: Mapping[str, Any], file: BinaryIO, chunk_rows: int) -> None:
         self.path = path
+        self.chunk_rows = chunk_rows
         self.done = 0
         """The number of rows that are scored and on the disk."""
         self._file = file
@@ -62,7 +61,7 @@ class Journal:
             if number > rows or not _is_intact(line):
                 break
             end += len(line)
-            if number % CHUNK_ROWS == 0 or number == rows:
+            if number % self.chunk_rows == 0 or number == rows:
                 self.done, safe_end = number, end
         self._file.truncate(safe_end)
 
@@ -86,14 +85,14 @@ class Journal:
     def chunks(self) -> Iterator[tuple[list[str], np.ndarray]]:
         """Yield the labels and the log-likelihoods, [rows, labels], of each chunk in order."""
         self._file.seek(len(self._header_line))
-        while lines := list(islice(self._file, CHUNK_ROWS)):
+        while lines := list(islice(self._file, self.chunk_rows)):
             rows = [json.loads(line) for line in lines]
             yield [label for label, _, _ in rows], np.array([scores for _, scores, _ in rows])
 
 
 @contextmanager
-def open_journal(path: Path, origin: Mapping[str, Any]) -> Iterator[Journal]:
-    """Start a journal, or resume one of the same origin.
+def open_journal(path: Path, origin: Mapping[str, Any], chunk_rows: int) -> Iterator[Journal]:
+    """Start a journal, or resume one of the same origin; see `Journal` for the arguments.
 
     Raises:
         RunError: If the file has a different origin, or another command is writing it.
@@ -107,7 +106,7 @@ def open_journal(path: Path, origin: Mapping[str, Any]) -> Iterator[Journal]:
             raise RunError(
                 f"{path} is being written by another command.", hint="Wait until it has finished."
             ) from error
-        journal = Journal(path, origin, file)
+        journal = Journal(path, origin, file, chunk_rows)
         try:
             yield journal
         finally:

@@ -1,14 +1,14 @@
 """Chat templates: rendered once with placeholders, then filled with messages at the level of token ids."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any
 
 from toolkit.errors import ModelError, RecipeError, first_line
 from toolkit.prompts.dates import DATE_KEY, pin_date
-from toolkit.prompts.tokenizer import encode_plain, space_prefix_scheme, without_space_prefix
+from toolkit.prompts.tokenizer import encode_plain, encode_plain_texts, space_prefix_scheme, without_space_prefix
 from toolkit.utils.timeouts import run_with_timeout
 
 # A slot stands for the text of the n-th message while the template is rendered. Its private-use characters do not occur
@@ -18,6 +18,9 @@ _SLOT_PATTERN = _SLOT.format("[0-9]+")
 _NO_SYSTEM_HINT = "It has no system role: set task.system: null in the recipe, and put the instruction into task.user."
 _MAX_CHARACTERS = 10_000_000  # more than any model reads; the tokenizer needs about 20 bytes for each
 _RENDER_SECONDS = 30.0  # rendering takes milliseconds, so this is generous on any machine
+
+_Segment = int | tuple[str, list[int]]
+"""A part of a rendered template: the id of a special token, or a text with the slots of the messages in it."""
 
 
 class ChatTemplate:
@@ -115,6 +118,24 @@ class ChatTemplate:
         """Return the token ids of a prompt, given the texts of all messages before the answer."""
         return self._encode(self._prompt, texts)[0]
 
+    def encode_prompts(self, conversations: Sequence[Sequence[str]]) -> list[list[int]]:
+        """Return the token ids of many prompts, as `encode_prompt` does, but with few calls of the tokenizer."""
+        pieces = self._split_pattern.split(self._prompt)
+        prompts = [list(self._segments(pieces, texts)) for texts in conversations]
+        first = {segments[0][0] for segments in prompts if segments and not isinstance(segments[0], int)}
+        later = {segment[0] for segments in prompts for segment in segments[1:] if not isinstance(segment, int)}
+        known = {
+            (id(tokenizer), text): ids
+            for tokenizer, texts in ((self.tokenizer, first), (self._after_special, later))
+            for text, ids in encode_plain_texts(tokenizer, texts - {""}).items()
+        }
+
+        def encode(tokenizer: Any, text: str) -> list[int]:
+            # Unknown is only a text whose first segment has no tokens.
+            return known.get((id(tokenizer), text)) or encode_plain(tokenizer, text)
+
+        return [self.with_one_bos(self._encode_segments(segments, self.tokenizer, encode)[0]) for segments in prompts]
+
     def encode_conversation(self, texts: Sequence[str]) -> tuple[list[int], list[int]]:
         """Encode a complete conversation with its answer.
 
@@ -131,7 +152,8 @@ class ChatTemplate:
         """Return the token ids of an answer, with what the template writes between generation prompt and answer."""
         last_piece = [piece for piece in self._split_pattern.split(self._prompt) if piece][-1]
         first = self._after_special if last_piece in self._special_ids else self._continuing
-        return self._encode_pieces(self.answer_prefix + _SLOT.format(0), [text], first)[0]
+        segments = self._segments(self._split_pattern.split(self.answer_prefix + _SLOT.format(0)), [text])
+        return self._encode_segments(segments, first, encode_plain)[0]
 
     def with_one_bos(self, ids: list[int]) -> list[int]:
         """Return the ids with exactly one BOS at the start, or unchanged if the tokenizer has no BOS."""
@@ -190,34 +212,47 @@ class ChatTemplate:
         return self.tokenizer.eos_token_id
 
     def _encode(self, rendered: str, texts: Sequence[str]) -> tuple[list[int], list[int]]:
-        ids, starts = self._encode_pieces(rendered, texts, self.tokenizer)
+        ids, starts = self._encode_segments(
+            self._segments(self._split_pattern.split(rendered), texts), self.tokenizer, encode_plain
+        )
         with_bos = self.with_one_bos(ids)
         return with_bos, [start + len(with_bos) - len(ids) for start in starts]
 
-    def _encode_pieces(self, rendered: str, texts: Sequence[str], tokenizer: Any) -> tuple[list[int], list[int]]:
-        """Encode a rendered template, whose text before the first special token is encoded by `tokenizer`."""
+    def _segments(self, pieces: Iterable[str], texts: Sequence[str]) -> Iterator[_Segment]:
+        """Yield the pieces of a template as segments: the id of a special token, or the text up to the next one."""
         slots = {_SLOT.format(index): index for index in range(len(texts))}
-        ids: list[int] = []
-        starts = [0] * len(texts)
         # `text` collects the plain text since the last special token, with the messages in it, because BPE can merge
         # characters across the boundary between template and message.
         text, pending_slots = "", list[int]()
-
-        def flush() -> None:
-            nonlocal text, pending_slots
-            for index in pending_slots:
-                starts[index] = len(ids)
-            ids.extend(encode_plain(self._after_special if ids else tokenizer, text) if text else [])
-            text, pending_slots = "", []
-
-        for piece in self._split_pattern.split(rendered):
+        for piece in pieces:
             if piece in self._special_ids:
-                flush()
-                ids.append(self._special_ids[piece])
+                if text or pending_slots:
+                    yield text, pending_slots
+                yield self._special_ids[piece]
+                text, pending_slots = "", []
             elif piece in slots:
                 pending_slots.append(slots[piece])
                 text += texts[slots[piece]]
             else:
                 text += piece
-        flush()
-        return ids, starts
+        if text or pending_slots:
+            yield text, pending_slots
+
+    def _encode_segments(
+        self, segments: Iterable[_Segment], tokenizer: Any, encode: Callable[[Any, str], list[int]]
+    ) -> tuple[list[int], list[int]]:
+        """Encode segments, of which text before the first token is encoded by `tokenizer`.
+
+        Returns:
+            The token ids, and the start of each message in the order of its slot.
+        """
+        ids: list[int] = []
+        starts: dict[int, int] = {}
+        for segment in segments:
+            if isinstance(segment, int):
+                ids.append(segment)
+                continue
+            text, slots = segment
+            starts |= dict.fromkeys(slots, len(ids))
+            ids.extend(encode(self._after_special if ids else tokenizer, text) if text else [])
+        return ids, [starts[slot] for slot in sorted(starts)]

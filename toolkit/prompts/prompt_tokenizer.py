@@ -10,7 +10,7 @@ from toolkit.errors import DataError, ModelError, RecipeError
 from toolkit.prompts.chat_template import ChatTemplate
 from toolkit.prompts.messages import answer_text, prompt_messages
 from toolkit.prompts.tokenizer import check_text_survives, tokenizer_errors
-from toolkit.prompts.truncation import encode_rows, truncate_input
+from toolkit.prompts.truncation import encode_or_error, encode_rows, truncate_input
 from toolkit.recipe.inputs import NLI_INPUTS
 from toolkit.recipe.schema import TaskSection
 
@@ -138,6 +138,17 @@ class PromptTokenizer:
         """Encode a row without a label, see `encode_prompt`."""
         ids, shortened = self.encode_prompt(inputs)
         return EncodedRow(ids, (), shortened)
+
+    def encode_batch(self, rows: Sequence[Mapping[str, str]]) -> list[EncodedRow | DataError]:
+        """Encode rows as `encode_unlabeled` does, but faster; a row that cannot be encoded becomes its error."""
+        messages = [prompt_messages(self.task, inputs, self.shots) for inputs in rows]
+        prompts = self.template.encode_prompts([[message["content"] for message in row] for row in messages])
+        return [
+            EncodedRow(tuple(ids), ())
+            if len(ids) <= self.max_prompt_tokens
+            else encode_or_error(self.encode_unlabeled, inputs)
+            for ids, inputs in zip(prompts, rows, strict=True)
+        ]
 
     def encode(self, examples: Sequence[Example]) -> list[EncodedRow]:
         """Encode rows with their labels, in order.

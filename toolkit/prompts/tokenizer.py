@@ -1,11 +1,11 @@
 """Loading of tokenizers, and encoding of plain text and of sequences for encoders."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from toolkit.errors import ModelError, first_line
 
@@ -16,6 +16,10 @@ SAMPLES = (
     "It costs 12.50 €; she didn't say (why) it is SO late.",
 )
 """Sentences with spaces, accents, punctuation and numbers, on which tokenizers are checked."""
+_BATCH_CHARACTERS = 100_000
+"""The characters that are encoded in one call: a few hundred rows for all cores, in a few megabytes of memory."""
+_ENCODER_KEYS = ("input_ids", "special_tokens_mask", "token_type_ids")
+T = TypeVar("T")
 _TOKENIZER_HINT = (
     "The folder's tokenizer.json is damaged or belongs to another model. Copy tokenizer.json and tokenizer_config.json "
     "again from the base model."
@@ -188,6 +192,37 @@ def encode_plain(tokenizer: Any, text: str) -> list[int]:
         return tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
 
 
+def encode_plain_texts(tokenizer: Any, texts: Collection[str]) -> dict[str, list[int]]:
+    """Return the token ids of each text, as `encode_plain` does, but with few calls, which use all cores."""
+    ids: dict[str, list[int]] = {}
+    for batch in _batches(list(texts), len):
+        with tokenizer_errors():
+            encoding = tokenizer(
+                batch,
+                add_special_tokens=False,
+                split_special_tokens=True,
+                return_attention_mask=False,
+                return_token_type_ids=False,
+                verbose=False,
+            )
+        ids |= dict(zip(batch, encoding["input_ids"], strict=True))
+    return ids
+
+
+def _batches(texts: Sequence[T], count_characters: Callable[[T], int]) -> Iterator[list[T]]:
+    """Split texts into batches for which the tokenizer needs little memory."""
+    batch: list[T] = []
+    characters = 0
+    for text in texts:
+        characters += count_characters(text)
+        if batch and characters > _BATCH_CHARACTERS:
+            yield batch
+            batch, characters = [], count_characters(text)
+        batch.append(text)
+    if batch:
+        yield batch
+
+
 def encode_for_encoder(tokenizer: Any, texts: Sequence[str]) -> list[tuple[int, int]]:
     """Encode one text, or a pair, with the tokenizer's special tokens; those spelled out in a text stay text.
 
@@ -197,19 +232,39 @@ def encode_for_encoder(tokenizer: Any, texts: Sequence[str]) -> list[tuple[int, 
     Raises:
         ModelError: If the tokenizer fails.
     """
+    encoding = _call_for_encoder(tokenizer, *texts)
+    return _label_tokens(tokenizer, *(encoding[key] for key in _ENCODER_KEYS))
+
+
+def encode_rows_for_encoder(tokenizer: Any, rows: Sequence[Sequence[str]]) -> list[list[tuple[int, int]]]:
+    """Encode rows of one text, or of two, as `encode_for_encoder` does, but with few calls, which use all cores."""
+    tokens: list[list[tuple[int, int]]] = []
+    for batch in _batches(rows, lambda texts: sum(map(len, texts))):
+        encoding = _call_for_encoder(tokenizer, *(list(texts) for texts in zip(*batch, strict=True)))
+        encoded = zip(*(encoding[key] for key in _ENCODER_KEYS), strict=True)
+        tokens += [_label_tokens(tokenizer, *row) for row in encoded]
+    return tokens
+
+
+def _call_for_encoder(tokenizer: Any, *texts: str | list[str]) -> Any:
     with tokenizer_errors():
-        encoding = tokenizer(
+        return tokenizer(
             *texts,
             split_special_tokens=True,
             return_token_type_ids=True,
             return_special_tokens_mask=True,
             verbose=False,
         )
+
+
+def _label_tokens(
+    tokenizer: Any, ids: Sequence[int], are_added: Sequence[int], segments: Sequence[int]
+) -> list[tuple[int, int]]:
     # In some vocabularies (CamemBERT's) a special token is an ordinary piece of text, too, so a text can produce it
     # despite `split_special_tokens`. Special tokens that the tokenizer did not add itself become unknown tokens.
     special_ids, unknown = set(tokenizer.all_special_ids), tokenizer.unk_token_id
     ids = [
         unknown if token in special_ids and not is_added and unknown is not None else token
-        for token, is_added in zip(encoding["input_ids"], encoding["special_tokens_mask"], strict=True)
+        for token, is_added in zip(ids, are_added, strict=True)
     ]
-    return list(zip(ids, encoding["token_type_ids"], strict=True))
+    return list(zip(ids, segments, strict=True))

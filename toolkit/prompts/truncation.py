@@ -9,6 +9,7 @@ from toolkit.errors import DataError
 from toolkit.utils.progress import progress_bar
 
 _MIN_ROWS_FOR_PROGRESS = 20_000
+R = TypeVar("R")
 T = TypeVar("T")
 
 
@@ -66,6 +67,14 @@ def _character_ends(word: str) -> list[int]:
     """Return the positions at which a word can be cut, in code points."""
     # Not before a combining mark (Unicode category M), which belongs to the character before it.
     return [end for end in range(1, len(word)) if not category(word[end]).startswith("M")] + [len(word)]
+
+
+def encode_or_error(encode: Callable[[R], T], row: R) -> T | DataError:
+    """Return an encoded row, or the error of a row that cannot be encoded."""
+    try:
+        return encode(row)
+    except DataError as error:
+        return error
 
 
 def encode_rows(
