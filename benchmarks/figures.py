@@ -12,6 +12,8 @@ import matplotlib as mpl
 mpl.use("svg")
 from matplotlib.figure import Figure
 
+from side_by_side import ENVIRONMENT
+
 # Text stays text, and element ids do not depend on the process. A page scales the picture to at most its own size,
 # so that 10 points stay readable on a phone, which is about as wide as the picture.
 _STYLE = {"svg.fonttype": "none", "svg.hashsalt": "toolkit", "font.size": 10, "axes.spines.top": False}
@@ -22,14 +24,14 @@ PEER = "trl on unsloth"
 
 
 def training_speed(results: Path) -> str | None:
-    """Draw the speed of both kinds of trees relative to TRL on Unsloth, for each model and batch size."""
+    """Draw the speed of both kinds of trees relative to TRL on Unsloth, for each model and number of rows per step."""
     ratios: dict[str, dict[str, float]] = {}
     for file in sorted(results.glob("training-*/training.json")):
         systems = json.loads(file.read_text(encoding="utf-8"))
         found = {system["name"]: system["against"].get(PEER) for system in systems}
-        ratios[file.parent.name.removeprefix("training-")] = {
-            name: found[name] for name in _COLORS if found.get(name) is not None
-        }
+        batch = json.loads((file.parent / ENVIRONMENT).read_text(encoding="utf-8"))["batch"]
+        model = file.parent.name.removeprefix("training-").removesuffix(f"-{batch}")
+        ratios[f"{model}, {batch}"] = {name: found[name] for name in _COLORS if found.get(name) is not None}
     ratios = {name: values for name, values in ratios.items() if values}
     if not ratios:
         return None
@@ -45,6 +47,7 @@ def training_speed(results: Path) -> str | None:
         axes.axvline(1, color="#888888", linewidth=1)
         axes.set_yticks(range(len(names)), names)
         axes.set_xlim(0, max(map(max, (values.values() for values in ratios.values()))) * 1.2)
+        axes.set_ylabel("model, rows per step")
         axes.set_xlabel("speed relative to TRL on Unsloth")
         figure.legend(loc="outside upper center", ncols=2, reverse=True, frameon=False)
 
@@ -90,7 +93,7 @@ def _svg(draw: Callable[[Figure], None], height: float) -> str:
 
 
 FIGURES: dict[str, tuple[Callable[[Path], str | None], str]] = {
-    "training-speed": (training_speed, "Training speed relative to TRL on Unsloth by model and batch size"),
+    "training-speed": (training_speed, "Training speed relative to TRL on Unsloth by model and rows per step"),
     "predicting": (predicting, "Resident memory and rows per second over the rows of a prediction"),
 }
 """For each figure, the function that draws it, or returns None without results, and its description."""

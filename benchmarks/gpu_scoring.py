@@ -35,8 +35,7 @@ def time_scoring(score: Callable[[list[list[int]]], Any], prompts: list[list[int
     """Score the prompts and return the result of a case."""
     started = time.perf_counter()
     score(prompts)
-    seconds = [round(time.perf_counter() - started, 4)]
-    return {"seconds": seconds, "rows": len(prompts), "tokens": [], "gradient_difference": None}
+    return {"seconds": [round(time.perf_counter() - started, 4)], "rows": len(prompts)}
 
 
 def score_with_toolkit(job: dict[str, Any], model: Any, case: Case, training_job: Any) -> dict[str, Any]:

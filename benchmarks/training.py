@@ -85,7 +85,7 @@ def main() -> None:
     inputs = {"rows": prepared["rows"], "lora": prepared["lora"]}
     results = take_turns(__file__, job | inputs, arguments.systems, arguments.rounds)
     title = f"Training, {Path(arguments.model).name}, batch {arguments.batch}, loss on {arguments.loss_on}"
-    report(title, summarize(results), arguments.out, table)
+    report(title, summarize(results), arguments.out, table, batch=arguments.batch)
 
 
 if __name__ == "__main__":
