@@ -19,25 +19,28 @@ from training_systems import OURS, PEERS, run_worker
 def summarize(results: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
     """Return one entry per system.
 
-    `against` is the speed relative to each other system: the ratio of the medians. `gradient_difference` is the largest
-    relative difference, over the complete adapter at the first step, from the systems in `PEERS` that ran before. It is
-    None if there are none, or if the first step has other rows, as with grouped rows.
+    `against` is the speed relative to each other system: the ratio of the medians. `gradient_differences` are relative,
+    over the complete adapter at the first step, from each of `PEERS` that ran before. `gradient_difference` is the one
+    from TRL on Unsloth, which differs from ours only in its padded rows, or else from transformers. It is None if
+    neither ran before, or if the first step has other rows, as with grouped rows.
     """
     peers = [system for system in PEERS if system in results]
-    return [
-        {
-            "name": system,
-            "seconds_per_step": round(median_seconds(rounds), 5),
-            "against": {peer: round(median_seconds(results[peer]) / median_seconds(rounds), 4) for peer in peers},
-            "peak_gb": round(peak_gb(rounds), 3),
-            "gradient_difference": None
-            if OURS.get(system, False)
-            else max(rounds[0]["gradient_difference"].values(), default=None),
-            "tokens_per_step": mean_tokens(rounds),
-            "seconds": [result["seconds"] for result in rounds],
-        }
-        for system, rounds in results.items()
-    ]
+    entries = []
+    for system, rounds in results.items():
+        differences = {} if OURS.get(system) else rounds[0]["gradient_difference"]
+        entries.append(
+            {
+                "name": system,
+                "seconds_per_step": round(median_seconds(rounds), 5),
+                "against": {peer: round(median_seconds(results[peer]) / median_seconds(rounds), 4) for peer in peers},
+                "peak_gb": round(peak_gb(rounds), 3),
+                "gradient_difference": [None, *differences.values()][-1],
+                "gradient_differences": differences,
+                "tokens_per_step": mean_tokens(rounds),
+                "seconds": [result["seconds"] for result in rounds],
+            }
+        )
+    return entries
 
 
 def table(systems: list[dict[str, Any]]) -> Table:
@@ -54,7 +57,7 @@ def table(systems: list[dict[str, Any]]) -> Table:
             f"{tokens[system['name']]:,.0f}",
             *(f"{tokens[peer] / tokens[system['name']]:.2f}x" for peer in peers),
             f"{system['peak_gb']:.2f}",
-            "-" if system["gradient_difference"] is None else f"{system['gradient_difference']:.1e}",
+            ", ".join(f"{value:.1e}" for value in system["gradient_differences"].values()) or "-",
         ]
         for system in systems
     ]

@@ -69,6 +69,7 @@ def test_tree_gradient_matches_trl_on_unsloth(tmp_path: Path) -> None:
     systems = ["--systems", "trl on unsloth", "ours, shuffled"]
     results = run_benchmark("training", tmp_path, "--steps", "1", "--batch", "8", *systems)
     peer, ours = results["trl on unsloth"], results["ours, shuffled"]
+    assert ours["gradient_differences"] == {"trl on unsloth": ours["gradient_difference"]}
     assert ours["gradient_difference"] < 1e-5 and peer["gradient_difference"] is None
     assert ours["against"] == {
         "trl on unsloth": pytest.approx(peer["seconds_per_step"] / ours["seconds_per_step"], 1e-3)
@@ -192,12 +193,12 @@ def test_changed_results_change_the_document(
     folder = tmp_path / "training-x"
     folder.mkdir()
     system = {"name": "ours, grouped", "seconds_per_step": 0.5, "against": {"ours, grouped": 1.0}, "peak_gb": 1,
-              "gradient_difference": None, "tokens_per_step": 1234.4}  # fmt: skip
+              "gradient_differences": {"a": 1e-6, "b": 2e-7}, "tokens_per_step": 1234.4}  # fmt: skip
     (folder / "training.json").write_text(json.dumps([system]), encoding="utf-8")
     (folder / "environment.json").write_text(json.dumps({"date": "2026-11-27", "versions": {"cpu": "A CPU"}}), "utf-8")
     rendered = tables.render(text)
     assert rendered.startswith("Before.\n<!-- table: training-x -->\n| system | s per step | vs. ours, grouped |")
-    assert "| ours, grouped | 0.5 | 1.00x | 1,234 | 1.00x | 1.00 | - |\n" in rendered
+    assert "| ours, grouped | 0.5 | 1.00x | 1,234 | 1.00x | 1.00 | 1.0e-06, 2.0e-07 |\n" in rendered
     assert rendered.endswith("2026-11-27, A CPU.\n<!-- end -->\nAfter, 5 < 6.\n")
     assert tables.render(rendered) == rendered
 
