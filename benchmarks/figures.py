@@ -59,7 +59,9 @@ def predicting(results: Path) -> str | None:
     file = results / "predicting" / "predicting.json"
     if not file.is_file():
         return None
-    samples: list[dict[str, Any]] = json.loads(file.read_text(encoding="utf-8"))
+    samples: list[dict[str, Any]] = json.loads(file.read_text(encoding="utf-8"))["samples"]
+    # The last sample can repeat the number of rows of the one before.
+    samples = [samples[0], *(after for before, after in itertools.pairwise(samples) if after["rows"] > before["rows"])]
     rows = [sample["rows"] for sample in samples]
     rates = [
         (after["rows"] - before["rows"]) / (after["seconds"] - before["seconds"])

@@ -32,7 +32,7 @@ BLOCK = re.compile(
 NOT_MEASURED = "Not measured yet.\n"
 
 
-def read_results(folder: Path) -> tuple[str, list[dict[str, Any]]]:
+def read_results(folder: Path) -> tuple[str, Any]:
     """Return the name of a benchmark and its results."""
     files = [path for path in sorted(folder.glob("*.json")) if path.name != ENVIRONMENT]
     if len(files) != 1:
@@ -45,19 +45,25 @@ def plain_table(rows: list[dict[str, str]]) -> Table:
     return [list(rows[0]), *(list(row.values()) for row in rows)]
 
 
-def predicting_table(samples: list[dict[str, Any]]) -> Table:
-    """Return the speed and memory of a prediction, first and last sample, extrapolated to a million rows."""
-    first, last = samples[0], samples[-1]
-    rate = (last["rows"] - first["rows"]) / (last["seconds"] - first["seconds"])
+def predicting_table(result: dict[str, Any]) -> Table:
+    """Return the speed and memory of a prediction, extrapolated to a million rows."""
+    first, last = result["samples"][0], result["samples"][-1]
     return [
-        ["rows", "seconds", "rows per second", "resident GB after the first sample", "at the end", "a million rows"],
         [
-            f"{last['rows']:,}",
-            f"{last['seconds']:,.0f}",
-            f"{rate:,.1f}",
-            f"{first['resident_gb']:.2f}",
-            f"{last['resident_gb']:.2f}",
-            f"{(last['seconds'] + (1e6 - last['rows']) / rate) / 3600:,.1f} hours",
+            "rows",
+            "seconds",
+            "rows per second",
+            "resident GB, first and last row",
+            "peak GB",
+            "hours for a million rows",
+        ],
+        [
+            f"{result['rows']:,}",
+            f"{result['seconds']:,.0f}",
+            f"{result['rows_per_second']:,.1f}",
+            f"{first['resident_gb']:.2f}, {last['resident_gb']:.2f}",
+            f"{result['peak_gb']:.2f}",
+            f"{result['extrapolated_hours_per_million']:.1f}",
         ],
     ]
 
@@ -73,11 +79,15 @@ def render_table(folder: Path, view: str | None) -> str:
         make_table = predicting_table
     else:
         make_table = getattr(importlib.import_module(name), f"{view}_table" if view else "table")
-    environment = json.loads((folder / ENVIRONMENT).read_text(encoding="utf-8"))
-    machine = environment.get("device") or environment["versions"]["cpu"]
-    source = environment.get("source") or environment["date"]
-    link = f"[{folder.name}](../benchmarks/results/{folder.name})"
-    return f"{markdown(make_table(results))}\nResults: {link}, {source}, {machine}.\n"
+    if (folder / ENVIRONMENT).is_file():
+        environment = json.loads((folder / ENVIRONMENT).read_text(encoding="utf-8"))
+    else:
+        environment = results
+    device = environment.get("device", "CPU")
+    machine = environment["versions"].get("cpu") if device == "CPU" else device
+    source = environment.get("source") or environment.get("date")
+    facts = [f"[{folder.name}](../benchmarks/results/{folder.name})", *filter(None, (source, machine))]
+    return f"{markdown(make_table(results))}\nResults: {', '.join(facts)}.\n"
 
 
 def render(text: str) -> str:

@@ -204,10 +204,12 @@ def test_changed_results_change_the_document(
 
 
 def test_prediction_is_drawn_and_extrapolated(import_benchmark: Any, tmp_path: Path) -> None:
-    samples = [{"rows": 1000 * i, "seconds": 10.0 * i + 5, "resident_gb": 2.0} for i in range(1, 11)]
+    samples = [{"rows": 1000 * i, "seconds": 10.0 * i, "resident_gb": 2.0} for i in (1, 2, 3, 4, 4)]
+    result = {"rows": 4000, "seconds": 41.5, "rows_per_second": 100.0, "peak_gb": 2.5, "samples": samples,
+              "extrapolated_hours_per_million": 2.78, "device": "CPU", "versions": {"cpu": "A CPU"}}  # fmt: skip
     (tmp_path / "predicting").mkdir()
-    (tmp_path / "predicting" / "predicting.json").write_text(json.dumps(samples), encoding="utf-8")
+    (tmp_path / "predicting" / "predicting.json").write_text(json.dumps(result), encoding="utf-8")
     drawing = import_benchmark("figures").predicting(tmp_path)
     assert "rows per second" in drawing and drawing == import_benchmark("figures").predicting(tmp_path)
-    _, row = import_benchmark("tables").predicting_table(samples)
-    assert row == ["10,000", "105", "100.0", "2.00", "2.00", "2.8 hours"]
+    table = import_benchmark("tables").render_table(tmp_path / "predicting", None)
+    assert "| 4,000 | 42 | 100.0 | 2.00, 2.00 | 2.50 | 2.8 |" in table and table.endswith("predicting), A CPU.\n")
