@@ -3,10 +3,10 @@
     python benchmarks/gpu.py models/llama-1b --train train.jsonl --score train.jsonl test.jsonl --out outputs/bench/gpu
     python benchmarks/gpu.py embedded:tiny-llama-fr --recipe recipes/quickstart.yaml --smoke --out /tmp/bench # CPU
 
-It stops after 8 minutes; cases that have not been started by then are listed as not run. DIR/gpu.jsonl has a line for
-each finished case, in case the benchmark is killed. All systems train on the same rows in the same order, from the same
-adapter weights, without dropout. The full product of all settings would take an hour, so each setting is varied alone:
-see `select_cases`.
+It stops after 8 minutes; cases that have not been started by then are listed as not run. Until then, DIR/gpu.jsonl has
+a line for each finished case, in case the benchmark is killed. All systems train on the same rows in the same order,
+from the same adapter weights, without dropout. The full product of all settings would take an hour, so each setting is
+varied alone: see `select_cases`.
 """
 
 import argparse
@@ -17,12 +17,13 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from gpu_cases import BATCHES, GROUPS, NO_CUDNN, SCORING, TRANSFORMERS, UNSLOTH, VLLM, Case, select_cases
+from gpu_cases import BATCHES, GROUPS, NO_CUDNN, NO_RESULT, SCORING, TRANSFORMERS, UNSLOTH, VLLM, Case, select_cases
 from gpu_scoring import has_vllm
 from gpu_systems import run_worker
 from side_by_side import Table, add_out_flag, prepare_job, report, take_turns
 
 _DEFAULT = Case("")
+_GRACE_S = 45
 
 
 def table(results: list[dict[str, Any]]) -> Table:
@@ -89,6 +90,17 @@ def key(result: dict[str, Any]) -> tuple[Any, ...]:
     return precision, result["batch"], result["checkpointing"]
 
 
+def list_cases(job: dict[str, Any], group: str, result: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the results of the cases of a process. If it failed, those that it finished are in the log."""
+    if "cases" in result:
+        return result["cases"]
+    log = Path(job["log"])
+    lines = log.read_text(encoding="utf-8").splitlines() if log.is_file() else []
+    finished = [case for case in map(json.loads, lines) if case["precision"] == group]
+    unfinished = [case for case in job["cases"][group] if not any(case.items() <= done.items() for done in finished)]
+    return finished + [{**case, "precision": group, **NO_RESULT, "error": result["error"]} for case in unfinished]
+
+
 def main() -> None:
     """Run the benchmark and report the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -125,9 +137,11 @@ def main() -> None:
         **{name: prepared[name] for name in ("lora", "rows", "prompts", "labels")},
     }
     job["cases"] = {group: [vars(case) for case in select_cases(group, batches)] for group in groups}
-    results = take_turns(__file__, job, groups, 1)
-    cases = [case for rounds in results.values() for case in rounds[0]["cases"]]
-    device = next(iter(results.values()))[0]["device"]
+    # A group that has a case in progress at its deadline gets the time to finish it.
+    results = take_turns(__file__, job, groups, 1, {group: end + _GRACE_S for group, end in job["deadlines"].items()})
+    cases = [case for group, (result,) in results.items() for case in list_cases(job, group, result)]
+    device = next((result["device"] for (result,) in results.values() if "device" in result), "unknown")
+    log.unlink(missing_ok=True)
     title = f"One GPU, {Path(arguments.model).name}, {device}"
     report(title, cases, arguments.out, table, scoring_table, device=device)
 

@@ -8,9 +8,13 @@ PADDED, UNSLOTH, TRANSFORMERS = "padded rows", "padding-free Unsloth", "transfor
 SORTED, SHUFFLED = "scoring, sorted", "scoring, shuffled"
 SCORING = (SORTED, SHUFFLED)
 NO_CUDNN, VLLM = "bfloat16 without cuDNN attention", "vLLM"
-GROUPS = {"bfloat16": 4, TRANSFORMERS: 1, "4-bit": 1, "float16": 1, NO_CUDNN: 1, VLLM: 1}
+GROUPS = {"bfloat16": 4, TRANSFORMERS: 1, "4-bit": 1, "float16": 1, NO_CUDNN: 1, VLLM: 2}
 """The processes and their shares of the time."""
 BATCHES = (16, 64, 256)
+NO_RESULT = {
+    "error": None, "seconds": [], "tokens": [], "rows": None, "peak_bytes": None, "gradient_difference": None,
+}  # fmt: skip
+"""The fields of a result in addition to those of its case and the precision."""
 
 
 @dataclass(frozen=True)

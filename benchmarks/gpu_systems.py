@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from gpu_cases import NO_CUDNN, PADDED, SCORING, TRANSFORMERS, TREE_SHUFFLED, UNSLOTH, VLLM, Case
+from gpu_cases import NO_CUDNN, NO_RESULT, PADDED, SCORING, TRANSFORMERS, TREE_SHUFFLED, UNSLOTH, VLLM, Case
 from gpu_scoring import has_vllm, open_vllm, score_with_toolkit
 from side_by_side import write_result
 from training_systems import (
@@ -28,11 +28,6 @@ _TRANSFORMERS_ROWS = 64
 """Rows per micro-batch of transformers, which computes logits for every token."""
 
 
-_NO_RESULT = {
-    "error": None, "seconds": [], "tokens": [], "rows": None, "peak_bytes": None, "gradient_difference": None,
-}  # fmt: skip
-
-
 def run_worker(file: Path, job: dict[str, Any]) -> None:
     """Run the cases of one process."""
     if job["system"] == "prepare":
@@ -43,7 +38,7 @@ def run_worker(file: Path, job: dict[str, Any]) -> None:
     # Loading a model after the deadline would take too long.
     is_late = time.time() > job["deadlines"][job["system"]]
     for case, outcome in skip(cases, "no time left") if is_late else run(job, cases):
-        result = {**asdict(case), "precision": job["system"], **_NO_RESULT, **outcome}
+        result = {**asdict(case), "precision": job["system"], **NO_RESULT, **outcome}
         results.append(result)
         with Path(job["log"]).open("a", encoding="utf-8") as log:
             log.write(json.dumps(result) + "\n")

@@ -15,7 +15,8 @@ import shlex
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -99,7 +100,7 @@ def prepare_job(
 
 
 def take_turns(
-    script: str, job: dict[str, Any], systems: Sequence[str], rounds: int
+    script: str, job: dict[str, Any], systems: Sequence[str], rounds: int, ends: Mapping[str, float] | None = None
 ) -> dict[str, list[dict[str, Any]]]:
     """Run `script --work FILE` for each system in turn, `rounds` times.
 
@@ -107,6 +108,10 @@ def take_turns(
         script: A benchmark whose worker calls `write_result`.
         job: The input of every worker. This function adds `system`, `round` and `folder`, a temporary folder that
             exists until all workers have finished.
+        systems: The systems.
+        rounds: The number of times to run each of them.
+        ends: The time at which the worker of each system is stopped. If given, a worker that is stopped or fails does
+            not end the benchmark. Its result is then `error`.
 
     Returns:
         The results of each system, one per round.
@@ -119,11 +124,20 @@ def take_turns(
                 file.write_text(
                     json.dumps({**job, "system": system, "round": number, "folder": folder}), encoding="utf-8"
                 )
-                done = subprocess.run([sys.executable, script, "--work", file], capture_output=True, text=True)
-                if done.returncode:
-                    sys.exit(f"{system} failed:\n{done.stderr[-3000:]}")
-                result = json.loads(file.with_suffix(".result").read_text(encoding="utf-8"))
-                print(f"{system}, round {number + 1}: {result['seconds']}", file=sys.stderr, flush=True)
+                limit = ends[system] - time.time() if ends else None
+                command = [sys.executable, script, "--work", file]
+                try:
+                    subprocess.run(command, capture_output=True, text=True, check=True, timeout=limit)
+                    result = json.loads(file.with_suffix(".result").read_text(encoding="utf-8"))
+                except subprocess.CalledProcessError as error:
+                    if not ends:
+                        sys.exit(f"{system} failed:\n{error.stderr[-3000:]}")
+                    lines = error.stderr.strip().splitlines() or ["no message"]
+                    result = {"seconds": [], "error": f"exit code {error.returncode}: {lines[-1][:300]}"}
+                except subprocess.TimeoutExpired:
+                    result = {"seconds": [], "error": "stopped, no time left"}
+                shown = result.get("error", result["seconds"])
+                print(f"{system}, round {number + 1}: {shown}", file=sys.stderr, flush=True)
                 results[system].append(result)
     return results
 

@@ -5,6 +5,7 @@ import importlib.util
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -165,6 +166,21 @@ def test_vllm_scores_sorted_and_shuffled_prompts(import_benchmark: Any, monkeypa
     _, (is_cached, in_order), _, (is_still_cached, shuffled) = batches  # a warm-up comes before each measurement
     assert not is_cached and not is_still_cached
     assert in_order == sorted(prompts) == sorted(shuffled) and shuffled != in_order
+
+
+def test_failed_gpu_process_keeps_its_finished_cases(import_benchmark: Any, tmp_path: Path) -> None:
+    gpu, cases = import_benchmark("gpu"), import_benchmark("gpu_cases")
+    first, second = (vars(case) for case in (cases.Case("tree, grouped", 16), cases.Case("tree, grouped", 64)))
+    done = {**first, "precision": "4-bit", **cases.NO_RESULT, "seconds": [0.5], "tokens": [7], "peak_bytes": 1e9}
+    (tmp_path / "log").write_text(json.dumps(done) + "\n", encoding="utf-8")
+    script = tmp_path / "worker.py"
+    script.write_text("import sys\nsys.exit('CUDA error')", encoding="utf-8")
+    job = {"log": str(tmp_path / "log"), "cases": {"4-bit": [first, second]}}
+    ends = {"4-bit": time.time() + 100}
+    ((result,),) = import_benchmark("side_by_side").take_turns(str(script), job, ["4-bit"], 1, ends).values()
+    assert result["error"] == "exit code 1: CUDA error"
+    results = gpu.list_cases(job, "4-bit", result)
+    assert [row[4] for row in gpu.table(results)[1:]] == ["500", "exit code 1: CUDA error"]
 
 
 def test_documents_match_their_results() -> None:
