@@ -17,7 +17,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from gpu_cases import BATCHES, GROUPS, NO_CUDNN, NO_RESULT, SCORING, TRANSFORMERS, UNSLOTH, VLLM, Case, select_cases
+from gpu_cases import BATCHES, CUDNN, GROUPS, NO_RESULT, SCORING, TRANSFORMERS, UNSLOTH, VLLM, Case, select_cases
 from gpu_scoring import has_vllm
 from gpu_systems import run_worker
 from side_by_side import Table, add_out_flag, prepare_job, report, take_turns
@@ -86,7 +86,7 @@ def describe(result: dict[str, Any]) -> str:
 
 def key(result: dict[str, Any]) -> tuple[Any, ...]:
     """Return the settings that a case shares with the case of padding-free Unsloth that it is compared with."""
-    precision = "bfloat16" if result["precision"] in (TRANSFORMERS, NO_CUDNN) else result["precision"]
+    precision = "bfloat16" if result["precision"] in (TRANSFORMERS, CUDNN) else result["precision"]
     return precision, result["batch"], result["checkpointing"]
 
 

@@ -7,8 +7,8 @@ TREE, TREE_SHUFFLED = "tree, grouped", "tree, shuffled"
 PADDED, UNSLOTH, TRANSFORMERS = "padded rows", "padding-free Unsloth", "transformers"
 SORTED, SHUFFLED = "scoring, sorted", "scoring, shuffled"
 SCORING = (SORTED, SHUFFLED)
-NO_CUDNN, VLLM = "bfloat16 without cuDNN attention", "vLLM"
-GROUPS = {"bfloat16": 4, TRANSFORMERS: 1, "4-bit": 1, "float16": 1, NO_CUDNN: 1, VLLM: 2}
+CUDNN, VLLM = "bfloat16 with cuDNN attention", "vLLM"
+GROUPS = {"bfloat16": 4, TRANSFORMERS: 1, "4-bit": 1, "float16": 1, CUDNN: 1, VLLM: 2}
 """The processes and their shares of the time."""
 BATCHES = (16, 64, 256)
 NO_RESULT = {
@@ -44,15 +44,15 @@ def select_cases(group: str, batches: tuple[int, ...]) -> Iterator[Case]:
     - Systems: all in bfloat16 at every batch size; in float16 and 4-bit all but transformers at the smallest.
     - Gradient checkpointing: off, and on for trees and padding-free Unsloth in bfloat16 (smallest and largest batch
       size) and in 4-bit. transformers needs it at the largest batch size.
-    - Trees in bfloat16: with and without cuDNN attention at every batch size; with lengths as they are at the smallest,
+    - Trees in bfloat16: without and with cuDNN attention at every batch size; with lengths as they are at the smallest,
       and of at most 1,536 instead of 3,072 nodes at the larger ones.
     - Scoring: in bfloat16, and in vLLM if it is installed.
     """
     small, *larger = batches
     if group == TRANSFORMERS:
         yield from (Case(TRANSFORMERS, batch, checkpointing=batch > 64) for batch in batches)
-    elif group == NO_CUDNN:
-        yield from (*(Case(TREE, batch) for batch in batches), Case(SORTED))
+    elif group == CUDNN:
+        yield from (Case(TREE, batch) for batch in batches)
     elif group == VLLM:
         yield from (Case(SORTED), Case(SHUFFLED))
     else:

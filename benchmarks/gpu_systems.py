@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from gpu_cases import NO_CUDNN, NO_RESULT, PADDED, SCORING, TRANSFORMERS, TREE_SHUFFLED, UNSLOTH, VLLM, Case
+from gpu_cases import CUDNN, NO_RESULT, PADDED, SCORING, TRANSFORMERS, TREE_SHUFFLED, UNSLOTH, VLLM, Case
 from gpu_scoring import has_vllm, open_vllm, score_with_toolkit
 from side_by_side import write_result
 from training_systems import (
@@ -93,14 +93,11 @@ def prepare(job: dict[str, Any], file: Path) -> None:
 
 def run_toolkit_cases(job: dict[str, Any], cases: list[Case]) -> Iterator[tuple[Case, dict[str, Any]]]:
     """Run the cases that need a model loaded by the toolkit, which Unsloth has patched."""
-    import toolkit.models.backend  # noqa: F401 - Unsloth comes before torch
-    import torch
+    import toolkit.models.backend  # noqa: F401 - Unsloth comes before transformers
     from toolkit.models.loading import attach_lora, load_base
     from toolkit.planning.plan import plan_job
     from toolkit.planning.preflight import run_preflight
 
-    # Compiled code keeps the attention kernel that was enabled when it was traced, so this needs a dedicated process.
-    torch.backends.cuda.enable_cudnn_sdp(job["system"] != NO_CUDNN)
     recipe = benchmark_recipe(job, job["smallest"], grouped=True, precision=job["system"])
     training_job = plan_job(run_preflight(recipe))
     preflight = training_job.preflight
@@ -211,6 +208,7 @@ def train_with(trainer: Any, recorder: StepRecorder) -> StepRecorder:
 
 def run_ours(job: dict[str, Any], case: Case, model: Any, training_job: Any, recorder_job: dict[str, Any]) -> Any:
     """Train with the trainer that scripts/sft.py uses."""
+    import torch
     from toolkit.batching.collators import NumberedCollator, TreeCollator
     from toolkit.models.attention import accept_trees
     from toolkit.models.backend import TrainerCallback
@@ -229,6 +227,8 @@ def run_ours(job: dict[str, Any], case: Case, model: Any, training_job: Any, rec
         plan = replace(plan, batching=replace(plan.batching, name="padded"))
     this_job = replace(training_job, plan=plan, preflight=replace(training_job.preflight, recipe=recipe))
     accept_trees(model)
+    # Compiled code keeps the kernel that was enabled when it was traced, so trees with cuDNN have a dedicated process.
+    torch.backends.cuda.enable_cudnn_sdp(job["system"] == CUDNN)
     trainer = make_trainer(this_job, model, Path(job["folder"]) / "ours" / "checkpoints")
     collate = trainer.data_collator
     if case.system != PADDED:
@@ -241,11 +241,13 @@ def run_unsloth(job: dict[str, Any], case: Case, model: Any, training_job: Any, 
 
     Unsloth enables this by default on GPUs for which it has no measurements, such as Hopper.
     """
+    import torch
     from transformers import AutoTokenizer, TrainerCallback
     from trl import SFTConfig, SFTTrainer
     from toolkit.models.attention import accept_trees
 
     accept_trees(model, False)
+    torch.backends.cuda.enable_cudnn_sdp(True)  # PyTorch's default
     trainer = SFTTrainer(
         model=model,
         args=SFTConfig(
