@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from side_by_side import create_parser, median_seconds, peak_gb, report, take_turns, write_result
+from side_by_side import Table, create_parser, median_seconds, peak_gb, report, take_turns, write_result
 
 OURS, CONVERTER = "ours", "llama.cpp's converter"
 
@@ -65,21 +65,39 @@ def main() -> None:
     arguments = parser.parse_args()
     job = {key: getattr(arguments, key) for key in ("model", "converter", "type")}
     results = take_turns(__file__, job, arguments.systems, arguments.rounds)
-    rows = [
-        [
-            system,
-            f"{median_seconds(rounds):.1f}",
-            f"{peak_gb(rounds):.2f}",
-            f"{(rounds[0]['peak_bytes'] - rounds[0]['imported_bytes']) / 1e9:.2f}"
+    title = f"{Path(arguments.model).name} to {arguments.type}"
+    report(title, summarize(results), arguments.out, table)
+
+
+def summarize(results: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Return one entry per system. `above_packages_gb` is None for the converter."""
+    return [
+        {
+            "name": system,
+            "seconds": median_seconds(rounds),
+            "peak_gb": round(peak_gb(rounds), 3),
+            "above_packages_gb": round((rounds[0]["peak_bytes"] - rounds[0]["imported_bytes"]) / 1e9, 3)
             if rounds[0]["imported_bytes"]
-            else "",
-            f"{rounds[0]['size'] / 1e9:.3f}",
-        ]
+            else None,
+            "file_gb": round(rounds[0]["size"] / 1e9, 3),
+            "seconds_per_round": [result["seconds"][0] for result in rounds],
+        }
         for system, rounds in results.items()
     ]
-    title = f"{Path(arguments.model).name} to {arguments.type}"
-    header = ["system", "seconds", "peak GB", "above packages", "file GB"]
-    report(title, header, rows, {"job": job, "results": results}, arguments.out)
+
+
+def table(systems: list[dict[str, Any]]) -> Table:
+    """Return one table row per system."""
+    return [["system", "seconds", "peak GB", "above packages", "file GB"]] + [
+        [
+            system["name"],
+            f"{system['seconds']:.1f}",
+            f"{system['peak_gb']:.2f}",
+            "" if system["above_packages_gb"] is None else f"{system['above_packages_gb']:.2f}",
+            f"{system['file_gb']:.3f}",
+        ]
+        for system in systems
+    ]
 
 
 if __name__ == "__main__":

@@ -19,7 +19,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from memory import ALL_LINEAR, DATA, LONG, report_peaks
+from memory import ALL_LINEAR, DATA, LONG, entries, table
+from side_by_side import add_out_flag, report
 
 DECODERS: dict[str, dict[str, Any]] = {
     "qwen2.5": {"model_type": "qwen2", "hidden_size": 896, "intermediate_size": 4864, "num_attention_heads": 14,
@@ -149,7 +150,7 @@ def main() -> None:
     parser.add_argument("models", metavar="MODEL", nargs="*", help="default: all")
     parser.add_argument("--folder", type=Path, action="append", default=[], help="a model with real weights")
     parser.add_argument("--data", type=Path, help="folder with train.jsonl and test.jsonl (default: embedded rows)")
-    parser.add_argument("--out", type=Path, required=True, help="write OUT.md and OUT.json")
+    add_out_flag(parser)
     arguments = parser.parse_args()
     names = arguments.models or ([] if arguments.folder else [*DECODERS, *ENCODERS])
     data = [] if arguments.data is None else [
@@ -159,7 +160,7 @@ def main() -> None:
     import toolkit.models.backend
     import toolkit.training.training_run  # noqa: F401
 
-    results: dict[str, Any] = {}
+    results: list[dict[str, Any]] = []
     with TemporaryDirectory() as scratch:
         number = itertools.count()
         for name in [*names, *arguments.folder]:
@@ -179,15 +180,14 @@ def main() -> None:
                 shown = [item for item in overrides if item not in LONG and item != ALL_LINEAR]
                 case = ", ".join([*shown, *filter(None, ["all linear layers" * (ALL_LINEAR in overrides), case])])
                 folder = Path(scratch, f"run-{next(number)}")
-                peaks = results[f"{getattr(name, 'name', name)}: {case}"] = measure(
-                    model, [*data, *overrides], folder, recipe
-                )
+                peaks = measure(model, [*data, *overrides], folder, recipe)
+                results += entries(f"{getattr(name, 'name', name)}: {case}", peaks)
                 ratios = ", ".join(
                     f"{phase} {peak['predicted'] / 1e9:.2f}/{peak['measured'] / 1e9:.2f}={peak['ratio']:.2f}"
                     for phase, peak in peaks.items()
                 )
                 print(f"{ratios}  {name}: {case}", file=sys.stderr, flush=True)
-    report_peaks("Peak memory of model families, predicted and measured", results, arguments.out)
+    report("Peak memory of model families, predicted and measured", results, arguments.out, table)
 
 
 if __name__ == "__main__":

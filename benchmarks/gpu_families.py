@@ -3,8 +3,7 @@
     python benchmarks/gpu_families.py --train xnli_fr/train.jsonl --eval xnli_fr/test.jsonl --tokenizer FOLDER --out DIR
 
 The question is whether Unsloth's forward of each family computes trees exactly, in each number format. Each case is a
-process of its own, because Unsloth patches the classes of the families that it loads. Prints a table and writes
-DIR/gpu_families.json.
+process of its own, because Unsloth patches the classes of the families that it loads.
 """
 
 import argparse
@@ -15,6 +14,8 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+
+from side_by_side import Table, add_out_flag, report
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -88,36 +89,48 @@ def run_case(case: dict[str, Any]) -> dict[str, Any]:
 def run_in_process(case: dict[str, Any]) -> dict[str, Any]:
     """Run a case in a child process and return its result, or the last line of its error."""
     Path(case["out"]).mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, __file__, "--case", json.dumps(case)]
+    command = [sys.executable, __file__, "--case", json.dumps(case), "--out", case["out"]]
     child = subprocess.run(command, capture_output=True, text=True, check=False)
     Path(case["out"], "log.txt").write_text(child.stdout + child.stderr, encoding="utf-8")
     lines = [line for line in (child.stdout if child.returncode == 0 else child.stderr).splitlines() if line.strip()]
     result = json.loads(lines[-1]) if child.returncode == 0 else {"error": lines[-1] if lines else "none"}
-    print(f"{case['family']:26} {case['format']:9} {_summary(result)}", flush=True)
     result = {"family": case["family"], "format": case["format"], **result}
+    print(*table_row(result), sep=", ", file=sys.stderr, flush=True)
     Path(case["out"], "result.json").write_text(json.dumps(result, indent=1), encoding="utf-8")
     return result
 
 
-def _summary(result: dict[str, Any]) -> str:
+def table(results: list[dict[str, Any]]) -> Table:
+    """Return one table row per case."""
+    header = ["family", "format", "batching", "gradient difference", "memory, predicted / measured", "peak GB"]
+    return [[*header, "warnings"], *map(table_row, results)]
+
+
+def table_row(result: dict[str, Any]) -> list[str]:
+    """Return the table row of a case."""
     if "error" in result:
-        return f"failed: {result['error']}"
-    batching, peak = result["batching"], result["peak_bytes"]
-    verification = batching.get("verification") or {}
-    return (
-        f"{batching['name']:11} gradient differs by {verification.get('gradient_difference')}; "
-        f"memory {result['predicted_bytes'] / peak:.2f} of {peak / 1e9:.2f} GB; {len(result['warnings'])} warnings"
-    )
+        return [result["family"], result["format"], f"failed: {result['error']}", "-", "-", "-", "-"]
+    difference = (result["batching"].get("verification") or {}).get("gradient_difference")
+    return [
+        result["family"],
+        result["format"],
+        result["batching"]["name"],
+        "-" if difference is None else f"{difference:.1e}",
+        f"{result['predicted_bytes'] / result['peak_bytes']:.2f}",
+        f"{result['peak_bytes'] / 1e9:.2f}",
+        str(len(result["warnings"])),
+    ]
 
 
 def main() -> None:
     """Run the benchmark and report the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name in ("--train", "--eval", "--tokenizer", "--out"):
+    for name in ("--train", "--eval", "--tokenizer"):
         parser.add_argument(name, type=Path)
     parser.add_argument("--families", nargs="*", default=list(FAMILIES), choices=FAMILIES)
     parser.add_argument("--formats", nargs="*", default=list(FORMATS), choices=FORMATS)
     parser.add_argument("--case", type=json.loads, help=argparse.SUPPRESS)
+    add_out_flag(parser)
     arguments = parser.parse_args()
     if arguments.case:
         print(json.dumps(run_case(arguments.case)))
@@ -130,7 +143,7 @@ def main() -> None:
     ]
     with ThreadPoolExecutor(CONCURRENT_CASES) as threads:
         results = list(threads.map(run_in_process, cases))
-    (arguments.out / "gpu_families.json").write_text(json.dumps(results, indent=1), encoding="utf-8")
+    report("Model families on a GPU", results, arguments.out, table)
 
 
 if __name__ == "__main__":

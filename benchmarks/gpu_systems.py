@@ -4,14 +4,17 @@ import gc
 import json
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from gpu_cases import CUDNN, NO_RESULT, PADDED, SCORING, TRANSFORMERS, TREE_SHUFFLED, UNSLOTH, VLLM, Case
+from gpu_scoring import has_vllm, open_vllm, score_with_toolkit
 from side_by_side import write_result
 from training_systems import (
     StepRecorder,
     load_benchmark_recipe,
+    load_with_peft,
     padding_tokenizer,
     peer_arguments,
     peer_rows,
@@ -19,32 +22,10 @@ from training_systems import (
     seed_adapter,
 )
 
-TREE, TREE_SHUFFLED = "tree, grouped", "tree, shuffled"
-PADDED, UNSLOTH, TRANSFORMERS, SCORING = "padded rows", "padding-free Unsloth", "transformers", "scoring"
-NO_CUDNN = "bfloat16 without cuDNN attention"
 _LOSS_SCALE = 1024.0
 """The loss scale of float16 in the first step, in which GradScaler's initial 65,536 can overflow."""
 _TRANSFORMERS_ROWS = 64
 """Rows per micro-batch of transformers, which computes logits for every token."""
-
-
-@dataclass(frozen=True)
-class Case:
-    """One measurement.
-
-    Args:
-        system: The system.
-        batch: Rows per optimizer step.
-        checkpointing: True if the backward pass recomputes activations.
-        multiple: The number to a multiple of which each tree is padded.
-        nodes: The largest number of nodes per tree.
-    """
-
-    system: str
-    batch: int
-    checkpointing: bool = False
-    multiple: int = 128
-    nodes: int = 3072
 
 
 def run_worker(file: Path, job: dict[str, Any]) -> None:
@@ -52,12 +33,12 @@ def run_worker(file: Path, job: dict[str, Any]) -> None:
     if job["system"] == "prepare":
         return prepare(job, file)
     cases = [Case(**case) for case in job["cases"][job["system"]]]
-    run = run_transformers_cases if job["system"] == TRANSFORMERS else run_toolkit_cases
-    if time.time() > job["deadlines"][job["system"]]:  # loading a model would take too long
-        run = skip_cases
+    run = {TRANSFORMERS: run_transformers_cases, VLLM: run_vllm_cases}.get(job["system"], run_toolkit_cases)
     results: list[dict[str, Any]] = []
-    for case, outcome in run(job, cases):
-        result = {**asdict(case), "precision": job["system"], "error": None, "seconds": [], **outcome}
+    # Loading a model after the deadline would take too long.
+    is_late = time.time() > job["deadlines"][job["system"]]
+    for case, outcome in skip(cases, "no time left") if is_late else run(job, cases):
+        result = {**asdict(case), "precision": job["system"], **NO_RESULT, **outcome}
         results.append(result)
         with Path(job["log"]).open("a", encoding="utf-8") as log:
             log.write(json.dumps(result) + "\n")
@@ -67,9 +48,9 @@ def run_worker(file: Path, job: dict[str, Any]) -> None:
     write_result(file, seconds=[], cases=results, device=device)
 
 
-def skip_cases(_: dict[str, Any], cases: list[Case]) -> Iterator[tuple[Case, dict[str, Any]]]:
+def skip(cases: list[Case], reason: str) -> Iterator[tuple[Case, dict[str, Any]]]:
     """Yield the cases without running them."""
-    yield from ((case, {"error": "not run: no time left"}) for case in cases)
+    yield from ((case, {"error": f"not run: {reason}"}) for case in cases)
 
 
 def benchmark_recipe(job: dict[str, Any], batch: int, *, grouped: bool, precision: str = "bfloat16") -> Any:
@@ -89,25 +70,34 @@ def step_counts(job: dict[str, Any], batch: int) -> tuple[int, int]:
 
 
 def prepare(job: dict[str, Any], file: Path) -> None:
-    """Write the rows as token ids in the order of grouped trees, in which all systems train on them."""
+    """Write the training rows as token ids, in the order of grouped trees, and the prompts to score."""
+    from toolkit.data.examples import load_rows
     from toolkit.planning.plan import plan_job
     from toolkit.planning.preflight import run_preflight
 
     preflight = run_preflight(benchmark_recipe(job | {"smallest": 4}, 4, grouped=True))
     rows = [row for batch in plan_job(preflight).first_batches(2500) for row in batch][:2500]
-    write_result(file, seconds=[], rows=rows, lora=preflight.recipe.lora.model_dump())
+    scored = preflight.train_rows
+    if job["score"]:
+        source = preflight.recipe.data.eval.model_copy(update={"path": tuple(job["score"])})
+        scored = preflight.row_tokenizer.encode(load_rows(preflight.recipe, source, is_external=True).examples)
+    write_result(
+        file,
+        seconds=[],
+        rows=rows,
+        lora=preflight.recipe.lora.model_dump(),
+        prompts=list(dict.fromkeys(tuple(row.prompt) for row in scored))[: 64 if job["smoke"] else None],
+        labels=preflight.row_tokenizer.label_ids,
+    )
 
 
 def run_toolkit_cases(job: dict[str, Any], cases: list[Case]) -> Iterator[tuple[Case, dict[str, Any]]]:
     """Run the cases that need a model loaded by the toolkit, which Unsloth has patched."""
-    import toolkit.models.backend  # noqa: F401 - Unsloth comes before torch
-    import torch
+    import toolkit.models.backend  # noqa: F401 - Unsloth comes before transformers
     from toolkit.models.loading import attach_lora, load_base
     from toolkit.planning.plan import plan_job
     from toolkit.planning.preflight import run_preflight
 
-    # Compiled code keeps the attention kernel that was enabled when it was traced, so this needs a dedicated process.
-    torch.backends.cuda.enable_cudnn_sdp(job["system"] != NO_CUDNN)
     recipe = benchmark_recipe(job, job["smallest"], grouped=True, precision=job["system"])
     training_job = plan_job(run_preflight(recipe))
     preflight = training_job.preflight
@@ -132,8 +122,8 @@ def run_toolkit_cases(job: dict[str, Any], cases: list[Case]) -> Iterator[tuple[
 def run_toolkit_case(job: dict[str, Any], case: Case, model: Any, training_job: Any) -> dict[str, Any]:
     """Run one case with the adapter's initial weights."""
     seed_adapter(model)
-    if case.system == SCORING:
-        return score(model, case, training_job)
+    if case.system in SCORING:
+        return score_with_toolkit(job, model, case, training_job)
     run = run_unsloth if case.system == UNSLOTH else run_ours
     return measure(job, case, lambda recorder_job: run(job, case, model, training_job, recorder_job))
 
@@ -154,7 +144,23 @@ def attempt(job: dict[str, Any], run: Any) -> dict[str, Any]:
     except Exception as error:
         return {"error": f"{type(error).__name__}: {error}".splitlines()[0][:300]}
     peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
-    return {**result, "peak_bytes": peak}
+    return {"peak_bytes": peak, **result}
+
+
+def run_vllm_cases(job: dict[str, Any], cases: list[Case]) -> Iterator[tuple[Case, dict[str, Any]]]:
+    """Score with vLLM. A failure to load the model is the result of every case."""
+    if not has_vllm():
+        yield from skip(cases, "vllm is not installed")
+        return
+    opened: dict[str, Any] = {}
+
+    def run(case: Case) -> dict[str, Any]:
+        if not opened:
+            opened["run"] = open_vllm(job)
+        return opened["run"](case)
+
+    for case in cases:
+        yield case, attempt(job, lambda case=case: run(case))
 
 
 def free_memory() -> None:
@@ -202,6 +208,7 @@ def train_with(trainer: Any, recorder: StepRecorder) -> StepRecorder:
 
 def run_ours(job: dict[str, Any], case: Case, model: Any, training_job: Any, recorder_job: dict[str, Any]) -> Any:
     """Train with the trainer that scripts/sft.py uses."""
+    import torch
     from toolkit.batching.collators import NumberedCollator, TreeCollator
     from toolkit.models.attention import accept_trees
     from toolkit.models.backend import TrainerCallback
@@ -220,6 +227,8 @@ def run_ours(job: dict[str, Any], case: Case, model: Any, training_job: Any, rec
         plan = replace(plan, batching=replace(plan.batching, name="padded"))
     this_job = replace(training_job, plan=plan, preflight=replace(training_job.preflight, recipe=recipe))
     accept_trees(model)
+    # Compiled code keeps the kernel that was enabled when it was traced, so trees with cuDNN have a dedicated process.
+    torch.backends.cuda.enable_cudnn_sdp(job["system"] == CUDNN)
     trainer = make_trainer(this_job, model, Path(job["folder"]) / "ours" / "checkpoints")
     collate = trainer.data_collator
     if case.system != PADDED:
@@ -232,11 +241,13 @@ def run_unsloth(job: dict[str, Any], case: Case, model: Any, training_job: Any, 
 
     Unsloth enables this by default on GPUs for which it has no measurements, such as Hopper.
     """
+    import torch
     from transformers import AutoTokenizer, TrainerCallback
     from trl import SFTConfig, SFTTrainer
     from toolkit.models.attention import accept_trees
 
     accept_trees(model, False)
+    torch.backends.cuda.enable_cudnn_sdp(True)  # PyTorch's default
     trainer = SFTTrainer(
         model=model,
         args=SFTConfig(
@@ -271,16 +282,10 @@ def gpu_arguments(job: dict[str, Any], case: Case, precision: str, optimizer: st
 def run_transformers_cases(job: dict[str, Any], cases: list[Case]) -> Iterator[tuple[Case, dict[str, Any]]]:
     """Train with transformers' Trainer and PEFT as documented, without Unsloth's changes to them."""
     import torch
-    from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM, AutoTokenizer, DataCollatorForSeq2Seq, Trainer, TrainerCallback
-    from transformers import TrainingArguments
+    from transformers import AutoTokenizer, DataCollatorForSeq2Seq, Trainer, TrainerCallback, TrainingArguments
 
-    lora, precision = job["lora"], "float32" if job["smoke"] else "bfloat16"
-    config = LoraConfig(
-        r=lora["r"], lora_alpha=lora["alpha"], target_modules=lora["target_modules"], task_type="CAUSAL_LM"
-    )
-    base = AutoModelForCausalLM.from_pretrained(job["model_folder"], dtype=getattr(torch, precision))
-    model = get_peft_model(base.to("cuda" if torch.cuda.is_available() else "cpu"), config)
+    precision = "float32" if job["smoke"] else "bfloat16"
+    model = load_with_peft(job, precision).to("cuda" if torch.cuda.is_available() else "cpu")
     tokenizer, rows = padding_tokenizer(AutoTokenizer, job), peer_rows(job | {"loss_on": "completion"})
 
     def run(case: Case) -> dict[str, Any]:
@@ -296,23 +301,3 @@ def run_transformers_cases(job: dict[str, Any], cases: list[Case]) -> Iterator[t
 
     for case in cases:
         yield case, attempt(job, lambda case=case: run(case))
-
-
-def score(model: Any, case: Case, training_job: Any) -> dict[str, Any]:
-    """Score the evaluation rows with the scorer that scripts/eval_generate.py uses."""
-    from toolkit.inference.label_trie import LabelTrie
-    from toolkit.inference.loading import scoring_batch_tokens
-    from toolkit.inference.torch_scorer import TorchScorer
-    from toolkit.models.backend import DEVICE
-
-    preflight = training_job.preflight
-    prompts = [row.prompt for row in preflight.train_rows[:1500]]
-    trie = LabelTrie(preflight.row_tokenizer.label_ids)
-    scorer = TorchScorer(model.eval(), trie, batch_tokens=scoring_batch_tokens(training_job.recipe, DEVICE))
-    scorer.length_multiple = case.multiple
-    scorer.score(prompts[:200])
-    started = time.perf_counter()
-    scorer.score(prompts)
-    model.train()
-    seconds = [round(time.perf_counter() - started, 4)]
-    return {"seconds": seconds, "rows": len(prompts), "tokens": [], "gradient_difference": None}

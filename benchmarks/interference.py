@@ -18,7 +18,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from side_by_side import report
+from side_by_side import Table, add_out_flag, report
 
 OVERRIDES = [
     "training.max_steps=20", "training.batch_size=6", "data.train.limit=120", "data.eval.limit=60",
@@ -109,7 +109,7 @@ def main() -> None:
     parser.add_argument("--recipe", default="recipes/quickstart.yaml", help="recipe of the runs")
     parser.add_argument("--kills", type=int, default=20, help="number of kills, half of them of each command")
     parser.add_argument("--seed", type=int, default=1, help="seed of the random moments")
-    parser.add_argument("--out", type=Path, required=True, help="write OUT.md and OUT.json")
+    add_out_flag(parser)
     arguments = parser.parse_args()
     with TemporaryDirectory() as scratch:
         original = Path(scratch) / "original" / "run"
@@ -124,7 +124,7 @@ def main() -> None:
             start = time.monotonic()
             complete(lines[name])
             seconds[name] = time.monotonic() - start
-        reference, table, facts = results(original), [], {}
+        reference, entries = results(original), []
 
         def copy(name: str) -> Path:
             shutil.copytree(original.parent, Path(scratch) / name)
@@ -133,10 +133,10 @@ def main() -> None:
         for pair in combinations_with_replacement(lines, 2):
             run = copy("-".join(pair))
             finished = run_pair(run, pair, arguments.recipe)
-            found = list(problems(run, reference, finished))
             refused = sum(process.returncode != 0 for process in finished)
-            facts[" + ".join(pair)] = found
-            table.append([" + ".join(pair), f"{2 - refused} done, {refused} refused", "; ".join(found) or "none"])
+            outcome = f"{2 - refused} done, {refused} refused"
+            found = list(problems(run, reference, finished))
+            entries.append({"commands": " + ".join(pair), "outcome": outcome, "problems": found})
         moments = random.Random(arguments.seed)
         for name in ("evaluate", "predict"):
             run = copy(f"killed-{name}")
@@ -147,9 +147,15 @@ def main() -> None:
                     commands(run, arguments.recipe)[name], moments.uniform(seconds[name] / 3, seconds[name])
                 )
             found = list(problems(run, reference, []))
-            facts[f"kills of {name}"] = found
-            table.append([f"{kills} kills of {name}", "each repeated", "; ".join(found) or "none"])
-    report("Interference", ["commands", "outcome", "problems"], table, {"results": facts}, arguments.out)
+            entries.append({"commands": f"{kills} kills of {name}", "outcome": "each repeated", "problems": found})
+    report("Interference", entries, arguments.out, table)
+
+
+def table(entries: list[dict[str, Any]]) -> Table:
+    """Return one table row per pair of commands and per killed command."""
+    return [["commands", "outcome", "problems"]] + [
+        [entry["commands"], entry["outcome"], "; ".join(entry["problems"]) or "none"] for entry in entries
+    ]
 
 
 if __name__ == "__main__":

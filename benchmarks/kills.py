@@ -18,7 +18,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from side_by_side import report
+from side_by_side import Table, add_out_flag, report
 
 OVERRIDES = [
     "training.max_steps=60", "training.save_steps=1", "training.batch_size=6", "data.train.limit=120",
@@ -185,9 +185,10 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=35, help="number of times to kill training")
     parser.add_argument("--export-kills", type=int, default=20, help="number of times to kill the export")
     parser.add_argument("--seed", type=int, default=1, help="seed of the random moments")
-    parser.add_argument("--out", type=Path, required=True, help="write OUT.md, OUT.json and OUT.log")
+    add_out_flag(parser)
     arguments = parser.parse_args()
-    log = arguments.out.with_suffix(".log")
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    log = arguments.out / "kills.log"
     with TemporaryDirectory() as scratch:
         reference = Path(scratch) / "reference" / RUN
         seconds = {
@@ -198,34 +199,34 @@ def main() -> None:
         differing = [differing_files(read_trained_files(folder), read_trained_files(reference)) for folder in killed]
         export_activities, half_written = kill_export(killed[0], reference, arguments.export_kills, arguments.seed, log)
         export_differing = differing_files(read_exported_files(killed[0]), read_exported_files(reference))
-        results: dict[str, Any] = {
-            "training": {"activities": activities, "runs": len(killed), "different_files": differing,
-                         "files": sorted(read_trained_files(reference))},
-            "export": {"activities": export_activities, "different_files": export_differing,
-                       "half_written_files": half_written, "files": sorted(read_exported_files(reference))},
-        }  # fmt: skip
-    rows = [
-        table_row("training", activities, sum(map(len, differing)), "not checked", seconds["training"]),
-        table_row("export", export_activities, len(export_differing), str(half_written), seconds["export"]),
-    ]
-    header = [
-        "command",
-        "kills",
-        "activity when killed",
-        "files that differ at the end",
-        "half-written files",
-        "seconds without kills",
-    ]
-    facts = {"recipe": arguments.recipe, "set": OVERRIDES, "seed": arguments.seed, "seconds": seconds}
-    report("Kills at random moments", header, rows, {**facts, "results": results}, arguments.out)
+        results = [
+            {"command": "training", "activities": activities, "runs": len(killed),
+             "different_files": [name for names in differing for name in names], "half_written_files": None,
+             "files": sorted(read_trained_files(reference))},
+            {"command": "export", "activities": export_activities, "runs": 1, "different_files": export_differing,
+             "half_written_files": half_written, "files": sorted(read_exported_files(reference))},
+        ]  # fmt: skip
+    results = [{**result, "seconds": round(seconds[result["command"]], 1)} for result in results]
+    facts = {"recipe": arguments.recipe, "set": OVERRIDES, "seed": arguments.seed}
+    report("Kills at random moments", results, arguments.out, table, **facts)
 
 
-def table_row(
-    name: str, activities: Counter[str], difference_count: int, half_written: str, seconds: float
-) -> list[str]:
-    """Return a row of the table."""
-    description = ", ".join(f"{count} {activity}" for activity, count in activities.most_common())
-    return [name, str(activities.total()), description, str(difference_count), half_written, f"{seconds:.0f}"]
+def table(commands: list[dict[str, Any]]) -> Table:
+    """Return one table row per command."""
+    return [
+        ["command", "kills", "activity when killed", "files that differ at the end", "half-written files",
+         "seconds without kills"]
+    ] + [
+        [
+            command["command"],
+            str(sum(command["activities"].values())),
+            ", ".join(f"{count} {activity}" for activity, count in Counter(command["activities"]).most_common()),
+            str(len(command["different_files"])),
+            "not checked" if command["half_written_files"] is None else str(command["half_written_files"]),
+            f"{command['seconds']:.0f}",
+        ]
+        for command in commands
+    ]  # fmt: skip
 
 
 if __name__ == "__main__":

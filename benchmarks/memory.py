@@ -16,7 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory, TemporaryFile
 from typing import Any
 
-from side_by_side import report
+from side_by_side import Table, add_out_flag, report
 
 # Two steps, because the optimizer allocates its state only at the end of the first one.
 DATA = [
@@ -121,9 +121,9 @@ def main() -> None:
     parser.add_argument(
         "--shapes", nargs="*", choices=SHAPES, default=list(SHAPES), help="shapes to measure (default: all)"
     )
-    parser.add_argument("--out", type=Path, required=True, help="write OUT.md and OUT.json")
+    add_out_flag(parser)
     arguments = parser.parse_args()
-    results: dict[str, Any] = {}
+    results: list[dict[str, Any]] = []
     with TemporaryDirectory() as scratch:
         cases = [(name, write_model(SHAPES[name], Path(scratch, name)), CASES[name]) for name in arguments.shapes]
         cases += [(folder.name, folder, FOLDER_CASES) for folder in arguments.folders]
@@ -132,21 +132,39 @@ def main() -> None:
             for overrides in variations:
                 case = ", ".join("long instruction" if item == LONG[0] else item for item in overrides)
                 case = case.replace(ALL_LINEAR, "all linear layers").replace("training.", "").replace("model.", "")
-                peaks = results[f"{name}: {case}"] = measure(model, overrides, Path(scratch, f"run-{next(number)}"))
+                peaks = measure(model, overrides, Path(scratch, f"run-{next(number)}"))
+                results += entries(f"{name}: {case}", peaks)
                 ratios = ", ".join(f"{phase} {peak['ratio']:.2f}" for phase, peak in peaks.items())
                 print(f"{ratios}  {name}: {case}", file=sys.stderr, flush=True)
-    report_peaks("Peak memory, predicted and measured", results, arguments.out)
+    report("Peak memory, predicted and measured", results, arguments.out, table)
 
 
-def report_peaks(title: str, results: dict[str, Any], out: Path) -> None:
-    """Write the predicted and the measured peaks of all cases as a table."""
-    header = ["case", "phase", "predicted GB", "measured GB", "ratio"]
-    rows = [
-        [name, phase, f"{peak['predicted'] / 1e9:.2f}", f"{peak['measured'] / 1e9:.2f}", f"{peak['ratio']:.2f}"]
-        for name, peaks in results.items()
+def entries(case: str, peaks: dict[str, dict[str, float]]) -> list[dict[str, Any]]:
+    """Return one entry per phase of a case."""
+    return [
+        {
+            "case": case,
+            "phase": phase,
+            "predicted_gb": round(peak["predicted"] / 1e9, 3),
+            "measured_gb": round(peak["measured"] / 1e9, 3),
+            "ratio": round(peak["ratio"], 4),
+        }
         for phase, peak in peaks.items()
     ]
-    report(title, header, rows, {"results": results}, out)
+
+
+def table(cases: list[dict[str, Any]]) -> Table:
+    """Return one table row per case and phase."""
+    return [["case", "phase", "predicted GB", "measured GB", "ratio"]] + [
+        [
+            case["case"],
+            case["phase"],
+            f"{case['predicted_gb']:.2f}",
+            f"{case['measured_gb']:.2f}",
+            f"{case['ratio']:.2f}",
+        ]
+        for case in cases
+    ]
 
 
 if __name__ == "__main__":

@@ -11,10 +11,9 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from statistics import median
 from typing import Any
 
-from side_by_side import create_parser, peak_gb, prepare_job, report, take_turns, write_result
+from side_by_side import Table, create_parser, median_seconds, peak_gb, prepare_job, report, take_turns, write_result
 
 BATCH = 16
 OURS = "ours"
@@ -227,26 +226,52 @@ def main() -> None:
     job, prepared = prepare_job(__file__, arguments, ("eval", "rows", "slow_rows", "our_rows"))
     inputs = {key: prepared[key] for key in ("prompts", "labels", "words", "texts")}
     results = take_turns(__file__, job | inputs, arguments.systems, arguments.rounds)
-    header = ["system", "rows", "rows per second", "our speedup", "peak GB", "predictions equal to ours"]
     title = f"Scoring, {Path(arguments.model).name}"
-    report(title, header, table(results), {"job": job, "results": results}, arguments.out)
+    report(title, summarize(results), arguments.out, table)
 
 
-def table(results: dict[str, list[dict[str, Any]]]) -> list[list[str]]:
-    """Return one table row per system, with the rate of its median round."""
-    seconds = {system: median(result["seconds"][0] for result in rounds) for system, rounds in results.items()}
-    rows = []
+def summarize(results: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Return one entry per system, with the rate of its median round.
+
+    `our_speedup` is our rate relative to that of the system. `equal_predictions` counts the rows on which the system
+    and ours agree. Both are None for ours, and the second also if the system returns no labels.
+    """
+    seconds = {system: median_seconds(rounds) for system, rounds in results.items()}
+    ours = results.get(OURS)
+    entries = []
     for system, rounds in results.items():
-        ratio = f"{seconds[system] / seconds[OURS]:.2f}x" if OURS in results and system != OURS else ""
-        # The harness chooses the most likely label sequence and the others decode greedily. Our scorer returns both.
-        expected = results[OURS][0]["likeliest" if system == HARNESS else "predictions"] if OURS in results else []
         predictions = rounds[0]["predictions"]
-        equal = f"{sum(a == b for a, b in zip(predictions, expected, strict=False))} of {len(predictions)}"
-        equal = equal if expected and predictions and system != OURS else ""
-        rows.append(
-            [system, f"{rounds[0]['rows']}", f"{1 / seconds[system]:.3g}", ratio, f"{peak_gb(rounds):.2f}", equal]
+        is_compared = ours is not None and system != OURS
+        # The harness chooses the most likely label sequence and the others decode greedily. Our scorer returns both.
+        expected = ours[0]["likeliest" if system == HARNESS else "predictions"] if ours else []
+        agreement = sum(a == b for a, b in zip(predictions, expected, strict=False))
+        entries.append(
+            {
+                "name": system,
+                "rows": rounds[0]["rows"],
+                "rows_per_second": round(1 / seconds[system], 4),
+                "our_speedup": round(seconds[system] / seconds[OURS], 4) if is_compared else None,
+                "peak_gb": round(peak_gb(rounds), 3),
+                "equal_predictions": agreement if is_compared and predictions else None,
+                "seconds_per_row": [second for result in rounds for second in result["seconds"]],
+            }
         )
-    return rows
+    return entries
+
+
+def table(systems: list[dict[str, Any]]) -> Table:
+    """Return one table row per system."""
+    return [["system", "rows", "rows per second", "our speedup", "peak GB", "predictions equal to ours"]] + [
+        [
+            system["name"],
+            f"{system['rows']:,}",
+            f"{system['rows_per_second']:.3g}",
+            "" if system["our_speedup"] is None else f"{system['our_speedup']:.2f}x",
+            f"{system['peak_gb']:.2f}",
+            "" if system["equal_predictions"] is None else f"{system['equal_predictions']} of {system['rows']}",
+        ]
+        for system in systems
+    ]
 
 
 if __name__ == "__main__":

@@ -12,10 +12,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from scoring import Predict, open_toolkit, prepare
-from side_by_side import create_parser, median_seconds, peak_gb, prepare_job, report, take_turns, write_result
+from scoring import OURS, Predict, open_toolkit, prepare, summarize, table
+from side_by_side import create_parser, prepare_job, report, take_turns, write_result
 
-OURS, PLAIN, TORCH = "ours", "one request per row", "torch scorer, float32"
+PLAIN, TORCH = "one request per row", "torch scorer, float32"
 
 
 def open_llama_cpp(job: dict[str, Any], gguf: Path) -> Predict:
@@ -40,7 +40,13 @@ def open_plain_requests(job: dict[str, Any], gguf: Path) -> Predict:
         "temperature": 0,
         "cache_prompt": False,
     }
-    return lambda: [model.complete([prompt], **settings)[0]["text"] for prompt in job["prompts"]]
+
+    def predict() -> list[str]:
+        for prompt in job["prompts"]:
+            model.complete([prompt], **settings)
+        return []
+
+    return predict
 
 
 def run_worker(file: Path) -> None:
@@ -75,14 +81,8 @@ def main() -> None:
     job, prepared = prepare_job(__file__, arguments, ("eval", "rows", "our_rows", "slow_rows", "type"))
     inputs = {key: prepared[key] for key in ("prompts", "labels")}
     results = take_turns(__file__, job | inputs, arguments.systems, arguments.rounds)
-    seconds = {system: median_seconds(rounds) for system, rounds in results.items()}
-    rows = []
-    for system, rounds in results.items():
-        ratio = f"{seconds[system] / seconds[OURS]:.2f}x" if OURS in seconds and system != OURS else ""
-        rows.append([system, f"{rounds[0]['rows']}", f"{1 / seconds[system]:.3g}", ratio, f"{peak_gb(rounds):.2f}"])
     title = f"Scoring {Path(arguments.model).name} as {arguments.type}"
-    header = ["system", "rows", "rows per second", "our speedup", "peak GB"]
-    report(title, header, rows, {"job": job, "results": results}, arguments.out)
+    report(title, summarize(results), arguments.out, table)
 
 
 if __name__ == "__main__":

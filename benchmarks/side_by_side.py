@@ -1,18 +1,23 @@
-"""Shared code of the benchmarks: systems take turns in separate processes, and the results form one table.
+"""Shared code of the benchmarks: systems take turns in separate processes, and the results are written as JSON.
 
 A single timing on a shared machine is misleading, so every round runs each system once, and the benchmarks report
-medians and ratios.
+medians and ratios. A benchmark writes DIR/NAME.json, a list with one entry per system or case, from which its function
+`table` makes the table, and DIR/environment.json: title, date, command line, versions and machine.
 """
 
 import argparse
 import json
 import os
 import platform
+import re
 import resource
+import shlex
 import statistics
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -28,9 +33,16 @@ PACKAGES = (
     "accelerate",
     "lm_eval",
     "outlines",
+    "bitsandbytes",
+    "xformers",
+    "vllm",
     "gguf",
     "xllamacpp",
 )
+ENVIRONMENT = "environment.json"
+_NUMBER = re.compile(r"-?[\d.,]*(e-?\d+)?[x%]?( ms| s)?")
+Table = list[list[str]]
+"""The cells of a table by row. The first row is the header."""
 
 
 def create_parser(description: str, systems: Sequence[str]) -> argparse.ArgumentParser:
@@ -42,8 +54,31 @@ def create_parser(description: str, systems: Sequence[str]) -> argparse.Argument
     )
     parser.add_argument("--rounds", type=int, default=2, help="number of times to run each system")
     parser.add_argument("--systems", nargs="+", default=list(systems), choices=list(systems))
-    parser.add_argument("--out", type=Path, required=True, help="write OUT.md and OUT.json")
+    add_out_flag(parser)
     return parser
+
+
+def add_out_flag(parser: argparse.ArgumentParser) -> None:
+    """Add the flag for the folder of the results."""
+    name = benchmark_name()
+    parser.add_argument(
+        "--out", type=_result_folder, required=True, metavar="DIR", help=f"write DIR/{name}.json and DIR/{ENVIRONMENT}"
+    )
+
+
+def _result_folder(value: str) -> Path:
+    folder = Path(value)
+    others = [path.name for path in folder.glob("*.json") if path.name not in (f"{benchmark_name()}.json", ENVIRONMENT)]
+    if others and (folder / ENVIRONMENT).is_file():
+        raise argparse.ArgumentTypeError(
+            f"{folder} already has {others[0]} of another benchmark; choose another folder"
+        )
+    return folder
+
+
+def benchmark_name() -> str:
+    """Return the name of the benchmark that is running."""
+    return Path(sys.argv[0]).stem
 
 
 def prepare_job(
@@ -65,7 +100,7 @@ def prepare_job(
 
 
 def take_turns(
-    script: str, job: dict[str, Any], systems: Sequence[str], rounds: int
+    script: str, job: dict[str, Any], systems: Sequence[str], rounds: int, ends: Mapping[str, float] | None = None
 ) -> dict[str, list[dict[str, Any]]]:
     """Run `script --work FILE` for each system in turn, `rounds` times.
 
@@ -73,6 +108,10 @@ def take_turns(
         script: A benchmark whose worker calls `write_result`.
         job: The input of every worker. This function adds `system`, `round` and `folder`, a temporary folder that
             exists until all workers have finished.
+        systems: The systems.
+        rounds: The number of times to run each of them.
+        ends: The time at which the worker of each system is stopped. If given, a worker that is stopped or fails does
+            not end the benchmark. Its result is then `error`.
 
     Returns:
         The results of each system, one per round.
@@ -85,11 +124,20 @@ def take_turns(
                 file.write_text(
                     json.dumps({**job, "system": system, "round": number, "folder": folder}), encoding="utf-8"
                 )
-                done = subprocess.run([sys.executable, script, "--work", file], capture_output=True, text=True)
-                if done.returncode:
-                    sys.exit(f"{system} failed:\n{done.stderr[-3000:]}")
-                result = json.loads(file.with_suffix(".result").read_text(encoding="utf-8"))
-                print(f"{system}, round {number + 1}: {result['seconds']}", file=sys.stderr, flush=True)
+                limit = ends[system] - time.time() if ends else None
+                command = [sys.executable, script, "--work", file]
+                try:
+                    subprocess.run(command, capture_output=True, text=True, check=True, timeout=limit)
+                    result = json.loads(file.with_suffix(".result").read_text(encoding="utf-8"))
+                except subprocess.CalledProcessError as error:
+                    if not ends:
+                        sys.exit(f"{system} failed:\n{error.stderr[-3000:]}")
+                    lines = error.stderr.strip().splitlines() or ["no message"]
+                    result = {"seconds": [], "error": f"exit code {error.returncode}: {lines[-1][:300]}"}
+                except subprocess.TimeoutExpired:
+                    result = {"seconds": [], "error": "stopped, no time left"}
+                shown = result.get("error", result["seconds"])
+                print(f"{system}, round {number + 1}: {shown}", file=sys.stderr, flush=True)
                 results[system].append(result)
     return results
 
@@ -113,7 +161,14 @@ def peak_gb(rounds: Sequence[dict[str, Any]]) -> float:
 
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the installed packages, and the machine."""
-    installed = {"python": platform.python_version(), "machine": f"{platform.machine()}, {_cores()} cores"}
+    # os.cpu_count() would include cores that this process is not allowed to use.
+    cores = len(os.sched_getaffinity(0))
+    model = re.search(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE)
+    installed = {
+        "machine": f"{platform.machine()}, {cores} cores",
+        "cpu": model[1] if model else platform.processor(),
+        "python": platform.python_version(),
+    }
     for name in PACKAGES:
         try:
             installed[name] = version(name)
@@ -122,20 +177,34 @@ def versions() -> dict[str, str]:
     return installed
 
 
-def _cores() -> int:
-    # os.cpu_count() would include cores that this process is not allowed to use.
-    return len(os.sched_getaffinity(0))
+def markdown(table: Table) -> str:
+    """Return a table as Markdown. Columns of numbers are aligned on the right."""
+    header, *rows = table
+    columns = zip(*rows, strict=True)
+    marks = ["---:" if all(map(_NUMBER.fullmatch, column)) else "---" for column in columns]
+    return "".join(f"| {' | '.join(row)} |\n" for row in (header, marks, *rows))
 
 
-def report(title: str, header: Sequence[str], rows: Sequence[Sequence[str]], facts: dict[str, Any], out: Path) -> None:
-    """Print a Markdown table, and write it to OUT.md and all results to OUT.json."""
-    lines = [f"### {title}", "", f"| {' | '.join(header)} |", f"|{' --- |' * len(header)}"]
-    lines += [f"| {' | '.join(row)} |" for row in rows]
-    text = "\n".join(lines) + "\n"
+def report(title: str, results: list[dict[str, Any]], out: Path, *tables: Callable[..., Table], **facts: Any) -> None:
+    """Print the tables, and write the results and the environment in which they were measured.
+
+    Args:
+        title: The title of the results.
+        results: One entry per system or case.
+        out: The folder to write to.
+        tables: Functions that make a table from the results.
+        facts: Further facts for environment.json.
+    """
+    name = benchmark_name()
+    text = "\n".join([f"### {title}\n", *(markdown(table(results)) for table in tables)])
+    environment = {
+        "title": title,
+        "date": datetime.now(UTC).date().isoformat(),
+        "command": shlex.join(["python", *sys.argv]),
+        **facts,
+        "versions": versions(),
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    for file, content in ((f"{name}.json", results), (ENVIRONMENT, environment)):
+        (out / file).write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     print(text)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.with_suffix(".md").write_text(text, encoding="utf-8")
-    out.with_suffix(".json").write_text(
-        json.dumps({"title": title, "versions": versions(), **facts}, ensure_ascii=False, indent=2) + "\n",
-        encoding="utf-8",
-    )

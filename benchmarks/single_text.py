@@ -20,7 +20,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from side_by_side import report
+from side_by_side import Table, add_out_flag, report
 
 LABELS = ("positif", "négatif")
 THINGS = (
@@ -152,6 +152,8 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     run.evaluate("base")  # which makes it one of the baselines of the next evaluation
     adapter = run.evaluate()
     return {
+        "task": arguments.task,
+        "rows": arguments.rows,
         "ratio": batching.token_ratio,
         "reason": batching.reason,
         "seconds": seconds,
@@ -174,19 +176,29 @@ def main() -> None:
     parser.add_argument("--rank", type=int, default=16, help="rank of the adapter")
     parser.add_argument("--dtype", default="float32", help="data type of the weights")
     parser.add_argument("--seed", type=int, default=42, help="seed of the rows and of the training")
-    parser.add_argument("--out", type=Path, required=True, help="write OUT.md and OUT.json")
+    add_out_flag(parser)
     arguments = parser.parse_args()
     with TemporaryDirectory() as folder:
         results = measure(arguments, Path(folder))
-    low, high = results["accuracy_ci95"]
-    table = [
-        ["adapter", f"{results['accuracy']:.1%} [{low:.1%}, {high:.1%}]"],
-    ]
-    table += [[name.replace("_", " "), f"{value:.1%}"] for name, value in results["baselines"].items()]
-    table += [["padded tokens per tree node", f"{results['ratio']:.2f}"], ["training, s", f"{results['seconds']:.0f}"]]
-    job = {key: value for key, value in vars(arguments).items() if key != "out"}
     title = f"Single texts, {Path(arguments.model).name}, {arguments.rows:,} training rows"
-    report(title, ["", "result"], table, {"job": job, "results": results}, arguments.out)
+    report(title, [results], arguments.out, table)
+
+
+def table(results: list[dict[str, Any]]) -> Table:
+    """Return one table row per training, with the accuracy of the adapter and of every baseline."""
+    names = list(results[0]["baselines"])
+    header = ["task", "training rows", "adapter", *(name.replace("_", " ") for name in names)]
+    return [[*header, "padded tokens per tree node", "training, s"]] + [
+        [
+            result["task"],
+            f"{result['rows']:,}",
+            "{:.1%} [{:.1%}, {:.1%}]".format(result["accuracy"], *result["accuracy_ci95"]),
+            *(f"{result['baselines'][name]:.1%}" for name in names),
+            f"{result['ratio']:.2f}",
+            f"{result['seconds']:.0f}",
+        ]
+        for result in results
+    ]
 
 
 if __name__ == "__main__":

@@ -12,33 +12,55 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from side_by_side import create_parser, median_seconds, peak_gb, prepare_job, report, take_turns
+from side_by_side import Table, create_parser, median_seconds, peak_gb, prepare_job, report, take_turns
 from training_systems import OURS, PEERS, run_worker
 
 
-def table(results: dict[str, list[dict[str, Any]]]) -> list[list[str]]:
-    """Return one table row per system."""
+def summarize(results: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Return one entry per system.
+
+    `against` is the speed relative to each other system: the ratio of the medians. `gradient_differences` are relative,
+    over the complete adapter at the first step, from each of `PEERS` that ran before. `gradient_difference` is the one
+    from TRL on Unsloth, which differs from ours only in its padded rows, or else from transformers. It is None if
+    neither ran before, or if the first step has other rows, as with grouped rows.
+    """
     peers = [system for system in PEERS if system in results]
-    rows = []
+    entries = []
     for system, rounds in results.items():
-        seconds, tokens = median_seconds(rounds), mean_tokens(rounds)
-        ratios = [f"{median_seconds(results[peer]) / seconds:.2f}x" for peer in peers]
-        predicted_ratios = [f"{mean_tokens(results[peer]) / tokens:.2f}x" for peer in peers]
-        differences = ", ".join(f"{value:.1e}" for value in rounds[0]["gradient_difference"].values()) or "-"
-        # A grouped run trains on n/a (different rows) in its first step, so there is no gradient to compare.
-        is_grouped = OURS.get(system, False)
-        rows.append(
-            [
-                system,
-                f"{seconds:.3g}",
-                *ratios,
-                f"{tokens:,.0f}",
-                *predicted_ratios,
-                f"{peak_gb(rounds):.2f}",
-                "n/a (different rows)" if is_grouped else differences,
-            ]
+        differences = {} if OURS.get(system) else rounds[0]["gradient_difference"]
+        entries.append(
+            {
+                "name": system,
+                "seconds_per_step": round(median_seconds(rounds), 5),
+                "against": {peer: round(median_seconds(results[peer]) / median_seconds(rounds), 4) for peer in peers},
+                "peak_gb": round(peak_gb(rounds), 3),
+                "gradient_difference": [None, *differences.values()][-1],
+                "gradient_differences": differences,
+                "tokens_per_step": mean_tokens(rounds),
+                "seconds": [result["seconds"] for result in rounds],
+            }
         )
-    return rows
+    return entries
+
+
+def table(systems: list[dict[str, Any]]) -> Table:
+    """Return one table row per system."""
+    peers = list(systems[0]["against"])
+    tokens = {system["name"]: system["tokens_per_step"] for system in systems}
+    ratios, predicted = ([f"{text} {peer}" for peer in peers] for text in ("vs.", "predicted by tokens, vs."))
+    header = ["system", "s per step", *ratios, "tokens read", *predicted, "peak GB", "gradient difference"]
+    return [header] + [
+        [
+            system["name"],
+            f"{system['seconds_per_step']:.3g}",
+            *(f"{system['against'][peer]:.2f}x" for peer in peers),
+            f"{tokens[system['name']]:,.0f}",
+            *(f"{tokens[peer] / tokens[system['name']]:.2f}x" for peer in peers),
+            f"{system['peak_gb']:.2f}",
+            ", ".join(f"{value:.1e}" for value in system["gradient_differences"].values()) or "-",
+        ]
+        for system in systems
+    ]
 
 
 def mean_tokens(rounds: Sequence[dict[str, Any]]) -> float:
@@ -65,21 +87,8 @@ def main() -> None:
     job, prepared = prepare_job(__file__, arguments, ("train", "batch", "micro", "steps", "loss_on"))
     inputs = {"rows": prepared["rows"], "lora": prepared["lora"]}
     results = take_turns(__file__, job | inputs, arguments.systems, arguments.rounds)
-    peers = [peer for peer in PEERS if peer in results]
-    ratio_names, predicted_ratio_names = (
-        [f"{text} {peer}" for peer in peers] for text in ("vs.", "predicted by tokens, vs.")
-    )
-    header = [
-        "system",
-        "s per step",
-        *ratio_names,
-        "tokens read",
-        *predicted_ratio_names,
-        "peak GB",
-        "gradient difference",
-    ]
     title = f"Training, {Path(arguments.model).name}, batch {arguments.batch}, loss on {arguments.loss_on}"
-    report(title, header, table(results), {"job": job, "results": results}, arguments.out)
+    report(title, summarize(results), arguments.out, table, batch=arguments.batch)
 
 
 if __name__ == "__main__":

@@ -173,23 +173,9 @@ def peer_rows(job: dict[str, Any]) -> Any:
 
 def run_transformers(job: dict[str, Any]) -> StepRecorder:
     """Train with transformers' Trainer and PEFT as documented, which computes logits for every token."""
-    import torch
-    from peft import LoraConfig, get_peft_model
-    from transformers import (
-        AutoModelForCausalLM,
-        AutoTokenizer,
-        DataCollatorForSeq2Seq,
-        Trainer,
-        TrainerCallback,
-        TrainingArguments,
-    )
+    from transformers import AutoTokenizer, DataCollatorForSeq2Seq, Trainer, TrainerCallback, TrainingArguments
 
-    model = AutoModelForCausalLM.from_pretrained(job["model_folder"], dtype=torch.float32)
-    lora = job["lora"]
-    config = LoraConfig(
-        r=lora["r"], lora_alpha=lora["alpha"], target_modules=lora["target_modules"], task_type="CAUSAL_LM"
-    )
-    model = get_peft_model(model, config)
+    model = load_with_peft(job, "float32")
     seed_adapter(model)
     tokenizer = padding_tokenizer(AutoTokenizer, job)
     recorder = StepRecorder(job, TrainerCallback, DataCollatorForSeq2Seq(tokenizer))
@@ -201,6 +187,20 @@ def run_transformers(job: dict[str, Any]) -> StepRecorder:
         callbacks=[recorder.callback],
     ).train()
     return recorder
+
+
+def load_with_peft(job: dict[str, Any], dtype: str) -> Any:
+    """Load the model with transformers and attach an adapter."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(job["model_folder"], dtype=getattr(torch, dtype))
+    lora = job["lora"]
+    config = LoraConfig(
+        r=lora["r"], lora_alpha=lora["alpha"], target_modules=lora["target_modules"], task_type="CAUSAL_LM"
+    )
+    return get_peft_model(model, config)
 
 
 def run_unsloth(job: dict[str, Any]) -> StepRecorder:

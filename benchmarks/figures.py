@@ -1,0 +1,101 @@
+"""The figures of docs/benchmarks.md, drawn from the results in benchmarks/results. Equal results give equal files."""
+
+import io
+import itertools
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+
+mpl.use("svg")
+from matplotlib.figure import Figure
+
+from side_by_side import ENVIRONMENT
+
+# Text stays text, and element ids do not depend on the process. A page scales the picture to at most its own size,
+# so that 10 points stay readable on a phone, which is about as wide as the picture.
+_STYLE = {"svg.fonttype": "none", "svg.hashsalt": "toolkit", "font.size": 10, "axes.spines.top": False}
+_STYLE["axes.spines.right"] = False
+_WIDTH_INCHES = 4.0
+_COLORS = {"ours, shuffled": "#7fb3d5", "ours, grouped": "#1f618d"}
+PEER = "trl on unsloth"
+
+
+def training_speed(results: Path) -> str | None:
+    """Draw the speed of both kinds of trees relative to TRL on Unsloth, for each model and number of rows per step."""
+    ratios: dict[str, dict[str, float]] = {}
+    for file in sorted(results.glob("training-*/training.json")):
+        systems = json.loads(file.read_text(encoding="utf-8"))
+        found = {system["name"]: system["against"].get(PEER) for system in systems}
+        batch = json.loads((file.parent / ENVIRONMENT).read_text(encoding="utf-8"))["batch"]
+        model = file.parent.name.removeprefix("training-").removesuffix(f"-{batch}")
+        ratios[f"{model}, {batch}"] = {name: found[name] for name in _COLORS if found.get(name) is not None}
+    ratios = {name: values for name, values in ratios.items() if values}
+    if not ratios:
+        return None
+    names = sorted(ratios, key=lambda name: max(ratios[name].values()))
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        for offset, (system, color) in zip((-0.2, 0.2), _COLORS.items(), strict=True):
+            values = [ratios[name].get(system, 0.0) for name in names]
+            positions = [number + offset for number in range(len(names))]
+            bars = axes.barh(positions, values, 0.38, color=color, label=system)
+            axes.bar_label(bars, [f"{value:.2f}x" if value else "" for value in values], padding=3)
+        axes.axvline(1, color="#888888", linewidth=1)
+        axes.set_yticks(range(len(names)), names)
+        axes.set_xlim(0, max(map(max, (values.values() for values in ratios.values()))) * 1.2)
+        axes.set_ylabel("model, rows per step")
+        axes.set_xlabel("speed relative to TRL on Unsloth")
+        figure.legend(loc="outside upper center", ncols=2, reverse=True, frameon=False)
+
+    return _svg(draw, 0.6 * len(names) + 1.2)
+
+
+def predicting(results: Path) -> str | None:
+    """Draw memory and speed over the rows of a prediction."""
+    file = results / "predicting" / "predicting.json"
+    if not file.is_file():
+        return None
+    samples: list[dict[str, Any]] = json.loads(file.read_text(encoding="utf-8"))["samples"]
+    # The last sample can repeat the number of rows of the one before.
+    samples = [samples[0], *(after for before, after in itertools.pairwise(samples) if after["rows"] > before["rows"])]
+    rows = [sample["rows"] for sample in samples]
+    rates = [
+        (after["rows"] - before["rows"]) / (after["seconds"] - before["seconds"])
+        for before, after in itertools.pairwise(samples)
+    ]
+
+    def draw(figure: Figure) -> None:
+        memory, speed = figure.subplots(2, sharex=True)
+        for axes, x, y, label in (
+            (memory, rows, [sample["resident_gb"] for sample in samples], "resident GB"),
+            (speed, rows[1:], rates, "rows per second"),
+        ):
+            axes.plot(x, y, color="#1f618d")
+            axes.set_ylabel(label)
+            axes.set_ylim(0, max(y) * 1.2)
+        speed.set_xlabel("rows predicted")
+        speed.xaxis.set_major_formatter("{x:,.0f}")
+        speed.locator_params(axis="x", nbins=5)
+
+    return _svg(draw, 3.6)
+
+
+def _svg(draw: Callable[[Figure], None], height: float) -> str:
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(_WIDTH_INCHES, height), layout="constrained")
+        draw(figure)
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    # matplotlib leaves spaces at the end of lines.
+    return "".join(f"{line.rstrip()}\n" for line in buffer.getvalue().splitlines())
+
+
+FIGURES: dict[str, tuple[Callable[[Path], str | None], str]] = {
+    "training-speed": (training_speed, "Training speed relative to TRL on Unsloth by model and rows per step"),
+    "predicting": (predicting, "Resident memory and rows per second over the rows of a prediction"),
+}
+"""For each figure, the function that draws it, or returns None without results, and its description."""
