@@ -26,7 +26,7 @@ class Case:
         batch: Rows per optimizer step, 0 for scoring.
         checkpointing: True if the backward pass recomputes activations.
         multiple: The number to a multiple of which each tree is padded.
-        nodes: The largest number of nodes per training tree.
+        nodes: The largest number of nodes per tree.
         attention: `split` at the root of a tree, or `dense` over all of its nodes.
     """
 
@@ -34,7 +34,7 @@ class Case:
     batch: int = 0
     checkpointing: bool = False
     multiple: int = 128
-    nodes: int = 3072
+    nodes: int = 16_384
     attention: str = "split"
 
 
@@ -44,9 +44,9 @@ def select_cases(group: str, batches: tuple[int, ...]) -> Iterator[Case]:
     - Systems: all in bfloat16 at every batch size; in float16 and 4-bit all but transformers at the smallest.
     - Gradient checkpointing: off, and on for trees and padding-free Unsloth in bfloat16 (smallest and largest batch
       size) and in 4-bit. transformers needs it at the largest batch size.
-    - Trees in bfloat16: without and with cuDNN attention at every batch size; with lengths as they are at the smallest,
-      and of at most 1,536 instead of 3,072 nodes at the larger ones.
-    - Scoring: in bfloat16, and in vLLM if it is installed.
+    - Trees in bfloat16: without and with cuDNN attention, and with dense attention, at every batch size; with lengths as
+      they are at the smallest, and of at most 1,536 nodes at the larger ones.
+    - Scoring: in bfloat16 with trees of several sizes, and in vLLM if it is installed.
     """
     small, *larger = batches
     if group == TRANSFORMERS:
@@ -58,11 +58,13 @@ def select_cases(group: str, batches: tuple[int, ...]) -> Iterator[Case]:
     else:
         yield from (Case(system, small) for system in (PADDED, UNSLOTH, TREE, TREE_SHUFFLED))
         if group == "bfloat16":
-            yield Case(TREE, small, multiple=1)
+            yield Case(TREE, small, attention="dense")
             for batch in larger:
                 yield from (Case(system, batch) for system in (UNSLOTH, TREE, TREE_SHUFFLED))
-                yield Case(TREE, batch, nodes=1536)
-            yield from (Case(SORTED), Case(SHUFFLED), Case(SORTED, multiple=1))
+                yield Case(TREE, batch, attention="dense")
+            yield from (Case(SORTED), Case(SHUFFLED), Case(SHUFFLED, nodes=4096), Case(SHUFFLED, nodes=1536))
+            yield from (Case(TREE, batch, nodes=1536) for batch in larger)
+            yield Case(TREE, small, multiple=1)
         if group in ("bfloat16", "4-bit"):
             checked = (small, *larger[1:]) if group == "bfloat16" else (small,)
             yield from (Case(system, batch, checkpointing=True) for batch in checked for system in (UNSLOTH, TREE))

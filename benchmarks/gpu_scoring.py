@@ -13,7 +13,7 @@ from typing import Any
 
 from gpu_cases import SORTED, Case
 
-_CHUNK_ROWS = 1024
+_CHUNK_ROWS = 2048
 """Rows per call of our scorer, which sorts the rows of a call, as in a stream. vLLM gets all rows at once."""
 _WARM_UP_ROWS = 256
 
@@ -41,12 +41,10 @@ def time_scoring(score: Callable[[list[list[int]]], Any], prompts: list[list[int
 def score_with_toolkit(job: dict[str, Any], model: Any, case: Case, training_job: Any) -> dict[str, Any]:
     """Score with the scorer that scripts/eval_generate.py uses."""
     from toolkit.inference.label_trie import LabelTrie
-    from toolkit.inference.loading import scoring_batch_tokens
     from toolkit.inference.torch_scorer import TorchScorer
-    from toolkit.models.backend import DEVICE
 
     trie = LabelTrie(training_job.preflight.row_tokenizer.label_ids)
-    scorer = TorchScorer(model.eval(), trie, batch_tokens=scoring_batch_tokens(training_job.recipe, DEVICE))
+    scorer = TorchScorer(model.eval(), trie, batch_tokens=case.nodes)
     scorer.length_multiple = case.multiple
 
     def score(prompts: list[list[int]]) -> None:

@@ -210,8 +210,8 @@ def run_ours(job: dict[str, Any], case: Case, model: Any, training_job: Any, rec
     """Train with the trainer that scripts/sft.py uses."""
     import torch
     from toolkit.batching.collators import NumberedCollator, TreeCollator
-    from toolkit.models.attention import accept_trees
     from toolkit.models.backend import TrainerCallback
+    from toolkit.models.tree_attention import accept_trees
     from toolkit.training.trainer import make_trainer
 
     recipe = benchmark_recipe(job, case.batch, grouped=case.system != TREE_SHUFFLED, precision=job["system"])
@@ -232,7 +232,7 @@ def run_ours(job: dict[str, Any], case: Case, model: Any, training_job: Any, rec
     trainer = make_trainer(this_job, model, Path(job["folder"]) / "ours" / "checkpoints")
     collate = trainer.data_collator
     if case.system != PADDED:
-        collate = NumberedCollator(TreeCollator(case.nodes, "completion", case.multiple))
+        collate = NumberedCollator(TreeCollator(case.nodes, "completion", case.multiple, case.attention))
     return train_with(trainer, StepRecorder(recorder_job, TrainerCallback, collate))
 
 
@@ -244,7 +244,7 @@ def run_unsloth(job: dict[str, Any], case: Case, model: Any, training_job: Any, 
     import torch
     from transformers import AutoTokenizer, TrainerCallback
     from trl import SFTConfig, SFTTrainer
-    from toolkit.models.attention import accept_trees
+    from toolkit.models.tree_attention import accept_trees
 
     accept_trees(model, False)
     torch.backends.cuda.enable_cudnn_sdp(True)  # PyTorch's default

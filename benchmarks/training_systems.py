@@ -108,9 +108,9 @@ def seed_adapter(model: Any) -> None:
 
 def run_ours(job: dict[str, Any]) -> StepRecorder:
     """Train with the trainer that scripts/sft.py uses."""
-    from toolkit.models.attention import accept_trees
     from toolkit.models.backend import TrainerCallback
     from toolkit.models.loading import attach_lora, load_base
+    from toolkit.models.tree_attention import accept_trees
     from toolkit.planning.plan import plan_job
     from toolkit.planning.preflight import run_preflight
     from toolkit.training.trainer import make_trainer

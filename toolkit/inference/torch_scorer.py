@@ -98,11 +98,15 @@ class TorchScorer:
         suffixes = [prompt[self._prefix_length :] for prompt in prompts]
         batches = list(split_by_nodes(suffixes, [len(self._contexts)] * len(prompts), self._batch_tokens))
         attention = self._choose_attention(prompts, batches)
+        results = []
         with progress_bar(total=len(prompts), desc="scoring", unit="row") as bar:
             for rows in batches:
                 batch = [prompts[row] for row in rows]
-                scores[rows] = self._score_each(batch) if attention is None else self._score_tree(batch, attention)
+                results.append(self._score_each(batch) if attention is None else self._score_tree(batch, attention))
                 bar.update(len(rows))
+        # Copied only now: each copy would make this process wait for the GPU, and then the GPU for this process.
+        for rows, result in zip(batches, results, strict=True):
+            scores[rows] = result.cpu().numpy()
         return scores
 
     @torch.inference_mode()
@@ -161,10 +165,10 @@ class TorchScorer:
         # With the limit at the length of one row, a backend that truncates long inputs already truncates this tree.
         try:
             with scoring_errors(), limit_sequence_length(self._base, longest):
-                scores = self._score_tree(prompts, attention)
+                scores = self._score_tree(prompts, attention).cpu().numpy()
         except MASK_ERRORS as error:
             return f"cannot be computed ({first_line(error)})"
-        expected = self._score_each(prompts, [last_leaf])
+        expected = self._score_each(prompts, [last_leaf]).cpu().numpy()
         # NaN marks edges of other branches. If all scores are NaN, the caller reports it.
         is_finite = np.isfinite(expected)
         difference = np.abs(scores - expected)[is_finite].max(initial=0)
@@ -177,7 +181,7 @@ class TorchScorer:
     def _warn(reason: str) -> None:
         logger.warning("WARNING: a prefix tree %s. Each sequence is scored separately, which is slower.", reason)
 
-    def _score_tree(self, prompts: Sequence[Sequence[int]], attention: TreeAttention) -> np.ndarray:
+    def _score_tree(self, prompts: Sequence[Sequence[int]], attention: TreeAttention) -> torch.Tensor:
         tree = build_tree(
             [
                 Branch([*prompt[self._prefix_length :], *leaf], len(prompt) - 1 - self._prefix_length, row)
@@ -202,7 +206,7 @@ class TorchScorer:
                 layer.crop(self._prefix_length - layer.get_seq_length())
         return self._edge_log_probs(hidden[nodes])
 
-    def _score_each(self, prompts: Sequence[Sequence[int]], branches: Sequence[int] | None = None) -> np.ndarray:
+    def _score_each(self, prompts: Sequence[Sequence[int]], branches: Sequence[int] | None = None) -> torch.Tensor:
         """Return scores, [rows, edges], with each branch in its own forward pass and the model's own attention mask.
 
         Args:
@@ -219,7 +223,7 @@ class TorchScorer:
                 for branch, depth in self._context_positions
             ]
             rows.append(self._edge_log_probs(torch.stack(states)))
-        return np.concatenate(rows)
+        return torch.cat(rows)
 
     def _plain_inputs(self, ids: Sequence[int]) -> dict[str, torch.Tensor]:
         inputs = {"input_ids": torch.tensor([ids], device=self._device)}
@@ -234,8 +238,8 @@ class TorchScorer:
         return self._base.get_decoder()(**inputs, use_cache=False).last_hidden_state[0]
 
     @torch.inference_mode()
-    def _edge_log_probs(self, hidden: torch.Tensor) -> np.ndarray:
-        """Convert hidden states, [rows x contexts, hidden], into log-probabilities, [rows, edges]."""
+    def _edge_log_probs(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Convert hidden states, [rows x contexts, hidden], into log-probabilities, [rows, edges], float64."""
         logits = finish_logits(self._head(hidden), self._base.config)
         log_probs = logits.float().log_softmax(dim=-1).unflatten(0, (-1, len(self._contexts)))
-        return log_probs[:, self._edge_contexts, self._edge_tokens].double().cpu().numpy()
+        return log_probs[:, self._edge_contexts, self._edge_tokens].double()
