@@ -44,8 +44,8 @@ def select_cases(group: str, batches: tuple[int, ...]) -> Iterator[Case]:
     - Systems: all in bfloat16 at every batch size; in float16 and 4-bit all but transformers at the smallest.
     - Gradient checkpointing: off, and on for trees and padding-free Unsloth in bfloat16 (smallest and largest batch
       size) and in 4-bit. transformers needs it at the largest batch size.
-    - Trees in bfloat16: without and with cuDNN attention, and with dense attention, at every batch size; with lengths as
-      they are at the smallest, and of at most 1,536 nodes at the larger ones.
+    - Trees in bfloat16: without and with cuDNN attention, and with dense attention, at every batch size; with lengths
+      as they are at the smallest, and of at most 1,536 nodes at the larger ones.
     - Scoring: in bfloat16 with trees of several sizes, and in vLLM if it is installed.
     """
     small, *larger = batches
