@@ -121,6 +121,13 @@ def test_short_subtrees_share_groups() -> None:
     assert sorted(split.node_slots.tolist()) == list(range(12))
 
 
+def test_unequal_subtrees_share_a_group() -> None:
+    """A second group as wide as the first would need more scores than a dense mask."""
+    rows = [[1, *range(850)], [2, *range(120)]]
+    split = split_at_root(build_tree([Branch(row, 0, owner) for owner, row in enumerate(rows)]))
+    assert split.slots.shape == (1, 976) and split.mask.size <= 976**2
+
+
 def test_single_chain_has_one_node_below() -> None:
     """The node at its end is a group, because a tree without groups would need code of its own."""
     split = split_at_root(build_tree([Branch([1, 2, 3], 0, 0)]))

@@ -45,7 +45,7 @@ def verify_tree(
     """Compare loss and gradient of a prefix tree with those of the same rows padded.
 
     A backend can accept the mask of a tree and ignore it, as Unsloth's fused forward does in training unless a flag is
-    set (see `models.attention`). So both kinds of batch run through the real model, in training mode.
+    set (see `models.tree_attention`). So both kinds of batch run through the real model, in training mode.
 
     Args:
         model: The model with its adapter. Its mode and the random state do not change; its gradients are cleared.
