@@ -54,17 +54,20 @@ def select_cases(group: str, batches: tuple[int, ...]) -> Iterator[Case]:
     elif group == CUDNN:
         yield from (Case(TREE, batch) for batch in batches)
     elif group == VLLM:
-        yield from (Case(SORTED), Case(SHUFFLED))
+        yield from (Case(SHUFFLED), Case(SORTED))
+    elif group == "bfloat16":
+        for batch in (*larger[1:], small, *larger[:1]):
+            if batch == small:
+                yield Case(PADDED, small)  # first, because the gradients of the others are compared with it
+            yield from (Case(system, batch) for system in (UNSLOTH, TREE))
+            yield Case(TREE, batch, attention="dense")
+        yield from (Case(SHUFFLED), Case(SORTED), Case(SHUFFLED, nodes=1536))
+        yield from (Case(TREE_SHUFFLED, batch) for batch in batches)
+        yield from (Case(TREE, batch, nodes=1536) for batch in larger)
+        for batch in (*larger[1:], small):
+            yield from (Case(system, batch, checkpointing=True) for system in (UNSLOTH, TREE))
+        yield Case(TREE, small, multiple=1)
     else:
         yield from (Case(system, small) for system in (PADDED, UNSLOTH, TREE, TREE_SHUFFLED))
-        if group == "bfloat16":
-            yield Case(TREE, small, attention="dense")
-            for batch in larger:
-                yield from (Case(system, batch) for system in (UNSLOTH, TREE, TREE_SHUFFLED))
-                yield Case(TREE, batch, attention="dense")
-            yield from (Case(SORTED), Case(SHUFFLED), Case(SHUFFLED, nodes=4096), Case(SHUFFLED, nodes=1536))
-            yield from (Case(TREE, batch, nodes=1536) for batch in larger)
-            yield Case(TREE, small, multiple=1)
-        if group in ("bfloat16", "4-bit"):
-            checked = (small, *larger[1:]) if group == "bfloat16" else (small,)
-            yield from (Case(system, batch, checkpointing=True) for batch in checked for system in (UNSLOTH, TREE))
+        if group == "4-bit":
+            yield from (Case(system, small, checkpointing=True) for system in (UNSLOTH, TREE))

@@ -108,12 +108,14 @@ class TreeCollator:
         loss_on: The tokens to train on: only the completion, or the full text.
         length_multiple: The number to a multiple of which trees are padded, see `PrefixTree.with_length_multiple_of`.
         attention: The attention that the micro-batches are made for.
+        dense_nodes: The largest number of nodes of trees that use dense attention in any case.
     """
 
     batch_tokens: int
     loss_on: LossOn
     length_multiple: int = 1
     attention: TreeAttention = "split"
+    dense_nodes: int = 0
 
     def __call__(self, rows: Sequence[Row]) -> dict[str, Any]:
         """Collate the rows of one optimizer step.
@@ -141,8 +143,9 @@ class TreeCollator:
         # are merged into one with a weight, and different next tokens stay separate predictions of the same node.
         predictions = np.stack([np.concatenate(nodes), np.concatenate(targets)])
         (unique_nodes, unique_targets), counts = np.unique(predictions, axis=1, return_counts=True)
+        tree = tree.with_length_multiple_of(self.length_multiple)
         return {
-            **tree_inputs(tree.with_length_multiple_of(self.length_multiple), unique_nodes, self.attention),
+            **tree_inputs(tree, unique_nodes, "dense" if len(tree) <= self.dense_nodes else self.attention),
             "nodes": torch.from_numpy(unique_nodes),
             "targets": torch.from_numpy(unique_targets),
             "weights": torch.from_numpy(counts).float(),

@@ -34,9 +34,17 @@ class Device:
     memory: int
 
     @property
+    def is_hopper(self) -> bool:
+        """True for this process's GPU if it has compute capability 9.0 (Hopper) or later."""
+        return self._has_capability(9)
+
+    @property
     def has_large_trees(self) -> bool:
         """True for this process's GPU if it has compute capability 8.0 (Ampere) or later, see `LARGE_TREE_NODES`."""
-        return self.kind == "cuda" and self == this_device() and torch.cuda.get_device_capability() >= (8, 0)
+        return self._has_capability(8)
+
+    def _has_capability(self, major: int) -> bool:
+        return self.kind == "cuda" and self == this_device() and torch.cuda.get_device_capability() >= (major, 0)
 
     def dtype_bytes(self, preflight: Preflight[Any]) -> int:
         """Return the size of a weight or activation in bytes.

@@ -84,6 +84,7 @@ class Plan:
         optimizer: The name of the optimizer in transformers.
         tree_attention: The attention of prefix trees. Dense attention is the alternative if attention split at the root
             fails the verification.
+        dense_nodes: The largest number of nodes of trees that use dense attention in any case.
     """
 
     batching: Batching
@@ -96,6 +97,7 @@ class Plan:
     gradient_checkpointing: bool
     optimizer: str
     tree_attention: TreeAttention = "split"
+    dense_nodes: int = 0
 
     def __str__(self) -> str:
         order = f"grouped by {' and '.join(self.group_by)}" if self.group_by else "shuffled"
@@ -114,7 +116,9 @@ class Plan:
     def collator(self, loss_on: LossOn, device: str) -> Collator:
         """Return the collator, which turns the rows of an optimizer step into tensors for a device, cpu or cuda."""
         if self.is_tree:
-            return TreeCollator(self.batch_tokens, loss_on, LENGTH_MULTIPLES[device], self.tree_attention)
+            return TreeCollator(
+                self.batch_tokens, loss_on, LENGTH_MULTIPLES[device], self.tree_attention, self.dense_nodes
+            )
         return PaddedCollator(self.micro_batch_size, loss_on)
 
     @property
@@ -165,8 +169,11 @@ class Plan:
             recorded_fields["group_by"] = tuple(group_by)
             # Runs of earlier versions used dense attention, and continue with it.
             recorded_fields["tree_attention"] = record.get("tree_attention", "dense")
+            recorded_fields["dense_nodes"] = record.get("dense_nodes", 0)
             if recorded_fields["tree_attention"] not in get_args(TreeAttention):
                 raise ValueError
+            if type(recorded_fields["dense_nodes"]) is not int:
+                raise TypeError
             if recipe.training.gradient_checkpointing == "auto":
                 if type(record["gradient_checkpointing"]) is not bool:
                     raise TypeError

@@ -6,7 +6,13 @@ from dataclasses import replace
 from typing import Any
 
 from toolkit.batching.collators import PaddedCollator, Row, TreeCollator
-from toolkit.batching.sampling import LARGE_TREE_NODES, MAX_TREE_NODES, choose_batch_tokens, choose_micro_batch
+from toolkit.batching.sampling import (
+    HOPPER_DENSE_NODES,
+    LARGE_TREE_NODES,
+    MAX_TREE_NODES,
+    choose_batch_tokens,
+    choose_micro_batch,
+)
 from toolkit.errors import ModelError, RecipeError
 from toolkit.models.attention import find_tree_problem
 from toolkit.planning.device import Device, this_device
@@ -77,6 +83,7 @@ def plan_job(preflight: Preflight[Any], device: Device | None = None) -> Trainin
         group_by=choose_grouping(preflight.recipe, uses_trees=training.batching != "padded"),
         gradient_checkpointing=checkpointing,
         optimizer=optimizer if training.optimizer == "auto" else training.optimizer,
+        dense_nodes=HOPPER_DENSE_NODES if device.is_hopper else 0,
     )
     job = TrainingJob(preflight, plan, device)
     plan = replace(plan, batching=_choose_batching(job))

@@ -4,7 +4,8 @@ import shlex
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -204,12 +205,15 @@ def _verify_trees(job: TrainingJob, model: Any) -> TrainingJob:
         return job
     accept_trees(model)
     training = job.recipe.training
-    rows = choose_rows(job, model.config)
+    verify = partial(verify_tree, model, choose_rows(job, model.config), training.loss_on, job.preflight.precision)
     for attention in job.plan.allowed_attentions:
-        verification = verify_tree(model, rows, training.loss_on, job.preflight.precision, attention)
+        verification = verify(attention)
         if verification.passed:
             announce(f"verified    {verification}")
-            return job.with_verification(verification, attention)
+            job = job.with_verification(verification, attention)
+            if attention == "split" and job.plan.dense_nodes and not verify("dense").passed:
+                job = job.with_plan(replace(job.plan, dense_nodes=0))
+            return job
         announce(f"unverified  {attention} attention of prefix trees: {verification}")
     accept_trees(model, False)
     if training.batching == "prefix_tree":
