@@ -40,7 +40,9 @@ def test_scoring_peak_is_predicted(tiny_model: Path, dtype: torch.dtype, batchin
     predicted = scoring_memory(shape, LoraSection(), batch_shape, on_cpu=True, **sizes)
     on_gpu = scoring_memory(shape, LoraSection(), batch_shape, **sizes)
     widths = (
-        2 * shape.attention * batch_shape.tokens if batching == "dense" else 2 * shape.keys * batch_shape.group_keys
+        2 * shape.attention * (prefix + batch_shape.length)
+        if batching == "dense"
+        else 2 * shape.keys * batch_shape.group_keys
     )
     packed = 0 if dtype is torch.float32 else widths * dtype.itemsize
     assert predicted.working - on_gpu.working == packed, "the assertions below must hold with and without AMX"
@@ -59,7 +61,8 @@ def test_scoring_peak_is_predicted(tiny_model: Path, dtype: torch.dtype, batchin
         head = measure_peak(lambda: model.get_output_embeddings()(hidden).float().log_softmax(dim=-1))
     assert (predicted.runtime, predicted.weights, predicted.loading) == (1, 2, 3)
     assert (predicted.adapter, predicted.holes) == (0, 0)
-    assert 0.95 < (predicted.working + predicted.activations) / body < 1.3  # half-precision norms make a float32 copy
+    # The prediction adds up attention and MLP, because freed memory is not returned to the system at once.
+    assert 0.95 < (predicted.working + predicted.activations) / body < 1.4
     assert 1 <= predicted.logits / head < 1.3
 
 

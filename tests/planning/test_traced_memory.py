@@ -14,8 +14,8 @@ from toolkit.models.backend import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
-    LoraConfig,
     DynamicCache,
+    LoraConfig,
     get_peft_model,
 )
 from toolkit.models.tree_attention import accept_trees
@@ -99,24 +99,21 @@ def measure(traced: TracedModel, micro_batch: MicroBatch, prefix: int, *, is_tra
     inputs = model_inputs(micro_batch, traced.config, torch.float32, prefix)
     if not traced.is_encoder:
         inputs["use_cache"] = False
-    if prefix:
-        inputs["past_key_values"] = DynamicCache()
-        with torch.no_grad():
-            body(input_ids=torch.ones(1, prefix, dtype=torch.long), past_key_values=inputs["past_key_values"])
     peaks, results = [], []
     for has_backward in (False, is_training):
         with torch.set_grad_enabled(is_training):
-            if prefix:
-                inputs["past_key_values"].crop(prefix)
-            body(**inputs)  # creates caches, such as those of rotary embeddings
-            if prefix:
-                inputs["past_key_values"].crop(prefix)
+            for is_first in (True, False):  # the first call creates caches, such as those of rotary embeddings
+                if prefix:
+                    inputs["past_key_values"] = DynamicCache()
+                    body(input_ids=torch.ones(1, prefix, dtype=torch.long), past_key_values=inputs["past_key_values"])
+                if is_first:
+                    body(**inputs)
             with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
                 result = body(**inputs)[0]
                 if has_backward:
                     result.backward(torch.ones_like(result))
         events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
-        held = peak = 0
+        held = peak = 0  # the profiler leaves out blocks that exist already, even when they are freed
         for event in sorted(events, key=lambda event: event.start_ns()):
             held += event.nbytes()
             peak = max(peak, held)

@@ -119,9 +119,7 @@ def _layout(
     layers = [masks[name] for name in types]
     queries = micro_batch.get("queries")
     if queries is not None:
-        query_mask = torch.nn.functional.pad(
-            micro_batch["query_mask"], (keys.shape[1] - positions.shape[1], 0), value=True
-        )
+        query_mask = torch.nn.functional.pad(micro_batch["query_mask"], (keys.shape[1] - positions.shape[1], 0), value=True)
         query_mask = _limit(query_mask, positions[:, queries], keys, windows[types[-1]])
         layers[-1] = replace(layers[-1], queries=_additive(query_mask, dtype, shared_heads))
     return TreeLayout(slots, node_slots, queries, tuple(layers), positions.shape[1])

@@ -232,8 +232,9 @@ def _attention_elements(shape: ModelShape, batch_shape: BatchShape, *, is_packed
     other CPUs this predicts about 10% too much.
     """
     if batch_shape.split is None:  # keys and values are repeated for all heads
-        return (4 + 2 * is_packed) * shape.attention * batch_shape.tokens
-    # The queries of the groups and the results, each twice if heads share a key head, see `tree_attention`.
-    copies = 4 if shape.heads_per_key > 1 else 2
+        keys = batch_shape.rows * (batch_shape.prefix + batch_shape.length)
+        return shape.attention * (2 * batch_shape.tokens + (2 + 2 * is_packed) * keys)
+    # The queries of the groups and the results, and copies of both if heads share a key head; see `tree_attention`.
+    copies = 4 if shape.heads_per_key > 1 else 3
     queries = shape.attention * (batch_shape.tokens + copies * batch_shape.group_queries)
     return queries + (2 + 2 * is_packed) * shape.keys * batch_shape.group_keys
