@@ -30,7 +30,7 @@ def measure_peak(compute: Callable[[], Any]) -> int:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
-@pytest.mark.parametrize(("batching", "prefix"), [("split", 0), ("split", 200), ("dense", 200)])
+@pytest.mark.parametrize(("batching", "prefix"), [("split", 0), ("split", 200), ("dense", 0)])
 def test_scoring_peak_is_predicted(tiny_model: Path, dtype: torch.dtype, batching: Any, prefix: int) -> None:
     model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=dtype).eval()
     accept_trees(model)
@@ -61,8 +61,7 @@ def test_scoring_peak_is_predicted(tiny_model: Path, dtype: torch.dtype, batchin
         head = measure_peak(lambda: model.get_output_embeddings()(hidden).float().log_softmax(dim=-1))
     assert (predicted.runtime, predicted.weights, predicted.loading) == (1, 2, 3)
     assert (predicted.adapter, predicted.holes) == (0, 0)
-    # The prediction adds up attention and MLP, because freed memory is not returned to the system at once.
-    assert 0.95 < (predicted.working + predicted.activations) / body < 1.4
+    assert 0.9 < (predicted.working + predicted.activations) / body < 1.3
     assert 1 <= predicted.logits / head < 1.3
 
 

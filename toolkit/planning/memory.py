@@ -106,14 +106,18 @@ def kept_bytes(
     mask = batch_shape.mask_elements(shape) * dtype_bytes
     # All layers share the masks of a tree. For padded rows, each layer keeps its own.
     shared, own = (mask, 0) if batch_shape.is_tree else (0, mask)
-    # All rows share the cosines and sines of the rotary embedding.
-    shared += 2 * batch_shape.length * shape.attention // shape.heads * dtype_bytes
+    shared += _rotary_elements(shape, batch_shape) * dtype_bytes
     layer = layer_bytes(shape, lora, batch_shape, dtype_bytes) + own
     layer_input = shape.hidden * dtype_bytes * batch_shape.tokens
     if checkpointing:  # the inputs of all layers and of the last norm, and the layer that is being recomputed
         return (shape.layers + 1) * layer_input + layer + shared
     last = layer_bytes(shape, lora, batch_shape, dtype_bytes, is_last=True) + own
     return (shape.layers - 1) * layer + last + layer_input + shared
+
+
+def _rotary_elements(shape: ModelShape, batch_shape: BatchShape) -> int:
+    """Return the numbers in the cosines and sines of the rotary embedding, which all rows and layers share."""
+    return 2 * batch_shape.length * shape.attention // shape.heads
 
 
 def logit_bytes(vocabulary: int, predictions: int, dtype_bytes: int) -> int:
@@ -210,13 +214,17 @@ def scoring_memory(
     on_cpu: bool = False,
     loading: int = 0,
 ) -> MemoryUse:
-    """Predict the peak of a forward pass without gradients, which holds the results of one layer at a time.
+    """Predict the peak of a forward pass without gradients, which holds the results of one attention or MLP at a time.
 
     See `training_memory` for the arguments.
     """
     is_packed = on_cpu and dtype_bytes < _FLOAT32_BYTES
-    layer = 4 * (shape.intermediate + shape.hidden) * batch_shape.tokens
-    layer += _attention_elements(shape, batch_shape, is_packed=is_packed)
+    attention = _attention_elements(shape, batch_shape, is_packed=is_packed)
+    mlp = 4 * shape.intermediate * batch_shape.tokens
+    # Without split attention, both are counted, because the copies of a mask of all pairs of nodes also take memory.
+    layer = max(attention, mlp) if batch_shape.split is not None else attention + mlp
+    # The embeddings, the input of a layer, and its residual connections, normalized or not.
+    layer += 5 * shape.hidden * batch_shape.tokens + _rotary_elements(shape, batch_shape)
     # All layers cache the keys and values of the prefix, and those of the tree until the end of the forward pass.
     cached = 2 * shape.layers * shape.keys * (batch_shape.prefix + batch_shape.length) if batch_shape.prefix else 0
     logits = scored_logit_bytes(shape.vocabulary, batch_shape.predictions, dtype_bytes)
