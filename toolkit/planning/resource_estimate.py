@@ -24,6 +24,7 @@ from toolkit.planning.memory import MemoryUse, scoring_memory, training_memory
 from toolkit.planning.preflight import Preflight
 from toolkit.planning.shapes import BatchShape, ModelShape
 from toolkit.planning.traced_memory import find_traced_model, traced_scoring_memory, traced_training_memory
+from toolkit.prompts.sentence_pairs import PairTokenizer
 from toolkit.runs.run_paths import nearest_existing
 from toolkit.utils.formatting import format_bytes
 
@@ -168,15 +169,16 @@ def largest_encoder_batch(job: TrainingJob) -> BatchShape:
 
 
 def _largest_scoring_batch(job: TrainingJob) -> BatchShape:
+    """Return the sizes of the largest batch of an evaluation, with training rows in place of the evaluation rows."""
     preflight, longest = job.preflight, job.preflight.longest_row
     batch_tokens = scoring_batch_tokens(job.recipe, job.device.kind)
-    if job.recipe.model.kind == "encoder":
+    if isinstance(preflight.row_tokenizer, PairTokenizer):  # an encoder
         rows = max(batch_tokens, longest) // longest  # a batch contains at least one row
         return BatchShape(rows, longest, rows)
     labels = LabelTrie(preflight.row_tokenizer.label_ids)
     if find_tree_problem(preflight.config) is not None:  # each label of each row is scored separately
         return BatchShape(1, longest, len(labels.contexts))
-    # Any rows can be scored. Training rows have the same instruction and similar lengths.
+    # Rows of both splits have the same instruction and similar lengths.
     prompts = [row.prompt for row in preflight.train_rows[:_EXAMINED_PROMPTS]]
     # On a CPU, the common prefix is cached; see `TorchScorer`.
     prefix = min(common_prefix_length(prompts), min(map(len, prompts)) - 1) if job.device.kind == "cpu" else 0
