@@ -13,17 +13,15 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.conftest import ROOT
-from toolkit.batching.collators import PaddedCollator, to_training_row
+from tests.planning.batches import collate_rows
 from toolkit.models.backend import AutoModelForCausalLM
 from toolkit.models.loading import attach_lora
 from toolkit.planning.heap import hole_bytes
-from toolkit.planning.shapes import BatchShape, ModelShape, freed_widths, kept_widths
-from toolkit.prompts.prompt_tokenizer import EncodedRow
+from toolkit.planning.shapes import BatchShape, ModelShape, freed_blocks, kept_blocks
 from toolkit.recipe.schema import LoraSection
 from toolkit.training import training_backends
 from toolkit.training.objective import summed_loss
 
-ROWS = [to_training_row(EncodedRow((*range(1, 40 + i % 3), 7), (9, 2))) for i in range(6)]
 ALL_TARGETS: tuple[Any, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 SQUARE = ModelShape(layers=2, hidden=64, attention=64, keys=64, intermediate=64, heads=4, vocabulary=100)
 PLAIN = LoraSection(dropout=0)
@@ -60,35 +58,39 @@ def test_layer_allocates_kept_and_freed_vectors(
     lora = LoraSection(r=4, alpha=8, dropout=dropout, target_modules=targets, use_dora=use_dora)
     model = attach_lora(base, lora, seed=0, gradient_checkpointing=False).train()
     shape = ModelShape.from_config(base.config)
-    (micro_batch,) = PaddedCollator(6, "completion")(ROWS)["micro_batches"]
+    micro_batch = collate_rows("padded")
+    batch_shape = BatchShape.from_micro_batch(micro_batch, 1)
     allocated = []
     for count in (shape.layers, shape.layers - 1):  # the difference is one layer, including its mask
         model.get_base_model().model.layers = model.get_base_model().model.layers[:count]
         with _AllocationCounter(micro_batch["input_ids"].numel()) as counter:
             summed_loss(model, model.get_base_model().get_output_embeddings(), micro_batch)
         allocated.append(counter.bytes)
-    length = micro_batch["input_ids"].shape[1]
-    predicted = length + sum(kept_widths(shape, lora)) + sum(freed_widths(shape, lora))
-    assert (allocated[0] - allocated[1]) / (4 * micro_batch["input_ids"].numel()) == pytest.approx(predicted, rel=0.02)
+    predicted = batch_shape.mask_elements(shape) + sum(kept_blocks(shape, lora, batch_shape))
+    predicted += sum(freed_blocks(shape, lora, batch_shape))
+    assert (allocated[0] - allocated[1]) / 4 == pytest.approx(predicted, rel=0.02)
 
 
-def total_freed_width(shape: ModelShape, width: int) -> int:
-    return sum(freed for freed in freed_widths(shape, PLAIN) if freed == width)
+BATCH = BatchShape(1, 1000, 1)
+
+
+def total_freed(shape: ModelShape, width: int) -> int:
+    return sum(size for size in freed_blocks(shape, PLAIN, BATCH) if size == 1000 * width)
 
 
 def test_equal_blocks_do_not_fill_holes() -> None:
-    batch_shape = BatchShape(1000, 0, 1, is_tree=True)  # blocks of 32 fit into holes of 64
-    assert hole_bytes(SQUARE, PLAIN, batch_shape, dtype_bytes=4) == 2 * 1000 * 4 * total_freed_width(SQUARE, 64)
+    # Blocks of 32 fit into holes of 64.
+    assert hole_bytes(SQUARE, PLAIN, BATCH, dtype_bytes=4) == 2 * 4 * total_freed(SQUARE, 64)
 
 
 def test_smaller_blocks_fill_larger_holes() -> None:
-    batch_shape, wide = BatchShape(1000, 0, 1, is_tree=True), replace(SQUARE, intermediate=256)
-    assert total_freed_width(wide, 256) == 256
-    assert hole_bytes(wide, PLAIN, batch_shape, dtype_bytes=4) == 2 * 1000 * 4 * total_freed_width(wide, 64)
+    wide = replace(SQUARE, intermediate=256)
+    assert total_freed(wide, 256) == 1000 * 256
+    assert hole_bytes(wide, PLAIN, BATCH, dtype_bytes=4) == 2 * 4 * total_freed(wide, 64)
 
 
 def test_large_blocks_leave_no_holes() -> None:
-    assert hole_bytes(SQUARE, PLAIN, BatchShape((32 << 20) // 128, 0, 1, is_tree=True), dtype_bytes=4) == 0
+    assert hole_bytes(SQUARE, PLAIN, BatchShape(1, (32 << 20) // 128, 1), dtype_bytes=4) == 0
 
 
 MEMORY_AFTER_FREEING = """

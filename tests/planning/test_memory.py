@@ -8,17 +8,15 @@ from typing import Any
 import pytest
 import torch
 
-from toolkit.batching.collators import PaddedCollator, TreeCollator, to_training_row
-from toolkit.models.attention import accept_trees
+from tests.planning.batches import collate_rows
 from toolkit.models.backend import AutoModelForCausalLM
 from toolkit.models.loading import attach_lora
+from toolkit.models.tree_attention import accept_trees
 from toolkit.planning.memory import activation_bytes_per_token, kept_bytes, logit_bytes, training_memory
-from toolkit.planning.shapes import BatchShape, ModelShape
-from toolkit.prompts.prompt_tokenizer import EncodedRow
+from toolkit.planning.shapes import BatchShape, ModelShape, SplitShape
 from toolkit.recipe.schema import LoraSection
 from toolkit.training.objective import summed_loss
 
-ROWS = [to_training_row(EncodedRow((*range(1, 40 + i % 3), 7), (9, 2))) for i in range(6)]
 ALL_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 LLAMA_1B = ModelShape(layers=16, hidden=2048, attention=2048, keys=512, intermediate=8192, heads=32, vocabulary=128_256)
 
@@ -48,24 +46,24 @@ def count_kept_bytes(model: Any, micro_batch: dict[str, torch.Tensor]) -> int:
 
 
 @pytest.mark.parametrize("use_dora", [False, True], ids=["lora", "dora"])
-@pytest.mark.parametrize("is_tree", [False, True], ids=["padded", "tree"])
+@pytest.mark.parametrize(
+    ("batching", "loss_on"),
+    [("padded", "completion"), ("split", "completion"), ("split", "full_text"), ("dense", "completion")],
+)
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
 @pytest.mark.parametrize(
     "targets", [ALL_TARGETS[:4], ALL_TARGETS, ("q_proj", "down_proj")], ids=["attention", "all", "two"]
 )
 def test_prediction_matches_what_autograd_keeps(
-    tiny_model: Path, is_tree: bool, dropout: float, targets: tuple[Any, ...], use_dora: bool
+    tiny_model: Path, batching: Any, loss_on: Any, dropout: float, targets: tuple[Any, ...], use_dora: bool
 ) -> None:
     base = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
     shape = ModelShape.from_config(base.config)
     lora = LoraSection(r=4, alpha=8, dropout=dropout, target_modules=targets, use_dora=use_dora)
     model = attach_lora(base, lora, seed=0, gradient_checkpointing=False).train()
-    accept_trees(model, is_tree)
-    (micro_batch,) = (TreeCollator(999, "completion") if is_tree else PaddedCollator(6, "completion"))(ROWS)[
-        "micro_batches"
-    ]
-    rows, length = micro_batch["input_ids"].shape
-    batch_shape = BatchShape(rows * length, rows * length**2, len(micro_batch["nodes"]), is_tree)
+    accept_trees(model)
+    micro_batch = collate_rows(batching, loss_on)
+    batch_shape = BatchShape.from_micro_batch(micro_batch, len(micro_batch["nodes"]))
     # Two of the three terms of logits are gradients, which do not exist yet after the forward pass.
     expected = (
         kept_bytes(shape, lora, batch_shape, dtype_bytes=4, checkpointing=False)
@@ -86,23 +84,29 @@ def memory(batch_shape: BatchShape, **changes: Any) -> Any:
 
 
 def test_each_term_follows_its_setting() -> None:
-    batch_shape = BatchShape(tokens=1000, mask=1000 * 100, predictions=30, is_tree=False)
+    batch_shape = BatchShape(rows=10, length=100, predictions=30)
     plain = memory(batch_shape)
     assert plain.adapter == 16_000 and memory(batch_shape, optimizer="adamw_8bit").adapter == 10_000
     assert memory(replace(batch_shape, predictions=60)).logits == 2 * plain.logits == 2 * 30 * 128_256 * 12
     assert memory(batch_shape, r=32).activations > plain.activations
     assert memory(batch_shape, checkpointing=True).activations < plain.activations / 8
     assert memory(batch_shape, dtype_bytes=2).activations < plain.activations * 0.7
-    assert memory(replace(batch_shape, is_tree=True)).activations < plain.activations, (
-        "all layers share the mask of a tree"
-    )
+    tree = BatchShape(rows=1, length=1000, predictions=30, is_tree=True)
+    split = replace(tree, split=SplitShape(path=100, groups=9, width=100))
+    lean = replace(tree, split=SplitShape(path=100, groups=9, width=100, queries=30))
+    assert memory(lean).activations < memory(split).activations
+    masks = [(shape.mask_elements(LLAMA_1B), shape.prefix) for shape in (tree, split, replace(split, prefix=50))]
+    assert masks == [(1000 * 1000, 0), (4 * 900 * 200, 0), (4 * (900 * 250 + 100 * 150), 50)]
+    assert memory(tree).activations - memory(batch_shape).activations == (
+        4 * (1000 * 1000 - 16 * 1000 * 100) + 4 * 2 * 64 * 900
+    ), "all layers share the mask of a tree, and rows share the rotary embedding"
     assert plain.holes == 0 and memory(batch_shape, on_cpu=True).holes > 0
     assert memory(batch_shape, on_cpu=True, checkpointing=True).holes == 0, "freed blocks are returned"
     assert plain.total == plain.peak < memory(batch_shape, loading=10**12).peak
 
 
 def test_dora_counts_its_largest_target() -> None:
-    small = BatchShape(tokens=10, mask=0, predictions=1, is_tree=True)
+    small = BatchShape(rows=1, length=10, predictions=1, is_tree=True)
     settings: dict[str, Any] = {
         "runtime": 0, "weights": 0, "trainable": 0, "checkpointing": False, "optimizer": "adamw_torch",
     }  # fmt: skip
@@ -115,7 +119,7 @@ def test_dora_counts_its_largest_target() -> None:
 
 
 def test_bytes_per_token_add_up() -> None:
-    lora, batch_shape = LoraSection(), BatchShape(1000, 0, 250, is_tree=True)
+    lora, batch_shape = LoraSection(), BatchShape(1, 1000, 250, is_tree=True)
     total = training_memory(
         LLAMA_1B,
         lora,
@@ -128,4 +132,4 @@ def test_bytes_per_token_add_up() -> None:
         optimizer="adamw_torch",
     ).total
     per_token = activation_bytes_per_token(LLAMA_1B, lora, dtype_bytes=4, checkpointing=False, target_share=0.25)
-    assert per_token * 1000 == pytest.approx(total, rel=1e-6)
+    assert per_token * 1000 == pytest.approx(total - 4 * batch_shape.mask_elements(LLAMA_1B), rel=1e-6)

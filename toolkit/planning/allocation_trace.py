@@ -7,7 +7,7 @@ lifetime. This works for every architecture that transformers can build; no laye
 import weakref
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any
 from unittest.mock import patch
 
@@ -17,11 +17,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from toolkit.errors import ModelError
+from toolkit.models.backend import DynamicCache
 
-TRACED_LAYERS = 2
-"""The number of layers of a traced model. The first keeps less than the others, because its input needs no gradient."""
+TRACED_LAYERS = 3
+"""The number of layers of a traced model.
 
-InputShape = tuple[tuple[int, ...], torch.dtype]
+The first keeps less than the others, because its input needs no gradient, and so can the last one of a tree, because it
+computes only nodes that predict."""
+_MIDDLE = 1
 
 
 @dataclass(frozen=True)
@@ -31,8 +34,8 @@ class LayerTrace:
     Args:
         kept: Bytes in use at the end of the forward pass.
         kept_in_layers: Bytes of them that the layers allocated.
-        layer_kept: The blocks that the last layer allocates and keeps until then.
-        layer_freed: The blocks that the last layer allocates and frees before.
+        layer_kept: The blocks that the middle layer allocates and keeps until then.
+        layer_freed: The blocks that the middle layer allocates and frees before.
         layer_input: The bytes of a layer's input.
         working: Bytes at the peak of forward and backward pass, in addition to `kept`.
     """
@@ -57,18 +60,20 @@ class TracedCall:
     """The call of a model that is traced.
 
     Args:
-        inputs: The shapes and data types of its inputs.
+        inputs: Its inputs, of which only the sizes matter.
         body: The name of the method that returns the module to call. None for the model itself.
         is_training: True if there is a backward pass.
         autocast: The data type of mixed precision. None without it.
         has_fused_attention: True if attention keeps no weights, even with dropout, as on a GPU.
+        prefix: The number of tokens that are cached before the call. The cache is allocated by it, but without them.
     """
 
-    inputs: dict[str, InputShape]
+    inputs: dict[str, Any]
     body: str | None
     is_training: bool
     autocast: torch.dtype | None
     has_fused_attention: bool
+    prefix: int = 0
 
 
 class _Allocations(TorchDispatchMode):
@@ -116,7 +121,7 @@ class _Allocations(TorchDispatchMode):
 
 @dataclass
 class _LayerMarks:
-    """The numbers of blocks that existed before and after the layers, and the size of the last layer's result."""
+    """The numbers of blocks that existed before and after each layer, and the size of the last layer's result."""
 
     starts: list[int] = field(default_factory=list)
     ends: list[int] = field(default_factory=list)
@@ -147,31 +152,50 @@ def trace_call(model: Any, call: TracedCall) -> LayerTrace:
     """
     layers = _find_layers(model)
     with ExitStack() as stack:
-        stack.enter_context(FakeTensorMode())
+        mode = stack.enter_context(FakeTensorMode())
         tensors = _to_fake(model)
-        inputs = {name: torch.ones(shape, dtype=dtype) for name, (shape, dtype) in call.inputs.items()}
-        tensors += inputs.values()
-        allocations, marks = _Allocations({tensor.untyped_storage()._cdata for tensor in tensors}), _LayerMarks()
-        marks.watch(layers, allocations)
+        inputs = _fake_inputs(call.inputs, mode, tensors)
         if call.has_fused_attention:
             stack.enter_context(_without_attention_dropout())
         stack.enter_context(torch.set_grad_enabled(call.is_training))
+        body = model if call.body is None else getattr(model, call.body)()
+        if call.prefix:
+            inputs["past_key_values"] = DynamicCache()
+            prefix = torch.ones(1, call.prefix, dtype=torch.long)
+            body(input_ids=prefix, past_key_values=inputs["past_key_values"], use_cache=True)
+            tensors += [x for layer in inputs["past_key_values"].layers for x in (layer.keys, layer.values)]
+        allocations, marks = _Allocations({tensor.untyped_storage()._cdata for tensor in tensors}), _LayerMarks()
+        marks.watch(layers, allocations)
         stack.enter_context(allocations)
         with torch.autocast("cpu", call.autocast, enabled=call.autocast is not None):
-            body = model if call.body is None else getattr(model, call.body)()
             result = body(**inputs)[0]
             kept, live = allocations.held, set(allocations.live)
         if call.is_training:
             result.backward(torch.ones_like(result))
-    sizes, (start, end) = allocations.sizes, (marks.starts[-1], marks.ends[-1])
+    sizes, (start, end) = allocations.sizes, (marks.starts[_MIDDLE], marks.ends[_MIDDLE])
     return LayerTrace(
         kept=kept,
-        kept_in_layers=sum(sizes[number] for number in range(marks.starts[0], end) if number in live),
+        kept_in_layers=sum(sizes[number] for number in range(marks.starts[0], marks.ends[-1]) if number in live),
         layer_kept=tuple(sizes[number] for number in range(start, end) if number in live),
         layer_freed=tuple(sizes[number] for number in range(start, end) if number not in live),
         layer_input=marks.result_bytes,
         working=max(0, allocations.peak - kept),
     )
+
+
+def _fake_inputs(value: Any, mode: FakeTensorMode, tensors: list[torch.Tensor]) -> Any:
+    """Return inputs with fake tensors in place of real ones, and append these to `tensors`."""
+    if isinstance(value, torch.Tensor):
+        tensors.append(mode.from_tensor(value))
+        return tensors[-1]
+    if isinstance(value, dict):
+        return {name: _fake_inputs(item, mode, tensors) for name, item in value.items()}
+    if isinstance(value, tuple):
+        return tuple(_fake_inputs(item, mode, tensors) for item in value)
+    if is_dataclass(value) and not isinstance(value, type):
+        items = {field.name: getattr(value, field.name) for field in fields(value)}
+        return replace(value, **_fake_inputs(items, mode, tensors))
+    return value
 
 
 def _find_layers(model: Any) -> Any:

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable
 from contextlib import suppress
 
-from toolkit.planning.shapes import BatchShape, ModelShape, freed_widths, kept_widths
+from toolkit.planning.shapes import BatchShape, ModelShape, freed_blocks, kept_blocks
 from toolkit.recipe.schema import LoraSection
 
 _MMAPPED_BLOCK_BYTES = 32 << 20
@@ -29,9 +29,8 @@ def hole_bytes(shape: ModelShape, lora: LoraSection, batch_shape: BatchShape, *,
         batch_shape: The sizes of a micro-batch.
         dtype_bytes: Bytes per activation.
     """
-    vector_bytes = batch_shape.tokens * dtype_bytes
     freed, kept = (
-        [width * vector_bytes for width in widths] for widths in (freed_widths(shape, lora), kept_widths(shape, lora))
+        [size * dtype_bytes for size in sizes(shape, lora, batch_shape)] for sizes in (freed_blocks, kept_blocks)
     )
     return shape.layers * heap_growth(freed, kept)
 

@@ -8,7 +8,7 @@ measurements.
 from dataclasses import dataclass, fields
 
 from toolkit.planning.heap import hole_bytes
-from toolkit.planning.shapes import BatchShape, ModelShape, kept_widths
+from toolkit.planning.shapes import BatchShape, ModelShape, kept_blocks
 from toolkit.recipe.schema import LoraSection
 from toolkit.utils.formatting import format_bytes
 
@@ -62,15 +62,20 @@ class MemoryUse:
         return f"{format_bytes(self.total)} ({terms})"
 
 
-def layer_bytes(shape: ModelShape, lora: LoraSection, dtype_bytes: int) -> int:
-    """Return the bytes per token that one decoder layer keeps for its backward pass.
+def layer_bytes(
+    shape: ModelShape, lora: LoraSection, batch_shape: BatchShape, dtype_bytes: int, *, is_last: bool = False
+) -> int:
+    """Return the bytes that one decoder layer keeps for its backward pass, without masks.
 
-    These are the vectors of `kept_widths`, the low-rank results of the adapters in float32, and a float32 number per
+    These are the blocks of `kept_blocks`, the low-rank results of the adapters in float32, and a float32 number per
     head and norm. In half precision, both norms also keep a float32 copy of their input.
     """
-    copies = 0 if dtype_bytes == _FLOAT32_BYTES else 2 * shape.hidden * _FLOAT32_BYTES
-    float32_results = _FLOAT32_BYTES * (lora.r * len(lora.target_modules) + shape.heads + 2)
-    return sum(kept_widths(shape, lora)) * dtype_bytes + copies + float32_results
+    all_tokens, split = batch_shape.tokens, batch_shape.split
+    tokens = batch_shape.last_tokens if is_last else all_tokens
+    queries = tokens if split is None or tokens < all_tokens else split.path + batch_shape.group_queries
+    copies = 0 if dtype_bytes == _FLOAT32_BYTES else 2 * shape.hidden
+    float32_numbers = (copies + 2) * all_tokens + shape.heads * queries + lora.r * len(lora.target_modules) * tokens
+    return sum(kept_blocks(shape, lora, batch_shape, is_last=is_last)) * dtype_bytes + _FLOAT32_BYTES * float32_numbers
 
 
 def activation_bytes_per_token(
@@ -86,10 +91,11 @@ def activation_bytes_per_token(
             kept.
         target_share: The share of the positions that predict a target token.
     """
-    # Without the mask, whose size grows with the square of the length.
-    batch_shape = BatchShape(1, 0, 1, is_tree=True)
+    # Without masks, whose size grows with the square of the length.
+    batch_shape = BatchShape(rows=1, length=1, predictions=1, is_tree=True)
     logits = target_share * logit_bytes(shape.vocabulary, 1, dtype_bytes)
     kept = kept_bytes(shape, lora, batch_shape, dtype_bytes=dtype_bytes, checkpointing=checkpointing)
+    kept -= batch_shape.mask_elements(shape) * dtype_bytes
     return round(kept + working_bytes(shape, batch_shape, dtype_bytes) + logits)
 
 
@@ -97,15 +103,21 @@ def kept_bytes(
     shape: ModelShape, lora: LoraSection, batch_shape: BatchShape, *, dtype_bytes: int, checkpointing: bool
 ) -> int:
     """Return the bytes of activations that all layers and the last norm keep, see `layer_bytes`."""
-    # All layers share the mask of a tree. For padded rows, each layer keeps its own.
-    layer = layer_bytes(shape, lora, dtype_bytes) * batch_shape.tokens + (
-        0 if batch_shape.is_tree else batch_shape.mask * dtype_bytes
-    )
-    shared_mask = batch_shape.mask * dtype_bytes if batch_shape.is_tree else 0
+    mask = batch_shape.mask_elements(shape) * dtype_bytes
+    # All layers share the masks of a tree. For padded rows, each layer keeps its own.
+    shared, own = (mask, 0) if batch_shape.is_tree else (0, mask)
+    shared += _rotary_elements(shape, batch_shape) * dtype_bytes
+    layer = layer_bytes(shape, lora, batch_shape, dtype_bytes) + own
     layer_input = shape.hidden * dtype_bytes * batch_shape.tokens
     if checkpointing:  # the inputs of all layers and of the last norm, and the layer that is being recomputed
-        return (shape.layers + 1) * layer_input + layer + shared_mask
-    return shape.layers * layer + layer_input + shared_mask
+        return (shape.layers + 1) * layer_input + layer + shared
+    last = layer_bytes(shape, lora, batch_shape, dtype_bytes, is_last=True) + own
+    return (shape.layers - 1) * layer + last + layer_input + shared
+
+
+def _rotary_elements(shape: ModelShape, batch_shape: BatchShape) -> int:
+    """Return the numbers in the cosines and sines of the rotary embedding, which all rows and layers share."""
+    return 2 * batch_shape.length * shape.attention // shape.heads
 
 
 def logit_bytes(vocabulary: int, predictions: int, dtype_bytes: int) -> int:
@@ -202,16 +214,35 @@ def scoring_memory(
     on_cpu: bool = False,
     loading: int = 0,
 ) -> MemoryUse:
-    """Predict the peak of a forward pass without gradients, which holds the results of one layer at a time.
+    """Predict the peak of a forward pass without gradients, which holds the results of one attention or MLP at a time.
 
     See `training_memory` for the arguments.
     """
-    # In half precision, CPUs with AMX copy keys and values, repeated for all heads, into the layout of their matrix
-    # units. For other CPUs this predicts about 10% too much.
-    packed = 2 * shape.attention if on_cpu and dtype_bytes < _FLOAT32_BYTES else 0
-    layer = (
-        batch_shape.tokens * dtype_bytes * (4 * shape.attention + 4 * shape.intermediate + 4 * shape.hidden + packed)
-    )
+    is_packed = on_cpu and dtype_bytes < _FLOAT32_BYTES
+    attention = _attention_elements(shape, batch_shape, is_packed=is_packed)
+    mlp = 4 * shape.intermediate * batch_shape.tokens
+    # Without split attention, both are counted, because the copies of a mask of all pairs of nodes also take memory.
+    layer = max(attention, mlp) if batch_shape.split is not None else attention + mlp
+    # The embeddings, the input of a layer, and its residual connections, normalized or not.
+    layer += 5 * shape.hidden * batch_shape.tokens + _rotary_elements(shape, batch_shape)
+    # All layers cache the keys and values of the prefix, and those of the tree until the end of the forward pass.
+    cached = 2 * shape.layers * shape.keys * (batch_shape.prefix + batch_shape.length) if batch_shape.prefix else 0
     logits = scored_logit_bytes(shape.vocabulary, batch_shape.predictions, dtype_bytes)
-    working = max(layer, dora_bytes(shape, lora, dtype_bytes))
-    return MemoryUse(runtime, weights, 0, batch_shape.mask * dtype_bytes, logits, working, loading=loading)
+    working = max(layer * dtype_bytes, dora_bytes(shape, lora, dtype_bytes))
+    activations = (batch_shape.mask_elements(shape) + cached) * dtype_bytes
+    return MemoryUse(runtime, weights, 0, activations, logits, working, loading=loading)
+
+
+def _attention_elements(shape: ModelShape, batch_shape: BatchShape, *, is_packed: bool) -> int:
+    """Return the numbers that a layer's attention holds during scoring: queries, keys, values, results and copies.
+
+    In half precision, CPUs with AMX also copy keys and values into the layout of their matrix units (`is_packed`). For
+    other CPUs this predicts about 10% too much.
+    """
+    if batch_shape.split is None:  # keys and values are repeated for all heads
+        keys = batch_shape.rows * (batch_shape.prefix + batch_shape.length)
+        return shape.attention * (2 * batch_shape.tokens + (2 + 2 * is_packed) * keys)
+    # The queries of the groups and the results, and copies of both if heads share a key head; see `tree_attention`.
+    copies = 4 if shape.heads_per_key > 1 else 3
+    queries = shape.attention * (batch_shape.tokens + copies * batch_shape.group_queries)
+    return queries + (2 + 2 * is_packed) * shape.keys * batch_shape.group_keys

@@ -2,13 +2,20 @@
 
 import math
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 
+from toolkit.batching.collators import tree_inputs
+from toolkit.batching.prefix_tree import Branch, build_tree, common_prefix_length, split_by_nodes
+from toolkit.batching.sampling import LENGTH_MULTIPLES
+from toolkit.inference.label_trie import LabelTrie
 from toolkit.inference.loading import scoring_batch_tokens
+from toolkit.models.attention import find_tree_problem
 from toolkit.models.gguf_types import FILE_TYPES
 from toolkit.models.merging import merged_type
 from toolkit.planning.device import Device
@@ -17,12 +24,14 @@ from toolkit.planning.memory import MemoryUse, scoring_memory, training_memory
 from toolkit.planning.preflight import Preflight
 from toolkit.planning.shapes import BatchShape, ModelShape
 from toolkit.planning.traced_memory import find_traced_model, traced_scoring_memory, traced_training_memory
+from toolkit.prompts.sentence_pairs import PairTokenizer
 from toolkit.runs.run_paths import nearest_existing
 from toolkit.utils.formatting import format_bytes
 
 CUDA_CONTEXT_BYTES = 500_000_000
 """The approximate size of a CUDA context with cuBLAS. It cannot be measured before the context exists."""
 _EXAMINED_STEPS = 32
+_EXAMINED_PROMPTS = 512
 
 
 @dataclass(frozen=True)
@@ -90,9 +99,8 @@ def estimate_resources(job: TrainingJob) -> ResourceEstimate:
     training_shape = largest_encoder_batch(job) if is_encoder else largest_micro_batch(job)
     scoring_shape = _largest_scoring_batch(job)
     if (model := find_traced_model(preflight, device)) is not None:
-        longest = preflight.longest_row
-        training = traced_training_memory(model, training_shape, longest, **train, **common)
-        scoring = traced_scoring_memory(model, scoring_shape, longest, **common)
+        training = traced_training_memory(model, training_shape, **train, **common)
+        scoring = traced_scoring_memory(model, scoring_shape, **common)
         if recipe.lora is None:  # all weights are trained and stored with the run, in float32
             scoring = replace(
                 scoring, weights=preflight.parameters.weight_bytes(preflight.precision, load_in_4bit=False)
@@ -143,13 +151,7 @@ def largest_micro_batch(job: TrainingJob) -> BatchShape:
     collate = job.collator()
     micro_batches = [micro_batch for rows in batches for micro_batch in collate(rows)["micro_batches"]]
     largest = max(micro_batches, key=lambda micro_batch: micro_batch["input_ids"].numel())
-    rows, length = largest["input_ids"].shape
-    return BatchShape(
-        tokens=rows * length,
-        mask=rows * length**2,
-        predictions=max(len(micro_batch["nodes"]) for micro_batch in micro_batches),
-        is_tree=job.plan.is_tree,
-    )
+    return BatchShape.from_micro_batch(largest, max(len(micro_batch["nodes"]) for micro_batch in micro_batches))
 
 
 def largest_encoder_batch(job: TrainingJob) -> BatchShape:
@@ -163,18 +165,45 @@ def largest_encoder_batch(job: TrainingJob) -> BatchShape:
         for start in range(first, min(first + step, len(order)), size)
     ]
     rows, length = max(((len(batch), max(batch)) for batch in batches), key=lambda sizes: sizes[0] * sizes[1])
-    return BatchShape(rows * length, rows * length**2, rows, is_tree=False)
+    return BatchShape(rows, length, rows)
 
 
 def _largest_scoring_batch(job: TrainingJob) -> BatchShape:
-    longest = job.preflight.longest_row
-    tokens = max(scoring_batch_tokens(job.recipe, job.device.kind), longest)  # a batch contains at least one row
-    if job.recipe.model.kind == "encoder":
-        rows = tokens // longest
-        return BatchShape(rows * longest, rows * longest**2, rows, is_tree=False)
-    # On a CPU, nodes also attend to the cached common prefix of all prompts, which is shorter than a row. The head is
-    # applied only where a label's token follows, which is taken to be half of the nodes.
-    return BatchShape(tokens, tokens * (tokens + longest), tokens // 2, is_tree=True)
+    """Return the sizes of the largest batch of an evaluation, with training rows in place of the evaluation rows."""
+    preflight, longest = job.preflight, job.preflight.longest_row
+    batch_tokens = scoring_batch_tokens(job.recipe, job.device.kind)
+    if isinstance(preflight.row_tokenizer, PairTokenizer):  # an encoder
+        rows = max(batch_tokens, longest) // longest  # a batch contains at least one row
+        return BatchShape(rows, longest, rows)
+    labels = LabelTrie(preflight.row_tokenizer.label_ids)
+    if find_tree_problem(preflight.config) is not None:  # each label of each row is scored separately
+        return BatchShape(1, longest, len(labels.contexts))
+    # Rows of both splits have the same instruction and similar lengths.
+    prompts = [row.prompt for row in preflight.train_rows[:_EXAMINED_PROMPTS]]
+    # On a CPU, the common prefix is cached; see `TorchScorer`.
+    prefix = min(common_prefix_length(prompts), min(map(len, prompts)) - 1) if job.device.kind == "cpu" else 0
+    suffixes = [prompt[prefix:] for prompt in prompts]
+    batches = split_by_nodes(suffixes, [len(labels.contexts)] * len(suffixes), batch_tokens)
+    trees = [_scoring_tree(job, [suffixes[row] for row in rows], labels, prefix) for rows in batches]
+    # A row can be longer than all of them. Its token ids do not matter.
+    longest_prompt = (0,) * max(1, longest - prefix - min(map(len, labels.sequences.values())))
+    trees.append(_scoring_tree(job, [longest_prompt], labels, prefix))
+    return max(trees, key=lambda tree: (tree.tokens, tree.group_keys))
+
+
+def _scoring_tree(job: TrainingJob, suffixes: Sequence[Sequence[int]], labels: LabelTrie, prefix: int) -> BatchShape:
+    """Return the sizes of the tree in which `TorchScorer` scores rows after a cached prefix."""
+    branches = [
+        Branch([*suffix, *context], len(suffix) - 1, row)
+        for row, suffix in enumerate(suffixes)
+        for context in labels.contexts
+    ]
+    tree = build_tree(branches)
+    nodes = [path[branch.max_shared :] for branch, path in zip(branches, tree.paths, strict=True)]
+    inputs = tree_inputs(
+        tree.with_length_multiple_of(LENGTH_MULTIPLES[job.device.kind]), np.concatenate(nodes), job.plan.tree_attention
+    )
+    return BatchShape.from_micro_batch(inputs, len(branches), prefix)
 
 
 def _export_bytes(preflight: Preflight[Any]) -> int:

@@ -17,7 +17,9 @@ from toolkit.models.backend import (
     get_peft_model,
 )
 from toolkit.models.encoder import attach_encoder_lora
-from toolkit.planning.allocation_trace import TRACED_LAYERS, InputShape, LayerTrace, TracedCall, trace_call
+from toolkit.models.tree_attention import accept_trees
+from toolkit.models.tree_layout import model_inputs
+from toolkit.planning.allocation_trace import TRACED_LAYERS, LayerTrace, TracedCall, trace_call
 from toolkit.planning.device import Device
 from toolkit.planning.heap import heap_growth
 from toolkit.planning.memory import MemoryUse, logit_bytes, scored_logit_bytes, trained_bytes
@@ -58,17 +60,20 @@ class TracedModel:
         """True for an encoder with a classification head."""
         return self.recipe.model.kind == "encoder"
 
-    def mask_bytes(self, batch_shape: BatchShape, longest: int) -> int:
-        """Return the bytes of the masks of a tree that are passed to the model.
+    @property
+    def dtype(self) -> torch.dtype:
+        """The data type of weights and activations."""
+        return torch.float32 if self.dtype_bytes == torch.float32.itemsize else torch.bfloat16
 
-        Args:
-            batch_shape: The sizes of the tree.
-            longest: The length of the longest row. If it exceeds the sliding window of some layers, they need a mask
-                of their own.
-        """
-        window, types = getattr(self.config, "sliding_window", None), getattr(self.config, "layer_types", None) or ()
-        masks = 2 if window and longest > window and len(set(types)) > 1 else 1
-        return masks * batch_shape.mask * self.dtype_bytes if batch_shape.is_tree else 0
+    def mask_bytes(self, batch_shape: BatchShape) -> int:
+        """Return the bytes of the masks of a tree that are passed to the model."""
+        if not batch_shape.is_tree:
+            return 0
+        inputs = model_inputs(batch_shape.zeros(), self.config, self.dtype, batch_shape.prefix)
+        masks: dict[int, torch.Tensor] = {}
+        for mask in _masks(inputs):
+            masks[id(mask)] = mask  # layers share them
+        return sum(mask.nbytes for mask in masks.values())
 
     @lru_cache(maxsize=64)  # noqa: B019 - models are small, and a preflight traces the same ones several times
     def trace(self, batch_shape: BatchShape, *, is_training: bool) -> LayerTrace:
@@ -77,36 +82,40 @@ class TracedModel:
         Raises:
             ModelError: If the model's code cannot be traced.
         """
-        dtype = torch.float32 if self.dtype_bytes == torch.float32.itemsize else torch.bfloat16
-        rows, length = batch_shape.tokens // batch_shape.length, batch_shape.length
-        mask: InputShape = ((1, 1, length, length), dtype) if batch_shape.is_tree else ((rows, length), torch.long)
-        inputs: dict[str, InputShape] = {"input_ids": ((rows, length), torch.long), "attention_mask": mask}
+        config = self._traced_config()
+        inputs = model_inputs(batch_shape.zeros(), config, self.dtype, batch_shape.prefix)
+        if not self.is_encoder:
+            inputs["use_cache"] = False
         # Scoring with a decoder does not use mixed precision.
-        is_mixed = dtype != torch.float32 and (is_training or self.is_encoder)
+        is_mixed = self.dtype != torch.float32 and (is_training or self.is_encoder)
         call = TracedCall(
             inputs=inputs,
             body=None if self.is_encoder else "get_decoder",
             is_training=is_training,
-            autocast=dtype if is_mixed else None,
+            autocast=self.dtype if is_mixed else None,
             has_fused_attention=not self.on_cpu,
+            prefix=batch_shape.prefix,
         )
         try:
-            return trace_call(self._build(dtype).train(is_training), call)
+            return trace_call(self._build(config).train(is_training), call)
         except Exception as error:  # an unusual architecture can fail anywhere in transformers
             raise ModelError(
                 f"The memory of {self.recipe.model.name} cannot be predicted: {first_line(error)}.",
                 hint="To measure it on this machine, add probe=True.",
             ) from error
 
-    def _build(self, dtype: torch.dtype) -> Any:
+    def _traced_config(self) -> Any:
         config = deepcopy(self.config)
         config.num_hidden_layers = TRACED_LAYERS
         if getattr(config, "layer_types", None):
             config.layer_types = config.layer_types[:TRACED_LAYERS]
         config.num_labels = len(self.recipe.task.labels)
+        return config
+
+    def _build(self, config: Any) -> Any:
         auto_class = AutoModelForSequenceClassification if self.is_encoder else AutoModelForCausalLM
         with torch.device("meta"):
-            model = _original_class(auto_class._model_mapping[type(config)])(config).to(dtype)
+            model = _original_class(auto_class._model_mapping[type(config)])(config).to(self.dtype)
             if self.is_encoder:
                 lora = self.recipe.lora
                 return model.float() if lora is None else attach_encoder_lora(model, lora, seed=0)
@@ -122,7 +131,17 @@ class TracedModel:
             for parameter in adapted.parameters():
                 if parameter.requires_grad:
                     parameter.data = parameter.data.float()
+            accept_trees(adapted)
             return model
+
+
+def _masks(inputs: dict[str, Any]) -> list[torch.Tensor]:
+    """Return the masks in the inputs of a tree, see `tree_layout.model_inputs`."""
+    if layout := inputs.get("tree_layout"):
+        masks = [mask for layer in layout.layers for mask in (layer.path, layer.groups, layer.queries)]
+        return [mask for mask in masks if mask is not None]
+    mask = inputs["attention_mask"]
+    return list(mask.values()) if isinstance(mask, dict) else [mask]
 
 
 def _original_class(model_class: Any) -> Any:
@@ -160,7 +179,7 @@ def traced_bytes_per_token(model: TracedModel, longest: int, *, checkpointing: b
         checkpointing: True if layers are recomputed.
         target_share: The share of the positions that predict a target token.
     """
-    trace = model.trace(BatchShape(longest, longest**2, 1, is_tree=False), is_training=True)
+    trace = model.trace(BatchShape(rows=1, length=longest, predictions=1), is_training=True)
     activations = trace.kept_bytes(model.layers, checkpointing=checkpointing) + trace.working
     logits = 0 if model.is_encoder else target_share * logit_bytes(model.config.vocab_size, 1, model.dtype_bytes)
     return round(activations / longest + logits)
@@ -169,7 +188,6 @@ def traced_bytes_per_token(model: TracedModel, longest: int, *, checkpointing: b
 def traced_training_memory(
     model: TracedModel,
     batch_shape: BatchShape,
-    longest: int,
     *,
     runtime: int,
     weights: int,
@@ -178,7 +196,7 @@ def traced_training_memory(
     optimizer: str,
     loading: int,
 ) -> MemoryUse:
-    """Predict the peak of a training step, see `memory.training_memory`. `longest` is the length of the longest row."""
+    """Predict the peak of a training step, see `memory.training_memory`."""
     trace, dtype_bytes, holes = model.trace(batch_shape, is_training=True), model.dtype_bytes, 0
     if model.on_cpu and not checkpointing:
         # The heap grows by anything from none to all of the holes; half is the middle, see docs/memory.md.
@@ -187,8 +205,7 @@ def traced_training_memory(
         runtime=runtime,
         weights=weights,
         adapter=trained_bytes(trainable, optimizer),
-        activations=trace.kept_bytes(model.layers, checkpointing=checkpointing)
-        + model.mask_bytes(batch_shape, longest),
+        activations=trace.kept_bytes(model.layers, checkpointing=checkpointing) + model.mask_bytes(batch_shape),
         logits=0 if model.is_encoder else logit_bytes(model.config.vocab_size, batch_shape.predictions, dtype_bytes),
         working=trace.working,
         holes=holes,
@@ -197,7 +214,7 @@ def traced_training_memory(
 
 
 def traced_scoring_memory(
-    model: TracedModel, batch_shape: BatchShape, longest: int, *, runtime: int, weights: int, loading: int
+    model: TracedModel, batch_shape: BatchShape, *, runtime: int, weights: int, loading: int
 ) -> MemoryUse:
     """Predict the peak of a forward pass without gradients, see `traced_training_memory`."""
     trace = model.trace(batch_shape, is_training=False)
@@ -206,8 +223,9 @@ def traced_scoring_memory(
         runtime=runtime,
         weights=weights,
         adapter=0,
-        activations=model.mask_bytes(batch_shape, longest),
+        activations=model.mask_bytes(batch_shape),
         logits=scored_logit_bytes(model.config.vocab_size, predictions, model.dtype_bytes),
-        working=trace.kept + trace.working,
+        # The only blocks that a layer keeps are the keys and values in the cache.
+        working=trace.kept_bytes(model.layers, checkpointing=False) + trace.working,
         loading=loading,
     )
