@@ -92,7 +92,7 @@ def test_longest_evaluation_row_counts(make_recipe: MakeRecipe, tmp_path: Path) 
         replace(preflight, recipe=_with_changes(preflight.recipe, {"evaluation.batch_tokens": 20}))
         for preflight in (short, long)
     ]
-    scoring = [estimate_resources(plan_job(preflight, device)).scoring for preflight in single]
+    scoring = [estimate_resources(plan_job(preflight, Device("a CPU", "cpu", 10**12))).scoring for preflight in single]
     assert scoring[1].activations > scoring[0].activations
     changes = dict(_changes(long, replace(estimate_resources(plan_job(long, device)), device=_gpu(1))))
     assert changes["evaluation.batch_tokens"] == long.longest_row
