@@ -14,7 +14,7 @@ from toolkit.planning.device import T4, Device
 from toolkit.planning.plan import plan_job
 from toolkit.planning.preflight import Preflight, run_preflight
 from toolkit.planning.resource_estimate import estimate_resources, largest_micro_batch
-from toolkit.planning.suggestions import _changes, suggest_changes, verdict
+from toolkit.planning.suggestions import _changes, _with_changes, suggest_changes, verdict
 from toolkit.recipe.schema import Recipe
 
 MakeRecipe = Callable[..., Recipe]
@@ -87,7 +87,12 @@ def test_longest_evaluation_row_counts(make_recipe: MakeRecipe, tmp_path: Path) 
     long = run_preflight(make_recipe(f"data.eval={{path: {_write(tmp_path / 'long.jsonl', rows)}}}"))
     assert long.tokens == short.tokens and long.longest_row > 2 * short.longest_row
     device = _gpu(10**12)
-    scoring = [estimate_resources(plan_job(preflight, device)).scoring for preflight in (short, long)]
+    # A tree of many rows can be as large as one long row. Trees of one row cannot.
+    single = [
+        replace(preflight, recipe=_with_changes(preflight.recipe, {"evaluation.batch_tokens": 20}))
+        for preflight in (short, long)
+    ]
+    scoring = [estimate_resources(plan_job(preflight, Device("a CPU", "cpu", 10**12))).scoring for preflight in single]
     assert scoring[1].activations > scoring[0].activations
     changes = dict(_changes(long, replace(estimate_resources(plan_job(long, device)), device=_gpu(1))))
     assert changes["evaluation.batch_tokens"] == long.longest_row

@@ -32,7 +32,9 @@ def hole_bytes(shape: ModelShape, lora: LoraSection, batch_shape: BatchShape, *,
     freed, kept = (
         [size * dtype_bytes for size in sizes(shape, lora, batch_shape)] for sizes in (freed_blocks, kept_blocks)
     )
-    return shape.layers * heap_growth(freed, kept)
+    growth = shape.layers * heap_growth(freed, kept)
+    # Split trees have blocks of many sizes, so most holes are filled. Half is the middle, as for traced models.
+    return growth if batch_shape.split is None else growth // 2
 
 
 def heap_growth(freed: Iterable[int], kept: Iterable[int]) -> int:
