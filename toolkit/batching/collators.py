@@ -173,6 +173,10 @@ def number_rows(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return [{**row, "number": number} for number, row in enumerate(rows)]
 
 
+_MAX_QUERY_MASK = 2**23
+"""The largest `query_mask` in elements. In larger trees, making it takes longer than the last layer saves."""
+
+
 def tree_inputs(tree: PrefixTree, predicting: np.ndarray, attention: TreeAttention) -> MicroBatch:
     """Return the model inputs of a tree with T nodes.
 
@@ -185,8 +189,8 @@ def tree_inputs(tree: PrefixTree, predicting: np.ndarray, attention: TreeAttenti
         `input_ids` and `position_ids`, [1, T], and `attention_mask`. For dense attention, this is [1, 1, T, T], bool.
 
         Attention split at the root has a mask for each of G groups of W slots below a path of R nodes, [G, 1, W,
-        R + W], bool, and the indices `slots` and `node_slots`; see `root_split`. If at most half of the nodes predict,
-        it also has these N nodes as `queries`, [N], in ascending order, and their `query_mask`, [1, 1, N, T], bool.
+        R + W], bool, and the indices `slots` and `node_slots`; see `root_split`. If few nodes predict, it also has these
+        N nodes as `queries`, [N], in ascending order, and their `query_mask`, [1, 1, N, T], bool.
     """
     inputs = {
         "input_ids": torch.from_numpy(tree.tokens)[None],
@@ -202,7 +206,7 @@ def tree_inputs(tree: PrefixTree, predicting: np.ndarray, attention: TreeAttenti
         "node_slots": torch.from_numpy(split.node_slots),
     }
     queries = np.unique(predicting)
-    if 2 * len(queries) <= len(tree):
+    if 2 * len(queries) <= len(tree) and len(queries) * len(tree) <= _MAX_QUERY_MASK:
         inputs["queries"] = torch.from_numpy(queries)
         inputs["query_mask"] = torch.from_numpy(tree.ancestor_mask(queries))[None, None]
     return inputs

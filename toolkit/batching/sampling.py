@@ -17,8 +17,8 @@ On an H200, one tree of 9,216 nodes takes less than a third of the time of four 
 HOPPER_DENSE_NODES = 4_096
 """The largest prefix tree, in nodes, that Hopper and later GPUs compute with dense attention.
 
-Splitting attention at the root launches about 500 more kernels per step. On an H200 this takes longer than it saves in a
-tree of 2,560 nodes, and saves more than a third of the time in a tree of 9,216 (docs/gpu.md)."""
+Splitting attention at the root launches about 500 more kernels per step. On an H200 this takes longer than it saves in
+a tree of 2,560 nodes, and saves more than a third of the time in a tree of 9,216 (docs/gpu.md)."""
 LENGTH_MULTIPLES = {"cpu": 1, "cuda": 128}
 """The number to a multiple of which trees are padded, by device; see `PrefixTree.with_length_multiple_of`."""
 

@@ -9,11 +9,12 @@ import torch
 
 from toolkit.batching.collators import TreeAttention, tree_inputs
 from toolkit.batching.prefix_tree import Branch, build_tree, common_prefix_length, split_by_nodes
-from toolkit.batching.sampling import LENGTH_MULTIPLES
+from toolkit.batching.sampling import HOPPER_DENSE_NODES, LENGTH_MULTIPLES
 from toolkit.errors import ModelError, first_line
 from toolkit.inference.checks import scoring_errors
 from toolkit.inference.label_trie import LabelTrie
 from toolkit.models.attention import find_tree_problem, sliding_window, unwrap_peft
+from toolkit.models.backend import has_compute_capability
 from toolkit.models.logits import finish_logits
 from toolkit.models.tree_attention import MASK_ERRORS, accept_trees, limit_sequence_length
 from toolkit.models.tree_layout import model_inputs
@@ -148,7 +149,10 @@ class TorchScorer:
 
     def _verify_trees(self, prompts: Sequence[Sequence[int]]) -> TreeAttention | None:
         problems = []
-        for attention in get_args(TreeAttention):
+        attentions = get_args(TreeAttention)
+        if has_compute_capability(9) and self._batch_tokens <= HOPPER_DENSE_NODES:
+            attentions = attentions[::-1]
+        for attention in attentions:
             problem = self._find_difference(prompts, attention)
             if problem is None:
                 return attention

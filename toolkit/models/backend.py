@@ -95,12 +95,18 @@ __all__ = [
     "device_name",
     "get_peft_model",
     "get_peft_model_state_dict",
+    "has_compute_capability",
     "is_bfloat16_supported",
     "keep_float32",
     "quiet",
     "replace_fused_attention",
     "wait_for_all_processes",
 ]
+
+
+def has_compute_capability(major: int) -> bool:
+    """Return True if this process computes on a GPU of at least this compute capability: 8 for Ampere, 9 for Hopper."""
+    return DEVICE == "cuda" and torch.cuda.get_device_capability() >= (major, 0)
 
 
 def device_name() -> str:

@@ -110,7 +110,7 @@ def _leave(*_: Any) -> None:
 
 def _predicting() -> PredictingNodes | None:
     """Return the nodes to compute if the active layer is the last one and only some nodes predict."""
-    return _active.layer and _active.layer.predicting
+    return None if _active.layer is None else _active.layer.predicting
 
 
 def _select_rows(_: Any, arguments: Any) -> Any:

@@ -11,7 +11,7 @@ from typing import Any
 import psutil
 import torch
 
-from toolkit.models.backend import DEVICE, device_name
+from toolkit.models.backend import DEVICE, device_name, has_compute_capability
 from toolkit.models.families import find_family
 from toolkit.planning.preflight import Preflight
 
@@ -35,16 +35,13 @@ class Device:
 
     @property
     def is_hopper(self) -> bool:
-        """True for this process's GPU if it has compute capability 9.0 (Hopper) or later."""
-        return self._has_capability(9)
+        """True for this process's GPU if it is of the Hopper generation or later."""
+        return self == this_device() and has_compute_capability(9)
 
     @property
     def has_large_trees(self) -> bool:
-        """True for this process's GPU if it has compute capability 8.0 (Ampere) or later, see `LARGE_TREE_NODES`."""
-        return self._has_capability(8)
-
-    def _has_capability(self, major: int) -> bool:
-        return self.kind == "cuda" and self == this_device() and torch.cuda.get_device_capability() >= (major, 0)
+        """True for this process's GPU if it is of the Ampere generation or later, see `LARGE_TREE_NODES`."""
+        return self == this_device() and has_compute_capability(8)
 
     def dtype_bytes(self, preflight: Preflight[Any]) -> int:
         """Return the size of a weight or activation in bytes.
