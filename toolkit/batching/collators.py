@@ -189,8 +189,8 @@ def tree_inputs(tree: PrefixTree, predicting: np.ndarray, attention: TreeAttenti
         `input_ids` and `position_ids`, [1, T], and `attention_mask`. For dense attention, this is [1, 1, T, T], bool.
 
         Attention split at the root has a mask for each of G groups of W slots below a path of R nodes, [G, 1, W,
-        R + W], bool, and the indices `slots` and `node_slots`; see `root_split`. If few nodes predict, it also has these
-        N nodes as `queries`, [N], in ascending order, and their `query_mask`, [1, 1, N, T], bool.
+        R + W], bool, and the indices `slots` and `node_slots`; see `root_split`. If few nodes predict, it also has
+        these N nodes as `queries`, [N], in ascending order, and their `query_mask`, [1, 1, N, T], bool.
     """
     inputs = {
         "input_ids": torch.from_numpy(tree.tokens)[None],
