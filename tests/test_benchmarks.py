@@ -1,4 +1,4 @@
-"""The benchmarks run, all systems do the same work, and the documentation has what the benchmarks measured."""
+"""The benchmarks run, all systems do the same work, and the documentation shows what the benchmarks measured."""
 
 import importlib
 import importlib.util
@@ -135,7 +135,7 @@ def test_single_texts_train_in_trees(tmp_path: Path) -> None:
 
 
 def test_vllm_scores_sorted_and_shuffled_prompts(import_benchmark: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """vLLM gets all prompts in the case's order, may generate only first tokens of labels, and starts uncached."""
+    """vLLM gets all prompts in the case's order, can generate only first tokens of labels, and starts uncached."""
     batches: list[tuple[bool, list[list[int]]]] = []
 
     class LLM:
@@ -184,7 +184,7 @@ def test_failed_gpu_process_keeps_its_finished_cases(import_benchmark: Any, tmp_
 
 
 def test_documents_match_their_results() -> None:
-    """`python benchmarks/tables.py` has been run after the last change of results."""
+    """Fails until `python benchmarks/tables.py` is run after a change of the results."""
     command = [sys.executable, "benchmarks/tables.py", "--check"]
     finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert finished.returncode == 0, finished.stdout + finished.stderr

@@ -1,4 +1,4 @@
-"""The benchmark of prediction labels the rows as the command does, and reports how memory and time grow."""
+"""The prediction benchmark labels rows as the command does, and reports how memory and time grow."""
 
 import json
 import subprocess

@@ -59,7 +59,7 @@ ROW = st.builds(
 
 
 def visible_nodes(micro_batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Return the mask of a micro-batch, for a tree of all pairs of nodes, and check that of the predicting nodes."""
+    """Return the mask of a micro-batch, built from the groups of a tree, and check the mask of predicting nodes."""
     mask = micro_batch["attention_mask"]
     if "slots" not in micro_batch:
         assert mask.dim() == 2 or mask.shape == (1, 1, *[micro_batch["input_ids"].shape[1]] * 2)

@@ -1,4 +1,4 @@
-"""Trees split at their root: every pair of nodes attends as in the complete tree, with fewer scores to compute."""
+"""Trees split at the root: every node attends to the same nodes as in the complete tree, with fewer scores."""
 
 import time
 
@@ -14,7 +14,7 @@ from toolkit.batching.root_split import RootSplit, split_at_root
 
 @st.composite
 def trees(draw: st.DrawFn) -> PrefixTree:
-    """Draw trees with one or several roots, with or without an instruction, of which some only pad their length."""
+    """Draw trees with one or several roots, with or without an instruction and nodes that only pad the length."""
     instruction = draw(st.lists(st.integers(0, 3), max_size=20))
     drawn = [
         Branch([*instruction, *branch.tokens], len(instruction) + branch.max_shared, branch.owner)
@@ -52,8 +52,8 @@ def test_split_equals_the_ancestor_mask(tree: PrefixTree) -> None:
     split = split_at_root(tree)
     actual, expected, real = dense_mask(split), tree.ancestor_mask(), len(tree) - tree.padding
     assert (actual[:real] == expected[:real]).all()
-    assert not actual[:real, real:].any(), "a node sees another that only pads the length"
-    # Nodes that only pad the length can also see the path, but below it only themselves.
+    assert not actual[:real, real:].any(), "a node attends to one that only pads the length"
+    # Below the path, nodes that only pad the length attend only to themselves.
     below_path = slice(split.path_length, None)
     assert (actual[real:, below_path] == expected[real:, below_path]).all()
 
@@ -63,7 +63,7 @@ def test_every_node_has_one_slot(tree: PrefixTree) -> None:
     split = split_at_root(tree)
     assert len(split.node_slots) == len(set(split.node_slots.tolist())) == len(tree) - split.path_length > 0
     assert (split.slots.flatten()[split.node_slots] == np.arange(len(tree) - split.path_length)).all()
-    # All nodes descend from the path, and from no node below it unless that is the last one.
+    # All nodes descend from the path, and the path is as long as possible.
     real = len(tree) - tree.padding
     assert (tree.ends[: split.path_length] == real).all()
     assert tree.ends[split.path_length] != real or split.path_length >= real - 1
@@ -71,7 +71,7 @@ def test_every_node_has_one_slot(tree: PrefixTree) -> None:
 
 @given(trees())
 def test_empty_slots_see_one_key(tree: PrefixTree) -> None:
-    """They repeat the first node of their group and see it, so that no sliding window leaves them without a key."""
+    """They repeat the first node of their group and attend to it, so a sliding window leaves them a key."""
     split = split_at_root(tree)
     is_empty = np.ones(split.slots.size, bool)
     is_empty[split.node_slots] = False
@@ -86,7 +86,7 @@ def test_empty_slots_see_one_key(tree: PrefixTree) -> None:
 
 @given(trees())
 def test_split_costs_no_more_than_dense(tree: PrefixTree) -> None:
-    """Sizes are rounded up to multiples of 16, which also a dense mask would be."""
+    """Sizes are rounded up to multiples of 16, as those of a dense mask would be."""
     split = split_at_root(tree)
     groups, width, keys = split.mask.shape
     assert keys % 16 == 0 and keys == split.path_length + width
@@ -113,8 +113,8 @@ def test_large_trees_are_split_quickly(instruction: int, saving: float) -> None:
     assert min(seconds) < 0.2, "about 0.02 on an idle core"
 
 
-def test_short_subtrees_share_groups() -> None:
-    """Nodes 0 to 2 are the path; its five subtrees of two and three nodes fill two groups."""
+def test_short_subtrees_share_one_group() -> None:
+    """Nodes 0 to 2 are the path. The five subtrees of two and three nodes below it fill 12 of 13 slots."""
     rows = [[1, 2, 3, 10 + i, *[7] * (1 + i % 2)] for i in range(5)]
     split = split_at_root(build_tree([Branch(row, 3, owner) for owner, row in enumerate(rows)]))
     assert split.path_length == 3 and split.slots.shape == (1, 13)
@@ -129,7 +129,7 @@ def test_unequal_subtrees_share_a_group() -> None:
 
 
 def test_single_chain_has_one_node_below() -> None:
-    """The node at its end is a group, because a tree without groups would need code of its own."""
+    """The last node of the chain is a group, because a tree without groups would need dedicated code."""
     split = split_at_root(build_tree([Branch([1, 2, 3], 0, 0)]))
     assert split.path_length == 2 and split.slots[0, 0] == 0
     alone = split_at_root(build_tree([Branch([1], 0, 0)]))

@@ -1,4 +1,4 @@
-"""Rows of a file as token ids: read in a background thread, at most one chunk ahead, and resumable after an error."""
+"""Rows of a file as token ids: read by a background thread at most one chunk ahead, and resumable after an error."""
 
 import json
 import signal

@@ -91,7 +91,7 @@ def test_longer_rows_are_verified_again(model: Any, case: str, caplog: pytest.Lo
     scorer = TorchScorer(model, TRIE, batch_tokens=4096)
     short = [(1, 5), (1, 6, 7)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tree_layout, "_limit", limit_by_node_index)
+        patch.setattr(tree_layout, "_limit_to_window", limit_by_node_index)
         np.testing.assert_allclose(scorer.score(short), plain_scores(model, short), rtol=1e-5)
         assert "WARNING" not in caplog.text
         np.testing.assert_allclose(scorer.score(PROMPTS), plain_scores(model, PROMPTS), rtol=1e-5)
@@ -104,7 +104,7 @@ def test_longer_rows_are_verified_again(model: Any, case: str, caplog: pytest.Lo
 def test_wrong_windows_are_detected_in_scoring(
     model: Any, case: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, limit: Any, prompts: Any
 ) -> None:
-    monkeypatch.setattr(tree_layout, "_limit", limit)
+    monkeypatch.setattr(tree_layout, "_limit_to_window", limit)
     actual = TorchScorer(model, TRIE, batch_tokens=4096).score(prompts)
     np.testing.assert_allclose(actual, plain_scores(model, prompts), rtol=1e-5)
     assert "WARNING: a prefix tree changes scores" in caplog.text

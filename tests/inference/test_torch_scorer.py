@@ -109,7 +109,7 @@ def test_ignored_inputs_are_detected(
     attentions: list[str | None],
     prompts: list[tuple[int, ...]],
 ) -> None:
-    """If a backend ignores the tree's layout, attention is dense; if it ignores masks, too, rows are separate."""
+    """If a backend ignores the tree's layout, attention is dense. If it also ignores masks, rows are separate."""
     expected = scores(model, prompts=prompts)
     decoder = type(model.get_decoder())
     forward = decoder.forward

@@ -1,4 +1,4 @@
-"""Models that cannot compute prefix trees, and those with sliding windows."""
+"""Models that cannot compute prefix trees, and models with sliding windows."""
 
 from typing import Any
 

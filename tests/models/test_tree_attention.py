@@ -1,4 +1,4 @@
-"""Trees computed by real layers, with attention split at their root: as separate rows, and nothing else changes."""
+"""Split attention in real layers: trees give the results of separate rows, and other inputs are not affected."""
 
 import ast
 import importlib
@@ -23,7 +23,7 @@ from toolkit.models.tree_attention import MASK_ERRORS, accept_trees
 from toolkit.models.tree_layout import model_inputs
 
 SHAPES = ["llama", "smollm2", "croissant", "mistral-window", "qwen2.5-window", "smollm3-window", "gemma3-window"]
-"""Cases with and without grouped heads, and with a window in none, some or all layers, also in the last one."""
+"""Cases with and without grouped-query attention, and with a window in none, some or all layers."""
 PLAIN = torch.arange(2 * 40).reshape(2, 40) % 90
 
 
@@ -52,19 +52,19 @@ def make_tree(seed: int, instruction: int = 2 * WINDOW, multiple: int = 1) -> tu
 
 
 def last_nodes(tree: PrefixTree) -> np.ndarray:
-    """Return the last two nodes of each row, so that at most half of the nodes predict."""
+    """Return the last two nodes of each row, which are at most half of all nodes."""
     return np.unique(np.concatenate([path[-2:] for path in tree.paths]))
 
 
 def all_nodes(tree: PrefixTree) -> np.ndarray:
-    """Return all nodes, as with the loss of the full text, so that there are no queries."""
+    """Return all nodes, as for a loss on the full text, so that there are no `queries`."""
     return np.unique(np.concatenate(tree.paths))
 
 
 def compute_tree(
     model: Any, tree: PrefixTree, nodes: np.ndarray, attention: TreeAttention, prefix: list[int] | None = None
 ) -> torch.Tensor:
-    """Return the final hidden states of nodes, below a cached prefix or not."""
+    """Return the final hidden states of nodes, with or without a cached prefix."""
     decoder, cache = model.get_decoder(), None
     if prefix:
         cache = DynamicCache()
@@ -116,7 +116,7 @@ def test_trees_equal_dense_and_separate_rows(case: str, choose: Callable[[Prefix
 @pytest.mark.parametrize("choose", [last_nodes, all_nodes])
 @pytest.mark.parametrize("case", SHAPES)
 def test_cached_prefix_is_attended_to(case: str, choose: Callable[[PrefixTree], np.ndarray]) -> None:
-    """A prefix longer than the window, followed by a tree with or without a path of its own."""
+    """The prefix is longer than the window, and the tree after it has a common path or none."""
     model, prefix = make_model(case), [7, 8, 9] * WINDOW
     for seed, instruction in ((0, 5), (1, 0)):
         tree, rows = make_tree(seed, instruction)
@@ -179,7 +179,7 @@ def test_last_layer_computes_only_predicting_nodes() -> None:
 @pytest.mark.parametrize("case", ["llama", "gemma3-window"])
 @torch.no_grad()
 def test_other_inputs_are_computed_as_before(case: str) -> None:
-    """Padded rows and generation give the same bits after installation, also after a tree."""
+    """Padded rows and generation give the same bits after installation and after a tree."""
     model, tree = make_model(case, installed=False), make_tree(0)[0]
     mask = torch.ones_like(PLAIN)
     mask[0, 30:] = 0
@@ -230,7 +230,7 @@ def test_failed_layer_leaves_nothing_active(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @torch.no_grad()
-def test_threads_have_layers_of_their_own() -> None:
+def test_each_thread_has_its_own_layer() -> None:
     """While one thread is inside a layer of a tree, another computes padded rows with the same model."""
     model, tree = make_model(), make_tree(0)[0]
     nodes = last_nodes(tree)
@@ -299,10 +299,10 @@ def attention_of_layer(
 
 @pytest.mark.parametrize("scale", [None, 0.5])
 def test_fused_attention_equals_a_dense_mask(monkeypatch: pytest.MonkeyPatch, scale: float | None) -> None:
-    """Unsloth's own function computes both, as its fused layers call it on a GPU."""
+    """Both are computed through the function that Unsloth's fused layers call on a GPU."""
     from unsloth.models.llama import run_attention
 
-    replacement, tree = tree_attention._fused_attention(run_attention), make_tree(0)[0]
+    replacement, tree = tree_attention._wrap_fused_attention(run_attention), make_tree(0)[0]
     config, nodes = stand_in_config("llama"), last_nodes(tree)
     mask = model_inputs(tree_inputs(tree, nodes, "dense"), config, torch.float32)["attention_mask"]
     layout = model_inputs(tree_inputs(tree, nodes, "split"), config, torch.float32)["tree_layout"]
@@ -324,19 +324,19 @@ def calls_of(function: ast.AST, names: set[str]) -> list[ast.Call]:
 
 
 @pytest.mark.parametrize("name", ["llama", "mistral", "qwen3", "granite", "cohere", "gemma2", "falcon_h1"])
-def test_unsloth_still_calls_this_function(name: str) -> None:
-    """Each fused family imports it into its own module and calls it by keyword."""
+def test_unsloth_still_calls_run_attention(name: str) -> None:
+    """Each fused family imports it into its own module and calls it with keyword arguments."""
     module = importlib.import_module(f"unsloth.models.{name}")
     calls = calls_of(ast.parse(inspect.getsource(module)), {"run_attention"})
     assert calls and callable(module.run_attention)
     for call in calls:
         assert not call.args and [keyword.arg for keyword in call.keywords] == ["config", "context", "Q", "K", "V"]
-    signature = inspect.signature(tree_attention._fused_attention(module.run_attention))
+    signature = inspect.signature(tree_attention._wrap_fused_attention(module.run_attention))
     assert list(signature.parameters) == list(inspect.signature(module.run_attention).parameters)
 
 
 def test_unsloth_still_passes_the_layout_on() -> None:
-    """Its forwards pass keyword arguments that they do not know to the layers, also under gradient checkpointing."""
+    """Its forwards pass unknown keyword arguments on to the layers, even under gradient checkpointing."""
     from unsloth.models import llama
 
     for forward, names in (
@@ -351,7 +351,7 @@ def test_unsloth_still_passes_the_layout_on() -> None:
 
 
 def test_fused_attention_is_replaced_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In every module of Unsloth that has the function, and in no other."""
+    """It is replaced in every module of Unsloth's models that has it, and in no other."""
     for name, module in list(sys.modules.items()):
         if name.startswith("unsloth.models.") and hasattr(module, "run_attention"):
             monkeypatch.delitem(sys.modules, name)  # the real ones stay as they are

@@ -1,4 +1,4 @@
-"""Masks of prefix trees, dense or split at their root, for layers with and without sliding windows."""
+"""Masks of dense and split attention over prefix trees, for layers with and without sliding windows."""
 
 from typing import Any
 
@@ -112,7 +112,7 @@ def layer_mask(layer: TreeLayer, nodes: int, prefix_length: int, heads: int) -> 
     [("llama", None), ("croissant", None), ("mistral", 7), ("gemma3", 7), ("gemma3", 14), ("gemma3", 99)],
 )
 def test_split_masks_equal_dense_masks(shape: str, window: int | None, predicting: str, prefix_length: int) -> None:
-    """In each layer, a node sees what the dense mask of the layer's type lets it see."""
+    """In each layer, a node attends to the same keys as with the dense mask of the layer's type."""
     config = stand_in_config(shape, **({} if window is None else {"sliding_window": window}))
     assert sliding_window(config) == window
     heads = config.num_attention_heads // config.num_key_value_heads
@@ -135,8 +135,8 @@ def test_split_masks_equal_dense_masks(shape: str, window: int | None, predictin
             assert torch.equal(actual[:real], mask[0, 0, :real] == 0)
 
 
-def test_short_paths_have_no_mask() -> None:
-    """Without a window and a cached prefix, the path needs no mask: its attention is causal."""
+def test_causal_paths_have_no_mask() -> None:
+    """Without a cached prefix and a window that excludes keys, attention within the path is causal."""
     micro_batch = tree_inputs(TREE, np.array([4, 6]), "split")
     for window, prefix_length, has_mask in ((None, 0, False), (99, 0, False), (2, 0, True), (None, 3, True)):
         config = stand_in_config("mistral", sliding_window=window)

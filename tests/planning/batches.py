@@ -6,7 +6,7 @@ from toolkit.batching.collators import LossOn, MicroBatch, PaddedCollator, TreeC
 from toolkit.prompts.prompt_tokenizer import EncodedRow
 
 ROWS = [to_training_row(EncodedRow((*range(1, 40), *[i] * 9, *range(i + i // 2, 30), 7), (9, 2))) for i in range(8)]
-"""Eight rows of 50 to 80 tokens, of which the first 39 are the same."""
+"""Eight rows whose first 39 tokens are the same."""
 
 
 def collate_rows(batching: Literal["padded", "split", "dense"], loss_on: LossOn = "completion") -> MicroBatch:

@@ -51,7 +51,7 @@ class _AllocationCounter(TorchDispatchMode):
 @pytest.mark.parametrize(
     "targets", [ALL_TARGETS[:4], ALL_TARGETS, ("q_proj", "down_proj")], ids=["attention", "all", "two"]
 )
-def test_layer_allocates_kept_and_freed_vectors(
+def test_layer_allocates_kept_and_freed_blocks(
     tiny_model: Path, dropout: float, targets: tuple[Any, ...], use_dora: bool
 ) -> None:
     base = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)

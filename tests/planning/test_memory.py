@@ -93,8 +93,8 @@ def test_each_term_follows_its_setting() -> None:
     assert memory(batch_shape, dtype_bytes=2).activations < plain.activations * 0.7
     tree = BatchShape(rows=1, length=1000, predictions=30, is_tree=True)
     split = replace(tree, split=SplitShape(path=100, groups=9, width=100))
-    lean = replace(tree, split=SplitShape(path=100, groups=9, width=100, queries=30))
-    assert memory(lean).activations < memory(split).activations
+    partial = replace(tree, split=SplitShape(path=100, groups=9, width=100, queries=30))
+    assert memory(partial).activations < memory(split).activations
     masks = [(shape.mask_elements(LLAMA_1B), shape.prefix) for shape in (tree, split, replace(split, prefix=50))]
     assert masks == [(1000 * 1000, 0), (4 * 900 * 200, 0), (4 * (900 * 250 + 100 * 150), 50)]
     assert memory(tree).activations - memory(batch_shape).activations == (

@@ -47,7 +47,7 @@ def test_spelled_special_tokens_stay_text(prompt_tokenizer: PromptTokenizer) -> 
 
 
 def test_batch_equals_single_rows(prompt_tokenizer: PromptTokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also if the texts do not fit into one call of the tokenizer."""
+    """The number of calls to the tokenizer does not matter."""
     rows = [{"premise": text, "hypothesis": other} for text, other in zip(HOSTILE, sentences(), strict=False)]
     expected = [prompt_tokenizer.encode_unlabeled(inputs) for inputs in rows]
     for characters in (1, 200, 100_000):

@@ -51,7 +51,7 @@ def widen_window(mask: torch.Tensor, queries: torch.Tensor, keys: torch.Tensor, 
     return LIMIT(mask, queries, keys, window and window + 1)
 
 
-LIMIT = tree_layout._limit
+LIMIT = tree_layout._limit_to_window
 
 
 @parametrize_cases(WINDOWED)
@@ -59,6 +59,6 @@ LIMIT = tree_layout._limit
 def test_wrong_windows_are_detected(
     stand_in: StandIns, make_recipe: Any, monkeypatch: pytest.MonkeyPatch, case: str, limit: Any
 ) -> None:
-    monkeypatch.setattr(tree_layout, "_limit", limit)
+    monkeypatch.setattr(tree_layout, "_limit_to_window", limit)
     verification = verify_tree(model_with_adapter(stand_in(case), make_recipe()), ROWS, "completion", FLOAT32)
     assert not verification.passed and verification.error is None

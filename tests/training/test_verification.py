@@ -86,7 +86,7 @@ def test_wrong_trees_fall_back_to_padded_rows(
 
 
 def break_trees(monkeypatch: pytest.MonkeyPatch, damage: Callable[[Any], Any]) -> None:
-    """Let `damage` change the model's output for trees, which have a mask of four dimensions, also an empty one."""
+    """Let `damage` change the model's output for trees, whose mask has four dimensions even if it is empty."""
     forward = LlamaModel.forward
 
     def damaged_forward(self: Any, *args: Any, attention_mask: Any = None, **kwargs: Any) -> Any:
@@ -138,12 +138,12 @@ def test_failed_split_falls_back_to_dense(
     caplog: pytest.LogCaptureFixture,
     batching: str,
 ) -> None:
-    """Training continues in trees, and run.json has the attention that it used."""
+    """Training continues with trees, and run.json records their attention."""
     caplog.set_level("INFO", logger="toolkit")
     recipe = make_recipe(f"model.name={tiny_model}", f"training.batching={batching}")
     expected = RunFolder(tmp_path / "split")
     train_run(recipe, expected, TrainingOptions())
-    assert expected.record["tree_attention"] == "split" and "unverified" not in caplog.text
+    assert expected.record["tree_attention"] == "split" and "rejected" not in caplog.text
     forward = LlamaModel.forward
 
     def without_layout(self: Any, *args: Any, tree_layout: Any = None, **kwargs: Any) -> Any:
@@ -152,7 +152,7 @@ def test_failed_split_falls_back_to_dense(
     monkeypatch.setattr(LlamaModel, "forward", without_layout)
     run = RunFolder(tmp_path / "dense")
     train_run(recipe, run, TrainingOptions())
-    assert "unverified  split attention of prefix trees: a prefix tree cannot be computed" in caplog.text
+    assert "rejected    split attention over prefix trees: a prefix tree cannot be computed" in caplog.text
     assert "WARNING" not in caplog.text and "verified    relative difference" in caplog.text
     record = run.record
     assert record["status"] == "completed" and record["tree_attention"] == "dense"

@@ -17,7 +17,7 @@ from toolkit.prompts.prompt_tokenizer import EncodedRow
 
 LossOn = Literal["completion", "full_text"]
 TreeAttention = Literal["split", "dense"]
-"""The attention of prefix trees: split at the root, or with a mask of all pairs of nodes."""
+"""The attention over prefix trees: split at the root, or dense, with one mask of all pairs of nodes."""
 Row = dict[str, list[int]]
 MicroBatch = dict[str, torch.Tensor]
 """The inputs of one forward pass and its loss.
@@ -107,8 +107,8 @@ class TreeCollator:
         batch_tokens: The largest number of nodes per micro-batch.
         loss_on: The tokens to train on: only the completion, or the full text.
         length_multiple: The number to a multiple of which trees are padded, see `PrefixTree.with_length_multiple_of`.
-        attention: The attention that the micro-batches are made for.
-        dense_nodes: The largest number of nodes of trees that use dense attention in any case.
+        attention: The attention to make the micro-batches for.
+        dense_nodes: The largest tree, in nodes, that gets dense attention whatever `attention` is.
     """
 
     batch_tokens: int
@@ -174,7 +174,9 @@ def number_rows(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 _MAX_QUERY_MASK = 2**23
-"""The largest `query_mask` in elements. In larger trees, making it takes longer than the last layer saves."""
+"""The largest `query_mask`, in elements.
+
+Building a larger one on the CPU is expected to take longer than a smaller last layer saves. This was not measured."""
 
 
 def tree_inputs(tree: PrefixTree, predicting: np.ndarray, attention: TreeAttention) -> MicroBatch:
@@ -183,14 +185,15 @@ def tree_inputs(tree: PrefixTree, predicting: np.ndarray, attention: TreeAttenti
     Args:
         tree: The tree.
         predicting: The nodes whose final hidden states are needed, with or without repetition.
-        attention: The attention that the inputs are made for.
+        attention: The attention to make the inputs for.
 
     Returns:
         `input_ids` and `position_ids`, [1, T], and `attention_mask`. For dense attention, this is [1, 1, T, T], bool.
 
         Attention split at the root has a mask for each of G groups of W slots below a path of R nodes, [G, 1, W,
-        R + W], bool, and the indices `slots` and `node_slots`; see `root_split`. If few nodes predict, it also has
-        these N nodes as `queries`, [N], in ascending order, and their `query_mask`, [1, 1, N, T], bool.
+        R + W], bool, and the indices `slots` and `node_slots`; see `root_split`. If at most half of the nodes predict,
+        and the mask is not too large, there are also these N nodes as `queries`, [N], in ascending order, and their
+        `query_mask`, [1, 1, N, T], bool.
     """
     inputs = {
         "input_ids": torch.from_numpy(tree.tokens)[None],

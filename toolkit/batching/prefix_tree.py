@@ -56,7 +56,7 @@ class PrefixTree:
         A node attends to itself and its ancestors, which are exactly the tokens before it in its own sequence.
 
         Args:
-            nodes: The nodes, by default all of them.
+            nodes: The nodes that attend, [nodes]. All nodes by default.
         """
         keys = np.arange(len(self))
         queries = (keys if nodes is None else nodes)[:, None]
@@ -66,7 +66,8 @@ class PrefixTree:
     def with_length_multiple_of(self, multiple: int) -> "PrefixTree":
         """Return the tree with additional roots, so that its number of nodes is a multiple of `multiple`.
 
-        The roots have token 0 and attend only to themselves. No node attends to them, so they change no result.
+        The roots have token 0. In dense attention they attend only to themselves, and in attention split at the root
+        also to the common path. No other node attends to them, so they change no result.
         """
         padding = (0, -len(self) % multiple)
         ends = np.concatenate([self.ends, np.arange(len(self), len(self) + padding[1]) + 1])

@@ -1,8 +1,8 @@
 """Prefix trees split at the root, so that attention need not compare every node with every other node.
 
-Most nodes of a tree have a long common path: the instruction that all rows share. Attention over this path is plain
-causal attention. The subtrees below it do not see each other, so they are packed into groups of at most W nodes, and
-each group attends only to the path and to itself.
+Most nodes of a tree descend from a long common path: the instruction that all rows share. Within this path, attention
+is plain causal attention. The subtrees below it do not attend to each other, so they are packed into groups of at most
+W nodes, and each group attends only to the path and to itself.
 """
 
 from collections.abc import Sequence
@@ -27,8 +27,8 @@ class RootSplit:
             the first node of its group.
         node_slots: The slot of each node below the path, [T - R], int64, as an index into the flattened `slots`.
         mask: [G, W, R + W], bool: True where the node in a slot attends to a node of the path or of its own group. An
-            empty slot attends to the first slot, whose node it repeats, because a softmax over no key is undefined, and
-            a sliding window always has the node itself. No node attends to an empty slot.
+            empty slot attends only to the first slot of its group, whose node it repeats: a softmax over no keys is
+            undefined, and a sliding window always contains the node itself. No node attends to an empty slot.
     """
 
     slots: np.ndarray
@@ -44,7 +44,7 @@ class RootSplit:
 def split_at_root(tree: PrefixTree) -> RootSplit:
     """Split a tree into its common path and groups of subtrees.
 
-    Nodes that only pad the tree's length become subtrees of one node, which also see the path.
+    Nodes that only pad the tree's length become subtrees of one node, which also attend to the path.
     """
     path = _path_length(tree)
     starts = _subtree_starts(tree, path)
@@ -59,7 +59,7 @@ def split_at_root(tree: PrefixTree) -> RootSplit:
         node_slots[start - path : start - path + size] = group * width + first + np.arange(size)
         filled[group] += size
     queries, keys = slots[:, :, None], slots[:, None, :]
-    # The same comparison as for the ancestor mask of the complete tree; -1 marks empty slots.
+    # This is the comparison of `PrefixTree.ancestor_mask`, except that -1 marks empty slots.
     own = (keys <= queries) & (queries < tree.ends[keys]) & (keys >= 0)
     mask = np.concatenate([np.ones((count, width, path), bool), own], axis=2)
     is_empty = slots < 0
@@ -85,7 +85,7 @@ def _subtree_starts(tree: PrefixTree, path: int) -> list[int]:
 
 
 def _pack(sizes: np.ndarray, path: int) -> tuple[list[int], int]:
-    """Return the group of each subtree and the width of the groups that needs the fewest scores of query and key."""
+    """Return the group of each subtree and the width of the groups, with the fewest attention scores to compute."""
     largest = np.minimum(sizes.max() * np.array(_WIDTH_FACTORS), sizes.sum()).astype(int)
     widths = [int(width) + -(path + int(width)) % _KEY_MULTIPLE for width in largest]
     packings = [(_first_fit(sizes, width), width) for width in dict.fromkeys(widths)]
@@ -93,7 +93,7 @@ def _pack(sizes: np.ndarray, path: int) -> tuple[list[int], int]:
 
 
 def _first_fit(sizes: Sequence[int] | np.ndarray, width: int) -> list[int]:
-    """Put the largest subtrees first, each into the first group with enough room, and return the group of each."""
+    """Return the group of each subtree: the first one with enough room, when the largest subtrees are placed first."""
     groups, room = [0] * len(sizes), np.full(len(sizes), width)
     for index in np.argsort(-np.asarray(sizes), kind="stable"):
         groups[index] = int(np.argmax(room >= sizes[index]))

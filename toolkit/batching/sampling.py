@@ -13,12 +13,13 @@ on XNLI-fr."""
 LARGE_TREE_NODES = 16_384
 """The same limit for Ampere and later GPUs, on which launching kernels takes longer than computing small trees.
 
-On an H200, one tree of 9,216 nodes takes less than a third of the time of four trees of at most 3,072 (docs/gpu.md)."""
+On an H200, one tree of 9,216 nodes takes less than a third of the time of the same rows in four trees (docs/gpu.md).
+Other GPUs were not measured."""
 HOPPER_DENSE_NODES = 4_096
 """The largest prefix tree, in nodes, that Hopper and later GPUs compute with dense attention.
 
-Splitting attention at the root launches about 500 more kernels per step. On an H200 this takes longer than it saves in
-a tree of 2,560 nodes, and saves more than a third of the time in a tree of 9,216 (docs/gpu.md)."""
+Attention split at the root launches more kernels. On an H200 it is slower than dense attention in a tree of 2,560
+nodes, and saves more than a third of the time in a tree of 9,216 (docs/gpu.md)."""
 LENGTH_MULTIPLES = {"cpu": 1, "cuda": 128}
 """The number to a multiple of which trees are padded, by device; see `PrefixTree.with_length_multiple_of`."""
 

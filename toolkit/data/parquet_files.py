@@ -10,11 +10,11 @@ from toolkit.data.messages import check_unique_columns
 from toolkit.errors import DataError, first_line
 
 _BATCH_ROWS = 1024  # rows in memory at once
-_BUFFER_BYTES = 1 << 20  # of each column
+_BUFFER_BYTES = 1 << 20  # per column
 
 
 def open_parquet(stream: BinaryIO) -> Any:
-    """Return a `pyarrow.parquet.ParquetFile` whose batches of rows are read one by one."""
+    """Open a Parquet file as a `pyarrow.parquet.ParquetFile` that reads row groups in small pieces."""
     import pyarrow.parquet
 
     # By default, pyarrow reads a complete row group into memory, and many programs write a single one per file.

@@ -24,7 +24,8 @@ from toolkit.runs.trained_run import TrainedRun
 from toolkit.utils.progress import Progress, show_progress
 
 _CHUNK_ROWS = {"cuda": 2_048, "cpu": 256}
-"""The rows of a file that are scored together: enough for several trees, and few enough to be lost."""
+"""The number of rows of a file to score in one call: enough for several trees, and few because an interruption loses
+them."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,7 @@ class Classifier:
             # Unsloth must be imported before the tokenizer imports transformers.
             from toolkit.models.backend import DEVICE as device
         self.chunk_rows = _CHUNK_ROWS[device]
-        """The number of rows of a file to score in one call. Scores depend on it only through rounding."""
+        """The number of rows of a file to score in one call. It affects scores only through rounding."""
         self.run = run
         self.model = model
         self.temperature = temperature

@@ -1,4 +1,4 @@
-"""The rows of a file that is to be classified: checked, and as token ids."""
+"""Checking and tokenization of the rows of a file to classify."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -17,12 +17,12 @@ from toolkit.recipe.inputs import RowColumns
 from toolkit.utils.progress import progress_bar
 
 _SHOWN_ROWS = 3
-"""The invalid rows that a message describes. The others are only counted."""
+"""The number of invalid rows that a message describes. The others are only counted."""
 _HINT = "Fix or remove these rows."
 
 
 class EncodedInput:
-    """The rows of a file as token ids, with only one chunk of them in memory.
+    """The rows of a file as token ids, read one chunk at a time.
 
     Args:
         classifier: The classifier that scores the rows.
@@ -39,10 +39,10 @@ class EncodedInput:
         self._reserved = added_columns(source.kind, classifier.classes_)
 
     def check(self) -> tuple[int, int]:
-        """Return the number of rows and of truncated ones.
+        """Check all rows, and return the number of rows and of truncated rows.
 
         Raises:
-            DataError: If a column is missing, or rows cannot be scored. The message names the first such rows.
+            DataError: If a column is missing, or if rows cannot be scored. The message names the first of these rows.
         """
         self._check_columns()
         rows = self._source.rows()
@@ -65,7 +65,7 @@ class EncodedInput:
         return total, shortened
 
     def chunks(self, start: int) -> Iterator[list[Any]]:
-        """Yield the rows after the first `start` ones, in chunks for `Classifier.score_labels`.
+        """Yield the rows after the first `start` rows, in chunks for `Classifier.score_labels`.
 
         Raises:
             DataError: If a row cannot be scored, because the file has changed since it was checked.

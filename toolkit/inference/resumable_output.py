@@ -27,7 +27,7 @@ class Journal:
         path: The file.
         origin: The inputs that the scores depend on, by name. `rows` is the total number of rows.
         file: The same file, open for reading and writing.
-        chunk_rows: The rows per chunk.
+        chunk_rows: The number of rows per chunk.
     """
 
     def __init__(self, path: Path, origin: Mapping[str, Any], file: BinaryIO, chunk_rows: int) -> None:

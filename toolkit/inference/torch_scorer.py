@@ -40,7 +40,7 @@ class TorchScorer:
 
     Before the first tree is used, scores of the longest row and a similar one in a tree are compared with those of the
     same rows scored separately, and again before the first rows that are longer than the model's sliding window. If
-    they differ, trees are computed with dense attention, and if that differs, too, all rows are scored separately.
+    they differ, dense attention is tried, and if its scores differ as well, all rows are scored separately.
 
     Args:
         model: A causal language model, with or without an adapter, in evaluation mode.
@@ -57,7 +57,7 @@ class TorchScorer:
         self._edges = len(trie.edges)
         self._cache: Any = None
         self._prefix_length = 0
-        # By whether the rows are longer than the sliding window. None if trees cannot be used.
+        # The attention to use, by whether rows are longer than the sliding window. None if trees cannot be used.
         self._verified: dict[bool, TreeAttention | None] = {}
         self._contexts = trie.contexts
         # A context that is a prefix of a longer one lies on the longer one's branch. Only the others need a branch.
@@ -105,7 +105,7 @@ class TorchScorer:
                 batch = [prompts[row] for row in rows]
                 results.append(self._score_each(batch) if attention is None else self._score_tree(batch, attention))
                 bar.update(len(rows))
-        # Copied only now: each copy would make this process wait for the GPU, and then the GPU for this process.
+        # Scores are copied only now: a copy per batch would make the CPU wait for the GPU, and the GPU for the CPU.
         for rows, result in zip(batches, results, strict=True):
             scores[rows] = result.cpu().numpy()
         return scores
@@ -132,7 +132,7 @@ class TorchScorer:
     def _choose_attention(
         self, prompts: Sequence[Sequence[int]], batches: Sequence[Sequence[int]]
     ) -> TreeAttention | None:
-        """Return the fastest attention that gives trees the scores of separate rows, or None if there is none."""
+        """Return the preferred attention with which a tree gives the scores of separate rows, or None."""
         window = sliding_window(self._base.config)
         longest = max(range(len(prompts)), key=lambda row: len(prompts[row]))
         is_limited = window is not None and len(prompts[longest]) > window
@@ -148,12 +148,13 @@ class TorchScorer:
         return self._verified[is_limited]
 
     def _verify_trees(self, prompts: Sequence[Sequence[int]]) -> TreeAttention | None:
+        """Return the first attention that passes the check, or log a warning and return None."""
         problems = []
         attentions = get_args(TreeAttention)
         if has_compute_capability(9) and self._batch_tokens <= HOPPER_DENSE_NODES:
-            attentions = attentions[::-1]
+            attentions = attentions[::-1]  # dense attention is faster for small trees on Hopper
         for attention in attentions:
-            problem = self._find_difference(prompts, attention)
+            problem = self._find_problem(prompts, attention)
             if problem is None:
                 return attention
             logger.info("A prefix tree with %s attention %s.", attention, problem)
@@ -161,7 +162,8 @@ class TorchScorer:
         self._warn(problems[-1])
         return None
 
-    def _find_difference(self, prompts: Sequence[Sequence[int]], attention: TreeAttention) -> str | None:
+    def _find_problem(self, prompts: Sequence[Sequence[int]], attention: TreeAttention) -> str | None:
+        """Return the reason why trees cannot be used with an attention, or None if their scores are correct."""
         # Compare the last branch of each row, which has the row's other branches before it. Without a correct mask, it
         # would attend to them.
         last_leaf = max(range(len(self._leaf_contexts)), key=self._leaf_contexts.__getitem__)

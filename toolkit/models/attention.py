@@ -1,4 +1,4 @@
-"""The attention of a model as its configuration describes it, as far as prefix trees depend on it."""
+"""Properties of a model's attention on which prefix trees depend, read from its configuration."""
 
 from typing import Any
 

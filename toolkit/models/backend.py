@@ -154,7 +154,10 @@ def keep_float32(is_float32: bool):  # type: ignore[no-untyped-def]
 def replace_fused_attention(replace: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
     """Replace the function with which Unsloth's fused layers compute attention, once in each of its modules.
 
-    The name is private and can change. Then trees fail the verification, and dense attention is used.
+    Its name is private and can change. Split attention then fails the verification, and dense attention is used.
+
+    Args:
+        replace: A function that returns the replacement of the original function.
     """
     for name, module in list(sys.modules.items()):
         function = getattr(module, "run_attention", None) if name.startswith("unsloth.models.") else None

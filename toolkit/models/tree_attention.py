@@ -1,8 +1,9 @@
-"""Attention of prefix trees, split at the root, and a last layer that computes only the nodes that predict.
+"""Attention over prefix trees, split at the root, and a last layer that computes only the nodes that predict.
 
 Both are exact, need no compilation and work with a model's own code on every device. `tree_layout.model_inputs` returns
-a layout that travels through the model as a keyword argument, so that gradient checkpointing, which runs a layer
-again during the backward pass, finds it again. A hook before each layer takes it out; the attention function reads it.
+a layout, which is passed through the model as a keyword argument so that gradient checkpointing also passes it to a
+layer that runs again during the backward pass. A hook before each layer removes it from the arguments and keeps it for
+the attention function.
 """
 
 import threading
@@ -30,14 +31,14 @@ Unsloth's source, and a tree is compared with padded rows before it is used.
 
 _INSTALLED = "_toolkit_tree_attention"
 _LAST_LAYER_MODULES = ("self_attn.q_proj", "self_attn.o_proj", "mlp")
-"""The modules of the last layer whose results are needed only for nodes that predict. Keys and values of all nodes are
-needed, because the nodes attend to them."""
+"""The modules of the last layer whose results are needed only for nodes that predict. The keys and values of all nodes
+are needed, because these nodes attend to them."""
 
 
 class _ActiveLayer(threading.local):
-    """The layer of a tree that is being computed, or None outside of trees.
+    """The layer of a tree that this thread is computing, or None outside of trees.
 
-    On a GPU, the backward pass has a thread of its own, in which layers can run again.
+    On a GPU, the backward pass runs in its own thread, in which gradient checkpointing runs layers again.
     """
 
     layer: TreeLayer | None = None
@@ -49,8 +50,12 @@ _active = _ActiveLayer()
 def accept_trees(model: Any, accepted: bool = True) -> None:
     """Make a decoder compute prefix trees.
 
-    Unsloth's then accepts custom masks and rows longer than max_seq_length. If `accepted` is False, it rejects them
-    again.
+    Unsloth's decoder then accepts custom masks and rows longer than max_seq_length. On a GPU, cuDNN attention is turned
+    off for the whole process.
+
+    Args:
+        model: A causal language model, with or without an adapter.
+        accepted: False to make Unsloth's decoder reject custom masks and long rows again. Nothing else is undone.
     """
     decoder = unwrap_peft(model).get_decoder()
     if accepted:
@@ -76,9 +81,9 @@ def limit_sequence_length(model: Any, length: int) -> Iterator[None]:
 
 
 def _install(decoder: Any) -> None:
-    """Make the layers of a decoder compute trees split at their root; other inputs are computed as before.
+    """Make the layers of a decoder compute trees with split attention. Other inputs are computed as before.
 
-    Does nothing for a decoder without a list of layers, whose trees then fail the verification.
+    A decoder without a list of layers is left unchanged, and split attention then fails the verification.
     """
     layers = getattr(decoder, "layers", None)
     if layers is None or getattr(decoder, _INSTALLED, False):
@@ -91,11 +96,13 @@ def _install(decoder: Any) -> None:
     modules = dict(layers[-1].named_modules())
     for name in _LAST_LAYER_MODULES:
         if name in modules:
-            modules[name].register_forward_pre_hook(_select_rows)
-            modules[name].register_forward_hook(_scatter_rows)
+            modules[name].register_forward_pre_hook(_select_nodes)
+            modules[name].register_forward_hook(_scatter_nodes)
 
 
 def _enter(index: int) -> Callable[..., Any]:
+    """Return the hook that runs before the layer with this index."""
+
     def enter(_: Any, arguments: Any, keywords: dict[str, Any]) -> Any:
         layout = keywords.pop("tree_layout", None)
         _active.layer = layout and layout[index]
@@ -108,25 +115,25 @@ def _leave(*_: Any) -> None:
     _active.layer = None
 
 
-def _predicting() -> PredictingNodes | None:
-    """Return the nodes to compute if the active layer is the last one and only some nodes predict."""
+def _predicting_nodes() -> PredictingNodes | None:
+    """Return the nodes that the active layer computes, or None for all nodes."""
     return None if _active.layer is None else _active.layer.predicting
 
 
-def _select_rows(_: Any, arguments: Any) -> Any:
-    rows = _predicting()
-    return None if rows is None else (arguments[0].index_select(1, rows.nodes), *arguments[1:])
+def _select_nodes(_: Any, arguments: Any) -> Any:
+    predicting = _predicting_nodes()
+    return None if predicting is None else (arguments[0].index_select(1, predicting.nodes), *arguments[1:])
 
 
-def _scatter_rows(_module: Any, _arguments: Any, result: torch.Tensor) -> torch.Tensor | None:
-    rows = _predicting()
-    return None if rows is None else _scatter(result, rows, 1)
+def _scatter_nodes(_module: Any, _arguments: Any, result: torch.Tensor) -> torch.Tensor | None:
+    predicting = _predicting_nodes()
+    return None if predicting is None else _scatter(result, predicting, 1)
 
 
-def _scatter(result: torch.Tensor, rows: PredictingNodes, dim: int) -> torch.Tensor:
+def _scatter(result: torch.Tensor, predicting: PredictingNodes, dim: int) -> torch.Tensor:
     """Return the results at their indices among all nodes, and zeros elsewhere, which nothing reads."""
-    shape = [rows.length if i == dim else size for i, size in enumerate(result.shape)]
-    return result.new_zeros(shape).index_copy(dim, rows.nodes, result)
+    shape = [predicting.length if i == dim else size for i, size in enumerate(result.shape)]
+    return result.new_zeros(shape).index_copy(dim, predicting.nodes, result)
 
 
 def _replace_attention_functions() -> None:
@@ -135,8 +142,8 @@ def _replace_attention_functions() -> None:
         _originals["sdpa"] = plain
         AttentionInterface.register("sdpa", _transformers_attention)
     if DEVICE == "cuda":
-        replace_fused_attention(_fused_attention)
-        # cuDNN prepares for each new combination of lengths, which takes 0.2 to 3 s per tree (docs/gpu.md).
+        replace_fused_attention(_wrap_fused_attention)
+        # cuDNN builds a plan for each new combination of lengths, which takes 0.1 to 0.7 s per tree (docs/gpu.md).
         torch.backends.cuda.enable_cudnn_sdp(False)
 
 
@@ -146,14 +153,14 @@ _originals: dict[str, Callable[..., Any]] = {}
 def _transformers_attention(
     module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attention_mask: Any, **keywords: Any
 ) -> tuple[torch.Tensor, None]:
-    """Compute attention as transformers' models call it; see `transformers.AttentionInterface`."""
+    """Compute attention with the signature that transformers requires; see `transformers.AttentionInterface`."""
     if _active.layer is None:
         return _originals["sdpa"](module, query, key, value, attention_mask, **keywords)
     options = {"scale": keywords.get("scaling"), "dropout_p": keywords.get("dropout", 0.0)}
     return _tree_attention(_active.layer, query, key, value, **options).transpose(1, 2).contiguous(), None
 
 
-def _fused_attention(original: Callable[..., Any]) -> Callable[..., Any]:
+def _wrap_fused_attention(original: Callable[..., Any]) -> Callable[..., Any]:
     """Return a replacement of the function with which Unsloth's fused layers compute attention on a GPU."""
 
     def run_attention(*, config: Any, context: Any, Q: torch.Tensor, K: torch.Tensor, V: torch.Tensor) -> torch.Tensor:
@@ -164,7 +171,7 @@ def _fused_attention(original: Callable[..., Any]) -> Callable[..., Any]:
     return run_attention
 
 
-@torch.compiler.disable  # compiling it takes longer than it saves, and again for each new length
+@torch.compiler.disable  # compilation takes longer than it saves, and is repeated for each new length
 def _tree_attention(
     layer: TreeLayer, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, **options: Any
 ) -> torch.Tensor:
@@ -185,18 +192,17 @@ def _tree_attention(
         return _scatter(_attend(query, key, value, layer.predicting.mask, **options), layer.predicting, 2)
     below, groups = len(layer.node_slots), len(layer.slots)
 
-    def in_groups(nodes: torch.Tensor) -> torch.Tensor:
-        return (
-            _ToSlots.apply(nodes[0], layer.slots.flatten(), layer.node_slots).unflatten(1, (groups, -1)).transpose(0, 1)
-        )
+    def split_into_groups(nodes: torch.Tensor) -> torch.Tensor:
+        slots = _ToSlots.apply(nodes[0], layer.slots.flatten(), layer.node_slots)
+        return slots.unflatten(1, (groups, -1)).transpose(0, 1)
 
-    def with_path(path: torch.Tensor, nodes: torch.Tensor) -> torch.Tensor:
-        return torch.cat([path.expand(groups, -1, -1, -1), in_groups(nodes)], dim=2)
+    def prepend_path(path: torch.Tensor, nodes: torch.Tensor) -> torch.Tensor:
+        return torch.cat([path.expand(groups, -1, -1, -1), split_into_groups(nodes)], dim=2)
 
     path_query, own_query = query.split([query.shape[2] - below, below], dim=2)
     (path_key, own_key), (path_value, own_value) = (x.split([x.shape[2] - below, below], dim=2) for x in (key, value))
-    keys, values = with_path(path_key, own_key), with_path(path_value, own_value)
-    result = _attend(in_groups(own_query), keys, values, layer.group_mask, **options)
+    keys, values = prepend_path(path_key, own_key), prepend_path(path_value, own_value)
+    result = _attend(split_into_groups(own_query), keys, values, layer.group_mask, **options)
     result = _FromSlots.apply(result.transpose(0, 1).flatten(1, 2), layer.node_slots)[None]
     if not path_query.shape[2]:
         return result
@@ -204,10 +210,10 @@ def _tree_attention(
 
 
 class _ToSlots(torch.autograd.Function):
-    """Copies nodes into their slots, with a backward pass that copies the gradients back.
+    """A copy of nodes into their slots, whose backward pass copies the gradients back.
 
-    PyTorch's own gradient of `index_select` adds them one by one, because an index may occur twice. Here only empty
-    slots repeat a node. They have no gradient: no node attends to them, and nothing reads their results.
+    PyTorch's own gradient of `index_select` adds up the gradients one by one, because an index can occur twice. Here
+    only empty slots repeat a node. They have no gradient: no node attends to them, and nothing reads their results.
     """
 
     @staticmethod
@@ -223,7 +229,7 @@ class _ToSlots(torch.autograd.Function):
 
 
 class _FromSlots(torch.autograd.Function):
-    """Copies the results in slots back to their nodes; the opposite of `_ToSlots`."""
+    """A copy of the results in slots back to their nodes: the inverse of `_ToSlots`."""
 
     @staticmethod
     def forward(ctx: Any, results: torch.Tensor, node_slots: torch.Tensor) -> torch.Tensor:
@@ -242,16 +248,17 @@ class _FromSlots(torch.autograd.Function):
 def _attend(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None, **options: Any
 ) -> torch.Tensor:
-    """Return the attention of query heads over the key head that they share, causal attention if there is no mask.
+    """Return grouped-query attention, which is causal if there is no mask.
 
-    The queries of these heads are put one after the other, [G, key heads, heads per key head x Q, D], which avoids a
-    copy of the keys and values for each of them. Memory-efficient attention does not accept shared heads itself.
+    With a mask, the queries of the heads that share a key head are concatenated, [G, key heads, heads per key head x Q,
+    D], which avoids a copy of the keys and values for each head. Memory-efficient attention does not support shared key
+    heads itself.
     """
-    key_heads, heads = key.shape[1], query.shape[1] // key.shape[1]
+    key_heads, heads_per_key = key.shape[1], query.shape[1] // key.shape[1]
     if mask is None:
-        if heads > 1:
-            key, value = key.repeat_interleave(heads, dim=1), value.repeat_interleave(heads, dim=1)
+        if heads_per_key > 1:
+            key, value = (tensor.repeat_interleave(heads_per_key, dim=1) for tensor in (key, value))
         return scaled_dot_product_attention(query, key, value, is_causal=True, **options)
-    folded = query.unflatten(1, (key_heads, heads)).flatten(2, 3)
+    folded = query.unflatten(1, (key_heads, heads_per_key)).flatten(2, 3)
     result = scaled_dot_product_attention(folded, key, value, attn_mask=mask.to(query.dtype), **options)
-    return result.unflatten(2, (heads, -1)).flatten(1, 2)
+    return result.unflatten(2, (heads_per_key, -1)).flatten(1, 2)

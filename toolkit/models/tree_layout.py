@@ -1,4 +1,4 @@
-"""The inputs with which a model computes a micro-batch: padded rows, or a prefix tree with its masks."""
+"""The inputs of a model for a micro-batch: padded rows, or a prefix tree with its masks."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,7 +15,7 @@ class PredictingNodes:
 
     Args:
         nodes: The N nodes that predict, [N].
-        mask: [1, 1, n N, P + T], see `TreeLayer`.
+        mask: The mask of these nodes, [1, 1, n N, P + T], see `TreeLayer`.
         length: The number of nodes of the tree, T.
     """
 
@@ -29,15 +29,15 @@ class TreeLayer:
     """A tree of T nodes as one layer computes it, with attention split at the root; see `batching.root_split`.
 
     The first R nodes are the common path, which can follow P cached tokens. All other nodes are in G groups of W slots.
-    n query heads share a key head, and a mask has their queries one after the other. Masks are added to the attention
-    scores.
+    Each key head is shared by n query heads, whose queries a mask lists one head after the other. Masks are added to
+    the attention scores.
 
     Args:
         slots: The node in each slot, [G, W], counted from the first node below the path.
         node_slots: The slot of each node below the path, [T - R].
-        path_mask: [1, 1, n R, P + R], or None for plain causal attention.
-        group_mask: [G, 1, n W, P + R + W].
-        predicting: The nodes to compute, in the last layer of a tree in which at most half of the nodes predict.
+        path_mask: The mask of the path, [1, 1, n R, P + R], or None for plain causal attention.
+        group_mask: The masks of the groups, [G, 1, n W, P + R + W].
+        predicting: The nodes that the last layer computes, or None for all nodes; see `collators.tree_inputs`.
     """
 
     slots: torch.Tensor
@@ -60,8 +60,8 @@ def model_inputs(micro_batch: MicroBatch, config: Any, dtype: torch.dtype, prefi
         `input_ids` and `attention_mask`, which the model itself limits to its sliding window if rows are padded.
 
         For a tree also `position_ids`. With attention split at the root, `tree_layout` has a `TreeLayer` for each
-        layer, which `tree_attention` passes to it. With dense attention, the mask is added to the attention scores. If
-        a model has layers with and without a sliding window and the tree is longer than it, the masks are in a
+        layer, see `tree_attention`. With dense attention, the mask is added to the attention scores. If a model has
+        layers with and without a sliding window, and a row of the tree is longer than the window, the masks are in a
         dictionary by type of layer.
     """
     inputs: dict[str, Any] = {name: micro_batch[name] for name in ("input_ids", "attention_mask")}
@@ -78,18 +78,20 @@ def model_inputs(micro_batch: MicroBatch, config: Any, dtype: torch.dtype, prefi
     windows = _windows(config, positions)
     if "slots" in micro_batch:
         inputs["tree_layout"] = _tree_layout(micro_batch | masks, keys, config, windows, dtype)
-        # A model that gets no mask creates one. An empty mask makes layers fail that do not use the layout instead.
+        # Without a mask, a model creates one. An empty mask makes layers that ignore the layout fail instead.
         inputs["attention_mask"] = torch.zeros(1, 1, 0, 0, dtype=dtype, device=positions.device)
         return inputs
     mask = masks["attention_mask"]
-    additive = {name: _additive(_limit(mask, positions, keys, window), dtype) for name, window in windows.items()}
+    additive = {
+        name: _additive(_limit_to_window(mask, positions, keys, window), dtype) for name, window in windows.items()
+    }
     # Only models with several types of layers accept a dictionary.
     inputs["attention_mask"] = additive if len(additive) > 1 else next(iter(additive.values()))
     return inputs
 
 
 def _windows(config: Any, positions: torch.Tensor) -> dict[str, int | None]:
-    """Return the sliding window of each type of layer, in tokens, or of only one type if all layers see all keys."""
+    """Return the sliding window of each type of layer, in tokens, or a single None if no window excludes a key."""
     types, window = list(dict.fromkeys(layer_types(config))), sliding_window(config)
     if window is None or positions.max() < window:
         return {types[-1]: None}
@@ -105,36 +107,37 @@ def _tree_layout(
         tree: The micro-batch, with masks that include the cached tokens.
         keys: The positions of the cached tokens and of the nodes, [1, P + T].
         config: The configuration of the model.
-        windows: The sliding window of each type of layer that differs from the others.
+        windows: The sliding window of each type of layer, see `_windows`.
         dtype: The data type that the model computes in.
     """
     text = config.get_text_config()
-    heads = text.num_attention_heads // (getattr(text, "num_key_value_heads", None) or text.num_attention_heads)
+    key_heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+    heads_per_key = text.num_attention_heads // key_heads
     nodes, below = tree["position_ids"].shape[1], len(tree["node_slots"])
     path_keys, own_keys = keys.split([keys.shape[1] - below, below], dim=1)
     path, slots = path_keys[:, keys.shape[1] - nodes :], own_keys[0, tree["slots"]]
     group_keys = torch.cat([path_keys.expand(len(slots), -1), slots], dim=1)
     layers = {}
     for name, window in windows.items():
-        path_mask = _limit(path_keys[:, None, None, :] <= path[:, None, :, None], path, path_keys, window)
+        path_mask = _limit_to_window(path_keys[:, None, None, :] <= path[:, None, :, None], path, path_keys, window)
         is_causal = window is None and path.shape == path_keys.shape
-        group_mask = _limit(tree["attention_mask"], slots, group_keys, window)
+        group_mask = _limit_to_window(tree["attention_mask"], slots, group_keys, window)
         layers[name] = TreeLayer(
             slots=tree["slots"],
             node_slots=tree["node_slots"],
-            path_mask=None if is_causal else _additive(path_mask, dtype, heads),
-            group_mask=_additive(group_mask, dtype, heads),
+            path_mask=None if is_causal else _additive(path_mask, dtype, heads_per_key),
+            group_mask=_additive(group_mask, dtype, heads_per_key),
         )
     layout = [layers.get(name) or next(iter(layers.values())) for name in layer_types(config)]
     if "queries" in tree:
         positions = keys[:, keys.shape[1] - nodes :][:, tree["queries"]]
-        mask = _limit(tree["query_mask"], positions, keys, windows[layer_types(config)[-1]])
-        predicting = PredictingNodes(tree["queries"], _additive(mask, dtype, heads), nodes)
+        mask = _limit_to_window(tree["query_mask"], positions, keys, windows[layer_types(config)[-1]])
+        predicting = PredictingNodes(tree["queries"], _additive(mask, dtype, heads_per_key), nodes)
         layout[-1] = replace(layout[-1], predicting=predicting)
     return tuple(layout)
 
 
-def _limit(mask: torch.Tensor, queries: torch.Tensor, keys: torch.Tensor, window: int | None) -> torch.Tensor:
+def _limit_to_window(mask: torch.Tensor, queries: torch.Tensor, keys: torch.Tensor, window: int | None) -> torch.Tensor:
     """Return a boolean mask with only the keys in a sliding window.
 
     Args:

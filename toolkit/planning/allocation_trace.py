@@ -22,9 +22,9 @@ from toolkit.models.backend import DynamicCache
 TRACED_LAYERS = 3
 """The number of layers of a traced model.
 
-The first keeps less than the others, because its input needs no gradient, and so can the last one of a tree, because it
-computes only nodes that predict."""
-_MIDDLE = 1
+The first layer keeps less than the others, because its input needs no gradient. In a tree, the last one can keep less,
+too, because it computes only the nodes that predict."""
+_MIDDLE = 1  # the layer that is counted for all others
 
 
 @dataclass(frozen=True)
@@ -60,12 +60,13 @@ class TracedCall:
     """The call of a model that is traced.
 
     Args:
-        inputs: Its inputs, of which only the sizes matter.
+        inputs: Its inputs. Their values do not matter.
         body: The name of the method that returns the module to call. None for the model itself.
         is_training: True if there is a backward pass.
         autocast: The data type of mixed precision. None without it.
         has_fused_attention: True if attention keeps no weights, even with dropout, as on a GPU.
-        prefix: The number of tokens that are cached before the call. The cache is allocated by it, but without them.
+        prefix: The number of tokens that are cached before the call. The cache that they occupy is not counted, but the
+            one that replaces it during the call is.
     """
 
     inputs: dict[str, Any]
@@ -184,7 +185,7 @@ def trace_call(model: Any, call: TracedCall) -> LayerTrace:
 
 
 def _fake_inputs(value: Any, mode: FakeTensorMode, tensors: list[torch.Tensor]) -> Any:
-    """Return inputs with fake tensors in place of real ones, and append these to `tensors`."""
+    """Return inputs with fake tensors in place of real ones, and append the fake tensors to `tensors`."""
     if isinstance(value, torch.Tensor):
         tensors.append(mode.from_tensor(value))
         return tensors[-1]

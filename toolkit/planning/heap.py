@@ -33,7 +33,8 @@ def hole_bytes(shape: ModelShape, lora: LoraSection, batch_shape: BatchShape, *,
         [size * dtype_bytes for size in sizes(shape, lora, batch_shape)] for sizes in (freed_blocks, kept_blocks)
     )
     growth = shape.layers * heap_growth(freed, kept)
-    # Split trees have blocks of many sizes, so most holes are filled. Half is the middle, as for traced models.
+    # Trees with split attention have blocks of many sizes, which fill most holes. Half of the upper bound is counted,
+    # as for traced models (docs/memory.md).
     return growth if batch_shape.split is None else growth // 2
 
 

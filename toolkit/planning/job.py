@@ -82,9 +82,8 @@ class Plan:
         group_by: The inputs whose text adjacent rows share. Empty if rows are shuffled.
         gradient_checkpointing: Whether the backward pass recomputes activations.
         optimizer: The name of the optimizer in transformers.
-        tree_attention: The attention of prefix trees. Dense attention is the alternative if attention split at the root
-            fails the verification.
-        dense_nodes: The largest number of nodes of trees that use dense attention in any case.
+        tree_attention: The attention over prefix trees: dense if attention split at the root fails the verification.
+        dense_nodes: The largest tree, in nodes, that gets dense attention whatever `tree_attention` is.
     """
 
     batching: Batching
@@ -123,7 +122,7 @@ class Plan:
 
     @property
     def allowed_attentions(self) -> tuple[TreeAttention, ...]:
-        """The attentions of prefix trees to verify, the preferred one first."""
+        """The kinds of attention over prefix trees to verify, the preferred one first."""
         return ("split", "dense") if self.tree_attention == "split" else ("dense",)
 
     def with_verification(self, verification: Verification, attention: TreeAttention, recipe: Recipe) -> "Plan":
@@ -167,7 +166,7 @@ class Plan:
             if not set(group_by) <= set(recipe.task.inputs):
                 raise ValueError
             recorded_fields["group_by"] = tuple(group_by)
-            # Runs of earlier versions used dense attention, and continue with it.
+            # Runs of earlier versions used dense attention and resume with it.
             recorded_fields["tree_attention"] = record.get("tree_attention", "dense")
             recorded_fields["dense_nodes"] = record.get("dense_nodes", 0)
             if recorded_fields["tree_attention"] not in get_args(TreeAttention):

@@ -116,7 +116,7 @@ def kept_bytes(
 
 
 def _rotary_elements(shape: ModelShape, batch_shape: BatchShape) -> int:
-    """Return the numbers in the cosines and sines of the rotary embedding, which all rows and layers share."""
+    """Return the number of cosines and sines of the rotary embedding, which all rows and layers share."""
     return 2 * batch_shape.length * shape.attention // shape.heads
 
 
@@ -221,9 +221,9 @@ def scoring_memory(
     is_packed = on_cpu and dtype_bytes < _FLOAT32_BYTES
     attention = _attention_elements(shape, batch_shape, is_packed=is_packed)
     mlp = 4 * shape.intermediate * batch_shape.tokens
-    # Without split attention, both are counted, because the copies of a mask of all pairs of nodes also take memory.
+    # With dense attention, both are counted, because copies of the mask also take memory.
     layer = max(attention, mlp) if batch_shape.split is not None else attention + mlp
-    # The embeddings, the input of a layer, and its residual connections, normalized or not.
+    # These are the embeddings, the input of a layer, and its residual connections, normalized or not.
     layer += 5 * shape.hidden * batch_shape.tokens + _rotary_elements(shape, batch_shape)
     # All layers cache the keys and values of the prefix, and those of the tree until the end of the forward pass.
     cached = 2 * shape.layers * shape.keys * (batch_shape.prefix + batch_shape.length) if batch_shape.prefix else 0
@@ -234,7 +234,7 @@ def scoring_memory(
 
 
 def _attention_elements(shape: ModelShape, batch_shape: BatchShape, *, is_packed: bool) -> int:
-    """Return the numbers that a layer's attention holds during scoring: queries, keys, values, results and copies.
+    """Return the number of elements that a layer's attention holds: queries, keys, values, results and copies.
 
     In half precision, CPUs with AMX also copy keys and values into the layout of their matrix units (`is_packed`). For
     other CPUs this predicts about 10% too much.
@@ -242,7 +242,7 @@ def _attention_elements(shape: ModelShape, batch_shape: BatchShape, *, is_packed
     if batch_shape.split is None:  # keys and values are repeated for all heads
         keys = batch_shape.rows * (batch_shape.prefix + batch_shape.length)
         return shape.attention * (2 * batch_shape.tokens + (2 + 2 * is_packed) * keys)
-    # The queries of the groups and the results, and copies of both if heads share a key head; see `tree_attention`.
+    # These are the queries and results of the groups, with copies if heads share a key head; see `tree_attention`.
     copies = 4 if shape.heads_per_key > 1 else 3
     queries = shape.attention * (batch_shape.tokens + copies * batch_shape.group_queries)
     return queries + (2 + 2 * is_packed) * shape.keys * batch_shape.group_keys

@@ -169,7 +169,7 @@ def largest_encoder_batch(job: TrainingJob) -> BatchShape:
 
 
 def _largest_scoring_batch(job: TrainingJob) -> BatchShape:
-    """Return the sizes of the largest batch of an evaluation, with training rows in place of the evaluation rows."""
+    """Return the sizes of the largest batch of an evaluation, estimated from training rows and the longest row."""
     preflight, longest = job.preflight, job.preflight.longest_row
     batch_tokens = scoring_batch_tokens(job.recipe, job.device.kind)
     if isinstance(preflight.row_tokenizer, PairTokenizer):  # an encoder
@@ -178,14 +178,14 @@ def _largest_scoring_batch(job: TrainingJob) -> BatchShape:
     labels = LabelTrie(preflight.row_tokenizer.label_ids)
     if find_tree_problem(preflight.config) is not None:  # each label of each row is scored separately
         return BatchShape(1, longest, len(labels.contexts))
-    # Rows of both splits have the same instruction and similar lengths.
+    # Evaluation rows have the same instruction and are assumed to have similar lengths.
     prompts = [row.prompt for row in preflight.train_rows[:_EXAMINED_PROMPTS]]
     # On a CPU, the common prefix is cached; see `TorchScorer`.
     prefix = min(common_prefix_length(prompts), min(map(len, prompts)) - 1) if job.device.kind == "cpu" else 0
     suffixes = [prompt[prefix:] for prompt in prompts]
     batches = split_by_nodes(suffixes, [len(labels.contexts)] * len(suffixes), batch_tokens)
     trees = [_scoring_tree(job, [suffixes[row] for row in rows], labels, prefix) for rows in batches]
-    # A row can be longer than all of them. Its token ids do not matter.
+    # A single evaluation row can be longer than all of these trees. Its token ids do not matter.
     longest_prompt = (0,) * max(1, longest - prefix - min(map(len, labels.sequences.values())))
     trees.append(_scoring_tree(job, [longest_prompt], labels, prefix))
     return max(trees, key=lambda tree: (tree.tokens, tree.group_keys))

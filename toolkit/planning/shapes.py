@@ -70,12 +70,12 @@ class ModelShape:
 
 @dataclass(frozen=True)
 class SplitShape:
-    """The sizes of a prefix tree whose attention is split at its root, see `batching.root_split`.
+    """The sizes of a prefix tree for attention split at the root, see `batching.root_split`.
 
     Args:
         path: The number of nodes on the common path.
         groups: The number of groups of subtrees.
-        width: The number of slots of a group.
+        width: The number of slots per group.
         queries: The number of nodes that the last layer computes, or None for all of them.
     """
 
@@ -94,7 +94,7 @@ class BatchShape:
         length: The number of tokens of a padded row, or of nodes of a tree.
         predictions: The number of positions at which the language-model head is applied.
         is_tree: Whether it is a tree, whose masks all layers share. For padded rows, each layer keeps its own mask.
-        split: The sizes of a tree for attention split at its root. None for a tree with a mask of all pairs of nodes.
+        split: The sizes of a tree for attention split at the root. None for dense attention and for padded rows.
         prefix: The number of cached tokens before a tree.
         depth: The number of tokens of the longest row in a tree, without the cached ones.
     """
@@ -109,7 +109,13 @@ class BatchShape:
 
     @classmethod
     def from_micro_batch(cls, micro_batch: MicroBatch, predictions: int, prefix: int = 0) -> "BatchShape":
-        """Return the sizes of collated tensors."""
+        """Return the sizes of collated tensors.
+
+        Args:
+            micro_batch: The tensors.
+            predictions: The number of positions at which the language-model head is applied.
+            prefix: The number of cached tokens before a tree.
+        """
         rows, length = micro_batch["input_ids"].shape
         if "position_ids" not in micro_batch:
             return cls(rows, length, predictions)
@@ -121,7 +127,7 @@ class BatchShape:
         return cls(rows, length, predictions, is_tree=True, split=split, prefix=prefix, depth=depth)
 
     def zeros(self) -> MicroBatch:
-        """Return the inputs of a model with these sizes, as collators make them, but with meaningless values."""
+        """Return tensors of these sizes, as collators return them, but with meaningless values."""
         inputs = {"input_ids": torch.zeros(self.rows, self.length, dtype=torch.long)}
         if not self.is_tree:
             return inputs | {"attention_mask": torch.ones_like(inputs["input_ids"])}
@@ -151,12 +157,12 @@ class BatchShape:
 
     @property
     def group_queries(self) -> int:
-        """The number of queries in all groups of a tree, with empty slots."""
+        """The number of queries in all groups of a tree, including empty slots."""
         return 0 if self.split is None else self.split.groups * self.split.width
 
     @property
     def group_keys(self) -> int:
-        """The number of keys in all groups of a tree: cached tokens, path and own nodes of each group."""
+        """The number of keys in all groups of a tree: the cached tokens, the path and the slots of each group."""
         return 0 if self.split is None else self.group_queries + self.split.groups * (self.prefix + self.split.path)
 
     def mask_elements(self, shape: ModelShape) -> int:
@@ -165,7 +171,7 @@ class BatchShape:
         if split is None:
             return self.tokens * (self.prefix + self.length)
         elements = self.group_queries * (self.prefix + split.path + split.width)
-        if self.prefix:  # without it, the path needs no mask
+        if self.prefix:  # without a cached prefix, the path needs no mask
             elements += split.path * (self.prefix + split.path)
         if split.queries is not None:
             elements += split.queries * (self.prefix + self.length)
@@ -173,7 +179,7 @@ class BatchShape:
 
 
 def kept_blocks(shape: ModelShape, lora: LoraSection, batch_shape: BatchShape, *, is_last: bool = False) -> list[int]:
-    """Return the sizes, in numbers, of the blocks that one layer keeps for its backward pass.
+    """Return the sizes, in elements, of the blocks that one layer keeps for its backward pass.
 
     These are the inputs of both norms, the blocks of the attention, and gate, its activation and up. Adapters keep
     their input, once if several share it. With dropout, each keeps its own masked copy and the mask. With DoRA, each
@@ -183,11 +189,11 @@ def kept_blocks(shape: ModelShape, lora: LoraSection, batch_shape: BatchShape, *
         shape: The sizes of the model.
         lora: The LoRA section of the recipe.
         batch_shape: The sizes of the micro-batch.
-        is_last: True for the last layer. In a tree, it may compute more than keys and values only for some nodes.
+        is_last: True for the last layer. In a tree, it can compute all but keys and values for only some nodes.
     """
     targets, all_tokens = set(lora.target_modules), batch_shape.tokens
     tokens = batch_shape.last_tokens if is_last else all_tokens
-    is_lean = tokens < all_tokens
+    is_partial = tokens < all_tokens
 
     def count(module: str) -> int:
         return all_tokens if module in _KEYS_VALUES else tokens
@@ -195,37 +201,37 @@ def kept_blocks(shape: ModelShape, lora: LoraSection, batch_shape: BatchShape, *
     if lora.dropout:
         adapter_inputs = [shape.input_size(module) * count(module) for module in lora.target_modules] * 2
     else:
-        shared = {*_KEYS_VALUES} if is_lean else {*_KEYS_VALUES, "q_proj"}
+        shared = {*_KEYS_VALUES} if is_partial else {*_KEYS_VALUES, "q_proj"}
         adapter_inputs = [
             *[shape.hidden * all_tokens] * bool(targets & shared),
-            *[shape.hidden * tokens] * (is_lean and "q_proj" in targets),
+            *[shape.hidden * tokens] * (is_partial and "q_proj" in targets),
             *[shape.hidden * tokens] * bool(targets & set(_GATES)),
             *[shape.intermediate * tokens] * ("down_proj" in targets),
         ]
-        # In a split tree, the input of o_proj is put together from the outputs of the attention.
+        # With split attention, the input of o_proj is concatenated from the outputs of path and groups.
         adapter_inputs += [shape.attention * tokens] * (batch_shape.split is not None and "o_proj" in targets)
     if lora.use_dora:  # the gradient of the magnitudes needs both results
         adapter_inputs += [shape.output_size(module) * count(module) for module in lora.target_modules] * 2
-    attention = _kept_by_attention(shape, batch_shape, is_lean=is_lean)
+    attention = _kept_by_attention(shape, batch_shape, is_partial=is_partial)
     return [shape.hidden * all_tokens] * 2 + attention + [shape.intermediate * tokens] * 3 + adapter_inputs
 
 
-def _kept_by_attention(shape: ModelShape, batch_shape: BatchShape, *, is_lean: bool) -> list[int]:
-    """Return the sizes of the queries, keys, values and outputs of a layer's attention."""
+def _kept_by_attention(shape: ModelShape, batch_shape: BatchShape, *, is_partial: bool) -> list[int]:
+    """Return the sizes of the queries, keys, values and outputs that a layer's attention keeps."""
     split, tokens = batch_shape.split, batch_shape.tokens
     if split is None:  # keys and values are repeated for all heads
         return [shape.attention * tokens] * 4
-    if is_lean:
+    if is_partial:
         return [shape.attention * batch_shape.last_tokens] * 2 + [shape.keys * tokens] * 2
     groups = [shape.attention * batch_shape.group_queries] * 2 + [shape.keys * batch_shape.group_keys] * 2
-    # The queries of the path are a view, which keeps those of all nodes. So are keys and values unless they are
-    # repeated.
+    # The queries of the path are a view, which keeps the queries of all nodes. Keys and values are also views unless
+    # they are repeated.
     path_keys = shape.attention * (split.path if shape.heads_per_key > 1 else tokens)
     return [*groups, shape.attention * tokens, path_keys, path_keys, shape.attention * split.path]
 
 
 def freed_blocks(shape: ModelShape, lora: LoraSection, batch_shape: BatchShape) -> list[int]:
-    """Return the sizes, in numbers, of the blocks that one layer allocates and frees before the next layer.
+    """Return the sizes, in elements, of the blocks that one layer allocates and frees before the next layer.
 
     - Norms: the square, the normalized input, and the result unless adapters keep it.
     - The product of gate and up unless the adapter of down_proj keeps it.
@@ -235,7 +241,7 @@ def freed_blocks(shape: ModelShape, lora: LoraSection, batch_shape: BatchShape) 
       result for the input without dropout.
     - The final result of linear layers except gate and up. It is rotated, repeated for all heads or added to the
       residual stream, and the new tensor is kept instead.
-    - In a split tree, the copies that put nodes into groups and back.
+    - With split attention, the copies of nodes into groups and back.
     """
     targets, has_dropout = set(lora.target_modules), bool(lora.dropout)
     freed = [shape.hidden] * 4
@@ -259,12 +265,13 @@ def freed_blocks(shape: ModelShape, lora: LoraSection, batch_shape: BatchShape) 
 
 
 def _freed_by_split(shape: ModelShape, batch_shape: BatchShape, split: SplitShape) -> list[int]:
-    """Return the sizes of the copies in `tree_attention` that nothing keeps."""
+    """Return the sizes of the copies in `tree_attention` that are freed before the next layer."""
     queries = shape.attention * batch_shape.group_queries
-    # The heads that share a key are put one after the other, and separated again. Of one group, that is only a view.
+    # The queries of heads that share a key head are concatenated, and the results are separated again. With one group,
+    # these are views, except one if there are several key heads.
     copies = (split.groups > 1) * 2 + (shape.key_heads > 1) if shape.heads_per_key > 1 else 0
-    # The keys and values of the groups before the path is put in front of them; the results of the nodes below the
-    # path, and those of all nodes.
+    # The others are the keys and values of the groups before the path is prepended, the results of the nodes below the
+    # path, and the results of all nodes.
     return [
         *[queries] * copies,
         *[shape.keys * batch_shape.group_queries] * 2,

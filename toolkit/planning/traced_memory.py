@@ -72,7 +72,7 @@ class TracedModel:
         inputs = model_inputs(batch_shape.zeros(), self.config, self.dtype, batch_shape.prefix)
         masks: dict[int, torch.Tensor] = {}
         for mask in _masks(inputs):
-            masks[id(mask)] = mask  # layers share them
+            masks[id(mask)] = mask  # a mask that several layers share is counted once
         return sum(mask.nbytes for mask in masks.values())
 
     @lru_cache(maxsize=64)  # noqa: B019 - models are small, and a preflight traces the same ones several times
@@ -225,7 +225,7 @@ def traced_scoring_memory(
         adapter=0,
         activations=model.mask_bytes(batch_shape),
         logits=scored_logit_bytes(model.config.vocab_size, predictions, model.dtype_bytes),
-        # The only blocks that a layer keeps are the keys and values in the cache.
+        # Without gradients, a layer keeps only its keys and values, in the cache.
         working=trace.kept_bytes(model.layers, checkpointing=False) + trace.working,
         loading=loading,
     )

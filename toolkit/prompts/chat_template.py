@@ -20,7 +20,7 @@ _MAX_CHARACTERS = 10_000_000  # more than any model reads; the tokenizer needs a
 _RENDER_SECONDS = 30.0  # rendering takes milliseconds, so this is generous on any machine
 
 _Segment = int | tuple[str, list[int]]
-"""A part of a rendered template: the id of a special token, or a text with the slots of the messages in it."""
+"""A part of a rendered template: the id of a special token, or a text and the indices of the messages in it."""
 
 
 class ChatTemplate:
@@ -119,7 +119,11 @@ class ChatTemplate:
         return self._encode(self._prompt, texts)[0]
 
     def encode_prompts(self, conversations: Sequence[Sequence[str]]) -> list[list[int]]:
-        """Return the token ids of many prompts, as `encode_prompt` does, but with few calls of the tokenizer."""
+        """Return the token ids of many prompts, as `encode_prompt` does, but with fewer calls to the tokenizer.
+
+        Args:
+            conversations: For each prompt, the texts of all messages before the answer.
+        """
         pieces = self._split_pattern.split(self._prompt)
         prompts = [list(self._segments(pieces, texts)) for texts in conversations]
         first = {segments[0][0] for segments in prompts if segments and not isinstance(segments[0], int)}
@@ -131,7 +135,7 @@ class ChatTemplate:
         }
 
         def encode(tokenizer: Any, text: str) -> list[int]:
-            # Unknown is only a text whose first segment has no tokens.
+            # A later text is unknown to the first tokenizer, which encodes it if the segments before it have no tokens.
             return known.get((id(tokenizer), text)) or encode_plain(tokenizer, text)
 
         return [self.with_one_bos(self._encode_segments(segments, self.tokenizer, encode)[0]) for segments in prompts]
@@ -241,7 +245,7 @@ class ChatTemplate:
     def _encode_segments(
         self, segments: Iterable[_Segment], tokenizer: Any, encode: Callable[[Any, str], list[int]]
     ) -> tuple[list[int], list[int]]:
-        """Encode segments, of which text before the first token is encoded by `tokenizer`.
+        """Encode segments, with `tokenizer` for the text before the first token.
 
         Returns:
             The token ids, and the start of each message in the order of its slot.

@@ -140,7 +140,7 @@ class PromptTokenizer:
         return EncodedRow(ids, (), shortened)
 
     def encode_batch(self, rows: Sequence[Mapping[str, str]]) -> list[EncodedRow | DataError]:
-        """Encode rows as `encode_unlabeled` does, but faster; a row that cannot be encoded becomes its error."""
+        """Encode rows as `encode_unlabeled` does, but faster. For a row that cannot be encoded, return its error."""
         messages = [prompt_messages(self.task, inputs, self.shots) for inputs in rows]
         prompts = self.template.encode_prompts([[message["content"] for message in row] for row in messages])
         return [

@@ -87,7 +87,7 @@ class PairTokenizer:
         return self.encode_row(Example("", inputs, self.labels[0]))
 
     def encode_batch(self, rows: Sequence[Mapping[str, str]]) -> list[EncodedPair | DataError]:
-        """Encode rows as `encode_unlabeled` does, but faster; a row that cannot be encoded becomes its error."""
+        """Encode rows as `encode_unlabeled` does, but faster. For a row that cannot be encoded, return its error."""
         texts = [[inputs[name].strip() for name in self.task.inputs] for inputs in rows]
         return [
             self._make_pair(tokens, 0, False)

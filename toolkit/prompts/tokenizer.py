@@ -17,7 +17,7 @@ SAMPLES = (
 )
 """Sentences with spaces, accents, punctuation and numbers, on which tokenizers are checked."""
 _BATCH_CHARACTERS = 100_000
-"""The characters that are encoded in one call: a few hundred rows for all cores, in a few megabytes of memory."""
+"""The number of characters to encode per call: a few hundred rows, which all cores share, in a few megabytes."""
 _ENCODER_KEYS = ("input_ids", "special_tokens_mask", "token_type_ids")
 T = TypeVar("T")
 _TOKENIZER_HINT = (
@@ -193,7 +193,11 @@ def encode_plain(tokenizer: Any, text: str) -> list[int]:
 
 
 def encode_plain_texts(tokenizer: Any, texts: Collection[str]) -> dict[str, list[int]]:
-    """Return the token ids of each text, as `encode_plain` does, but with few calls, which use all cores."""
+    """Return the token ids of each text, as `encode_plain` does, but with fewer calls, which use all cores.
+
+    Raises:
+        ModelError: If the tokenizer fails.
+    """
     ids: dict[str, list[int]] = {}
     for batch in _batches(list(texts), len):
         with tokenizer_errors():
@@ -232,21 +236,25 @@ def encode_for_encoder(tokenizer: Any, texts: Sequence[str]) -> list[tuple[int, 
     Raises:
         ModelError: If the tokenizer fails.
     """
-    encoding = _call_for_encoder(tokenizer, *texts)
-    return _label_tokens(tokenizer, *(encoding[key] for key in _ENCODER_KEYS))
+    encoding = _tokenize_for_encoder(tokenizer, *texts)
+    return _add_segments(tokenizer, *(encoding[key] for key in _ENCODER_KEYS))
 
 
 def encode_rows_for_encoder(tokenizer: Any, rows: Sequence[Sequence[str]]) -> list[list[tuple[int, int]]]:
-    """Encode rows of one text, or of two, as `encode_for_encoder` does, but with few calls, which use all cores."""
+    """Encode rows of one text, or of two, as `encode_for_encoder` does, but with fewer calls, which use all cores.
+
+    Raises:
+        ModelError: If the tokenizer fails.
+    """
     tokens: list[list[tuple[int, int]]] = []
     for batch in _batches(rows, lambda texts: sum(map(len, texts))):
-        encoding = _call_for_encoder(tokenizer, *(list(texts) for texts in zip(*batch, strict=True)))
+        encoding = _tokenize_for_encoder(tokenizer, *(list(texts) for texts in zip(*batch, strict=True)))
         encoded = zip(*(encoding[key] for key in _ENCODER_KEYS), strict=True)
-        tokens += [_label_tokens(tokenizer, *row) for row in encoded]
+        tokens += [_add_segments(tokenizer, *row) for row in encoded]
     return tokens
 
 
-def _call_for_encoder(tokenizer: Any, *texts: str | list[str]) -> Any:
+def _tokenize_for_encoder(tokenizer: Any, *texts: str | list[str]) -> Any:
     with tokenizer_errors():
         return tokenizer(
             *texts,
@@ -257,7 +265,7 @@ def _call_for_encoder(tokenizer: Any, *texts: str | list[str]) -> Any:
         )
 
 
-def _label_tokens(
+def _add_segments(
     tokenizer: Any, ids: Sequence[int], are_added: Sequence[int], segments: Sequence[int]
 ) -> list[tuple[int, int]]:
     # In some vocabularies (CamemBERT's) a special token is an ordinary piece of text, too, so a text can produce it

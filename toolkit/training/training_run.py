@@ -196,10 +196,10 @@ def _check_trainable(model: Any, preflight: Preflight[Any]) -> None:
 
 
 def _verify_trees(job: TrainingJob, model: Any) -> TrainingJob:
-    """Return the job after a comparison of a tree with padded rows; if it fails, the job uses padded rows.
+    """Return the job with the first attention whose tree equals padded rows, or with padded rows if none does.
 
     Raises:
-        TrainingError: If the comparison fails and the recipe requires trees.
+        TrainingError: If the verification fails with every attention and the recipe requires trees.
     """
     if not job.plan.is_tree:
         return job
@@ -214,7 +214,7 @@ def _verify_trees(job: TrainingJob, model: Any) -> TrainingJob:
             if attention == "split" and job.plan.dense_nodes and not verify("dense").passed:
                 job = job.with_plan(replace(job.plan, dense_nodes=0))
             return job
-        announce(f"unverified  {attention} attention of prefix trees: {verification}")
+        announce(f"rejected    {attention} attention over prefix trees: {verification}")
     accept_trees(model, False)
     if training.batching == "prefix_tree":
         raise TrainingError(

@@ -52,7 +52,7 @@ def verify_tree(
         rows: Some of the training rows, see `choose_rows`. At most four of them are compared.
         loss_on: The tokens that are trained on.
         precision: The precision of the model's computation.
-        attention: The attention with which the tree is computed.
+        attention: The attention to compute the tree with.
 
     Raises:
         DeviceMemoryError: If four rows do not fit into memory.
