@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 
 from side_by_side import ENVIRONMENT
 
-# Text stays text, and element ids do not depend on the process. A page scales the picture to at most its own size,
-# so that 10 points stay readable on a phone, which is about as wide as the picture.
+# Text is not converted to paths, and element ids do not depend on the process. Pages do not enlarge the picture, and it
+# is about as wide as a phone, so text of 10 points is readable there.
 _STYLE = {"svg.fonttype": "none", "svg.hashsalt": "toolkit", "font.size": 10, "axes.spines.top": False}
 _STYLE["axes.spines.right"] = False
 _WIDTH_INCHES = 4.0
@@ -24,14 +24,21 @@ PEER = "trl on unsloth"
 
 
 def training_speed(results: Path) -> str | None:
-    """Draw the speed of both kinds of trees relative to TRL on Unsloth, for each model and number of rows per step."""
+    """Draw the speed of shuffled and grouped trees relative to TRL on Unsloth, by model and rows per step.
+
+    Args:
+        results: The folder of the results.
+
+    Returns:
+        The figure as SVG, or None if there are no results.
+    """
     ratios: dict[str, dict[str, float]] = {}
     for file in sorted(results.glob("training-*/training.json")):
         systems = json.loads(file.read_text(encoding="utf-8"))
-        found = {system["name"]: system["against"].get(PEER) for system in systems}
+        speeds = {system["name"]: system["against"].get(PEER) for system in systems}
         batch = json.loads((file.parent / ENVIRONMENT).read_text(encoding="utf-8"))["batch"]
         model = file.parent.name.removeprefix("training-").removesuffix(f"-{batch}")
-        ratios[f"{model}, {batch}"] = {name: found[name] for name in _COLORS if found.get(name) is not None}
+        ratios[f"{model}, {batch}"] = {name: speeds[name] for name in _COLORS if speeds.get(name) is not None}
     ratios = {name: values for name, values in ratios.items() if values}
     if not ratios:
         return None
@@ -55,7 +62,7 @@ def training_speed(results: Path) -> str | None:
 
 
 def predicting(results: Path) -> str | None:
-    """Draw memory and speed over the rows of a prediction."""
+    """Draw memory and speed over the rows of a prediction; see `training_speed` for argument and result."""
     file = results / "predicting" / "predicting.json"
     if not file.is_file():
         return None
@@ -98,4 +105,4 @@ FIGURES: dict[str, tuple[Callable[[Path], str | None], str]] = {
     "training-speed": (training_speed, "Training speed relative to TRL on Unsloth by model and rows per step"),
     "predicting": (predicting, "Resident memory and rows per second over the rows of a prediction"),
 }
-"""For each figure, the function that draws it, or returns None without results, and its description."""
+"""The function that draws each figure, and the figure's description."""

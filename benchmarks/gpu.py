@@ -91,7 +91,7 @@ def key(result: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def list_cases(job: dict[str, Any], group: str, result: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the results of the cases of a process. If it failed, those that it finished are in the log."""
+    """Return the results of a process's cases. If the process failed, its finished cases are read from the log."""
     if "cases" in result:
         return result["cases"]
     log = Path(job["log"])
@@ -137,7 +137,7 @@ def main() -> None:
         **{name: prepared[name] for name in ("lora", "rows", "prompts", "labels")},
     }
     job["cases"] = {group: [vars(case) for case in select_cases(group, batches)] for group in groups}
-    # A group that has a case in progress at its deadline gets the time to finish it.
+    # After its deadline, a process starts no case but gets some time to finish the current one.
     results = take_turns(__file__, job, groups, 1, {group: end + _GRACE_S for group, end in job["deadlines"].items()})
     cases = [case for group, (result,) in results.items() for case in list_cases(job, group, result)]
     device = next((result["device"] for (result,) in results.values() if "device" in result), "unknown")

@@ -1,4 +1,4 @@
-"""The cases that gpu.py measures, and the processes that they run in."""
+"""The cases that gpu.py measures, and the processes in which they run."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ class Case:
         checkpointing: True if the backward pass recomputes activations.
         multiple: The number to a multiple of which each tree is padded.
         nodes: The largest number of nodes per tree.
-        attention: `split` at the root of a tree, or `dense` over all of its nodes.
+        attention: The attention over trees, `split` or `dense`.
     """
 
     system: str
@@ -39,7 +39,7 @@ class Case:
 
 
 def select_cases(group: str, batches: tuple[int, ...]) -> Iterator[Case]:
-    """Yield the cases of one process, those that are needed most first.
+    """Yield the cases of one process, the most important ones first.
 
     - Systems: all in bfloat16 at every batch size; in float16 and 4-bit all but transformers at the smallest.
     - Gradient checkpointing: off, and on for trees and padding-free Unsloth in bfloat16 (smallest and largest batch

@@ -19,12 +19,12 @@ _WARM_UP_ROWS = 256
 
 
 def has_vllm() -> bool:
-    """Return whether vLLM is installed."""
+    """Return True if vLLM is installed."""
     return find_spec("vllm") is not None
 
 
 def order_prompts(job: dict[str, Any], case: Case) -> list[list[int]]:
-    """Return the prompts sorted by their tokens, so that those with a common prefix are neighbors, or shuffled."""
+    """Return the prompts shuffled, or sorted by their tokens, so that those with a common prefix are adjacent."""
     prompts = sorted(job["prompts"])
     if case.system != SORTED:
         random.Random(0).shuffle(prompts)
@@ -76,7 +76,7 @@ def open_vllm(job: dict[str, Any]) -> Callable[[Case], dict[str, Any]]:
     def run(case: Case) -> dict[str, Any]:
         prompts = order_prompts(job, case)
         score(prompts[:_WARM_UP_ROWS])
-        engine.reset_prefix_cache()  # otherwise it would have the prompts of the warm-up and of the previous case
+        engine.reset_prefix_cache()  # it contains the prompts of the warm-up and of the previous case
         # vLLM reserves most of the GPU's memory for its cache, whatever the model needs.
         return {**time_scoring(score, prompts), "peak_bytes": None}
 

@@ -148,7 +148,7 @@ def attempt(job: dict[str, Any], run: Any) -> dict[str, Any]:
 
 
 def run_vllm_cases(job: dict[str, Any], cases: list[Case]) -> Iterator[tuple[Case, dict[str, Any]]]:
-    """Score with vLLM. A failure to load the model is the result of every case."""
+    """Score with vLLM. If the model cannot be loaded, the error is the result of every case."""
     if not has_vllm():
         yield from skip(cases, "vllm is not installed")
         return
@@ -227,7 +227,7 @@ def run_ours(job: dict[str, Any], case: Case, model: Any, training_job: Any, rec
         plan = replace(plan, batching=replace(plan.batching, name="padded"))
     this_job = replace(training_job, plan=plan, preflight=replace(training_job.preflight, recipe=recipe))
     accept_trees(model)
-    # Compiled code keeps the kernel that was enabled when it was traced, so trees with cuDNN have a dedicated process.
+    # Compiled code keeps the kernel that was enabled when it was traced, so trees with cuDNN run in their own process.
     torch.backends.cuda.enable_cudnn_sdp(job["system"] == CUDNN)
     trainer = make_trainer(this_job, model, Path(job["folder"]) / "ours" / "checkpoints")
     collate = trainer.data_collator

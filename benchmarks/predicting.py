@@ -1,9 +1,9 @@
 """Memory and speed of scripts/predict.py on many rows, with an extrapolation to a million.
 
-python benchmarks/predicting.py outputs/nli_fr --input test.jsonl --rows 10000 --out outputs/bench
+    python benchmarks/predicting.py outputs/nli_fr --input test.jsonl --rows 10000 --out outputs/bench
 
-The rows of the file are repeated until there are enough of them. Each repetition starts with a number, so that the
-prompts of two repetitions share no more than those of other rows. Writes OUT/predicting.json.
+The rows of the file are repeated until there are enough of them. In each repetition after the first, the first input of
+a row starts with the number of the repetition, so that its prompt shares no more with its copies than with other rows.
 """
 
 import argparse
@@ -42,7 +42,7 @@ class Recorder:
         self._process = psutil.Process()
 
     def __call__(self, work: str, done: int, total: int | None) -> None:
-        """Record a sample of each percent of the rows."""
+        """Record a sample, at most once per percent of the rows."""
         now = time.perf_counter()
         if work == "checking":
             self.checked.append((done, now))
@@ -55,7 +55,7 @@ class Recorder:
 
 
 def repeat_rows(source: Path, columns: dict[str, str]) -> Iterator[dict[str, Any]]:
-    """Yield the inputs of the rows of a file again and again, with the number of the repetition in the first input."""
+    """Yield the inputs of the rows of a file repeatedly, with the number of the repetition in the first input."""
     for repetition in count():
         for row in stream_file(source, columns=list(columns.values())):
             inputs = {column: get_column(row, column) for column in columns.values()}
@@ -78,7 +78,7 @@ def predict(run: Run, model: str, source: Path, rows: int, out: Path) -> dict[st
     if first is last:
         sys.exit("All rows were scored in one chunk, so there is no rate. Give a larger --rows.")
     rate = (last["rows"] - first["rows"]) / (last["seconds"] - first["seconds"])
-    # Loading takes the same time for any number of rows, so it is neither in the rate nor in the extrapolation.
+    # The time to load the model does not depend on the number of rows, so neither rate nor extrapolation includes it.
     begin, end = recorder.checked[0] if len(recorder.checked) > 2 else (0, started), recorder.checked[-1]
     checking = (end[1] - begin[1]) * rows / (rows - begin[0])
     writing = finished - recorder.started - last["seconds"]

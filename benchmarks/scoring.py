@@ -233,8 +233,8 @@ def main() -> None:
 def summarize(results: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
     """Return one entry per system, with the rate of its median round.
 
-    `our_speedup` is our rate relative to that of the system. `equal_predictions` counts the rows on which the system
-    and ours agree. Both are None for ours, and the second also if the system returns no labels.
+    `our_speedup` is our rate relative to that of the system. `equal_predictions` is the number of rows on which the
+    system and ours agree. Both are None for ours, and the latter also if the system returns no labels.
     """
     seconds = {system: median_seconds(rounds) for system, rounds in results.items()}
     ours = results.get(OURS)

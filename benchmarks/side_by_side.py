@@ -2,7 +2,7 @@
 
 A single timing on a shared machine is misleading, so every round runs each system once, and the benchmarks report
 medians and ratios. A benchmark writes DIR/NAME.json, a list with one entry per system or case, from which its function
-`table` makes the table, and DIR/environment.json: title, date, command line, versions and machine.
+`table` makes a table, and DIR/environment.json with title, date, command line, versions and machine.
 """
 
 import argparse
@@ -71,7 +71,7 @@ def _result_folder(value: str) -> Path:
     others = [path.name for path in folder.glob("*.json") if path.name not in (f"{benchmark_name()}.json", ENVIRONMENT)]
     if others and (folder / ENVIRONMENT).is_file():
         raise argparse.ArgumentTypeError(
-            f"{folder} already has {others[0]} of another benchmark; choose another folder"
+            f"{folder} already contains {others[0]} of another benchmark; choose another folder"
         )
     return folder
 
@@ -110,8 +110,8 @@ def take_turns(
             exists until all workers have finished.
         systems: The systems.
         rounds: The number of times to run each of them.
-        ends: The time at which the worker of each system is stopped. If given, a worker that is stopped or fails does
-            not end the benchmark. Its result is then `error`.
+        ends: The time, as from `time.time()`, at which to stop the worker of each system. If given, a worker that is
+            stopped or fails does not end the benchmark. Its result then has the field `error`.
 
     Returns:
         The results of each system, one per round.
@@ -178,7 +178,7 @@ def versions() -> dict[str, str]:
 
 
 def markdown(table: Table) -> str:
-    """Return a table as Markdown. Columns of numbers are aligned on the right."""
+    """Return a table as Markdown. Columns of numbers are right-aligned."""
     header, *rows = table
     columns = zip(*rows, strict=True)
     marks = ["---:" if all(map(_NUMBER.fullmatch, column)) else "---" for column in columns]
@@ -193,7 +193,7 @@ def report(title: str, results: list[dict[str, Any]], out: Path, *tables: Callab
         results: One entry per system or case.
         out: The folder to write to.
         tables: Functions that make a table from the results.
-        facts: Further facts for environment.json.
+        facts: Additional fields of environment.json.
     """
     name = benchmark_name()
     text = "\n".join([f"### {title}\n", *(markdown(table(results)) for table in tables)])

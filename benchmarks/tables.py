@@ -1,12 +1,12 @@
 """Write the tables and figures of the documentation from the results in benchmarks/results.
 
-    python benchmarks/tables.py          # after a folder of results was added or replaced
+    python benchmarks/tables.py          # after adding or replacing a folder of results
     python benchmarks/tables.py --check  # exit with 1 if a document or a figure differs from the results
 
-A document has a table between `<!-- table: FOLDER -->` and `<!-- end -->`. FOLDER is the --out folder of a benchmark,
-copied to benchmarks/results; its NAME.json is rendered by the function `table` of benchmarks/NAME.py, or by
-`VIEW_table` for `<!-- table: FOLDER/VIEW -->`. The rows of table.json, which were not written by a benchmark, are
-rendered as they are. `<!-- figure: NAME -->` becomes a drawing from figures.py. All other text is kept.
+In a document, a table is between `<!-- table: FOLDER -->` and `<!-- end -->`. FOLDER is a folder in benchmarks/results
+to which a benchmark has written. Its NAME.json is rendered by the function `table` of benchmarks/NAME.py, or by
+`VIEW_table` for `<!-- table: FOLDER/VIEW -->`. The rows of table.json, which no benchmark has written, are rendered as
+they are. Between `<!-- figure: NAME -->` and `<!-- end -->` is a figure from figures.py. All other text is kept.
 """
 
 import argparse
@@ -36,12 +36,12 @@ def read_results(folder: Path) -> tuple[str, Any]:
     """Return the name of a benchmark and its results."""
     files = [path for path in sorted(folder.glob("*.json")) if path.name != ENVIRONMENT]
     if len(files) != 1:
-        sys.exit(f"{folder} must have the results of one benchmark, but it has {len(files)}: keep one NAME.json.")
+        sys.exit(f"{folder} must contain the results of one benchmark, but has {len(files)}. Keep one NAME.json.")
     return files[0].stem, json.loads(files[0].read_text(encoding="utf-8"))
 
 
 def plain_table(rows: list[dict[str, str]]) -> Table:
-    """Return rows that are already text as a table."""
+    """Return the rows of a table.json, whose cells are text, as a table."""
     return [list(rows[0]), *(list(row.values()) for row in rows)]
 
 
@@ -69,7 +69,7 @@ def predicting_table(result: dict[str, Any]) -> Table:
 
 
 def render_table(folder: Path, view: str | None) -> str:
-    """Return the table of a folder as Markdown, with its source."""
+    """Return the table of a folder as Markdown, with a link to the results; see the module for `view`."""
     if not folder.is_dir():
         return NOT_MEASURED
     name, results = read_results(folder)
@@ -91,7 +91,7 @@ def render_table(folder: Path, view: str | None) -> str:
 
 
 def render(text: str) -> str:
-    """Return a document with all of its tables and figures."""
+    """Return the text of a document with its tables and figures generated from the results."""
 
     def replace(block: re.Match[str]) -> str:
         name, view = block["name"], block["view"]

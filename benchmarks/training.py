@@ -19,10 +19,10 @@ from training_systems import OURS, PEERS, run_worker
 def summarize(results: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
     """Return one entry per system.
 
-    `against` is the speed relative to each other system: the ratio of the medians. `gradient_differences` are relative,
-    over the complete adapter at the first step, from each of `PEERS` that ran before. `gradient_difference` is the one
-    from TRL on Unsloth, which differs from ours only in its padded rows, or else from transformers. It is None if
-    neither ran before, or if the first step has other rows, as with grouped rows.
+    `against` is the speed relative to each of `PEERS`: the ratio of the medians. `gradient_differences` are relative,
+    over the complete adapter at the first step, compared with each of `PEERS` that ran before. `gradient_difference`
+    is the one compared with TRL on Unsloth, which differs from ours only in its padded rows, or else with transformers.
+    It is None if neither ran before, or if the first step has different rows because they are grouped.
     """
     peers = [system for system in PEERS if system in results]
     entries = []

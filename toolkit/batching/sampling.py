@@ -19,7 +19,7 @@ HOPPER_DENSE_NODES = 4_096
 """The largest prefix tree, in nodes, that Hopper and later GPUs compute with dense attention.
 
 Attention split at the root launches more kernels. On an H200 it is slower than dense attention in a tree of 2,560
-nodes, and saves more than a third of the time in a tree of 9,216 (docs/gpu.md)."""
+nodes, and saves more than a third of the time in a tree of 9,216. This limit lies between them (docs/gpu.md)."""
 LENGTH_MULTIPLES = {"cpu": 1, "cuda": 128}
 """The number to a multiple of which trees are padded, by device; see `PrefixTree.with_length_multiple_of`."""
 
