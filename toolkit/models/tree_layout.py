@@ -119,19 +119,21 @@ def _tree_layout(
     group_keys = torch.cat([path_keys.expand(len(slots), -1), slots], dim=1)
     layers = {}
     for name, window in windows.items():
-        path_mask = _limit_to_window(path_keys[:, None, None, :] <= path[:, None, :, None], path, path_keys, window)
-        is_causal = window is None and path.shape == path_keys.shape
+        path_mask = None
+        if window is not None or path.shape != path_keys.shape:
+            is_earlier = path_keys[:, None, None, :] <= path[:, None, :, None]
+            path_mask = _additive(_limit_to_window(is_earlier, path, path_keys, window), dtype, heads_per_key)
         group_mask = _limit_to_window(tree["attention_mask"], slots, group_keys, window)
         layers[name] = TreeLayer(
             slots=tree["slots"],
             node_slots=tree["node_slots"],
-            path_mask=None if is_causal else _additive(path_mask, dtype, heads_per_key),
+            path_mask=path_mask,
             group_mask=_additive(group_mask, dtype, heads_per_key),
         )
     layout = [layers.get(name) or next(iter(layers.values())) for name in layer_types(config)]
     if "queries" in tree:
         positions = keys[:, keys.shape[1] - nodes :][:, tree["queries"]]
-        mask = _limit_to_window(tree["query_mask"], positions, keys, windows[layer_types(config)[-1]])
+        mask = _limit_to_window(tree["query_mask"], positions, keys, windows.get(layer_types(config)[-1]))
         predicting = PredictingNodes(tree["queries"], _additive(mask, dtype, heads_per_key), nodes)
         layout[-1] = replace(layout[-1], predicting=predicting)
     return tuple(layout)

@@ -138,7 +138,8 @@ class TracedModel:
 def _masks(inputs: dict[str, Any]) -> list[torch.Tensor]:
     """Return the masks in the inputs of a tree, see `tree_layout.model_inputs`."""
     if layout := inputs.get("tree_layout"):
-        masks = [mask for layer in layout.layers for mask in (layer.path, layer.groups, layer.queries)]
+        masks = [mask for layer in layout for mask in (layer.path_mask, layer.group_mask)]
+        masks += [layer.predicting.mask for layer in layout if layer.predicting is not None]
         return [mask for mask in masks if mask is not None]
     mask = inputs["attention_mask"]
     return list(mask.values()) if isinstance(mask, dict) else [mask]

@@ -22,7 +22,7 @@ _TOKEN_FIELDS = ("tokens_sha256",)
 _PROCESS_FIELDS = ("processes",)
 _PLAN_FIELDS = (
     "batching.name", "batch_size", "steps", "micro_batch_size", "batch_tokens", "gradient_checkpointing",
-    "optimizer", "tree_attention",
+    "optimizer", "tree_attention", "dense_nodes",
 )  # fmt: skip
 _START_OVER = "or start over with overwrite=True or another output_dir."
 
@@ -100,7 +100,7 @@ def check_same_plan(run: RunFolder, current: Mapping[str, Any]) -> None:
 def _check_fields(run: RunFolder, current: Mapping[str, Any], fields: Iterable[str], hint: str) -> None:
     # A run that was killed before it wrote run.json has an empty record. It took no steps, so any value will do.
     # Runs of earlier versions did not record their attention, which was dense.
-    recorded = run.record and {"tree_attention": "dense", **run.record}
+    recorded = run.record and {"tree_attention": "dense", "dense_nodes": 0, **run.record}
     differing = [
         f"{field} {recorded_value!r} (now {current_value!r})"
         for field in fields

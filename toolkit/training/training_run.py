@@ -211,10 +211,12 @@ def _verify_trees(job: TrainingJob, model: Any) -> TrainingJob:
         if verification.passed:
             announce(f"verified    {verification}")
             job = job.with_verification(verification, attention)
-            if attention == "split" and job.plan.dense_nodes and not verify("dense").passed:
+            if attention == "split" and job.plan.dense_nodes and not (dense := verify("dense")).passed:
+                announce(f"rejected    dense attention over small prefix trees: {dense}")
                 job = job.with_plan(replace(job.plan, dense_nodes=0))
             return job
-        announce(f"rejected    {attention} attention over prefix trees: {verification}")
+        if attention != job.plan.allowed_attentions[-1]:
+            announce(f"rejected    {attention} attention over prefix trees: {verification}")
     accept_trees(model, False)
     if training.batching == "prefix_tree":
         raise TrainingError(
