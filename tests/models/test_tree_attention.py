@@ -7,7 +7,7 @@ import sys
 import threading
 from collections.abc import Callable
 from types import ModuleType
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ from tests.models.window_cases import CASES, WINDOW
 from toolkit.batching.collators import TreeAttention, tree_inputs
 from toolkit.batching.prefix_tree import Branch, PrefixTree, build_tree
 from toolkit.models import tree_attention
-from toolkit.models.backend import AutoModelForCausalLM, DynamicCache
+from toolkit.models.backend import ALL_ATTENTION_FUNCTIONS, AutoModelForCausalLM, DynamicCache
 from toolkit.models.tree_attention import MASK_ERRORS, accept_trees
 from toolkit.models.tree_layout import model_inputs
 
@@ -204,13 +204,28 @@ def test_second_installation_adds_nothing() -> None:
     model = make_model(installed=False)
     assert hooks(model) == 0
     accept_trees(model)
-    count, function = hooks(model), tree_attention.AttentionInterface()["sdpa"]
+    count, function = hooks(model), ALL_ATTENTION_FUNCTIONS["sdpa"]
     assert count == 2 * (len(model.get_decoder().layers) + len(tree_attention._LAST_LAYER_MODULES))
     accept_trees(model, False)
     accept_trees(model)
     accept_trees(make_model(installed=False))
-    assert hooks(model) == count and tree_attention.AttentionInterface()["sdpa"] is function
-    assert tree_attention._originals["sdpa"] is not function
+    assert hooks(model) == count and ALL_ATTENTION_FUNCTIONS["sdpa"] is function
+    assert not hasattr(function.original, "original")
+
+
+def test_replaced_attention_is_wrapped_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unsloth replaces transformers' function when it loads some models, and its own then calls ours."""
+    model = make_model()
+    previous = ALL_ATTENTION_FUNCTIONS["sdpa"]
+    monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS, "sdpa", lambda *args, **keywords: previous(*args, **keywords))
+    accept_trees(model)
+    tree = make_tree(0)[0]
+    nodes = last_nodes(tree)
+    split, dense = (
+        model.get_decoder()(**model_inputs(tree_inputs(tree, nodes, attention), model.config, torch.float32))
+        for attention in get_args(TreeAttention)
+    )
+    assert_close(split.last_hidden_state[0, nodes], dense.last_hidden_state[0, nodes])
 
 
 def test_failed_layer_leaves_nothing_active(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,7 +49,6 @@ from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     MODEL_FOR_MASKED_LM_MAPPING,
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
-    AttentionInterface,
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
@@ -61,6 +60,7 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from trl import SFTConfig, SFTTrainer
 
 transformers.utils.logging.set_verbosity_error()
@@ -71,11 +71,11 @@ _MIXED_PRECISION = "UNSLOTH_MIXED_PRECISION"
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 __all__ = [
+    "ALL_ATTENTION_FUNCTIONS",
     "DEVICE",
     "MODEL_FOR_CAUSAL_LM_MAPPING",
     "MODEL_FOR_MASKED_LM_MAPPING",
     "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING",
-    "AttentionInterface",
     "AutoConfig",
     "AutoModelForCausalLM",
     "AutoModelForSequenceClassification",

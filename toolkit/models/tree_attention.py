@@ -15,7 +15,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from toolkit.models.attention import unwrap_peft
-from toolkit.models.backend import DEVICE, AttentionInterface, replace_fused_attention
+from toolkit.models.backend import ALL_ATTENTION_FUNCTIONS, DEVICE, replace_fused_attention
 from toolkit.models.tree_layout import PredictingNodes, TreeLayer
 
 MASK_ERRORS = (RuntimeError, ValueError, LookupError, AttributeError, TypeError)
@@ -85,11 +85,11 @@ def _install(decoder: Any) -> None:
 
     A decoder without a list of layers is left unchanged, and split attention then fails the verification.
     """
+    _replace_attention_functions()  # each time, because Unsloth may have replaced them since
     layers = getattr(decoder, "layers", None)
     if layers is None or getattr(decoder, _INSTALLED, False):
         return
     setattr(decoder, _INSTALLED, True)
-    _replace_attention_functions()
     for index, layer in enumerate(layers):
         layer.register_forward_pre_hook(_enter(index), with_kwargs=True)
         layer.register_forward_hook(_leave, always_call=True)
@@ -137,27 +137,30 @@ def _scatter(result: torch.Tensor, predicting: PredictingNodes, dim: int) -> tor
 
 
 def _replace_attention_functions() -> None:
-    plain = AttentionInterface()["sdpa"]
-    if plain is not _transformers_attention:
-        _originals["sdpa"] = plain
-        AttentionInterface.register("sdpa", _transformers_attention)
+    # Unsloth also replaces this function, again for some models, and in this object only. So a function that is
+    # registered for all objects, with AttentionInterface.register, might never be called.
+    plain = ALL_ATTENTION_FUNCTIONS["sdpa"]
+    if not hasattr(plain, "original"):
+        ALL_ATTENTION_FUNCTIONS["sdpa"] = _wrap_attention(plain)
     if DEVICE == "cuda":
         replace_fused_attention(_wrap_fused_attention)
-        # cuDNN builds a plan for each new combination of lengths, which takes 0.1 to 0.7 s per tree (docs/gpu.md).
+        # cuDNN prepares for each new combination of lengths, which takes 0.1 to 0.7 s per tree (docs/gpu.md).
         torch.backends.cuda.enable_cudnn_sdp(False)
 
 
-_originals: dict[str, Callable[..., Any]] = {}
+def _wrap_attention(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a replacement of the function with which transformers' models compute attention."""
 
+    def attention(
+        module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attention_mask: Any, **keywords: Any
+    ) -> tuple[torch.Tensor, None]:
+        if _active.layer is None:
+            return original(module, query, key, value, attention_mask, **keywords)
+        options = {"scale": keywords.get("scaling"), "dropout_p": keywords.get("dropout", 0.0)}
+        return _tree_attention(_active.layer, query, key, value, **options).transpose(1, 2).contiguous(), None
 
-def _transformers_attention(
-    module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attention_mask: Any, **keywords: Any
-) -> tuple[torch.Tensor, None]:
-    """Compute attention with the signature that transformers requires; see `transformers.AttentionInterface`."""
-    if _active.layer is None:
-        return _originals["sdpa"](module, query, key, value, attention_mask, **keywords)
-    options = {"scale": keywords.get("scaling"), "dropout_p": keywords.get("dropout", 0.0)}
-    return _tree_attention(_active.layer, query, key, value, **options).transpose(1, 2).contiguous(), None
+    attention.original = original  # type: ignore[attr-defined]
+    return attention
 
 
 def _wrap_fused_attention(original: Callable[..., Any]) -> Callable[..., Any]:
