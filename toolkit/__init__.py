@@ -43,9 +43,6 @@ __version__ = "0.1.0"
 # spin for long, they take the cores from other processes, and a step that runs next to others takes twice as long. If
 # they sleep at once, waking them up makes a step a third slower. A short spin avoids both.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
-# torch then asks Linux for huge pages for blocks of 2 MiB and more. A step of a 1B model otherwise causes nearly half a
-# million page faults, each of which clears a page of 4 KiB.
-os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 # When llama.cpp aborts, it starts a debugger for a backtrace, which fills the terminal.
 os.environ.setdefault("GGML_NO_BACKTRACE", "1")
 

@@ -1,5 +1,6 @@
 """Predicted working memory of scoring and of the backward pass, compared with what torch allocates."""
 
+import gc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from toolkit.recipe.schema import LoraSection
 
 def measure_peak(compute: Callable[[], Any]) -> int:
     """Return the peak of the bytes that torch allocates during the call."""
+    gc.collect()  # garbage of other tests that is collected during the call would reduce the peak
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         compute()
     events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
