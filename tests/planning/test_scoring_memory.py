@@ -1,12 +1,12 @@
 """Predicted working memory of scoring and of the backward pass, compared with what torch allocates."""
 
-import gc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch._C._profiler import _EventType
 from torch.profiler import ProfilerActivity, profile
 
 from tests.planning.batches import collate_rows
@@ -19,16 +19,30 @@ from toolkit.recipe.schema import LoraSection
 
 
 def measure_peak(compute: Callable[[], Any]) -> int:
-    """Return the peak of the bytes that torch allocates during the call."""
-    gc.collect()  # garbage of other tests that is collected during the call would reduce the peak
+    """Return the peak of the bytes that torch allocates during the call and has not freed again."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         compute()
-    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
-    held = peak = 0
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        held += event.nbytes()
-        peak = max(peak, held)
+    events = [event for event in flatten(profiler.profiler.kineto_results.experimental_event_tree()) if is_block(event)]
+    blocks: dict[int, int] = {}
+    peak = 0
+    for event in sorted(events, key=lambda event: event.start_time_ns):
+        address, size = event.extra_fields.ptr, event.extra_fields.alloc_size
+        if size > 0:
+            blocks[address] = size
+            peak = max(peak, sum(blocks.values()))
+        else:  # of a block from before the call, the profiler can have the size of another one at the same address
+            blocks.pop(address, None)
     return peak
+
+
+def flatten(events: list[Any]) -> Iterator[Any]:
+    for event in events:
+        yield event
+        yield from flatten(event.children)
+
+
+def is_block(event: Any) -> bool:
+    return event.tag == _EventType.Allocation
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
