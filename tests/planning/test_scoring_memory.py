@@ -77,7 +77,7 @@ def test_scoring_peak_is_predicted(tiny_model: Path, dtype: torch.dtype, batchin
         head = measure_peak(lambda: model.get_output_embeddings()(hidden).float().log_softmax(dim=-1))
     assert (predicted.runtime, predicted.weights, predicted.loading) == (1, 2, 3)
     assert (predicted.adapter, predicted.holes) == (0, 0)
-    # Each thread of the attention kernel has a buffer of its own: with dense attention 1.34 with one thread, less with two.
+    # Each thread of the attention kernel has its own buffer. Dense attention gives 1.34 with one thread, less with two.
     assert 0.9 < (predicted.working + predicted.activations) / body < 1.4
     assert 1 <= predicted.logits / head < 1.3
 
