@@ -44,7 +44,7 @@ def preflight(
             f"memory is {memory!r}, which is not a number of bytes.",
             hint="Pass a positive integer, e.g. 16_000_000_000.",
         )
-    check_files_exist(checked.data.train, checked.data.eval)
+    check_files_exist(*checked.data.sources)
     import_backend()
     from toolkit.planning.device import Device
     from toolkit.planning.plan import plan_job

@@ -95,7 +95,7 @@ def _prepare(
         run.check_not_taken(overwrite=overwrite)
     else:
         check_run_path(run.path)
-    check_files_exist(checked.data.train, checked.data.eval)
+    check_files_exist(*checked.data.sources)
     import_backend()
     return checked, run
 

@@ -11,14 +11,16 @@ class Example:
     Args:
         id: The id of the row.
         inputs: The text of each input, e.g. of premise and hypothesis, in the order of `TaskSection.inputs`.
-        label: The label.
+        label: The label. Of a soft label, the most probable one.
         slices: The value of each column of evaluation.slice_by in this row.
+        soft_label: The probability of each label of the task, in their order. None for a row with a single label.
     """
 
     id: str
     inputs: Mapping[str, str]
     label: str
     slices: Mapping[str, str] = field(default_factory=dict)
+    soft_label: tuple[float, ...] | None = None
 
     @property
     def texts(self) -> tuple[str, ...]:

@@ -52,13 +52,21 @@ class Source(Section):
 
 
 class DataSection(Section):
-    """The training rows and the evaluation rows."""
+    """The training rows, the rows to validate on while training, and the evaluation rows."""
 
     train: Source = Field(description="The training rows.")
     eval: Source = Field(description="The evaluation rows, which are never trained on.")
     eval_share: Fraction = Field(
         default=0.0,
         description="Instead of data.eval: the share of the rows of data.train, in whole groups, to evaluate on.",
+    )
+    dev: Source | None = Field(
+        default=None,
+        description="Rows to validate on while training, which choose the best checkpoint; never trained on.",
+    )
+    dev_share: Fraction = Field(
+        default=0.0,
+        description="Instead of data.dev: the share of the training rows, in whole groups, to validate on.",
     )
     columns: ColumnNames = Field(
         default_factory=dict,
@@ -76,6 +84,16 @@ class DataSection(Section):
         default=0.0,
         description="Share of the training rows, in whole groups, held out to calibrate probabilities.",
     )
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """The sources of all rows."""
+        return (self.train, *([] if self.dev is None else [self.dev]), self.eval)
+
+    @property
+    def has_dev(self) -> bool:
+        """True if there are rows to validate on while training."""
+        return self.dev is not None or self.dev_share > 0
 
     @property
     def shares_rows(self) -> bool:

@@ -95,6 +95,8 @@ def _set_key(values: dict[str, Any], key: str, where: str, value: Any) -> None:
                 f"{where}: has no effect, because lora: null trains all weights, without an adapter.",
                 hint="Leave out one of the two.",
             )
+        if child is None and section == "dev":  # a recipe without dev rows
+            child = values["dev"] = {}
         if not isinstance(child, dict):
             raise RecipeError(f"{where}: {section!r} is not a section.", hint="Write section.key with its value.")
         values = child
@@ -141,7 +143,7 @@ def _validate(values: dict[str, Any], where: str) -> Recipe:
 
 def _resolve_paths(values: dict[str, Any]) -> None:
     """Make local paths absolute and replace a template file by its text, so that recipe.yaml works from any folder."""
-    for split in ("train", "eval"):
+    for split in ("train", "dev", "eval"):
         source = values.get("data", {}).get(split) if isinstance(values.get("data"), dict) else None
         if not isinstance(source, dict):
             continue

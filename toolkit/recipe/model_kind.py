@@ -27,6 +27,7 @@ _ENCODER_IGNORES = {
     "task.chat_template": _HEAD,
     "task.date_string": _HEAD,
     "model.load_in_4bit": "an encoder is small and is never quantized",
+    "training.objective": "the loss of an encoder is always over the labels",
     "training.loss_on": "the loss of an encoder is always that of the label",
     "training.batch_tokens": _TREE,
     "export.gguf": "only decoders can be exported",

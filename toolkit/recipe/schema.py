@@ -18,6 +18,7 @@ from toolkit.recipe.labels import (
 from toolkit.recipe.model_kind import DECODER_AUTO_TARGETS, FULL_LEARNING_RATE, ModelKind, find_kind_errors
 from toolkit.recipe.section import Auto, Count, Fraction, GgufType, Labels, LoraSize, Names, Section
 from toolkit.recipe.training_section import TrainingSection
+from toolkit.recipe.validation import find_validation_errors
 
 
 class TaskSection(Section):
@@ -218,9 +219,12 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _check(self) -> "Recipe":
         mistakes = find_kind_errors(self)
-        for name, source in (("data", self.data), ("data.train", self.data.train), ("data.eval", self.data.eval)):
+        sources = {"data": self.data, "data.train": self.data.train, "data.eval": self.data.eval}
+        if self.data.dev is not None:
+            sources["data.dev"] = self.data.dev
+        for name, source in sources.items():
             # Evaluation rows can have the name of a merged label, see `EvaluationSection.merge_labels`.
-            merged = () if name == "data.train" else self.evaluation.merge_labels
+            merged = () if name in ("data.train", "data.dev") else self.evaluation.merge_labels
             label_mistakes = find_label_map_errors(source.label_map or {}, (*self.task.labels, *merged))
             mistakes += [f"{name}.label_map: {mistake}" for mistake in label_mistakes]
             column_mistakes = find_columns_errors(source.columns, self.task.inputs)
@@ -229,6 +233,7 @@ class Recipe(Section):
         mistakes += [f"evaluation.merge_labels: {mistake}" for mistake in merge_mistakes]
         if self.data.eval_share and not self.data.shares_rows:
             mistakes.append("data.eval_share: has no effect next to another data.eval; leave it out or set it to 0")
+        mistakes += find_validation_errors(self)
         if unknown := [name for name in self.training.group_by_inputs if name not in self.task.inputs]:
             mistakes.append(
                 f"training.group_by: {unknown[0]!r} is not an input of task.user; choose from "

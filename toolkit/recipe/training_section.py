@@ -6,6 +6,8 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
 
 from toolkit.recipe.section import Auto, BatchRows, Count, Fraction, Names, Section
 
+ClassWeights = Annotated[dict[str | bool | int | float, NonNegativeFloat], Field(min_length=1)]
+
 
 class TrainingSection(Section):
     """The training of the adapter."""
@@ -37,6 +39,17 @@ class TrainingSection(Section):
         default="completion",
         description="completion: train on the answer only; full_text: train on the prompt and the answer.",
     )
+    objective: Literal["tokens", "labels"] = Field(
+        default="tokens",
+        description="tokens: maximize the probability of the answer's tokens; labels: of the label among all labels.",
+    )
+    label_smoothing: Fraction = Field(
+        default=0.0, description="Share of each row's probability that is divided equally among all labels."
+    )
+    class_weights: Literal["none", "balanced"] | ClassWeights = Field(
+        default="none",
+        description="Weights of rows in the loss by label, e.g. {neutral: 2}; balanced: equal weight for each label.",
+    )
     batching: Literal["auto", "prefix_tree", "padded"] = Field(
         default="auto",
         description="prefix_tree: compute shared beginnings of rows once; padded: pad the rows; auto: the faster one.",
@@ -54,7 +67,20 @@ class TrainingSection(Section):
     )
     save_steps: Count = Field(default=200, description="Optimizer steps between two checkpoints.")
     save_total_limit: Count = Field(default=2, description="Number of checkpoints to keep on disk.")
-    report_to: Literal["none", "tensorboard", "wandb"] = Field(
+    eval_steps: Auto | Count | None = Field(
+        default="auto",
+        description="Optimizer steps between two validations; auto: at most 5% of the training time; null: none.",
+    )
+    keep: Literal["last", "best"] = Field(
+        default="last", description="The step whose adapter is saved: the last one, or the best one on the dev rows."
+    )
+    best_metric: Literal["nll", "accuracy", "macro_f1"] = Field(
+        default="nll", description="The metric of the dev rows by which steps are compared."
+    )
+    early_stopping_patience: Count | None = Field(
+        default=None, description="Stop after this number of validations without improvement; null: never."
+    )
+    report_to: Literal["none", "tensorboard", "wandb", "trackio", "mlflow"] = Field(
         default="none", description="An experiment tracker in addition to train_log.jsonl; none: send nothing anywhere."
     )
 
@@ -84,6 +110,22 @@ class TrainingSection(Section):
         if self.batch_tokens != "auto" and self.batching == "padded":
             raise ValueError(
                 "training.batch_tokens: has no effect with batching padded; set micro_batch_size, or leave it out"
+            )
+        if self.objective == "labels" and self.loss_on == "full_text":
+            raise ValueError(
+                "training.loss_on: full_text trains on the prompt, but objective labels only compares labels; "
+                "leave out one of the two"
+            )
+        uses_metric = self.keep == "best" or self.early_stopping_patience is not None
+        if uses_metric and self.eval_steps is None:
+            raise ValueError(
+                "training.eval_steps: null turns off validation, which keep: best and early_stopping_patience require; "
+                "set it to auto or a number of steps"
+            )
+        if self.best_metric != "nll" and not uses_metric:
+            raise ValueError(
+                "training.best_metric: has no effect without keep: best or early_stopping_patience; set one of them, "
+                "or leave it out"
             )
         return self
 

@@ -31,7 +31,7 @@ _ADAPTER_IDENTITY = ("adapter_config.json", "adapter_model.safetensors", "config
 """The weights and configuration of an adapter, or of an encoder that was trained without one."""
 _SEALED_SECTIONS = ("task", "data", "model", "lora", "training", "seed")
 _MODEL_PATH_KEYS = {"name", "revision"}  # a base model can move, its digests decide
-_SOURCES = ("train", "eval")  # data files can move, too; a fingerprint of their rows is in run.json
+_SOURCES = ("train", "dev", "eval")  # data files can move, too; a fingerprint of their rows is in run.json
 MERGED_SEAL = "seal.json"
 
 
@@ -106,7 +106,8 @@ def sealed_sections(recipe: Recipe) -> dict[str, Any]:
     sections = {name: values[name] for name in _SEALED_SECTIONS}
     sections["model"] = {key: value for key, value in sections["model"].items() if key not in _MODEL_PATH_KEYS}
     for name in _SOURCES:
-        sections["data"][name].pop("path")
+        if sections["data"][name] is not None:
+            sections["data"][name].pop("path")
     return sections
 
 

@@ -1,0 +1,56 @@
+"""Mistakes in keys about dev rows and class weights, which depend on several sections of a recipe."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from toolkit.recipe.labels import find_equal, normalize_label, suggest_label
+from toolkit.utils.formatting import join_names
+
+
+def find_validation_errors(recipe: Any) -> list[str]:
+    """Find keys that need dev rows where there are none, and class weights that do not fit the labels.
+
+    Args:
+        recipe: A `toolkit.recipe.schema.Recipe` (that module imports this one, so its type cannot be named here).
+
+    Returns:
+        One message per key, of the form `key: sentence`.
+    """
+    return [*_dev_errors(recipe), *_class_weight_errors(recipe)]
+
+
+def _dev_errors(recipe: Any) -> Iterator[str]:
+    data, training = recipe.data, recipe.training
+    if data.dev is not None and data.dev_share:
+        yield "data.dev_share: has no effect next to data.dev; leave out one of the two"
+    if data.has_dev:
+        return
+    advice = "set data.dev or data.dev_share, or leave it out"
+    if training.keep == "best":
+        yield f"training.keep: best needs dev rows to choose the best step by; {advice}"
+    if training.early_stopping_patience is not None:
+        yield f"training.early_stopping_patience: needs dev rows to notice that training no longer helps; {advice}"
+    if isinstance(training.eval_steps, int):
+        yield f"training.eval_steps: needs dev rows to validate on; {advice}"
+
+
+def _class_weight_errors(recipe: Any) -> Iterator[str]:
+    weights, labels = recipe.training.class_weights, recipe.task.labels
+    if isinstance(weights, str):
+        return
+    known = {normalize_label(label) for label in labels}
+    if unknown := [label for label in weights if normalize_label(label) not in known]:
+        yield (
+            f"training.class_weights: {unknown[0]!r} is not one of the labels [{join_names(map(repr, labels))}]"
+            f"{suggest_label(unknown[0], labels)}"
+        )
+    elif pair := find_equal(weights):
+        yield f"training.class_weights: {pair[0]!a} and {pair[1]!a} are the same label; keep one of them"
+    elif not any(class_weights(recipe)):
+        yield "training.class_weights: every weight is 0, so nothing would be trained; give a label a positive weight"
+
+
+def class_weights(recipe: Any) -> tuple[float, ...]:
+    """Return the weights in `training.class_weights` in the order of the labels. A label that is not in it has 1."""
+    weights = {normalize_label(label): weight for label, weight in recipe.training.class_weights.items()}
+    return tuple(weights.get(normalize_label(label), 1.0) for label in recipe.task.labels)
