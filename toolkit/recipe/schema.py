@@ -219,7 +219,11 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _check(self) -> "Recipe":
         mistakes = find_kind_errors(self)
-        sources = {"data": self.data, "data.train": self.data.train, "data.eval": self.data.eval}
+        sources: dict[str, DataSection | Source] = {
+            "data": self.data,
+            "data.train": self.data.train,
+            "data.eval": self.data.eval,
+        }
         if self.data.dev is not None:
             sources["data.dev"] = self.data.dev
         for name, source in sources.items():
