@@ -375,7 +375,7 @@ def test_resume_refuses_another_attention(
 ) -> None:
     """A run whose attention no longer passes the verification would not end in the same bytes."""
     verification = {False: Verification(1.0, 1.0, 0.1), True: Verification(0.0, 0.0, 0.1)}
-    monkeypatch.setattr(training_run, "verify_tree", lambda *arguments: verification[arguments[-1] == "dense"])
+    monkeypatch.setattr(training_run, "verify_tree", lambda *arguments, **_: verification[arguments[-1] == "dense"])
     before = interrupted.run_json.read_bytes()
     code, _, err = call("sft", recipe_file, "--output-dir", interrupted.path, "--resume")
     assert code == 2 and "it was started with tree_attention 'split' (now 'dense')." in err

@@ -11,6 +11,13 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from toolkit.batching.label_targets import (
+    LabelTargets,
+    TargetSequence,
+    compare_labels,
+    count_contexts,
+    target_sequences,
+)
 from toolkit.batching.prefix_tree import Branch, PrefixTree, build_tree, split_by_nodes
 from toolkit.batching.root_split import split_at_root
 from toolkit.prompts.prompt_tokenizer import EncodedRow
@@ -18,33 +25,41 @@ from toolkit.prompts.prompt_tokenizer import EncodedRow
 LossOn = Literal["completion", "full_text"]
 TreeAttention = Literal["split", "dense"]
 """The attention over prefix trees: split at the root, or dense, with one mask of all pairs of nodes."""
-Row = dict[str, list[int]]
+Row = dict[str, Any]
+"""A row of a trainer's dataset: `prompt` and `answer` as token ids. It has `label_weights`, a weight for each label,
+unless its loss is that of one answer with weight 1."""
 MicroBatch = dict[str, torch.Tensor]
 """The inputs of one forward pass and its loss.
 
 The model reads `input_ids`, `attention_mask` and, for a tree, the other tensors of `tree_inputs`. The loss reads
 `nodes`, `targets` and `weights`, each [predictions]: the index into the flattened `input_ids`, the next token, and the
-number of rows in which it comes next."""
+number of rows in which it comes next, or their total weight. If labels are compared, see
+`label_targets.compare_labels` instead."""
 
 
-def to_training_row(row: EncodedRow) -> Row:
+def to_training_row(row: EncodedRow, label_weights: Sequence[float] | None = None) -> Row:
     """Return a row in the form in which a trainer's dataset stores it.
+
+    Args:
+        row: The row.
+        label_weights: The weight of each label in the loss. None if only the answer counts, with weight 1.
 
     Raises:
         ValueError: If the prompt or the completion is empty.
     """
     if not row.prompt or not row.answer:
         raise ValueError("a training row needs a prompt and a completion")
-    return {"prompt": list(row.prompt), "answer": list(row.answer)}
+    encoded: Row = {"prompt": list(row.prompt), "answer": list(row.answer)}
+    return encoded if label_weights is None else encoded | {"label_weights": list(label_weights)}
 
 
-def _first_trained_position(row: Row, loss_on: LossOn) -> int:
+def _first_trained_position(sequence: TargetSequence, loss_on: LossOn) -> int:
     """Return the first position that predicts a trained token.
 
     It follows from the prompt's length. Searching for a token such as the end of turn could match one in the prompt.
     """
     # A position predicts the next token, so the last token of the prompt predicts the first of the completion.
-    return 0 if loss_on == "full_text" else len(row["prompt"]) - 1
+    return 0 if loss_on == "full_text" else len(sequence.prompt) - 1
 
 
 def _collate_step(micro_batches: list[MicroBatch], rows: Sequence[Row]) -> dict[str, Any]:
@@ -64,10 +79,12 @@ class PaddedCollator:
     Args:
         micro_batch_size: The rows per micro-batch.
         loss_on: The tokens to train on: only the completion, or the full text.
+        labels: The labels, if rows have weights for them. A micro-batch then has a sequence for each label in use.
     """
 
     micro_batch_size: int
     loss_on: LossOn
+    labels: LabelTargets | None = None
 
     def __call__(self, rows: Sequence[Row]) -> dict[str, Any]:
         """Collate the rows of one optimizer step.
@@ -81,21 +98,25 @@ class PaddedCollator:
         return _collate_step([self._micro_batch(rows[start : start + self.micro_batch_size]) for start in starts], rows)
 
     def _micro_batch(self, rows: Sequence[Row]) -> MicroBatch:
-        sequences = [[*row["prompt"], *row["answer"]] for row in rows]
+        sequences = target_sequences(rows, self.labels)
+        texts = [[*sequence.prompt, *sequence.answer] for sequence in sequences]
         # The last token of a row is only a target. Nothing is predicted after it, so the model does not read it.
-        inputs = [sequence[:-1] for sequence in sequences]
+        inputs = [text[:-1] for text in texts]
         longest = max(map(len, inputs))
         positions = [
             (i, position)
-            for i, row in enumerate(rows)
-            for position in range(_first_trained_position(row, self.loss_on), len(inputs[i]))
+            for i, sequence in enumerate(sequences)
+            for position in range(_first_trained_position(sequence, self.loss_on), len(inputs[i]))
         ]
-        return {
-            "input_ids": pad(inputs),
-            "attention_mask": pad([[1] * len(sequence) for sequence in inputs]),
-            "nodes": torch.tensor([i * longest + position for i, position in positions]),
-            "targets": torch.tensor([sequences[i][position + 1] for i, position in positions]),
-            "weights": torch.ones(len(positions)),
+        nodes = [i * longest + position for i, position in positions]
+        targets = [texts[i][position + 1] for i, position in positions]
+        tensors = {"input_ids": pad(inputs), "attention_mask": pad([[1] * len(text) for text in inputs])}
+        if self.labels is not None and self.labels.objective == "labels":
+            return tensors | compare_labels(np.array(nodes), np.array(targets), rows, self.labels)
+        return tensors | {
+            "nodes": torch.tensor(nodes),
+            "targets": torch.tensor(targets),
+            "weights": torch.tensor([sequences[i].weight for i, _ in positions], dtype=torch.float32),
         }
 
 
@@ -109,6 +130,7 @@ class TreeCollator:
         length_multiple: The number to a multiple of which trees are padded, see `PrefixTree.with_length_multiple_of`.
         attention: The attention to make the micro-batches for.
         dense_nodes: The largest tree, in nodes, that gets dense attention whatever `attention` is.
+        labels: The labels, if rows have weights for them. A tree then has a branch for each label in use.
     """
 
     batch_tokens: int
@@ -116,6 +138,7 @@ class TreeCollator:
     length_multiple: int = 1
     attention: TreeAttention = "split"
     dense_nodes: int = 0
+    labels: LabelTargets | None = None
 
     def __call__(self, rows: Sequence[Row]) -> dict[str, Any]:
         """Collate the rows of one optimizer step.
@@ -126,29 +149,38 @@ class TreeCollator:
         """
         # A row does not share the last token of its prompt. Its completion then adds all tokens but the last, which
         # makes as many unshared nodes as the completion has tokens.
-        prompts, unshared_nodes = [row["prompt"] for row in rows], [len(row["answer"]) for row in rows]
+        prompts, unshared_nodes = [row["prompt"] for row in rows], [count_contexts(row, self.labels) for row in rows]
         groups = split_by_nodes(prompts, unshared_nodes, self.batch_tokens)
         return _collate_step([self._micro_batch([rows[i] for i in indices]) for indices in groups], rows)
 
     def _micro_batch(self, rows: Sequence[Row]) -> MicroBatch:
+        sequences = target_sequences(rows, self.labels)
         tree = build_tree(
-            [Branch([*row["prompt"], *row["answer"][:-1]], len(row["prompt"]) - 1, i) for i, row in enumerate(rows)]
+            [Branch([*text.prompt, *text.answer[:-1]], len(text.prompt) - 1, text.row) for text in sequences]
         )
-        nodes, targets = [], []
-        for row, path in zip(rows, tree.paths, strict=True):
-            start = _first_trained_position(row, self.loss_on)
+        nodes, targets, weights = [], [], []
+        for sequence, path in zip(sequences, tree.paths, strict=True):
+            start = _first_trained_position(sequence, self.loss_on)
             nodes.append(path[start:])
-            targets.append(np.array([*row["prompt"], *row["answer"]][start + 1 :]))
+            targets.append(np.array([*sequence.prompt, *sequence.answer][start + 1 :]))
+            weights.append(np.full(len(path) - start, sequence.weight))
+        tensors = self._predictions(np.concatenate(nodes), np.concatenate(targets), np.concatenate(weights), rows)
+        tree = tree.with_length_multiple_of(self.length_multiple)
+        attention = "dense" if len(tree) <= self.dense_nodes else self.attention
+        return {**tree_inputs(tree, tensors["nodes"].numpy(), attention), **tensors}
+
+    def _predictions(
+        self, nodes: np.ndarray, targets: np.ndarray, weights: np.ndarray, rows: Sequence[Row]
+    ) -> MicroBatch:
+        if self.labels is not None and self.labels.objective == "labels":
+            return compare_labels(nodes, targets, rows, self.labels)
         # With full_text, a shared node predicts the next token of every row that passes through it. Equal predictions
         # are merged into one with a weight, and different next tokens stay separate predictions of the same node.
-        predictions = np.stack([np.concatenate(nodes), np.concatenate(targets)])
-        (unique_nodes, unique_targets), counts = np.unique(predictions, axis=1, return_counts=True)
-        tree = tree.with_length_multiple_of(self.length_multiple)
+        (unique_nodes, unique_targets), inverse = np.unique(np.stack([nodes, targets]), axis=1, return_inverse=True)
         return {
-            **tree_inputs(tree, unique_nodes, "dense" if len(tree) <= self.dense_nodes else self.attention),
             "nodes": torch.from_numpy(unique_nodes),
             "targets": torch.from_numpy(unique_targets),
-            "weights": torch.from_numpy(counts).float(),
+            "weights": torch.from_numpy(np.bincount(inverse.ravel(), weights)).float(),
         }
 
 

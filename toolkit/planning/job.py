@@ -2,15 +2,19 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from typing import Any, Literal, get_args
 
 import numpy as np
 
 from toolkit.batching.collators import LossOn, PaddedCollator, Row, TreeAttention, TreeCollator, to_training_row
+from toolkit.batching.label_targets import LabelTargets
 from toolkit.batching.sampling import LENGTH_MULTIPLES, RowOrder
+from toolkit.data.target_weights import target_weights
 from toolkit.errors import RunError
 from toolkit.planning.device import Device
 from toolkit.planning.preflight import Preflight
+from toolkit.prompts.sentence_pairs import PairTokenizer
 from toolkit.recipe.schema import Recipe
 
 Collator = Callable[[list[Row]], dict[str, Any]]
@@ -112,13 +116,13 @@ class Plan:
         """True if rows are merged into prefix trees."""
         return self.batching.name == "prefix_tree"
 
-    def collator(self, loss_on: LossOn, device: str) -> Collator:
+    def collator(self, loss_on: LossOn, device: str, labels: LabelTargets | None = None) -> Collator:
         """Return the collator, which turns the rows of an optimizer step into tensors for a device, cpu or cuda."""
         if self.is_tree:
             return TreeCollator(
-                self.batch_tokens, loss_on, LENGTH_MULTIPLES[device], self.tree_attention, self.dense_nodes
+                self.batch_tokens, loss_on, LENGTH_MULTIPLES[device], self.tree_attention, self.dense_nodes, labels
             )
-        return PaddedCollator(self.micro_batch_size, loss_on)
+        return PaddedCollator(self.micro_batch_size, loss_on, labels)
 
     @property
     def allowed_attentions(self) -> tuple[TreeAttention, ...]:
@@ -230,7 +234,29 @@ class TrainingJob:
 
     def collator(self) -> Collator:
         """Return the collator, which turns the rows of an optimizer step into tensors."""
-        return self.plan.collator(self.recipe.training.loss_on, self.device.kind)
+        return self.plan.collator(self.recipe.training.loss_on, self.device.kind, self.label_targets)
+
+    @cached_property
+    def label_weights(self) -> list[list[float]] | None:
+        """The weight of each label in the loss of each training row. None if each row has only an answer of weight 1.
+
+        Comparing labels needs weights in any case.
+        """
+        weights = target_weights(self.recipe, self.preflight.splits.train, always=self._compares_labels)
+        return None if weights is None else weights.tolist()
+
+    @property
+    def _compares_labels(self) -> bool:
+        return self.recipe.training.objective == "labels"
+
+    @property
+    def label_targets(self) -> LabelTargets | None:
+        """The sequences of the labels, if training rows have weights for them. None for an encoder."""
+        row_tokenizer = self.preflight.row_tokenizer
+        if self.label_weights is None or isinstance(row_tokenizer, PairTokenizer):
+            return None
+        sequences = tuple(map(tuple, row_tokenizer.label_ids.values()))
+        return LabelTargets(sequences, self.recipe.training.objective)
 
     def row_order(self) -> RowOrder:
         """Return the order of the training rows in each epoch."""
@@ -246,7 +272,7 @@ class TrainingJob:
         """Return the rows of the first steps of one process, in the form that collators expect."""
         order, size = list(self.row_order()), self.rows_per_process
         starts = range(0, min(len(order), count * size), size)
-        return [[self._row(i) for i in order[start : start + size]] for start in starts]
+        return [[self.training_row(i) for i in order[start : start + size]] for start in starts]
 
     def largest_batches(self, count: int) -> list[list[Row]]:
         """Return the steps of the first epoch that may need the most memory, in the form of `first_batches`.
@@ -259,7 +285,13 @@ class TrainingJob:
         order = order[: len(order) // size * size][: self.plan.steps * size].reshape(-1, size)
         lengths = np.array([len(row) for row in self.preflight.train_rows])[order]
         largest = np.argsort(-(lengths.sum(1) if self.plan.is_tree else lengths.max(1)), kind="stable")[:count]
-        return [[self._row(i) for i in order[step]] for step in largest]
+        return [[self.training_row(i) for i in order[step]] for step in largest]
 
-    def _row(self, index: int) -> Row:
-        return to_training_row(self.preflight.train_rows[index])
+    def training_rows(self) -> list[Row]:
+        """Return all training rows, see `training_row`."""
+        return [self.training_row(i) for i in range(len(self.preflight.train_rows))]
+
+    def training_row(self, index: int) -> Row:
+        """Return a training row of a decoder in the form that collators expect."""
+        weights = self.label_weights
+        return to_training_row(self.preflight.train_rows[index], weights[index] if weights else None)

@@ -66,7 +66,7 @@ def plan_job(preflight: Preflight[Any], device: Device | None = None) -> Trainin
     micro_batch_size, batch_tokens = training.micro_batch_size, training.batch_tokens
     if micro_batch_size == "auto":
         micro_batch_size = choose_micro_batch(
-            training.batch_size, processes, preflight.tokens.longest, affordable_tokens
+            training.batch_size, processes, preflight.tokens.longest * _sequences_per_row(preflight), affordable_tokens
         )
     if batch_tokens == "auto":
         batch_tokens = choose_batch_tokens(preflight.tokens.longest, affordable_tokens, max_nodes)
@@ -90,6 +90,14 @@ def plan_job(preflight: Preflight[Any], device: Device | None = None) -> Trainin
     return job.with_plan(replace(plan, group_by=choose_grouping(preflight.recipe, uses_trees=plan.is_tree)))
 
 
+def _sequences_per_row(preflight: Preflight[Any]) -> int:
+    """Return the number of sequences that a row has in padded batches: one, or one for each label."""
+    recipe = preflight.recipe
+    is_compared = recipe.training.objective == "labels" or recipe.training.label_smoothing > 0
+    is_soft = any(example.soft_label for example in preflight.splits.train)
+    return len(recipe.task.labels) if recipe.model.kind == "decoder" and (is_compared or is_soft) else 1
+
+
 def _choose_batching(job: TrainingJob) -> Batching:
     """Choose trees or padded batches by the number of tokens that trees save in the first steps."""
     recipe, plan = job.recipe, job.plan
@@ -103,9 +111,9 @@ def _choose_batching(job: TrainingJob) -> Batching:
                 hint="Set training.batching: auto, which then pads the rows.",
             )
         return Batching("padded", problem)
-    batches = job.first_batches(_MEASURED_STEPS)
-    padded = _count_tokens(PaddedCollator(plan.micro_batch_size, loss_on), batches)
-    nodes = _count_tokens(TreeCollator(plan.batch_tokens, loss_on), batches)
+    batches, labels = job.first_batches(_MEASURED_STEPS), job.label_targets
+    padded = _count_tokens(PaddedCollator(plan.micro_batch_size, loss_on, labels), batches)
+    nodes = _count_tokens(TreeCollator(plan.batch_tokens, loss_on, labels=labels), batches)
     ratio = round(padded / nodes, 3)
     measurement = f"{padded / len(batches):,.0f} padded tokens per step become {nodes / len(batches):,.0f} tree nodes"
     if batching != "auto":

@@ -46,8 +46,6 @@ def _class_weight_errors(recipe: Any) -> Iterator[str]:
         )
     elif pair := find_equal(weights):
         yield f"training.class_weights: {pair[0]!a} and {pair[1]!a} are the same label; keep one of them"
-    elif not any(class_weights(recipe)):
-        yield "training.class_weights: every weight is 0, so nothing would be trained; give a label a positive weight"
 
 
 def class_weights(recipe: Any) -> tuple[float, ...]:

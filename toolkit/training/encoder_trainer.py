@@ -40,13 +40,16 @@ class PairCollator:
         """Collate the rows of one optimizer step.
 
         Returns:
-            `micro_batches`, each with the model's inputs [rows, longest] and `labels` [rows]; `predictions` [1], the
-            number of predictions, one per row; `tokens` [1], the tokens of all rows.
+            `micro_batches`, each with the model's inputs [rows, longest] and `labels`, see
+            `training.objective.summed_label_loss`; `predictions` [1], the number of rows, or their total weight;
+            `tokens` [1], the tokens of all rows.
         """
         starts = range(0, len(rows), self.micro_batch_size)
+        # A row has the index of its label, or a list with the weight of each label.
+        weights = [sum(row["label"]) if isinstance(row["label"], list) else 1.0 for row in rows]
         return {
             "micro_batches": [dict(self.pad(list(rows[start : start + self.micro_batch_size]))) for start in starts],
-            "predictions": torch.tensor([float(len(rows))]),
+            "predictions": torch.tensor([sum(weights)]),
             "tokens": torch.tensor([sum(len(row["input_ids"]) for row in rows)]),
         }
 
@@ -70,7 +73,12 @@ def make_encoder_trainer(job: TrainingJob, model: Any, checkpoints: Path) -> Enc
     Raises:
         TrainingError: If the trainer would not compute in the recipe's data type.
     """
-    rows = Dataset.from_list(number_rows({**row.inputs(), "label": row.label} for row in job.preflight.train_rows))
+    encoded_rows, weights = job.preflight.train_rows, job.label_weights
+    rows = Dataset.from_list(
+        number_rows(
+            {**row.inputs(), "label": weights[i] if weights else row.label} for i, row in enumerate(encoded_rows)
+        )
+    )
     arguments = TrainingArguments(
         **shared_arguments(job, checkpoints),
         # Reentrant checkpointing gives no gradient unless an input of the checkpointed block requires one, and the

@@ -11,12 +11,13 @@ from typing import Any
 import torch
 
 from toolkit.batching.collators import MicroBatch
+from toolkit.batching.label_targets import log_label_probabilities
 from toolkit.errors import TrainingError
 from toolkit.models.tree_layout import model_inputs
 
 
 def summed_loss(model: Any, head: Any, micro_batch: MicroBatch) -> torch.Tensor:
-    """Return the summed cross-entropy of a micro-batch, each prediction weighted by the rows that share it.
+    """Return the weighted sum of the cross-entropy of a micro-batch, of its tokens or of its labels.
 
     The model's public forward is called as it is, so adapters, wrappers, fused kernels and changes to the logits (such
     as a soft cap) all take part. Only its head is limited to the positions with a prediction.
@@ -42,6 +43,8 @@ def summed_loss(model: Any, head: Any, micro_batch: MicroBatch) -> torch.Tensor:
             hint="Use the pinned versions of Unsloth and transformers, see README.",
         )
     check_logits_differ(logits)
+    if "label_tokens" in micro_batch:
+        return -(log_label_probabilities(logits[0], micro_batch) * micro_batch["weights"]).sum()
     losses = torch.nn.functional.cross_entropy(logits[0].float(), micro_batch["targets"], reduction="none")
     return (losses * micro_batch["weights"]).sum()
 
@@ -51,7 +54,8 @@ def summed_label_loss(model: Any, micro_batch: MicroBatch) -> torch.Tensor:
 
     Args:
         model: The model in training mode, wrapped by DDP or not.
-        micro_batch: `labels` [rows] and the model's inputs, see `training.encoder_trainer`.
+        micro_batch: The model's inputs and `labels`: the label of each row, [rows] int64, or the weight of each label,
+            [rows, labels] float32.
 
     Returns:
         A scalar, float32, in nats.

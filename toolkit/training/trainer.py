@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 import torch
 from datasets import Dataset
 
-from toolkit.batching.collators import MicroBatch, NumberedCollator, number_rows, to_training_row
+from toolkit.batching.collators import MicroBatch, NumberedCollator, number_rows
 from toolkit.batching.sampling import RowOrder
 from toolkit.errors import TrainingError
 from toolkit.models.backend import DEVICE, PrinterCallback, SFTConfig, SFTTrainer, keep_float32, quiet
@@ -160,7 +160,7 @@ def make_trainer(job: TrainingJob, model: Any, checkpoints: Path) -> ClassifierT
     Raises:
         TrainingError: If the trainer would not compute in the recipe's data type.
     """
-    rows = Dataset.from_list(number_rows(to_training_row(row) for row in job.preflight.train_rows))
+    rows = Dataset.from_list(number_rows(job.training_rows()))
     arguments = SFTConfig(
         **shared_arguments(job, checkpoints),
         # Rows are encoded and shortened already, by `prompts`. TRL must neither tokenize nor truncate them again.

@@ -205,7 +205,8 @@ def _verify_trees(job: TrainingJob, model: Any) -> TrainingJob:
         return job
     accept_trees(model)
     training = job.recipe.training
-    verify = partial(verify_tree, model, choose_rows(job, model.config), training.loss_on, job.preflight.precision)
+    rows, precision = choose_rows(job, model.config), job.preflight.precision
+    verify = partial(verify_tree, model, rows, training.loss_on, precision, labels=job.label_targets)
     for attention in job.plan.allowed_attentions:
         verification = verify(attention)
         if verification.passed:

@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 
-from toolkit.batching.collators import LossOn, PaddedCollator, Row, TreeAttention, TreeCollator, to_training_row
+from toolkit.batching.collators import LossOn, PaddedCollator, Row, TreeAttention, TreeCollator
+from toolkit.batching.label_targets import LabelTargets
 from toolkit.batching.sampling import LENGTH_MULTIPLES
 from toolkit.errors import first_line
 from toolkit.models.attention import sliding_window
@@ -31,16 +32,21 @@ def choose_rows(job: TrainingJob, config: Any) -> list[Row]:
     Short rows fit into the window, so they would not show that a tree is wrong for longer ones.
     """
     rows, window = job.first_batches(1)[0], sliding_window(config)
-    longest = max(job.preflight.train_rows, key=len)
-    if window is None or len(longest) <= window:
+    lengths = [len(row) for row in job.preflight.train_rows]
+    if window is None or max(lengths) <= window:
         return rows
-    long_row = to_training_row(longest)
+    long_row = job.training_row(lengths.index(max(lengths)))
     # Only one other row, with which the longest one shares a prefix, because two long rows already need much memory.
     return [*[row for row in rows if row != long_row][:1], long_row]
 
 
 def verify_tree(
-    model: Any, rows: list[Row], loss_on: LossOn, precision: Precision, attention: TreeAttention = "split"
+    model: Any,
+    rows: list[Row],
+    loss_on: LossOn,
+    precision: Precision,
+    attention: TreeAttention = "split",
+    labels: LabelTargets | None = None,
 ) -> Verification:
     """Compare loss and gradient of a prefix tree with those of the same rows padded.
 
@@ -53,6 +59,7 @@ def verify_tree(
         loss_on: The tokens that are trained on.
         precision: The precision of the model's computation.
         attention: The attention to compute the tree with.
+        labels: The labels, if rows have weights for them.
 
     Raises:
         DeviceMemoryError: If four rows do not fit into memory.
@@ -60,8 +67,8 @@ def verify_tree(
     rows = sorted(rows, key=lambda row: row["prompt"])[:_ROWS]  # sorted rows are most likely to share a prefix
     tolerance = _TOLERANCE[precision.name]
     multiple = LENGTH_MULTIPLES[model.device.type]
-    padded = PaddedCollator(len(rows), loss_on)(rows)
-    tree = TreeCollator(10**9, loss_on, multiple, attention)(rows)
+    padded = PaddedCollator(len(rows), loss_on, labels)(rows)
+    tree = TreeCollator(10**9, loss_on, multiple, attention, labels=labels)(rows)
     # Unsloth truncates what exceeds max_seq_length. A tree of many rows does, but this small one would not. With the
     # limit lowered to the longest row, this tree would be truncated, too, and the comparison would fail.
     longest = padded["micro_batches"][0]["input_ids"].shape[1]
