@@ -7,6 +7,8 @@ In a document, a table is between `<!-- table: FOLDER -->` and `<!-- end -->`. F
 to which a benchmark has written. Its NAME.json is rendered by the function `table` of benchmarks/NAME.py, or by
 `VIEW_table` for `<!-- table: FOLDER/VIEW -->`. The rows of table.json, which no benchmark has written, are rendered as
 they are. Between `<!-- figure: NAME -->` and `<!-- end -->` is a figure from figures.py. All other text is kept.
+
+The results of trained runs, from benchmarks/runs.py, are also written to docs/results.json as one list.
 """
 
 import argparse
@@ -106,12 +108,21 @@ def render(text: str) -> str:
     return BLOCK.sub(replace, text)
 
 
+def list_runs() -> str:
+    """Return all results of trained runs as JSON: model, data, protocol, seed, n, accuracy, interval, nll, ece, ..."""
+    entries = [
+        entry for file in sorted(RESULTS.glob("*/runs.json")) for entry in json.loads(file.read_text(encoding="utf-8"))
+    ]
+    return json.dumps(entries, ensure_ascii=False, indent=1) + "\n"
+
+
 def main() -> None:
     """Write or check the documents and the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="write nothing, exit with 1 if a file differs")
     arguments = parser.parse_args()
     contents = {path: render(path.read_text(encoding="utf-8")) for path in DOCUMENTS}
+    contents[ROOT / "docs" / "results.json"] = list_runs()
     for name, (draw, _) in FIGURES.items():
         if drawing := draw(RESULTS):
             contents[ROOT / "docs" / "images" / f"{name}.svg"] = drawing
