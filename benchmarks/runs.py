@@ -58,7 +58,7 @@ def read_result(folder: Path) -> dict[str, Any] | None:
         "ece": metrics["ece"],
         "calibrated_nll": calibrated.get("nll"),
         "calibrated_ece": calibrated.get("ece"),
-        "train_seconds": record["timings"]["train_seconds"],
+        "train_seconds": record.get("timings", {}).get("train_seconds"),
         "precision": record["precision"]["name"],
         "_rows": rows,
     }
@@ -74,7 +74,11 @@ def data_name(source: str) -> str:
 
 def mean_over_seeds(entries: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Return the result of all seeds together."""
+    from toolkit.evaluation.prediction_files import check_same_rows
+
     first, rows = entries[0], [entry["_rows"] for entry in entries]
+    for other in rows[1:]:
+        check_same_rows(rows[0], other)
     groups = np.unique(rows[0].group_hashes, return_inverse=True)[1]
     accuracies = [entry["accuracy"] for entry in entries]
     interval = group_interval(np.mean([row.correct for row in rows], axis=0), groups)

@@ -51,6 +51,7 @@ BENCHMARKS = [
     "interference",
     "kills",
     "memory",
+    "runs",
     "scoring",
     "scoring_gguf",
     "single_text",

@@ -8,7 +8,7 @@ import torch
 from scipy.special import log_softmax
 
 from toolkit.batching.collators import PaddedCollator, TreeCollator
-from toolkit.batching.label_targets import LabelTargets, count_contexts, log_label_probabilities
+from toolkit.batching.label_targets import LabelTargets, count_contexts, limit_labels, log_label_probabilities
 
 END = 9
 SEQUENCES = ((5, 6, END), (5, 7, END), (8, END))
@@ -63,3 +63,11 @@ def test_full_text_weights_prompts_by_row() -> None:
                        micro_batch["weights"].tolist(), strict=True))  # fmt: skip
     assert weights[0, 2] == 3.0  # both rows continue with 2, with the weights 1 and 0.5 + 1.5
     assert micro_batch["weights"].sum() == 2 * 1.0 + 3 * 2.0 + 7.5
+
+
+def test_limited_labels_keep_the_most_used() -> None:
+    rows, labels = limit_labels(ROWS, LABELS, 2)
+    assert labels.sequences == (SEQUENCES[0], SEQUENCES[2]) and labels.objective == "labels"
+    assert [row["label_weights"] for row in rows] == [[1.0, 0.0], [0.0, 1.5]]
+    assert [row["prompt"] for row in rows] == [row["prompt"] for row in ROWS]
+    assert limit_labels(ROWS, LABELS, 9)[1] == LABELS

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 import torch
@@ -62,6 +63,31 @@ def test_preflight_counted_the_trained_parameters(trained_encoder: RunFolder) ->
     # The adapter: 2 layers, query and value, 2 matrices of 32 x 4. The head: 32 x 32 + 32 and 32 x 3 + 3.
     assert sum(tensor.numel() for tensor in saved.values()) == 2 * 2 * 2 * 128 + 1056 + 99
     assert trained_encoder.record["trainable_parameters"] == 2 * 2 * 2 * 128 + 1056 + 99
+
+
+def test_weighted_labels_equal_torch_cross_entropy(make_encoder_recipe: MakeRecipe, tiny_encoder: Path) -> None:
+    from toolkit.planning.plan import plan_job
+    from toolkit.planning.preflight import run_preflight
+    from toolkit.training.training_backends import TRAINING_BACKENDS
+
+    weights = {"entailment": 3.0, "neutral": 0.5}
+    settings = ["training.class_weights={entailment: 3, neutral: 0.5}", "training.label_smoothing=0.2"]
+    job = plan_job(run_preflight(make_encoder_recipe(f"model.name={tiny_encoder}", *settings)))
+    assert job.label_targets is None and job.label_weights is not None
+    model = TRAINING_BACKENDS["encoder"].load(job).eval()
+    with TemporaryDirectory() as folder:
+        trainer = TRAINING_BACKENDS["encoder"].make_trainer(job, model, Path(folder))
+        step = trainer.data_collator([trainer.train_dataset[i] for i in range(8)])
+    loss, expected, total = 0.0, 0.0, 0.0
+    with torch.no_grad():
+        for micro_batch in step["micro_batches"]:
+            loss += trainer.summed_loss(model, dict(micro_batch)).item()
+        for row, example in zip(job.preflight.train_rows[:8], job.preflight.splits.train, strict=False):
+            logits = model(**{name: torch.tensor([ids]) for name, ids in row.inputs().items()}).logits
+            weight = weights.get(example.label, 1.0)
+            cross_entropy = torch.nn.functional.cross_entropy(logits, torch.tensor([row.label]), label_smoothing=0.2)
+            expected, total = expected + weight * cross_entropy.item(), total + weight
+    assert loss == pytest.approx(expected, rel=1e-5) and step["predictions"].item() == pytest.approx(total)
 
 
 @pytest.mark.parametrize("checkpointing", ["false", "true"])

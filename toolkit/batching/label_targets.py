@@ -59,6 +59,16 @@ def target_sequences(rows: Sequence[Mapping[str, Any]], labels: LabelTargets | N
     ]
 
 
+def limit_labels(
+    rows: Sequence[dict[str, Any]], labels: LabelTargets, count: int
+) -> tuple[list[dict[str, Any]], LabelTargets]:
+    """Return rows with only the `count` labels that have the largest weight in them, and these labels."""
+    weights = np.array([row["label_weights"] for row in rows])
+    kept = np.sort(np.argsort(-weights.sum(axis=0), kind="stable")[:count])
+    limited = [row | {"label_weights": weights[i, kept].tolist()} for i, row in enumerate(rows)]
+    return limited, LabelTargets(tuple(labels.sequences[label] for label in kept), labels.objective)
+
+
 def count_contexts(row: Mapping[str, Any], labels: LabelTargets | None) -> int:
     """Return the number of positions of a row at which a token of its answers is predicted."""
     if labels is None:

@@ -111,7 +111,9 @@ def _choose_batching(job: TrainingJob) -> Batching:
                 hint="Set training.batching: auto, which then pads the rows.",
             )
         return Batching("padded", problem)
-    batches, labels = job.first_batches(_MEASURED_STEPS), job.label_targets
+    # Padded rows can have a sequence for each label, and counting those of hundreds of labels takes long.
+    steps = max(1, _MEASURED_STEPS // _sequences_per_row(job.preflight))
+    batches, labels = job.first_batches(steps), job.label_targets
     padded = _count_tokens(PaddedCollator(plan.micro_batch_size, loss_on, labels), batches)
     nodes = _count_tokens(TreeCollator(plan.batch_tokens, loss_on, labels=labels), batches)
     ratio = round(padded / nodes, 3)

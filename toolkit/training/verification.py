@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from toolkit.batching.collators import LossOn, PaddedCollator, Row, TreeAttention, TreeCollator
-from toolkit.batching.label_targets import LabelTargets
+from toolkit.batching.label_targets import LabelTargets, limit_labels
 from toolkit.batching.sampling import LENGTH_MULTIPLES
 from toolkit.errors import first_line
 from toolkit.models.attention import sliding_window
@@ -19,6 +19,7 @@ from toolkit.training.objective import summed_loss
 from toolkit.utils.memory_errors import memory_errors
 
 _ROWS = 4
+_LABELS = 4
 _TOLERANCE = {"float32": 1e-3, "bfloat16": 1e-1, "float16": 3e-2}
 """Largest relative difference of the gradients that rounding can explain. A wrong mask gives 0.5 or more."""
 _HINT = "Set model.load_in_4bit: true and training.gradient_checkpointing: true, or use a smaller model."
@@ -65,6 +66,8 @@ def verify_tree(
         DeviceMemoryError: If four rows do not fit into memory.
     """
     rows = sorted(rows, key=lambda row: row["prompt"])[:_ROWS]  # sorted rows are most likely to share a prefix
+    if labels is not None:  # padded, each label of each row is a sequence of its own, so hundreds would not fit
+        rows, labels = limit_labels(rows, labels, _LABELS)
     tolerance = _TOLERANCE[precision.name]
     multiple = LENGTH_MULTIPLES[model.device.type]
     padded = PaddedCollator(len(rows), loss_on, labels)(rows)
