@@ -25,7 +25,7 @@ from toolkit.runs.seal import (
 )
 from toolkit.utils.atomic_io import write_json
 
-_TRAINING_SECTIONS = ("lora", "training.")
+_TRAINING_SECTIONS = ("lora", "training.", "data.dev")
 
 logger = logging.getLogger(__name__)
 
