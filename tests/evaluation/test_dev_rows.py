@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from toolkit.data.splits import Overlap, Splits, load_splits
 from toolkit.evaluation.baselines import dev_row_warnings
+from toolkit.evaluation.evaluator import _changed_rows
 from toolkit.recipe.schema import Recipe
 from toolkit.runs.run_folder import RunFolder
 from toolkit.runs.trained_run import TrainedRun
@@ -66,6 +68,24 @@ def test_score_of_dev_rows_is_marked(call: Call, run: RunFolder, tmp_path: Path)
 def test_dev_rows_of_a_run_cannot_change(call: Call, run: RunFolder) -> None:
     code, _, err = call("eval_generate", run.path, "--set", "data.dev_share=0.5")
     assert code == 2 and "data.dev_share has no effect on a run that is already trained" in err
+
+
+def test_changed_dev_rows_are_a_warning(run: RunFolder) -> None:
+    trained = TrainedRun.open(run.path)
+    splits = load_splits(trained.recipe)
+    assert _changed_rows(trained, splits) == []
+    changed = replace(splits, dev=splits.dev[1:])
+    assert _changed_rows(trained, changed) == ["The dev rows have changed since training."]
+
+
+def test_dev_file_can_have_moved(make_recipe: Callable[..., Recipe], tmp_path: Path) -> None:
+    path = tmp_path / "moved.jsonl"
+    row = {"premise": "p", "hypothesis": "h", "label": "neutral"}
+    path.write_text(json.dumps(row) + "\n", encoding="utf-8")
+    dev = f"data.dev={{path: {path}, columns: {{id: null}}}}"
+    trained = make_recipe("data.dev={path: gone.jsonl, columns: {id: null}}")
+    splits = load_splits(make_recipe(dev), trained_recipe=trained)
+    assert [row.inputs["premise"] for row in splits.dev] == ["p"] and len(splits.train) == 48
 
 
 @pytest.mark.parametrize(

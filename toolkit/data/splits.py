@@ -169,11 +169,10 @@ def _with_trained_data(trained_recipe: Recipe | None, recipe: Recipe) -> Recipe:
     """Return the recipe to read the training rows with."""
     if trained_recipe is None or trained_recipe.data.train.path != recipe.data.train.path:
         return recipe
-    # Other evaluation rows only change how data.eval is read, unless the training rows were replaced as well.
+    # Other evaluation rows only change how data.eval is read, unless the training rows were replaced as well. The
+    # files with dev rows can have moved, and data.dev_share is the same as in training.
     trained = trained_recipe.data
-    fields: dict[str, Any] = {
-        name: getattr(trained, name) for name in ("columns", "label_map", "unlabeled", "dev", "dev_share")
-    }
+    fields: dict[str, Any] = {name: getattr(trained, name) for name in ("columns", "label_map", "unlabeled")}
     if not trained.shares_rows and not trained.dev_share:
         return recipe.model_copy(update={"data": recipe.data.model_copy(update=fields)})
     fields |= {"train": trained.train, "eval_share": trained.eval_share}
