@@ -247,6 +247,15 @@ def test_calibration_set_is_left_out(plain: Path, make_recipe: MakeRecipe, tiny_
         toolkit.import_adapter(plain, recipe, tmp_path / "other", overrides={"data.calibration_share": 0.3})
 
 
+def test_dev_share_is_left_out(plain: Path, make_recipe: MakeRecipe, tiny_model: Path, tmp_path: Path) -> None:
+    """Nothing is trained, so the keys that need dev rows have their default values."""
+    keys = ("data.dev_share=0.25", "training.keep=best", "training.best_metric=accuracy", "training.eval_steps=5")
+    recipe = make_recipe(f"model.name={tiny_model}", *keys, "training.early_stopping_patience=2")
+    run = toolkit.import_adapter(plain, recipe, tmp_path / "run")
+    assert not run.recipe.data.has_dev and "dev" not in run.record["data"]
+    assert (run.recipe.training.keep, run.recipe.training.early_stopping_patience) == ("last", None)
+
+
 def test_own_tokenizer_of_an_adapter_is_used(
     plain: Path, tiny_model: Path, make_recipe: MakeRecipe, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -144,6 +144,17 @@ def test_strange_names_survive_the_file() -> None:
     assert recipe.data.train.path == str(Path("s.csv").absolute())
 
 
+def test_probabilities_become_labels() -> None:
+    rows = [
+        {"text": texts[0], "label": {"gai": 0.9, "triste": 0.1} if label == "gai" else {"gai": 0.25, "triste": 0.75}}
+        for texts, label in single(24, ["gai", "triste"])
+    ]
+    write(Path("soft.jsonl"), "".join(json.dumps(row) + "\n" for row in [*rows, {"text": "Vide ici.", "label": None}]))
+    recipe = load_recipe(new_recipe("soft.jsonl", "label", model=EMBEDDED).path)
+    assert sorted(recipe.task.labels) == ["gai", "triste"] and recipe.data.unlabeled == "skip"
+    assert preflight("soft.yaml").preflight.splits.train[0].soft_label is not None
+
+
 @pytest.mark.parametrize(
     ("header", "rows", "label", "sentence"),
     [

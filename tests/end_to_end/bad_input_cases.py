@@ -47,6 +47,12 @@ def _recipe_folder(workspace: Workspace) -> Path:
     return workspace.folder / "recipes.yaml"
 
 
+def _evaluate_tie(workspace: Workspace) -> Path:
+    path = workspace.put("a.jsonl", jsonl(row(label={"neutral": 0.5, "entailment": 0.5})))
+    data = {"eval": {"path": str(path)}, "columns": {"id": None}}
+    return workspace.recipe(data=data, evaluation={"slice_by": []})
+
+
 RECIPE_CASES = [
     Case(
         "exponential aliases",
@@ -122,6 +128,23 @@ DATA_CASES = [
     Case("a long hypothesis", rows("a.jsonl", jsonl(row(hypothesis="mot " * 250_000))), "too short", "Raise model"),
     Case("a folder as rows", sft(lambda w: _rows_folder(w)), "is not a file", "Check the path"),
     Case("a long file name", overrides("data.train.path=" + "a" * 300 + ".csv"), "a... is too long.", ""),
+    Case("dev rows in training", overrides("data.dev={path: embedded:nli-fr, split: train}"),
+        "48 pairs occur in both data.train and data.dev", "data.allow_overlap: true"),
+    Case("dev rows in evaluation", overrides("data.dev={path: embedded:nli-fr, split: dev}"),
+        "24 pairs occur in both data.dev and data.eval", "data.allow_overlap: true"),
+    Case("a large dev share", overrides("data.dev_share=0.99"), 
+        "data.dev_share 0.99 would hold out all 48 training rows", "Change data.dev_share"),
+    Case("probabilities below 1", rows("a.jsonl", jsonl(row(label={"neutral": 0.5, "entailment": 0.4}))),
+        "row 25: column 'label' has probabilities that sum to 0.9, not to 1", "by their sum"),
+    Case("a negative probability", rows("a.jsonl", jsonl(row(label={"neutral": -0.5, "entailment": 1.5}))),
+        "row 25: column 'label' has -0.5 as the probability of 'neutral'", "at least 0"),
+    Case("a NaN as probability", rows("a.jsonl", jsonl(row(label={"neutral": float("nan"), "entailment": 1}))),
+        "row 25: column 'label' has nan as the probability of 'neutral'", "at least 0"),
+    Case("a probability of no label", rows("a.jsonl", jsonl(row(label={"neutral": 0.5, "maybe": 0.5}))),
+        "the key 'maybe', which is not one of entailment, neutral, contradiction", "data.label_map"),
+    Case("a mapping in a csv", rows("a.csv", _CSV + 'a,b,"{""neutral"": 1}"\n'), "has a mapping as text", "JSON Lines"),
+    Case("a tie in evaluation", sft(lambda w: _evaluate_tie(w)),
+        "several labels are equally probable in 1 row (row 25)", "choose one label"),
 ]  # fmt: skip
 
 

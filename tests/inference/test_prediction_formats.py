@@ -81,6 +81,23 @@ def test_json_document_stays_a_list(trained: RunFolder, tmp_path: Path, scorers:
     assert list(written[0])[3:] == ["prediction", "probabilities"]
 
 
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+def test_probabilities_as_labels_are_kept(
+    trained: RunFolder, tmp_path: Path, scorers: Scorers, suffix: str  # noqa: F811
+) -> None:  # fmt: skip
+    """Labels are not read, so that even those that could not be trained on are written as they are."""
+    scorers()
+    source, target = tmp_path / f"in{suffix}", tmp_path / f"out{suffix}"
+    label = {"neutral": 0.5, "maybe": 0.75}
+    frame = pandas.DataFrame([{"premise": a, "hypothesis": b, "label": label} for a, b in PAIRS])
+    if suffix == ".parquet":
+        frame.to_parquet(source)
+    else:
+        frame.to_json(source, orient="records", lines=True)
+    predict_file(open_classifier(trained), source, target)
+    assert [row["label"] for row in stream_file(target)] == [label] * len(PAIRS)
+
+
 @pytest.mark.parametrize("suffix", [".jsonl.zip", ".parquet.gz", ".ndjson.gz"])
 def test_compressed_input_is_predicted(
     trained: RunFolder, tmp_path: Path, scorers: Scorers, suffix: str  # noqa: F811

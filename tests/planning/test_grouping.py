@@ -12,7 +12,8 @@ from toolkit.batching.sampling import RowOrder
 from toolkit.errors import RunError
 from toolkit.planning.job import TrainingJob, Verification
 from toolkit.planning.plan import plan_job
-from toolkit.planning.preflight import _format_counts, run_preflight
+from toolkit.planning.preflight import run_preflight
+from toolkit.planning.row_report import format_counts
 from toolkit.recipe.schema import Recipe
 
 MakeRecipe = Callable[..., Recipe]
@@ -153,5 +154,5 @@ def test_report_uses_the_names_of_the_inputs(make_job: MakeJob) -> None:
 
 def test_many_labels_are_counted_briefly() -> None:
     counts = {f"label_{i}": i + 1 for i in range(77)}
-    assert _format_counts(counts) == "3,003 rows of 77 labels: from 1 label_0 to 77 label_76"
-    assert _format_counts({"a": 1, "b": 2}) == "3 rows: 1 a, 2 b"
+    assert format_counts(counts) == "3,003 rows of 77 labels: from 1 label_0 to 77 label_76"
+    assert format_counts({"a": 1, "b": 2}) == "3 rows: 1 a, 2 b"

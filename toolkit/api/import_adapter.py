@@ -19,6 +19,9 @@ from toolkit.utils.progress import Progress, show_progress
 if TYPE_CHECKING:
     from toolkit.models.foreign_adapter import ForeignAdapter
 
+_SHARES = ("calibration_share", "dev_share")
+_KEYS_OF_DEV_ROWS = ("eval_steps", "keep", "best_metric", "early_stopping_patience")
+
 logger = logging.getLogger(__name__)
 
 
@@ -54,7 +57,7 @@ def import_adapter(
     _check_not_taken(run, overwrite=overwrite)
     base_path = None if base is None else to_path(base, "base")
     source = str(to_path(adapter, "adapter"))
-    check_files_exist(checked.data.train, checked.data.eval)
+    check_files_exist(*checked.data.sources)
     from toolkit.models.foreign_adapter import find_adapter, read_foreign_adapter
 
     foreign = read_foreign_adapter(find_adapter(source), checked.model.kind)
@@ -84,9 +87,10 @@ def _check_not_taken(run: RunFolder, *, overwrite: bool) -> None:
 
 
 def _describe_adapter(recipe: Recipe, adapter: "ForeignAdapter", overrides: Overrides) -> Recipe:
-    """Return the recipe with the adapter's own lora section and without a calibration set.
+    """Return the recipe with the adapter's own lora section and without shares of data.train that are held out.
 
-    Nobody knows whether the rows of data.train that would be held out were among those that the adapter was trained on.
+    Nobody knows whether the rows that would be held out were among those that the adapter was trained on. Nothing is
+    trained, so no step is chosen by dev rows either.
 
     Raises:
         RecipeError: If an override contradicts the adapter, or the recipe cannot hold its values.
@@ -95,7 +99,8 @@ def _describe_adapter(recipe: Recipe, adapter: "ForeignAdapter", overrides: Over
     taken: dict[str, Any] = {f"lora.{name}": value for name, value in adapter.lora.items()}
     if set(given["lora.target_modules"] or ()) == set(taken["lora.target_modules"]):
         taken["lora.target_modules"] = list(given["lora.target_modules"])  # in the recipe's order
-    given["data.calibration_share"], taken["data.calibration_share"] = recipe.data.calibration_share, 0.0
+    given |= {f"data.{name}": getattr(recipe.data, name) for name in _SHARES}
+    taken |= {f"data.{name}": 0.0 for name in _SHARES}
     explicit = _overridden_keys(overrides)
     for key, value in taken.items():
         before = list(given[key]) if isinstance(given[key], tuple) else given[key]
@@ -113,8 +118,9 @@ def _describe_adapter(recipe: Recipe, adapter: "ForeignAdapter", overrides: Over
         logger.info("%-11s %s: %s instead of %s, the value in the recipe", "adapter", key, value, before)
     lora = {key.removeprefix("lora."): value for key, value in taken.items() if key.startswith("lora.")}
     values = recipe.model_dump(mode="json")
-    data = {**values["data"], "calibration_share": 0.0}
-    return build_recipe({**values, "lora": lora, "data": data}, "the adapter")
+    data = {**values["data"], **dict.fromkeys(_SHARES, 0.0)}
+    training = {name: value for name, value in values["training"].items() if name not in _KEYS_OF_DEV_ROWS}
+    return build_recipe({**values, "lora": lora, "data": data, "training": training}, "the adapter")
 
 
 def _overridden_keys(overrides: Overrides) -> set[str]:

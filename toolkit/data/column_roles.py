@@ -152,6 +152,9 @@ def _label_text(column: str, value: Any) -> str | None:
             hint="Keep one label for each row, or train one model for each label, whose labels are yes and no.",
         )
     if isinstance(value, dict):
+        probabilities = {key: number for key, number in value.items() if number is not None}
+        if all(type(number) in (int, float) for number in probabilities.values()):  # a soft label
+            return normalize_label(max(probabilities, key=lambda key: probabilities[key])) if probabilities else None
         keys = list_names(f"{column}.{key}" for key in value)
         raise DataError(f"Column {column!r} has objects, not labels.", hint=f"Name one of their keys: {keys}.")
     text = optional_text(column, value)

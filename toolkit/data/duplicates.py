@@ -4,7 +4,7 @@ import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from toolkit.data.example import Example
 from toolkit.recipe.inputs import name_rows
@@ -20,11 +20,17 @@ class NearDuplicates:
         repeats: Training rows that repeat the texts of an earlier row.
         conflicts: Training rows whose texts also occur with another label.
         leaked: Evaluation rows whose texts occur in the training rows.
+        leaked_dev: Dev rows whose texts occur in the training rows. None without dev rows.
     """
 
     repeats: int
     conflicts: int
     leaked: int
+    leaked_dev: int | None = None
+
+    def record(self) -> dict[str, int]:
+        """Return the counts for run.json."""
+        return {name: count for name, count in asdict(self).items() if count is not None}
 
     def describe(self, inputs: Sequence[str]) -> str:
         """Return the counts as text, for rows with these inputs."""
@@ -32,6 +38,7 @@ class NearDuplicates:
         return (
             f"{self.repeats:,} training rows repeat {repeated} (ignoring case and punctuation), "
             f"{self.conflicts:,} have conflicting labels, {self.leaked:,} evaluation rows also occur in training"
+            + ("" if self.leaked_dev is None else f", and so do {self.leaked_dev:,} dev rows")
         )
 
 
@@ -43,7 +50,9 @@ def normalize(text: str) -> str:
     return " ".join(_WORDS.findall(unicodedata.normalize("NFKC", text).casefold()))
 
 
-def find_near_duplicates(train: Sequence[Example], evaluation: Sequence[Example]) -> NearDuplicates:
+def find_near_duplicates(
+    train: Sequence[Example], evaluation: Sequence[Example], dev: Sequence[Example] = ()
+) -> NearDuplicates:
     """Count near-duplicates, in time and memory linear in the number of rows."""
     labels: dict[tuple[str, ...], list[str]] = defaultdict(list)
     for row in train:
@@ -52,6 +61,7 @@ def find_near_duplicates(train: Sequence[Example], evaluation: Sequence[Example]
         repeats=sum(len(row_labels) - 1 for row_labels in labels.values()),
         conflicts=sum(len(row_labels) for row_labels in labels.values() if len(set(row_labels)) > 1),
         leaked=sum(_normalized_texts(row) in labels for row in evaluation),
+        leaked_dev=sum(_normalized_texts(row) in labels for row in dev) if dev else None,
     )
 
 

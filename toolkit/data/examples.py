@@ -171,12 +171,14 @@ class _RowReader:
         inputs = row_inputs(self.recipe, self.columns, row)
         id_column = self.columns.id
         row_id = optional_text(id_column, get_column(row, id_column)) if id_column else None
+        label, soft_label = self.labels.read_with_probabilities(get_column(row, self.labels.name))
         slice_values = {column: optional_text(column, get_column(row, column)) for column in self.slices}
         return Example(
             id=str(number) if row_id is None else row_id,
             inputs=inputs,
-            label=self.labels.read(get_column(row, self.labels.name)),
+            label=label,
             slices={column: value for column, value in slice_values.items() if value is not None},
+            soft_label=soft_label,
         )
 
     def _find_column_problem(self, rows: Sequence[Row]) -> tuple[str, str] | None:
@@ -271,10 +273,15 @@ def label_counts(recipe: Recipe, examples: Sequence[Example]) -> dict[str, int]:
 
 
 def fingerprint(examples: Sequence[Example]) -> str:
-    """Return the SHA-256 digest of the ids, texts and labels of the rows, in their order, as hexadecimal."""
+    """Return the SHA-256 digest of the ids, texts and labels of the rows, in their order, as hexadecimal.
+
+    The probabilities of soft labels are part of it.
+    """
     # Each row is hashed as a JSON list. Joined texts would be the same if words moved from one field to the next.
     digest = hashlib.sha256()
     for example in examples:
-        row = [example.id, *example.texts, example.label]
+        row: list[Any] = [example.id, *example.texts, example.label]
+        if example.soft_label is not None:
+            row.append(example.soft_label)
         digest.update(json.dumps(row, ensure_ascii=False).encode() + b"\n")
     return digest.hexdigest()

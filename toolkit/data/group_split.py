@@ -1,4 +1,4 @@
-"""Splits of rows by whole groups: the share of data.train to evaluate on, and the calibration set.
+"""Splits of rows by whole groups: the shares of data.train to evaluate on and to validate on, and the calibration set.
 
 Rows with the same text in the first input, e.g. the same premise, are a group. They are not independent.
 """
@@ -39,6 +39,11 @@ def split_evaluation(rows: Sequence[Example], share: float, seed: int) -> tuple[
     return _split_groups(rows, share, f"evaluation share {seed}", "data.eval_share", passes_over=True)
 
 
+def split_dev(rows: Sequence[Example], share: float, seed: int) -> tuple[list[Example], list[Example]]:
+    """Split off the rows to validate on, as `split_evaluation` does for the evaluation rows."""
+    return _split_groups(rows, share, f"dev share {seed}", "data.dev_share", passes_over=True)
+
+
 def _split_groups(
     rows: Sequence[Example], share: float, seed: str, key: str, *, passes_over: bool = False
 ) -> tuple[list[Example], list[Example]]:
@@ -47,13 +52,14 @@ def _split_groups(
     sizes = Counter(row.group for row in rows)
     groups = list(sizes)  # in order of first occurrence: a set of strings would be ordered differently in each process
     random.Random(seed).shuffle(groups)  # hashes a string seed with SHA-512, so the draw is the same on every machine
-    held_out: set[str] = set()
+    # Predictions cannot be compared with a label that is not certain, so such rows and their groups are trained on.
+    held_out, tied = set[str](), {row.group for row in rows if row.is_tied}
     count = 0
     wanted = share * len(rows)
     for group in groups:
         if count >= wanted:
             break
-        if passes_over and count + sizes[group] - wanted > wanted - count:
+        if group in tied or (passes_over and count + sizes[group] - wanted > wanted - count):
             continue
         held_out.add(group)
         count += sizes[group]

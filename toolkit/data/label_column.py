@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from toolkit.data.messages import list_names
+from toolkit.data.soft_labels import has_probabilities, is_mapping_text, read_soft_label
 from toolkit.data.values import optional_text, read_label
 from toolkit.errors import DataError
 from toolkit.recipe.data_section import Source
@@ -30,6 +31,7 @@ class LabelColumn:
         left_out: The normalized form of each text whose rows are left out.
         skips_unlabeled: Whether rows without a label are left out.
         map_key: The key of the label map in the recipe, for messages.
+        task_labels: The labels of the task, in the order of the probabilities of a soft label.
     """
 
     name: str
@@ -37,6 +39,7 @@ class LabelColumn:
     left_out: frozenset[str]
     skips_unlabeled: bool
     map_key: str
+    task_labels: tuple[str, ...]
 
     @classmethod
     def of(cls, recipe: Recipe, source: Source, *, is_training: bool) -> "LabelColumn":
@@ -55,12 +58,15 @@ class LabelColumn:
             left_out_texts(label_map),
             recipe.data.unlabeled == "skip",
             "data.label_map" if source.label_map is None else "the label_map of this source",
+            recipe.task.labels,
         )
 
     def reason_to_leave_out(self, value: Any) -> str | None:
         """Return the value as text, or NO_LABEL, if its row is left out, else None."""
+        if isinstance(value, dict) and not has_probabilities(value):
+            value = None
         if isinstance(value, (list, dict, bytes)):
-            return None  # `read` reports it
+            return None  # `read` reports it, or reads it as a soft label
         text = optional_text(self.name, value)
         if text is None:
             return NO_LABEL if self.skips_unlabeled else None
@@ -80,7 +86,31 @@ class LabelColumn:
                 error.hint = self._hint(value)
             raise
 
+    def read_with_probabilities(self, value: Any) -> tuple[str, tuple[float, ...] | None]:
+        """Return the label that a value means and, if it is a mapping, the probabilities of all labels.
+
+        A mapping in which one label has the probability 1 is a single label, without probabilities.
+
+        Raises:
+            DataError: As `read`, or if a mapping is not a soft label, see `read_soft_label`.
+        """
+        if not isinstance(value, dict):
+            return self.read(value), None
+        try:
+            probabilities = read_soft_label(self.name, value, self.labels, self.left_out, self.task_labels)
+        except DataError as error:
+            if error.hint is None:
+                error.hint = self._hint(value)
+            raise
+        # Of equal probabilities, `index` finds the first.
+        label = self.task_labels[probabilities.index(max(probabilities))]
+        return label, None if max(probabilities) == 1 else probabilities
+
     def _hint(self, value: Any) -> str:
+        if isinstance(value, dict) and not has_probabilities(value):
+            value = None
+        if isinstance(value, dict) and all(isinstance(number, (int, float, type(None))) for number in value.values()):
+            return f"Fix the key, or map it to a label with {self.map_key}."
         if isinstance(value, (dict, bytes)):
             return f"Fix the rows, or name the column with the labels in data.columns.label, e.g. {self.name}.KEY."
         if optional_text(self.name, value) is None:
@@ -97,6 +127,8 @@ class LabelColumn:
         texts = [str(value) for value in values if isinstance(value, (str, int, float))]
         distinct = {normalize_label(text): text for text in texts}
         unknown = [text for normalized, text in distinct.items() if normalized not in self.labels]
+        if any(map(is_mapping_text, unknown)):
+            return None  # the messages of the rows explain more
         if not unknown or len(values) < _MIN_UNIQUE_ROWS or len(distinct) <= len(values) / 2:
             return None
         return (

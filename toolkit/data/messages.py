@@ -28,7 +28,7 @@ def similar_name_hint(names: Iterable[str], missing: str) -> str | None:
 
 def key_hint(key: str) -> str:
     """Return the name of a key of a source's format, for a hint."""
-    return f"format.{key} of the source (data.train.format.{key} or data.eval.format.{key})"
+    return f"format.{key} of the source (data.train.format.{key}, data.dev.format.{key} or data.eval.format.{key})"
 
 
 def shorten_line(line: str) -> str:

@@ -196,7 +196,7 @@ def _check_dataset(source: Source) -> str:
     if source.split is None:
         raise DataError(
             f"The Hub dataset {path} needs a split.",
-            hint=f"Set data.train.split and data.eval.split. If it is a local file, its name must end in one of "
-            f"{_FORMATS}.",
+            hint="Set data.train.split, data.dev.split or data.eval.split. If it is a local file, its name must end in "
+            f"one of {_FORMATS}.",
         )
     return source.split

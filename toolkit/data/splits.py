@@ -1,4 +1,4 @@
-"""The splits of a recipe's data: training rows, evaluation rows and the calibration set."""
+"""The splits of a recipe's data: training rows, dev rows, evaluation rows and the calibration set."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -6,18 +6,20 @@ from typing import Any
 
 from toolkit.data.example import Example
 from toolkit.data.examples import LoadedRows, check_all_labels_occur, fingerprint, label_counts, load_rows
-from toolkit.data.group_split import split_calibration, split_evaluation
+from toolkit.data.group_split import split_calibration, split_dev, split_evaluation
+from toolkit.data.soft_labels import check_gold_labels
 from toolkit.data.sources import describe
 from toolkit.errors import DataError
 from toolkit.recipe.inputs import NLI_INPUTS, name_rows, name_texts
 from toolkit.recipe.schema import Recipe
+from toolkit.utils.formatting import join_names
 
 _SHOWN_ROWS = 3  # in a message
 
 
 @dataclass(frozen=True)
 class Overlap:
-    """Counts of distinct evaluation texts that also occur in the training rows.
+    """Counts of distinct texts that occur in two sets of rows, such as the evaluation rows and the training rows.
 
     Args:
         inputs: The count for each input.
@@ -41,7 +43,7 @@ class Overlap:
 
 
 def find_overlap(train: Sequence[Example], evaluation: Sequence[Example]) -> Overlap:
-    """Count the texts that evaluation rows and training rows share exactly."""
+    """Count the texts that evaluation rows and training rows, or two other sets of rows, share exactly."""
     names = tuple(train[0].inputs) if train else ()
     return Overlap(
         {name: len({row.inputs[name] for row in train} & {row.inputs[name] for row in evaluation}) for name in names},
@@ -49,12 +51,36 @@ def find_overlap(train: Sequence[Example], evaluation: Sequence[Example]) -> Ove
     )
 
 
-def _list_overlapping_rows(train: Sequence[Example], evaluation: Sequence[Example]) -> str:
-    """Return the first overlapping evaluation rows, each with its training row, as text for a message."""
-    train_ids = {row.texts: row.id for row in reversed(train)}
-    overlapping = [row for row in evaluation if row.texts in train_ids]
+@dataclass(frozen=True)
+class _NamedRows:
+    """Rows and the key of the recipe that they come from, for a message."""
+
+    key: str
+    rows: Sequence[Example]
+
+
+def _check_overlap(recipe: Recipe, first: _NamedRows, second: _NamedRows, consequence: str) -> Overlap:
+    """Count the texts that two sets of rows share, and check that no row is in both.
+
+    Raises:
+        DataError: If rows are in both and the recipe does not allow it.
+    """
+    overlap = find_overlap(first.rows, second.rows)
+    if overlap.rows and not recipe.data.allow_overlap:
+        raise DataError(
+            f"{overlap.rows} {name_rows(recipe.task.inputs)} occur in both {first.key} and {second.key}, so "
+            f"{consequence}: row {_list_overlapping_rows(first, second)}.",
+            hint="Remove them from one of the two, or set data.allow_overlap: true.",
+        )
+    return overlap
+
+
+def _list_overlapping_rows(first: _NamedRows, second: _NamedRows) -> str:
+    """Return the first rows of `second` that are also in `first`, each with the row there, as text for a message."""
+    ids = {row.texts: row.id for row in reversed(first.rows)}
+    overlapping = [row for row in second.rows if row.texts in ids]
     return ", ".join(
-        f"{row.id:.40} of data.eval is {train_ids[row.texts]:.40} of data.train" for row in overlapping[:_SHOWN_ROWS]
+        f"{row.id:.40} of {second.key} is {ids[row.texts]:.40} of {first.key}" for row in overlapping[:_SHOWN_ROWS]
     ) + (" ..." if len(overlapping) > _SHOWN_ROWS else "")
 
 
@@ -67,7 +93,9 @@ class Splits:
         eval: The evaluation rows.
         overlap: The texts that training rows and evaluation rows share.
         calibration_set: Rows of data.train that are held out of training. They share no group with `train`.
-        left_out: The counts in `LoadedRows.left_out`, for train and eval.
+        left_out: The counts in `LoadedRows.left_out`, for train, dev and eval.
+        dev: The rows to validate on while training. Empty if the recipe has none.
+        dev_overlap: The texts that dev rows share with the rows of `train` and of `eval`. Empty if it was not checked.
     """
 
     train: list[Example]
@@ -75,6 +103,8 @@ class Splits:
     overlap: Overlap
     calibration_set: list[Example] = field(default_factory=list)
     left_out: Mapping[str, dict[str, int]] = field(default_factory=dict)
+    dev: list[Example] = field(default_factory=list)
+    dev_overlap: Mapping[str, Overlap] = field(default_factory=dict)
 
     @property
     def unseen_calibration_set(self) -> list[Example]:
@@ -84,10 +114,13 @@ class Splits:
 
     def record(self, recipe: Recipe) -> dict[str, Any]:
         """Return the sources, counts, fingerprints and overlap for run.json."""
-        named_rows = [("train", recipe.data.train, self.train), ("eval", recipe.data.eval, self.eval)]
+        data = recipe.data
+        named_rows = [("train", data.train, self.train), ("eval", data.eval, self.eval)]
         if self.calibration_set:
-            named_rows.insert(1, ("calibration", recipe.data.train, self.calibration_set))
-        return {
+            named_rows.insert(1, ("calibration", data.train, self.calibration_set))
+        if self.dev:
+            named_rows.insert(1, ("dev", data.train if data.dev is None else data.dev, self.dev))
+        record: dict[str, Any] = {
             name: {
                 "source": describe(source),
                 "rows": len(rows),
@@ -96,7 +129,10 @@ class Splits:
                 **({"left_out": self.left_out[name]} if self.left_out.get(name) else {}),
             }
             for name, source, rows in named_rows
-        } | {"overlap": self.overlap.record()}
+        }
+        if self.dev_overlap:
+            record["dev"]["overlap"] = {name: overlap.record() for name, overlap in self.dev_overlap.items()}
+        return record | {"overlap": self.overlap.record()}
 
 
 def load_evaluation_rows(recipe: Recipe, *, is_external: bool = False) -> list[Example]:
@@ -115,7 +151,9 @@ def load_evaluation_rows(recipe: Recipe, *, is_external: bool = False) -> list[E
 def _load_evaluation(recipe: Recipe, *, is_external: bool) -> LoadedRows:
     if recipe.data.shares_rows:
         return _load_shared_rows(recipe)[1]
-    return load_rows(recipe, recipe.data.eval, is_external=is_external)
+    loaded = load_rows(recipe, recipe.data.eval, is_external=is_external)
+    check_gold_labels(loaded.examples, recipe.evaluation.merge_labels, describe(recipe.data.eval))
+    return loaded
 
 
 def _load_shared_rows(recipe: Recipe) -> tuple[LoadedRows, LoadedRows]:
@@ -123,6 +161,7 @@ def _load_shared_rows(recipe: Recipe) -> tuple[LoadedRows, LoadedRows]:
     data = recipe.data
     loaded = load_rows(recipe, data.train)
     train, evaluation = split_evaluation(loaded.examples, data.eval_share, recipe.seed)
+    check_gold_labels(evaluation, recipe.evaluation.merge_labels, describe(data.train))
     return LoadedRows(train, loaded.left_out), LoadedRows(evaluation[: data.eval.limit])
 
 
@@ -130,29 +169,63 @@ def _with_trained_data(trained_recipe: Recipe | None, recipe: Recipe) -> Recipe:
     """Return the recipe to read the training rows with."""
     if trained_recipe is None or trained_recipe.data.train.path != recipe.data.train.path:
         return recipe
-    # Other evaluation rows only change how data.eval is read, unless the training rows were replaced as well.
+    # Other evaluation rows only change how data.eval is read, unless the training rows were replaced as well. The
+    # files with dev rows can have moved, and data.dev_share is the same as in training.
     trained = trained_recipe.data
     fields: dict[str, Any] = {name: getattr(trained, name) for name in ("columns", "label_map", "unlabeled")}
-    if not trained.shares_rows:
+    if not trained.shares_rows and not trained.dev_share:
         return recipe.model_copy(update={"data": recipe.data.model_copy(update=fields)})
     fields |= {"train": trained.train, "eval_share": trained.eval_share}
-    if not recipe.data.shares_rows:
+    if trained.shares_rows and not recipe.data.shares_rows:
         fields["eval"] = trained.eval
     return recipe.model_copy(update={"data": recipe.data.model_copy(update=fields), "seed": trained_recipe.seed})
 
 
+def _split_dev_rows(recipe: Recipe, rows: list[Example]) -> tuple[list[Example], LoadedRows]:
+    """Return the rows of data.train without the dev rows, and the dev rows: data.dev, or a share of the rows."""
+    data = recipe.data
+    if data.dev is None:
+        train, dev = split_dev(rows, data.dev_share, recipe.seed)
+        return train, LoadedRows(dev)
+    # Dev rows choose between models of the task's labels, so they do not have merged labels, and need no slices.
+    evaluation = recipe.evaluation.model_copy(update={"merge_labels": {}, "slice_by": ()})
+    loaded = load_rows(recipe.model_copy(update={"evaluation": evaluation}), data.dev)
+    check_gold_labels(loaded.examples, (), describe(data.dev))
+    return rows, loaded
+
+
+def _check_dev_rows(
+    recipe: Recipe, train: list[Example], dev: list[Example], evaluation: list[Example]
+) -> dict[str, Overlap]:
+    """Count the texts that dev rows share with other rows, and check that no row of theirs is among the others.
+
+    Raises:
+        DataError: If a dev row is, and the recipe does not allow it.
+    """
+    key = "data.dev" if recipe.data.dev is not None else "data.dev_share"
+    dev_rows, rows = _NamedRows(key, dev), _NamedRows("data.train", train)
+    return {
+        "train": _check_overlap(recipe, rows, dev_rows, "validation would reward memorization"),
+        "eval": _check_overlap(
+            recipe, dev_rows, _NamedRows("data.eval", evaluation), "evaluation rows would choose the checkpoint"
+        ),
+    }
+
+
 def load_splits(recipe: Recipe, *, is_external: bool = False, trained_recipe: Recipe | None = None) -> Splits:
-    """Load all splits, and check that no row is in both training and evaluation rows.
+    """Load all splits, and check that no row is in two of training, dev and evaluation rows.
+
+    After training, dev rows can be evaluated on: only training rows must not be among the evaluation rows.
 
     Args:
         recipe: The recipe, which names the sources and the shares of data.train to evaluate on and to hold out.
         is_external: Whether the recipe was not written for the evaluation rows, see `load_examples`.
         trained_recipe: The recipe of the run if `recipe` was changed to describe other evaluation rows. The training
-            rows are read with its columns, label map and data.eval_share.
+            rows are read with its columns, label map, data.eval_share and dev rows.
 
     Raises:
-        DataError: If rows cannot be loaded or split, or if rows occur in both data.train and data.eval and the recipe
-            does not allow it.
+        DataError: If rows cannot be loaded or split, or if rows occur in two of the splits and the recipe does not
+            allow it.
     """
     training_recipe = _with_trained_data(trained_recipe, recipe)
     is_shared = training_recipe.data.shares_rows
@@ -165,26 +238,28 @@ def load_splits(recipe: Recipe, *, is_external: bool = False, trained_recipe: Re
             else load_rows(training_recipe, recipe.data.train, is_training=True)
         )
         loaded_evaluation = _load_evaluation(recipe, is_external=is_external)
-    rows, evaluation = loaded.examples, loaded_evaluation.examples
-    overlap = find_overlap(rows, evaluation)
-    if overlap.rows and not recipe.data.allow_overlap:
-        raise DataError(
-            f"{overlap.rows} {name_rows(recipe.task.inputs)} occur in both data.train and data.eval, so the score "
-            f"would reward memorization: row {_list_overlapping_rows(rows, evaluation)}.",
-            hint="Remove them from one of the two, or set data.allow_overlap: true.",
-        )
+    rows, loaded_dev = _split_dev_rows(training_recipe, loaded.examples)
+    evaluation, dev = loaded_evaluation.examples, loaded_dev.examples
+    overlap = _check_overlap(
+        recipe,
+        _NamedRows("data.train", rows),
+        _NamedRows("data.eval", evaluation),
+        "the score would reward memorization",
+    )
+    dev_overlap = _check_dev_rows(recipe, rows, dev, evaluation) if dev and trained_recipe is None else {}
     train, calibration_set = split_calibration(rows, recipe.data.calibration_share, recipe.seed)
     # Checked again: the held-out groups may have had the only rows of a label.
     check_all_labels_occur(recipe, train, _describe_training_part(training_recipe))
-    left_out = {"train": loaded.left_out, "eval": loaded_evaluation.left_out}
-    return Splits(train, evaluation, overlap, calibration_set, left_out)
+    left_out = {"train": loaded.left_out, "dev": loaded_dev.left_out, "eval": loaded_evaluation.left_out}
+    return Splits(train, evaluation, overlap, calibration_set, left_out, dev, dev_overlap)
 
 
 def _describe_training_part(recipe: Recipe) -> str:
     data = recipe.data
     shares = {
         f"evaluation share of {data.eval_share:g}": data.shares_rows,
+        f"dev share of {data.dev_share:g}": bool(data.dev_share),
         f"held-out share of {data.calibration_share:g}": bool(data.calibration_share),
     }
-    without = " and ".join(f"the {share}" for share, is_used in shares.items() if is_used)
-    return describe(data.train) + (f" without {without}" if without else "")
+    held_out = [f"the {share}" for share, is_used in shares.items() if is_used]
+    return describe(data.train) + (f" without {join_names(held_out, 'and')}" if held_out else "")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TextIO
 
 from toolkit.data.compression import open_binary
+from toolkit.data.messages import key_hint
 from toolkit.errors import DataError
 
 _MARKS = (
@@ -17,10 +18,7 @@ _MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
-_HINT = (
-    "Set format.encoding of the source (data.train.format.encoding or data.eval.format.encoding), e.g. to latin-1 or "
-    "cp1252, or convert the file to UTF-8."
-)
+_HINT = f"Set {key_hint('encoding')}, e.g. to latin-1 or cp1252, or convert the file to UTF-8."
 _SHOWN_CHARACTERS = 80
 _BLOCK_BYTES = 1 << 20
 

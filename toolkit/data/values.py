@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from toolkit.data.messages import list_names
+from toolkit.data.soft_labels import JSON_LINES_HINT, is_mapping_text
 from toolkit.errors import DataError
 from toolkit.recipe.labels import normalize_label, suggest_label
 
@@ -75,6 +76,10 @@ def read_label(column: str, value: Any, labels: Mapping[str, str]) -> str:
         raise DataError(f"column {column!r} must contain a label, not {value!r}")
     label = labels.get(normalize_label(text))
     if label is None:
+        if is_mapping_text(text):
+            raise DataError(
+                f"column {column!r} has a mapping as text ({value!r:.80}), not a label", hint=JSON_LINES_HINT
+            )
         names = list(dict.fromkeys(labels.values()))
         problem = f"label {value!r:.80} is not one of {list_names(names)}"
         if has_several_labels(text, labels):

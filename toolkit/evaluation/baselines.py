@@ -13,8 +13,10 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
 
 from toolkit.data.example import Example
+from toolkit.data.splits import Splits
 from toolkit.evaluation.intervals import wilson_interval
 from toolkit.recipe.inputs import NLI_INPUTS
+from toolkit.recipe.schema import Recipe
 from toolkit.utils.formatting import join_names
 
 _WORD = r"(?u)\b\w+\b"  # scikit-learn's default drops one-letter words, but "a", "à" and "y" are words in French
@@ -114,6 +116,23 @@ def data_warnings(baselines: Mapping[str, float], evaluation: Sequence[Example])
                 f"model's accuracy may come from {_shortcut(inputs, name)}."
             )
     return warnings
+
+
+def dev_row_warnings(recipe: Recipe, splits: Splits) -> list[str]:
+    """Return a warning if evaluation rows are dev rows by which the evaluated step of training was chosen.
+
+    Args:
+        recipe: The recipe that the run was trained with.
+        splits: The dev rows of the run and the evaluation rows.
+    """
+    training, dev = recipe.training, {row.texts for row in splits.dev}
+    count = sum(row.texts in dev for row in splits.eval)
+    if not count or (training.keep == "last" and training.early_stopping_patience is None):
+        return []
+    return [
+        f"{count:,} of {len(splits.eval):,} evaluation rows are dev rows, by which the trained step was chosen, so the "
+        "score is too optimistic. Compare models on other rows."
+    ]
 
 
 def _shortcut(inputs: tuple[str, ...], name: str) -> str:

@@ -13,7 +13,7 @@ from toolkit.data.examples import fingerprint, with_task_labels
 from toolkit.data.few_shot import draw_shots
 from toolkit.data.sources import EMBEDDED, describe, parse_data, slug
 from toolkit.data.splits import Overlap, Splits, load_evaluation_rows, load_splits
-from toolkit.evaluation.baselines import answer_warnings, baseline_accuracies, data_warnings
+from toolkit.evaluation.baselines import answer_warnings, baseline_accuracies, data_warnings, dev_row_warnings
 from toolkit.evaluation.calibration import Calibration, calibrate, calibration_rows, label_indices
 from toolkit.evaluation.evaluation import Evaluation, base_zero_shot, changes_answers, load_evaluations
 from toolkit.evaluation.evaluation_files import write_evaluation
@@ -69,7 +69,7 @@ def evaluate(run: TrainedRun, request: EvaluationRequest) -> Evaluation:
     shots = draw_shots(splits.train, splits.eval, run.recipe.task.labels, request.shots, run.recipe.seed)
     with Classifier(run, request.model, shots=shots) as classifier:
         scored_rows = _predict(classifier, splits.eval, calibration_set, request.mode)
-    warnings += _changed_rows(run, splits)
+    warnings += [*_changed_rows(run, splits), *dev_row_warnings(run.saved_recipe, splits)]
     if doubt:
         warnings.append(f"The GGUF file {doubt}")
     if run.accepted:
@@ -188,7 +188,7 @@ def _changed_rows(run: TrainedRun, splits: Splits) -> list[str]:
     """Return a warning for each part of the run's own rows that is not what it was during training."""
     if any(key.startswith("data.") for key in run.overridden):
         return []
-    parts = {"training": ("train", splits.train), "evaluation": ("eval", splits.eval)}
+    parts = {"training": ("train", splits.train), "dev": ("dev", splits.dev), "evaluation": ("eval", splits.eval)}
     recorded = {
         name: (run.record.get("data", {}).get(key) or {}).get("fingerprint") for name, (key, _) in parts.items()
     }
@@ -233,7 +233,7 @@ def _load_splits(run: TrainedRun, request: EvaluationRequest) -> Splits:
     If both are loaded, evaluation rows that were trained on are an error unless data.allow_overlap is set.
     """
     recipe, is_external = run.recipe, request.data is not None
-    if recipe.evaluation.baselines or recipe.data.calibration_share or request.shots:
+    if recipe.evaluation.baselines or recipe.data.calibration_share or request.shots or recipe.data.has_dev:
         return load_splits(recipe, is_external=is_external, trained_recipe=run.saved_recipe)
     # Without training rows there is nothing that the evaluation rows could overlap with.
     return Splits([], load_evaluation_rows(recipe, is_external=is_external), Overlap())

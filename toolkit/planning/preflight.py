@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 
 from toolkit.data.duplicates import NearDuplicates, find_near_duplicates
-from toolkit.data.examples import label_counts, with_task_labels
+from toolkit.data.examples import with_task_labels
 from toolkit.data.splits import Splits, load_splits
 from toolkit.inference.label_trie import LabelTrie
 from toolkit.models.backend import DEVICE, device_name
@@ -23,6 +23,7 @@ from toolkit.models.model_support import check_supported
 from toolkit.models.parameters import ParameterCount, check_max_seq_length, count_parameters, model_config
 from toolkit.models.precision import Precision
 from toolkit.planning.model_checks import check_revision, check_token_ids, check_tracker, find_export_problem
+from toolkit.planning.row_report import describe_balance, describe_splits
 from toolkit.prompts.prompt_tokenizer import EncodedRow, PromptTokenizer
 from toolkit.prompts.sentence_pairs import EncodedPair, RowTokenizer, make_row_tokenizer
 from toolkit.prompts.tokenizer import load_tokenizer
@@ -32,7 +33,6 @@ from toolkit.utils.formatting import format_bytes, join_names
 from toolkit.utils.terminal import escape_control_characters
 
 RowT = TypeVar("RowT", EncodedRow, EncodedPair)
-_LISTED_LABELS = 20
 _HIGHEST_FULL_RATE = 1e-4
 _GREEN, _GRAY, _PLAIN = "\033[1;32m", "\033[90m", "\033[0m"
 
@@ -78,8 +78,9 @@ class Preflight(Generic[RowT]):
         splits: The checked rows.
         row_tokenizer: The converter of rows to token ids.
         train_rows: The training rows as token ids.
+        dev_rows: The dev rows as token ids. Empty if the recipe has none.
         tokens: Statistics of the training rows.
-        scored_tokens: Statistics of the calibration set and the evaluation rows.
+        scored_tokens: Statistics of the calibration set, the dev rows and the evaluation rows.
         parameters: The number of parameters of the base model and the adapter, and the layers that have one.
         precision: The precision of weights and activations.
         duplicates: The near-duplicates among the rows.
@@ -91,6 +92,7 @@ class Preflight(Generic[RowT]):
     splits: Splits
     row_tokenizer: RowTokenizer
     train_rows: list[RowT]
+    dev_rows: list[RowT]
     tokens: TokenStatistics
     scored_tokens: TokenStatistics
     parameters: ParameterCount
@@ -129,7 +131,7 @@ class Preflight(Generic[RowT]):
             },
             "precision": asdict(self.precision),
             "data": self.splits.record(self.recipe),
-            "near_duplicates": asdict(self.duplicates),
+            "near_duplicates": self.duplicates.record(),
             "tokens": asdict(self.tokens),
             "tokens_sha256": self.tokens_sha256,
             "scored_tokens": asdict(self.scored_tokens),
@@ -152,7 +154,7 @@ class Preflight(Generic[RowT]):
 
     @property
     def longest_row(self) -> int:
-        """The tokens of the longest training, calibration or evaluation row, because any of them can be scored."""
+        """The tokens of the longest row of all splits, because any of them can be scored."""
         return max(self.tokens.longest, self.scored_tokens.longest)
 
     @property
@@ -162,31 +164,27 @@ class Preflight(Generic[RowT]):
 
     def report(self) -> str:
         """Return the results as text for a terminal."""
-        recipe, tokens, overlap = self.recipe, self.tokens, self.splits.overlap
+        recipe: Recipe = self.recipe
+        tokens = self.tokens
         quantization = "4-bit, computing in " if recipe.model.load_in_4bit else ""
         lines = [
             f"device      {device_name()}" + (" (one GPU per process)" if DEVICE == "cuda" else ""),
             f"precision   {quantization}{self.precision.name}: {self.precision.reason}",
             f"model       {recipe.model.name}: {self.parameters}, {format_bytes(self.weight_bytes)} of weights",
-            f"train       {_format_counts(label_counts(recipe, self.splits.train))}",
-            f"eval        {_format_counts(label_counts(recipe, self.splits.eval))}",
-            f"overlap     {overlap}",
+            *describe_splits(recipe, self.splits),
             f"duplicates  {self.duplicates.describe(recipe.task.inputs)}",
             f"tokens      {tokens.shortest} to {tokens.longest} per row, median {tokens.median}, 95th percentile "
             f"{tokens.p95}; {tokens.trained_per_row:g} target tokens per row",
         ]
-        if self.splits.calibration_set:
-            lines.insert(
-                4, f"held out    {_format_counts(label_counts(recipe, self.splits.calibration_set))}, for calibration"
-            )
-        shortened = {"training": tokens.shortened_rows, "evaluation": self.scored_tokens.shortened_rows}
+        shortened = {"training": tokens.shortened_rows, "dev": sum(row.shortened for row in self.dev_rows)}
+        shortened["evaluation"] = self.scored_tokens.shortened_rows - shortened["dev"]
         lines += [
             f"truncated   the {name_texts(recipe.task.truncated_input)} of {rows} {split} rows are cut to fit "
             f"model.max_seq_length {recipe.model.max_seq_length}"
             for split, rows in shortened.items()
             if rows
         ]
-        lines += self._training_notes()
+        lines += [*describe_balance(recipe, self.splits), *self._training_notes()]
         if self.head:
             lines.append(f"head        {self.head}")
         if self.export_problem and recipe.model.kind == "decoder":
@@ -218,14 +216,6 @@ class Preflight(Generic[RowT]):
             escape_control_characters, self.row_tokenizer.decode_row(row, self.recipe.training.loss_on)
         )
         return f"{_GRAY}{read_text}{_GREEN}{trained_text}{_PLAIN}" if color else f"{read_text}[{trained_text}]"
-
-
-def _format_counts(counts: dict[str, int]) -> str:
-    rows, labels = sum(counts.values()), sorted(counts, key=lambda label: counts[label])
-    if len(counts) > _LISTED_LABELS:
-        fewest, most = (f"{counts[label]:,} {label}" for label in (labels[0], labels[-1]))
-        return f"{rows:,} rows of {len(counts):,} labels: from {fewest} to {most}"
-    return f"{rows:,} rows: {join_names(f'{count:,} {label}' for label, count in counts.items())}"
 
 
 def run_preflight(
@@ -263,9 +253,10 @@ def run_preflight(
     row_tokenizer = make_row_tokenizer(_load_tokenizer(recipe, tokenizer or folder, folder), recipe)
     parameters = _check_model(folder, recipe, row_tokenizer)
     train_rows = row_tokenizer.encode(splits.train)
-    scored_rows = row_tokenizer.encode(
-        [*splits.calibration_set, *with_task_labels(recipe, splits.eval)]
-    )  # fails if a row cannot be scored, before training
+    dev_rows = row_tokenizer.encode(splits.dev)
+    # Fails before training if a row cannot be scored.
+    other_rows = row_tokenizer.encode([*splits.calibration_set, *with_task_labels(recipe, splits.eval)])
+    scored_rows = [*dev_rows, *other_rows]
     check_token_ids(folder, row_tokenizer, [*train_rows, *scored_rows])
     return Preflight(
         recipe=recipe,
@@ -273,12 +264,13 @@ def run_preflight(
         splits=splits,
         row_tokenizer=row_tokenizer,
         train_rows=train_rows,
+        dev_rows=dev_rows,
         tokens=TokenStatistics.from_rows(train_rows, recipe.training.loss_on),
         scored_tokens=TokenStatistics.from_rows(scored_rows, recipe.training.loss_on),
         parameters=parameters,
         precision=precision,
-        # In all rows of data.train, including the held-out ones.
-        duplicates=find_near_duplicates([*splits.train, *splits.calibration_set], splits.eval),
+        # Among the training rows is the calibration set, too.
+        duplicates=find_near_duplicates([*splits.train, *splits.calibration_set], splits.eval, splits.dev),
         export_problem=find_export_problem(folder, row_tokenizer, max(map(len, [*train_rows, *scored_rows]))),
     )
 

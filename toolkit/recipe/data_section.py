@@ -79,7 +79,7 @@ class DataSection(Section):
     unlabeled: Literal["refuse", "skip"] = Field(
         default="refuse", description="refuse: rows without a label are an error; skip: they are left out and counted."
     )
-    allow_overlap: bool = Field(default=False, description="Allow rows that occur in both train and eval.")
+    allow_overlap: bool = Field(default=False, description="Allow rows that occur in two of train, dev and eval.")
     calibration_share: Fraction = Field(
         default=0.0,
         description="Share of the training rows, in whole groups, held out to calibrate probabilities.",

@@ -195,8 +195,7 @@ def _truncation(recipe: Recipe) -> str:
 
 def _data_paths(recipe: Recipe) -> list[str]:
     """Return the datasets and files of a recipe, without duplicates."""
-    sources = (recipe.data.train, recipe.data.eval)
-    paths = [[source.path] if isinstance(source.path, str) else source.path for source in sources]
+    paths = [[source.path] if isinstance(source.path, str) else source.path for source in recipe.data.sources]
     return list(dict.fromkeys(chain.from_iterable(paths)))
 
 

@@ -25,7 +25,7 @@ from toolkit.runs.seal import (
 )
 from toolkit.utils.atomic_io import write_json
 
-_TRAINING_SECTIONS = ("lora", "training.")
+_TRAINING_SECTIONS = ("lora", "training.", "data.dev_share")
 
 logger = logging.getLogger(__name__)
 
