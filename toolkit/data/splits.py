@@ -75,6 +75,7 @@ class Splits:
     overlap: Overlap
     calibration_set: list[Example] = field(default_factory=list)
     left_out: Mapping[str, dict[str, int]] = field(default_factory=dict)
+    dev: list[Example] = field(default_factory=list)
 
     @property
     def unseen_calibration_set(self) -> list[Example]:

@@ -14,7 +14,8 @@ from toolkit.data.few_shot import draw_shots
 from toolkit.data.sources import EMBEDDED, describe, parse_data, slug
 from toolkit.data.splits import Overlap, Splits, load_evaluation_rows, load_splits
 from toolkit.evaluation.baselines import answer_warnings, baseline_accuracies, data_warnings
-from toolkit.evaluation.calibration import Calibration, calibrate, calibration_rows, label_indices
+from toolkit.evaluation.calibration_set import CalibrationSet, select_calibration_set
+from toolkit.evaluation.cross_fitting import cross_fit_evaluation
 from toolkit.evaluation.evaluation import Evaluation, base_zero_shot, changes_answers, load_evaluations
 from toolkit.evaluation.evaluation_files import write_evaluation
 from toolkit.evaluation.invalid_answers import invalid_answer_metrics
@@ -64,11 +65,11 @@ def evaluate(run: TrainedRun, request: EvaluationRequest) -> Evaluation:
     earlier_evaluations = load_evaluations(run, exclude=folder)
     # A limited evaluation is a quick look, and free generation has no log-likelihoods to calibrate.
     skips_calibration = request.limit or request.mode == "free"
-    calibration_set, warnings = ([], []) if skips_calibration else calibration_rows(run, splits)
+    calibration_set, warnings = (CalibrationSet(), []) if skips_calibration else select_calibration_set(run, splits)
     baselines = _measure_baselines(splits, run.recipe, earlier_evaluations, name)
     shots = draw_shots(splits.train, splits.eval, run.recipe.task.labels, request.shots, run.recipe.seed)
     with Classifier(run, request.model, shots=shots) as classifier:
-        scored_rows = _predict(classifier, splits.eval, calibration_set, request.mode)
+        scored_rows = _predict(classifier, splits.eval, calibration_set.rows, request.mode)
     warnings += _changed_rows(run, splits)
     if doubt:
         warnings.append(f"The GGUF file {doubt}")
@@ -136,21 +137,21 @@ def _predict(
 def _answer_metrics(
     scored_rows: _ScoredRows,
     examples: list[Example],
-    calibration_set: list[Example],
+    calibration_set: CalibrationSet,
     baselines: dict[str, float],
     warnings: list[str],
     seed: int,
 ) -> dict[str, Any]:
     """Return the fields of metrics.json that depend on the answers; `warnings` are those from before scoring."""
     predictions = scored_rows.predictions
-    calibration, calibration_warnings = _calibrate(
-        calibration_set, scored_rows.calibration_scores, examples, predictions
-    )
+    calibration, calibration_warnings = calibration_set.calibrate(scored_rows.calibration_scores, examples, predictions)
+    cross_fitted, cross_fitting_warnings = cross_fit_evaluation(examples, predictions, seed=seed)
     prediction_warnings = answer_warnings(predictions.predicted, examples, baselines)
     return {
         **compute_metrics(examples, predictions, seed=seed),
         **invalid_answer_metrics(examples, predictions),
-        "calibration": calibration.record() if calibration else None,
+        "calibration": calibration.record() | {"source": calibration_set.source} if calibration else None,
+        "cross_fitted_calibration": cross_fitted.record() if cross_fitted else None,
         "baselines": baselines,
         "warnings": [
             *absent_label_warnings([example.label for example in examples], predictions.labels),
@@ -158,6 +159,7 @@ def _answer_metrics(
             *prediction_warnings,
             *warnings,
             *calibration_warnings,
+            *cross_fitting_warnings,
         ],
         "shortened_rows": scored_rows.shortened,
         "speed": {"seconds": round(scored_rows.seconds, 3), "examples_per_second": len(examples) / scored_rows.seconds},
@@ -233,7 +235,7 @@ def _load_splits(run: TrainedRun, request: EvaluationRequest) -> Splits:
     If both are loaded, evaluation rows that were trained on are an error unless data.allow_overlap is set.
     """
     recipe, is_external = run.recipe, request.data is not None
-    if recipe.evaluation.baselines or recipe.data.calibration_share or request.shots:
+    if recipe.evaluation.baselines or recipe.data.calibration_share or recipe.data.has_dev or request.shots:
         return load_splits(recipe, is_external=is_external, trained_recipe=run.saved_recipe)
     # Without training rows there is nothing that the evaluation rows could overlap with.
     return Splits([], load_evaluation_rows(recipe, is_external=is_external), Overlap())
@@ -252,28 +254,6 @@ def _measure_baselines(
     return baselines | base_zero_shot(
         earlier_evaluations, fingerprint(splits.eval), merged.record().get("merge_labels")
     )
-
-
-def _calibrate(
-    calibration_set: list[Example],
-    log_likelihoods: np.ndarray | None,
-    examples: list[Example],
-    predictions: Predictions,
-) -> tuple[Calibration | None, list[str]]:
-    """Fit a temperature; return None and a warning if the calibration set does not determine one."""
-    if log_likelihoods is None or predictions.log_likelihoods is None:
-        return None, []
-    calibration = calibrate(
-        (log_likelihoods, label_indices([row.label for row in calibration_set], predictions.merged.labels)),
-        (predictions.log_likelihoods, label_indices([row.label for row in examples], predictions.labels)),
-        predictions.merged.log_probabilities,
-    )
-    if not calibration.is_at_lower_bound:
-        return calibration, []
-    return None, [
-        f"No temperature was fitted: the model is right on all {calibration.rows} calibration rows, so they cannot "
-        "show overconfidence. Raise data.calibration_share."
-    ]
 
 
 def _folder_name(name: str, source: Source, overrides: dict[str, Any], request: EvaluationRequest) -> str:
