@@ -182,13 +182,15 @@ def fit_temperature(
 
     # A temperature acts by its ratio to 1, so the search runs over its logarithm.
     bounds = (np.log(_MIN_TEMPERATURE), np.log(_MAX_TEMPERATURE))
-    return float(np.exp(minimize_scalar(nll, bounds=bounds, method="bounded", options={"xatol": 1e-6}).x))
+    best = minimize_scalar(nll, bounds=bounds, method="bounded", options={"xatol": 1e-6}).x
+    # The search never reaches the bound, and if confident rows are all right, their likelihood soon rounds to 1 and the
+    # search stops anywhere.
+    return _MIN_TEMPERATURE if nll(bounds[0]) <= nll(best) else float(np.exp(best))
 
 
 def is_at_lower_bound(temperature: float) -> bool:
     """Return whether a fitted temperature is the lowest one allowed, because every row is predicted correctly."""
-    # The bounded search approaches its bounds without reaching them, hence the tolerance of 1%.
-    return temperature < _MIN_TEMPERATURE * 1.01
+    return temperature <= _MIN_TEMPERATURE
 
 
 def calibrate(
