@@ -124,13 +124,12 @@ def test_dev_rows_serve_as_calibration_set(
         copy.run_json, {**run.record, "data": {**run.record["data"], "dev": {"fingerprint": fingerprint(splits.dev)}}}
     )
     monkeypatch.setattr("toolkit.evaluation.evaluator.load_splits", lambda *_, **__: splits)
-    overrides = ["data.calibration_share=0", "data.dev_share=0.25", "evaluation.baselines=false"]
-    flags = ["--accept-changes", *(word for key in overrides for word in ("--set", key))]
-    code, out, err = call("eval_generate", copy.path, *flags)
+    recipe = run.recipe_file.read_text(encoding="utf-8").replace(" dev_share: 0.0", " dev_share: 0.25")
+    copy.recipe_file.write_text(recipe.replace("calibration_share: 0.25", "calibration_share: 0.0"), encoding="utf-8")
+    code, out, err = call("eval_generate", copy.path, "--accept-changes", "--set", "evaluation.baselines=false")
     assert code == 0, err
     assert "fitted on 12 dev rows" in out
-    (folder,) = copy.eval.glob("adapter@nli-fr-dev-set*")
-    calibration = metrics_of(copy, folder.name)["calibration"]
+    calibration = metrics_of(copy, "adapter")["calibration"]
     assert (calibration["source"], calibration["rows"]) == ("dev", 12)
     assert metrics_of(run, "adapter")["calibration"] == calibration | {"source": "calibration_share"}
 

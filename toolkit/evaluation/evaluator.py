@@ -235,7 +235,7 @@ def _load_splits(run: TrainedRun, request: EvaluationRequest) -> Splits:
     If both are loaded, evaluation rows that were trained on are an error unless data.allow_overlap is set.
     """
     recipe, is_external = run.recipe, request.data is not None
-    if recipe.evaluation.baselines or recipe.data.calibration_share or recipe.data.has_dev or request.shots:
+    if recipe.evaluation.baselines or recipe.data.calibration_share or request.shots or recipe.data.has_dev:
         return load_splits(recipe, is_external=is_external, trained_recipe=run.saved_recipe)
     # Without training rows there is nothing that the evaluation rows could overlap with.
     return Splits([], load_evaluation_rows(recipe, is_external=is_external), Overlap())
