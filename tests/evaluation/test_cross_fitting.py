@@ -13,7 +13,7 @@ from tests.evaluation.run_files import LABELS, make_predictions, make_run, write
 from tests.evaluation.test_calibration import draw_scores
 from toolkit.data.example import Example
 from toolkit.evaluation.calibration import apply_temperature, probability_scores
-from toolkit.evaluation.cross_fitting import cross_fit, cross_fit_evaluation, second_half
+from toolkit.evaluation.cross_fitting import assign_halves, cross_fit, cross_fit_evaluation
 from toolkit.evaluation.evaluation import load_evaluation
 from toolkit.evaluation.merged_labels import MergedLabels
 from toolkit.evaluation.metrics import Predictions
@@ -85,7 +85,7 @@ def test_no_row_affects_its_own_temperature() -> None:
 def test_groups_never_straddle_halves(seed: int) -> None:
     """Groups of 1 to 9 rows stay in one piece, and the halves have nearly the same number of rows."""
     groups = [f"premise {i}" for i in range(40) for _ in range(1 + i % 9)]
-    is_second = second_half(groups, seed)
+    is_second = assign_halves(groups, seed)
     halves = [{group for group, second in zip(groups, is_second, strict=True) if second == half} for half in (0, 1)]
     assert not halves[0] & halves[1] and len(halves[0] | halves[1]) == 40
     assert abs(is_second.sum() - (~is_second).sum()) <= 1
@@ -95,9 +95,9 @@ def test_split_depends_on_seed_only() -> None:
     """The same groups are together in any order of the rows, and another seed splits them differently."""
     groups = [f"premise {i // 3}" for i in range(90)]
     shuffled = random.Random(0).sample(groups, len(groups))
-    halves = dict(zip(groups, second_half(groups, 1).tolist(), strict=True))
-    assert halves == dict(zip(shuffled, second_half(shuffled, 1).tolist(), strict=True))
-    assert halves != dict(zip(groups, second_half(groups, 2).tolist(), strict=True))
+    halves = dict(zip(groups, assign_halves(groups, 1).tolist(), strict=True))
+    assert halves == dict(zip(shuffled, assign_halves(shuffled, 1).tolist(), strict=True))
+    assert halves != dict(zip(groups, assign_halves(groups, 2).tolist(), strict=True))
 
 
 def test_row_order_does_not_matter() -> None:
@@ -139,7 +139,7 @@ def test_errorless_halves_have_no_temperature() -> None:
     examples, predictions = evaluation_of(scores, scores.argmax(axis=1), groups)
     result, (message,) = cross_fit_evaluation(examples, predictions, seed=1)
     assert result is None and "the 20 and 20 rows of the two halves have too few errors" in message
-    gold = np.where(second_half(groups, 1), scores.argmax(axis=1), gold)
+    gold = np.where(assign_halves(groups, 1), scores.argmax(axis=1), gold)
     result, (message,) = cross_fit_evaluation(*evaluation_of(scores, gold, groups), seed=1)
     assert result is None and "the 20 rows of one half have too few errors" in message
 

@@ -23,10 +23,10 @@ from toolkit.utils.formatting import join_names
 
 @dataclass(frozen=True)
 class CrossFittedCalibration:
-    """Scores of the evaluation rows if each half of them is calibrated with the temperature of the other half.
+    """Scores of the evaluation rows, each half of them calibrated with the temperature of the other half.
 
-    It estimates the quality of the probabilities after temperature scaling with about half as many rows. It is not a
-    temperature to use: there are two, and both were fitted on evaluation rows.
+    They estimate the quality of the probabilities after temperature scaling, with a temperature fitted on about half as
+    many rows. The temperatures are not meant for predictions: there are two, both fitted on evaluation rows.
 
     Args:
         temperatures: The temperatures fitted on the first and on the second half.
@@ -43,7 +43,7 @@ class CrossFittedCalibration:
         return {"temperatures": list(self.temperatures), "rows": list(self.rows), **asdict(self.scores)}
 
 
-def second_half(groups: Sequence[str], seed: int) -> np.ndarray:
+def assign_halves(groups: Sequence[str], seed: int) -> np.ndarray:
     """Split rows into two halves, with all rows of a group in the same half.
 
     The groups are assigned from the largest to the smallest, each to the half with fewer rows so far. Groups of equal
@@ -113,7 +113,7 @@ def cross_fit_evaluation(
     """
     if predictions.log_likelihoods is None:
         return None, []
-    is_second = second_half([example.group for example in examples], seed)
+    is_second = assign_halves([example.group for example in examples], seed)
     if not is_second.any():
         (name, *_), rows = examples[0].inputs, len(examples)
         reason = f"there is only one {name}" if rows > 1 else "there is only one row"

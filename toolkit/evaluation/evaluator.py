@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -32,6 +33,8 @@ from toolkit.runs.run_paths import check_name_length, check_no_links
 from toolkit.runs.trained_run import TrainedRun
 from toolkit.utils.atomic_io import file_sha256
 from toolkit.utils.storage import folder_lock
+
+logger = logging.getLogger(__name__)
 
 _MAX_SLUG_BYTES = 120
 
@@ -75,9 +78,12 @@ def evaluate(run: TrainedRun, request: EvaluationRequest) -> Evaluation:
         warnings.append(f"The GGUF file {doubt}")
     if run.accepted:
         warnings.append("Files of the model had changed, which was accepted: see accepted_changes in metrics.json.")
+    cross_fitted, cross_fitting_warnings = _cross_fit(run, request, examples, scored_rows.predictions)
+    warnings += cross_fitting_warnings
     metrics = description | _answer_metrics(
         scored_rows, examples, calibration_set, baselines, warnings, run.recipe.seed
     )
+    metrics |= {"cross_fitted_calibration": cross_fitted}
     if run.accepted:
         metrics |= {"accepted_changes": list(run.accepted)}
     # Scoring takes hours, in which another process can have replaced the run.
@@ -145,13 +151,11 @@ def _answer_metrics(
     """Return the fields of metrics.json that depend on the answers; `warnings` are those from before scoring."""
     predictions = scored_rows.predictions
     calibration, calibration_warnings = calibration_set.calibrate(scored_rows.calibration_scores, examples, predictions)
-    cross_fitted, cross_fitting_warnings = cross_fit_evaluation(examples, predictions, seed=seed)
     prediction_warnings = answer_warnings(predictions.predicted, examples, baselines)
     return {
         **compute_metrics(examples, predictions, seed=seed),
         **invalid_answer_metrics(examples, predictions),
         "calibration": calibration.record() | {"source": calibration_set.source} if calibration else None,
-        "cross_fitted_calibration": cross_fitted.record() if cross_fitted else None,
         "baselines": baselines,
         "warnings": [
             *absent_label_warnings([example.label for example in examples], predictions.labels),
@@ -159,11 +163,22 @@ def _answer_metrics(
             *prediction_warnings,
             *warnings,
             *calibration_warnings,
-            *cross_fitting_warnings,
         ],
         "shortened_rows": scored_rows.shortened,
         "speed": {"seconds": round(scored_rows.seconds, 3), "examples_per_second": len(examples) / scored_rows.seconds},
     }
+
+
+def _cross_fit(
+    run: TrainedRun, request: EvaluationRequest, examples: list[Example], predictions: Predictions
+) -> tuple[dict[str, Any] | None, list[str]]:
+    """Return the cross-fitted calibration for metrics.json, and a warning for it if there is none."""
+    result, warnings = cross_fit_evaluation(examples, predictions, seed=run.recipe.seed)
+    if request.limit and warnings:
+        # A quick look often has too few rows. The run's report, which lists all warnings, should not be about that.
+        logger.warning("WARNING: %s", warnings[0])
+        warnings = []
+    return (result.record() if result else None), warnings
 
 
 def _describe_request(run: TrainedRun, request: EvaluationRequest, examples: list[Example]) -> dict[str, Any]:
