@@ -1,30 +1,20 @@
 """Calibration: hand-computed cases, and recovery of a known temperature."""
 
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy.special import log_softmax
 
-from tests.nli import nli
-from toolkit.data.examples import fingerprint
-from toolkit.data.splits import Overlap, Splits
 from toolkit.evaluation.calibration import (
     apply_temperature,
     calibrate,
-    calibration_rows,
     expected_calibration_error,
     fit_temperature,
     probability_scores,
     reliability_bins,
 )
 from toolkit.evaluation.plots import plot_reliability
-from toolkit.recipe.schema import Recipe
-from toolkit.runs.run_folder import RunFolder
-from toolkit.runs.trained_run import TrainedRun
-from toolkit.utils.atomic_io import write_json
 
 
 def draw_scores(rows: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -76,9 +66,11 @@ def test_temperature_ignores_offsets_per_row() -> None:
     assert np.allclose(apply_temperature(shifted, 3.0), apply_temperature(log_probabilities, 3.0))
 
 
-def test_perfect_rows_end_at_lower_bound() -> None:
-    rows = np.log([[0.9, 0.1], [0.2, 0.8]]), np.array([0, 1])
-    assert fit_temperature(*rows) == pytest.approx(0.05, rel=1e-3)
+@pytest.mark.parametrize("confidence", [1, 20, 1000])
+def test_perfect_rows_end_at_lower_bound(confidence: float) -> None:
+    """Also if they are so confident that their likelihood is exactly 1 at many temperatures."""
+    rows = np.log([[0.9, 0.1], [0.2, 0.8]]) * confidence, np.array([0, 1])
+    assert fit_temperature(*rows) == 0.05
     assert calibrate(rows, rows).is_at_lower_bound and not calibrate(draw_scores(300, 5), rows).is_at_lower_bound
 
 
@@ -93,24 +85,6 @@ def test_calibration_fixes_overconfidence() -> None:
     assert calibration.after.ece < 0.03 < calibration.before.ece
     after = apply_temperature(overconfident[1][0], calibration.temperature)
     assert (after.argmax(axis=1) == evaluation[0].argmax(axis=1)).all()
-
-
-def test_possibly_trained_rows_are_not_used(make_recipe: Callable[..., Recipe], tmp_path: Path) -> None:
-    """A temperature is fitted only on rows that the run held out and on premises that are not evaluated."""
-    recipe = make_recipe()
-    train, calibration_set, evaluation = ([nli(f"{p}{i}", f"{p}{i}", "h", "neutral") for i in range(3)] for p in "tce")
-    folder, splits = RunFolder(tmp_path), Splits(train, evaluation, Overlap(), calibration_set)
-    for record in ({}, {"data": {}}, {"data": {"calibration": {"fingerprint": fingerprint(train)}}}):
-        write_json(folder.run_json, record)
-        rows, (warning,) = calibration_rows(TrainedRun(folder, "", recipe, recipe), splits)
-        assert rows == [] and "may have been trained on" in warning
-    write_json(folder.run_json, {"data": {"calibration": {"fingerprint": fingerprint(calibration_set)}}})
-    run = TrainedRun(folder, "", recipe, recipe)
-    assert calibration_rows(run, splits) == (calibration_set, [])
-    assert calibration_rows(run, replace(splits, eval=calibration_set[1:])) == (calibration_set[:1], [])
-    rows, (warning,) = calibration_rows(run, replace(splits, eval=calibration_set))
-    assert rows == [] and "every held-out premise" in warning
-    assert calibration_rows(run, replace(splits, calibration_set=[])) == ([], [])
 
 
 @pytest.mark.parametrize("temperatures", [[1.0], [1.0, 2.0]])

@@ -4,6 +4,7 @@ import json
 import shlex
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,10 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 
+from toolkit.data.examples import fingerprint
 from toolkit.data.splits import load_splits
+from toolkit.evaluation.calibration import label_indices
+from toolkit.evaluation.cross_fitting import assign_halves, cross_fit
 from toolkit.inference.prediction import load_temperature
 from toolkit.recipe.loading import load_recipe
 from toolkit.recipe.schema import Recipe
@@ -19,6 +23,7 @@ from toolkit.reporting.report_data import gather_report
 from toolkit.runs.model_ref import ModelRef
 from toolkit.runs.run_folder import RunFolder
 from toolkit.runs.trained_run import TrainedRun
+from toolkit.utils.atomic_io import write_json
 
 Call = Callable[..., tuple[int, str, str]]
 
@@ -65,6 +70,21 @@ def test_temperature_is_fitted_on_held_out_rows(call: Call, run: RunFolder) -> N
     assert metrics["premise_groups"] == 8 and metrics["warnings"] == []
 
 
+def test_cross_fitting_matches_saved_probabilities(call: Call, run: RunFolder) -> None:
+    """The calibrated scores follow from predictions.jsonl alone: likelihoods need no more than their ratios."""
+    assert call("eval_generate", run.path)[0] == 0
+    metrics = metrics_of(run, "adapter")
+    lines = (run.eval / "adapter" / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
+    scores = np.log([list(row["probabilities"].values()) for row in rows])
+    gold = label_indices([row["label"] for row in rows], metrics["labels"])
+    result = cross_fit(scores, gold, assign_halves([row["premise"] for row in rows], seed=run.record["seed"]))
+    saved = metrics["cross_fitted_calibration"]
+    assert saved["rows"] == list(result.rows) == [12, 12]
+    for key in ("nll", "ece", "brier"):
+        assert saved[key] == pytest.approx(result.record()[key], abs=1e-6)
+
+
 @pytest.mark.parametrize("override", ["seed=1", "data.calibration_share=0.5", "data.train.limit=45"])
 def test_other_held_out_rows_are_not_used(call: Call, run: RunFolder, override: str) -> None:
     """No temperature is fitted if an override selects other rows than those that the run held out."""
@@ -78,9 +98,11 @@ def test_other_held_out_rows_are_not_used(call: Call, run: RunFolder, override: 
 
 
 def test_limited_evaluations_fit_no_temperature(call: Call, run: RunFolder) -> None:
-    assert call("eval_generate", run.path, "--limit", "3")[0] == 0
+    """A lack of rows for cross-fitting is only printed, because it would be out of place in the run's report."""
+    code, out, err = call("eval_generate", run.path, "--limit", "3")
+    assert code == 0 and "WARNING: Calibrated scores (cross-fitted) need at least two groups of rows" in out + err
     metrics = metrics_of(run, "adapter@nli-fr-dev-limit3")
-    assert metrics["calibration"] is None and metrics["warnings"] == []
+    assert metrics["calibration"] is metrics["cross_fitted_calibration"] is None and metrics["warnings"] == []
 
 
 def test_calibration_needs_no_baselines(call: Call, run: RunFolder) -> None:
@@ -88,6 +110,28 @@ def test_calibration_needs_no_baselines(call: Call, run: RunFolder) -> None:
     assert call("eval_generate", run.path, *overrides)[0] == 0
     metrics = metrics_of(run, "adapter@nli-fr-test")
     assert metrics["baselines"] == {} and metrics["calibration"]["rows"] == 12
+
+
+def test_dev_rows_serve_as_calibration_set(
+    call: Call, run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without data.calibration_share, the temperature is fitted on the dev rows, also without baselines."""
+    copy = RunFolder(tmp_path / "with-dev")
+    shutil.copytree(run.path, copy.path, ignore=shutil.ignore_patterns("eval"))
+    splits = load_splits(load_recipe(run.recipe_file))
+    splits = replace(splits, calibration_set=[], dev=splits.calibration_set)
+    write_json(
+        copy.run_json, {**run.record, "data": {**run.record["data"], "dev": {"fingerprint": fingerprint(splits.dev)}}}
+    )
+    monkeypatch.setattr("toolkit.evaluation.evaluator.load_splits", lambda *_, **__: splits)
+    recipe = run.recipe_file.read_text(encoding="utf-8").replace(" dev_share: 0.0", " dev_share: 0.25")
+    copy.recipe_file.write_text(recipe.replace("calibration_share: 0.25", "calibration_share: 0.0"), encoding="utf-8")
+    code, out, err = call("eval_generate", copy.path, "--accept-changes", "--set", "evaluation.baselines=false")
+    assert code == 0, err
+    assert "fitted on 12 dev rows" in out
+    calibration = metrics_of(copy, "adapter")["calibration"]
+    assert (calibration["source"], calibration["rows"]) == ("dev", 12)
+    assert metrics_of(run, "adapter")["calibration"] == calibration | {"source": "calibration_share"}
 
 
 def test_held_out_premises_occur_nowhere_else(run: RunFolder) -> None:

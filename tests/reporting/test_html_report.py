@@ -271,6 +271,25 @@ def test_parity_calibration_and_warnings_are_shown(run: RunFolder) -> None:
         assert words in page.text
 
 
+def test_cross_fitted_scores_are_shown(run: RunFolder) -> None:
+    """Calibrated scores are in the table of evaluations and, for the main one, in the section on calibration."""
+    assert "cross-fitted" not in page_of(run).text
+    fitted = {"temperatures": [1.21, 1.32], "rows": [45, 45], "nll": 0.4321, "ece": 0.0123, "brier": 0.2222}
+    write_evaluation(run, "adapter", cross_fitted_calibration=fitted)
+    write_evaluation(run, "base", cross_fitted_calibration=fitted | {"nll": 0.9876, "ece": 0.0987})
+    page = page_of(run)
+    assert {0.4321, 0.0123, 0.2222, 0.9876, 0.0987} <= page.values
+    assert "half of the evaluation rows (1.21 and 1.32) and applied to the other half" in page.text
+
+
+@pytest.mark.parametrize(("source", "rows"), [("calibration_share", "held-out training rows"), ("dev", "dev rows")])
+def test_source_of_temperature_is_named(run: RunFolder, source: str, rows: str) -> None:
+    scores = {"nll": 0.6, "ece": 0.05, "brier": 0.3}
+    calibration = {"temperature": 1.73, "rows": 300, "before": scores, "after": scores, "source": source}
+    write_evaluation(run, "adapter", calibration=calibration)
+    assert f"fitted on 300 {rows} and measured" in page_of(run).text
+
+
 def test_decisions_versions_and_commands_are_shown(run: RunFolder) -> None:
     write_evaluation(run, "gguf-q8_0")
     write_evaluation(run, "adapter@nli-fr-test-limit6", overrides={"data.eval.split": "dev", "data.eval.limit": 6})

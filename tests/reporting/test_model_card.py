@@ -69,6 +69,16 @@ def test_hugging_face_reads_metadata_and_results(run: RunFolder) -> None:
     assert f"{100 * metrics['accuracy']:.1f}%" in card.text and f"{metrics['macro']['f1']:.4f}" in card.text
 
 
+def test_calibrated_scores_are_in_the_table(run: RunFolder) -> None:
+    fitted = {"temperatures": [1.21, 1.32], "rows": [45, 45], "nll": 0.4321, "ece": 0.0123, "brier": 0.2222}
+    metrics = write_evaluation(run, "adapter", cross_fitted_calibration=fitted)
+    write_evaluation(run, "base")
+    text = card_of(run).text
+    assert f"| {metrics['nll']:.4f} | 0.4321 | {metrics['ece']:.4f} | 0.0123 | constrained |" in text
+    (base_row,) = [line for line in text.splitlines() if line.startswith("| base |")]
+    assert base_row.split(" | ")[-2] == "–", "an evaluation of an earlier version has no calibrated scores"
+
+
 @pytest.mark.parametrize("writes_bos", [True, False], ids=["template with BOS", "template without BOS"])
 def test_snippet_builds_the_same_prompt(
     run: RunFolder, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, writes_bos: bool

@@ -8,11 +8,6 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
-from toolkit.data.example import Example
-from toolkit.data.examples import fingerprint
-from toolkit.data.splits import Splits
-from toolkit.runs.trained_run import TrainedRun
-
 _BIN_COUNT = 15  # as in Guo et al. 2017
 _MIN_TEMPERATURE, _MAX_TEMPERATURE = 0.05, 20.0
 
@@ -45,8 +40,7 @@ class Calibration:
     @property
     def is_at_lower_bound(self) -> bool:
         """True if the temperature is the lowest one allowed, because every calibration row is predicted correctly."""
-        # The bounded search approaches its bounds without reaching them, hence the tolerance of 1%.
-        return self.temperature < _MIN_TEMPERATURE * 1.01
+        return is_at_lower_bound(self.temperature)
 
     def record(self) -> dict[str, Any]:
         """Return the fields as a dictionary for metrics.json."""
@@ -164,7 +158,11 @@ def apply_temperature(log_likelihoods: np.ndarray, temperature: float) -> np.nda
     return log_softmax(np.asarray(log_likelihoods) / temperature, axis=1)
 
 
-def fit_temperature(log_likelihoods: np.ndarray, gold: np.ndarray) -> float:
+def fit_temperature(
+    log_likelihoods: np.ndarray,
+    gold: np.ndarray,
+    log_probabilities: Callable[[np.ndarray, float], np.ndarray] = apply_temperature,
+) -> float:
     """Find the temperature that minimizes the negative log-likelihood (Guo et al. 2017, arXiv 1706.04599, section 4.2).
 
     The search is limited to 0.05 to 20. If every row is right, the likelihood grows as the temperature falls, so the
@@ -174,15 +172,25 @@ def fit_temperature(log_likelihoods: np.ndarray, gold: np.ndarray) -> float:
     Args:
         log_likelihoods: [rows, labels], from rows that the model was not trained on.
         gold: [rows], indices of the gold labels.
+        log_probabilities: A function that returns the log-probabilities of the rows at a temperature, over the labels
+            of their gold indices; see `MergedLabels.log_probabilities`.
     """
     rows = np.arange(len(gold))
 
     def nll(log_temperature: float) -> float:
-        return float(-apply_temperature(log_likelihoods, np.exp(log_temperature))[rows, gold].mean())
+        return float(-log_probabilities(log_likelihoods, np.exp(log_temperature))[rows, gold].mean())
 
     # A temperature acts by its ratio to 1, so the search runs over its logarithm.
     bounds = (np.log(_MIN_TEMPERATURE), np.log(_MAX_TEMPERATURE))
-    return float(np.exp(minimize_scalar(nll, bounds=bounds, method="bounded", options={"xatol": 1e-6}).x))
+    best = minimize_scalar(nll, bounds=bounds, method="bounded", options={"xatol": 1e-6}).x
+    # The search never reaches the bound, and if confident rows are all right, their likelihood soon rounds to 1 and the
+    # search stops anywhere.
+    return _MIN_TEMPERATURE if nll(bounds[0]) <= nll(best) else float(np.exp(best))
+
+
+def is_at_lower_bound(temperature: float) -> bool:
+    """Return whether a fitted temperature is the lowest one allowed, because every row is predicted correctly."""
+    return temperature <= _MIN_TEMPERATURE
 
 
 def calibrate(
@@ -206,26 +214,6 @@ def calibrate(
         before=probability_scores(log_probabilities(log_likelihoods, 1.0), gold),
         after=probability_scores(log_probabilities(log_likelihoods, temperature), gold),
     )
-
-
-def calibration_rows(run: TrainedRun, splits: Splits) -> tuple[list[Example], list[str]]:
-    """Return the held-out rows to fit a temperature on, without groups that are also evaluated (see `Example.group`).
-
-    Returns:
-        The rows, and a warning if the recipe asks for a calibration set but there are no rows to use.
-    """
-    if not splits.calibration_set:
-        return [], []
-    # The splits follow the recipe as it is now, which can differ from the recipe that the run was trained with.
-    if run.record.get("data", {}).get("calibration", {}).get("fingerprint") != fingerprint(splits.calibration_set):
-        return [], [
-            "No temperature was fitted: the calibration rows that data.train, data.calibration_share and seed select "
-            "differ from those held out when the run was trained, so the model may have been trained on some of them."
-        ]
-    if not splits.unseen_calibration_set:
-        name = run.recipe.task.inputs[0]
-        return [], [f"No temperature was fitted: every held-out {name} also occurs in the evaluation rows."]
-    return splits.unseen_calibration_set, []
 
 
 def label_indices(gold: Sequence[str], labels: Sequence[str]) -> np.ndarray:

@@ -27,7 +27,7 @@ _REQUIRED: dict[str, type | tuple[type, ...]] = {
 }  # fmt: skip
 _OPTIONAL = {
     "inputs": list, "merge_labels": dict, "data": dict, "overrides": dict, "mode": str, "shots": int, "baselines": dict,
-    "warnings": list,
+    "warnings": list, "cross_fitted_calibration": dict,
 }  # fmt: skip
 
 
@@ -81,6 +81,16 @@ class Evaluation:
     def brier(self) -> float | None:
         """The Brier score, from 0 to 2; None for free generation."""
         return self.metrics.get("brier")
+
+    @property
+    def calibrated_nll(self) -> float | None:
+        """The `nll` after temperature scaling, cross-fitted; None if it was not computed."""
+        return (self.metrics.get("cross_fitted_calibration") or {}).get("nll")
+
+    @property
+    def calibrated_ece(self) -> float | None:
+        """The `ece` after temperature scaling, cross-fitted; None if it was not computed."""
+        return (self.metrics.get("cross_fitted_calibration") or {}).get("ece")
 
     @property
     def n(self) -> int:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,8 @@ from toolkit.data.few_shot import draw_shots
 from toolkit.data.sources import EMBEDDED, describe, parse_data, slug
 from toolkit.data.splits import Overlap, Splits, load_evaluation_rows, load_splits
 from toolkit.evaluation.baselines import answer_warnings, baseline_accuracies, data_warnings, dev_row_warnings
-from toolkit.evaluation.calibration import Calibration, calibrate, calibration_rows, label_indices
+from toolkit.evaluation.calibration_set import CalibrationSet, select_calibration_set
+from toolkit.evaluation.cross_fitting import cross_fit_evaluation
 from toolkit.evaluation.evaluation import Evaluation, base_zero_shot, changes_answers, load_evaluations
 from toolkit.evaluation.evaluation_files import write_evaluation
 from toolkit.evaluation.invalid_answers import invalid_answer_metrics
@@ -31,6 +33,8 @@ from toolkit.runs.run_paths import check_name_length, check_no_links
 from toolkit.runs.trained_run import TrainedRun
 from toolkit.utils.atomic_io import file_sha256
 from toolkit.utils.storage import folder_lock
+
+logger = logging.getLogger(__name__)
 
 _MAX_SLUG_BYTES = 120
 
@@ -64,19 +68,22 @@ def evaluate(run: TrainedRun, request: EvaluationRequest) -> Evaluation:
     earlier_evaluations = load_evaluations(run, exclude=folder)
     # A limited evaluation is a quick look, and free generation has no log-likelihoods to calibrate.
     skips_calibration = request.limit or request.mode == "free"
-    calibration_set, warnings = ([], []) if skips_calibration else calibration_rows(run, splits)
+    calibration_set, warnings = (CalibrationSet(), []) if skips_calibration else select_calibration_set(run, splits)
     baselines = _measure_baselines(splits, run.recipe, earlier_evaluations, name)
     shots = draw_shots(splits.train, splits.eval, run.recipe.task.labels, request.shots, run.recipe.seed)
     with Classifier(run, request.model, shots=shots) as classifier:
-        scored_rows = _predict(classifier, splits.eval, calibration_set, request.mode)
+        scored_rows = _predict(classifier, splits.eval, calibration_set.rows, request.mode)
     warnings += [*_changed_rows(run, splits), *dev_row_warnings(run.saved_recipe, splits)]
     if doubt:
         warnings.append(f"The GGUF file {doubt}")
     if run.accepted:
         warnings.append("Files of the model had changed, which was accepted: see accepted_changes in metrics.json.")
+    cross_fitted, cross_fitting_warnings = _cross_fit(run, request, examples, scored_rows.predictions)
+    warnings += cross_fitting_warnings
     metrics = description | _answer_metrics(
         scored_rows, examples, calibration_set, baselines, warnings, run.recipe.seed
     )
+    metrics |= {"cross_fitted_calibration": cross_fitted}
     if run.accepted:
         metrics |= {"accepted_changes": list(run.accepted)}
     # Scoring takes hours, in which another process can have replaced the run.
@@ -136,21 +143,19 @@ def _predict(
 def _answer_metrics(
     scored_rows: _ScoredRows,
     examples: list[Example],
-    calibration_set: list[Example],
+    calibration_set: CalibrationSet,
     baselines: dict[str, float],
     warnings: list[str],
     seed: int,
 ) -> dict[str, Any]:
     """Return the fields of metrics.json that depend on the answers; `warnings` are those from before scoring."""
     predictions = scored_rows.predictions
-    calibration, calibration_warnings = _calibrate(
-        calibration_set, scored_rows.calibration_scores, examples, predictions
-    )
+    calibration, calibration_warnings = calibration_set.calibrate(scored_rows.calibration_scores, examples, predictions)
     prediction_warnings = answer_warnings(predictions.predicted, examples, baselines)
     return {
         **compute_metrics(examples, predictions, seed=seed),
         **invalid_answer_metrics(examples, predictions),
-        "calibration": calibration.record() if calibration else None,
+        "calibration": calibration.record() | {"source": calibration_set.source} if calibration else None,
         "baselines": baselines,
         "warnings": [
             *absent_label_warnings([example.label for example in examples], predictions.labels),
@@ -162,6 +167,18 @@ def _answer_metrics(
         "shortened_rows": scored_rows.shortened,
         "speed": {"seconds": round(scored_rows.seconds, 3), "examples_per_second": len(examples) / scored_rows.seconds},
     }
+
+
+def _cross_fit(
+    run: TrainedRun, request: EvaluationRequest, examples: list[Example], predictions: Predictions
+) -> tuple[dict[str, Any] | None, list[str]]:
+    """Return the cross-fitted calibration for metrics.json, and a warning for it if there is none."""
+    result, warnings = cross_fit_evaluation(examples, predictions, seed=run.recipe.seed)
+    if request.limit and warnings:
+        # A quick look often has too few rows. The run's report, which lists all warnings, should not be about that.
+        logger.warning("WARNING: %s", warnings[0])
+        warnings = []
+    return (result.record() if result else None), warnings
 
 
 def _describe_request(run: TrainedRun, request: EvaluationRequest, examples: list[Example]) -> dict[str, Any]:
@@ -252,28 +269,6 @@ def _measure_baselines(
     return baselines | base_zero_shot(
         earlier_evaluations, fingerprint(splits.eval), merged.record().get("merge_labels")
     )
-
-
-def _calibrate(
-    calibration_set: list[Example],
-    log_likelihoods: np.ndarray | None,
-    examples: list[Example],
-    predictions: Predictions,
-) -> tuple[Calibration | None, list[str]]:
-    """Fit a temperature; return None and a warning if the calibration set does not determine one."""
-    if log_likelihoods is None or predictions.log_likelihoods is None:
-        return None, []
-    calibration = calibrate(
-        (log_likelihoods, label_indices([row.label for row in calibration_set], predictions.merged.labels)),
-        (predictions.log_likelihoods, label_indices([row.label for row in examples], predictions.labels)),
-        predictions.merged.log_probabilities,
-    )
-    if not calibration.is_at_lower_bound:
-        return calibration, []
-    return None, [
-        f"No temperature was fitted: the model is right on all {calibration.rows} calibration rows, so they cannot "
-        "show overconfidence. Raise data.calibration_share."
-    ]
 
 
 def _folder_name(name: str, source: Source, overrides: dict[str, Any], request: EvaluationRequest) -> str:

@@ -21,7 +21,7 @@ class EvaluationRequest:
     Args:
         model: The model of the run to evaluate.
         data: Rows to use instead of the recipe's evaluation rows, see `parse_data`.
-        limit: Score only the first N rows, as a quick look. No temperature is fitted.
+        limit: Score only the first N rows, as a quick look. No temperature for predictions is fitted.
         mode: "constrained" decodes only labels and fits a temperature on the calibration set. "free" generates freely.
         shots: The number of training rows to show as few-shot examples in each prompt, for the base model only.
     """

@@ -87,6 +87,13 @@ def _statistics_lines(metrics: dict[str, Any]) -> list[str]:
         f"macro F1 {metrics['macro']['f1']:.4f} [{low:.4f}, {high:.4f}] over {_describe_groups(metrics)}"
         + ("" if metrics["brier"] is None else f"; brier {metrics['brier']:.4f}")
     ]
+    if cross_fitted := metrics.get("cross_fitted_calibration"):
+        values = "; ".join(f"{name} {cross_fitted[name]:.4f}" for name in ("nll", "ece", "brier"))
+        temperatures = " and ".join(f"{temperature:.3f}" for temperature in cross_fitted["temperatures"])
+        lines.append(
+            f"calibrated (cross-fitted): {values}; temperatures {temperatures}, each fitted on one half of the rows "
+            "and applied to the other"
+        )
     if top_k := metrics.get("top_k_accuracy"):
         lines.append("; ".join(f"top-{k} accuracy {accuracy:.2%}" for k, accuracy in top_k.items()))
     if calibration := metrics["calibration"]:
@@ -94,9 +101,9 @@ def _statistics_lines(metrics: dict[str, Any]) -> list[str]:
             f"{name} {calibration['before'][name]:.4f} -> {calibration['after'][name]:.4f}"
             for name in ("nll", "ece", "brier")
         )
+        rows = "dev rows" if calibration.get("source") == "dev" else "held-out training rows"
         lines.append(
-            f"temperature {calibration['temperature']:.3f}, fitted on {calibration['rows']:,} held-out training rows: "
-            f"{changes}"
+            f"temperature {calibration['temperature']:.3f}, fitted on {calibration['rows']:,} {rows}: {changes}"
         )
     return lines + [f"WARNING: {warning}" for warning in metrics["warnings"]]
 

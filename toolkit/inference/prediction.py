@@ -195,8 +195,8 @@ def load_temperature(run: TrainedRun, model: ModelRef) -> float:
     if temperature is None:
         raise RunError(
             f"calibrated=True needs the temperature of {model}, but {path} does not have one.",
-            hint="It is fitted on rows held out from training. Train with data.calibration_share, and evaluate with "
-            f"toolkit.open_run({str(run.path)!r}).evaluate({str(model)!r})",
+            hint="It is fitted on rows held out from training. Train with data.dev, data.dev_share or "
+            f"data.calibration_share, and evaluate with toolkit.open_run({str(run.path)!r}).evaluate({str(model)!r})",
         )
     if model.gguf and metrics.get("model_sha256") != file_sha256(model.gguf):
         raise RunError(
