@@ -81,7 +81,7 @@ class MlflowRun:
     def __init__(self, run: RunFolder, *, resume: bool) -> None:
         # MLflow sends usage statistics unless this is set before it is imported.
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-        # Half a minute, rather than four minutes, until an unreachable server is reported.
+        # An unreachable server is reported after about one minute instead of five.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "4")
         from mlflow import MlflowClient
         from mlflow.entities import Metric
