@@ -57,6 +57,8 @@ def linear_axis(low: float, high: float, start: float, end: float, ticks: int = 
 
 def _data_axis(values: Sequence[float]) -> Axis:
     """Return a vertical axis that need not begin at zero, for values of which the differences matter."""
+    if min(values) == max(values):
+        return linear_axis(0, values[0], _HEIGHT - _BOTTOM, _TOP)
     axis = linear_axis(min(values), max(values), _HEIGHT - _BOTTOM, _TOP)
     for _ in range(3):  # a lower first tick can need a larger step, whose multiples are other numbers
         step = axis.ticks[1] - axis.ticks[0]
@@ -114,7 +116,7 @@ def dev_curve(
         kept_step: The step whose weights are the adapter; None if training has not ended.
     """
     name = DEV_METRIC_NAMES[metric]
-    text = significant if metric == "nll" else _format_percent
+    text = _format_percent if metric == "accuracy" else significant
     x, y = linear_axis(0, last_step, _LEFT, _WIDTH - _RIGHT), _data_axis(values)
     first, last = (f"{text(values[i])} after step {steps[i]:,}" for i in (0, -1))
     svg = _frame(f"{name} of the dev rows: {f'from {first} to {last}' if len(steps) > 1 else last}")
@@ -129,7 +131,7 @@ def dev_curve(
             dot = SubElement(svg, "circle", {"class": "dot", **center, "r": "3.5"})
             SubElement(dot, "title").text = f"step {step:,}: {text(value)}"
         if step == kept_step:
-            SubElement(svg, "circle", {"class": "ring", **center, "r": "8"})
+            SubElement(svg, "circle", {"class": "ring", **center, "r": "6.5"})
     return _markup(svg)
 
 
