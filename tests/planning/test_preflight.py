@@ -72,7 +72,7 @@ def test_encoder_tokens_beyond_embedding_are_refused(
         run_preflight(make_encoder_recipe(f"model.name={folder}"))
 
 
-@pytest.mark.parametrize("tracker", ["wandb", "tensorboard"])
+@pytest.mark.parametrize("tracker", ["wandb", "tensorboard", "trackio", "mlflow"])
 def test_missing_trackers_are_refused(
     make_recipe: MakeRecipe, model: Path, tracker: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

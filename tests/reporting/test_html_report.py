@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.evaluation.run_files import HOSTILE, LABELS, make_run, write_evaluation, write_log
+from tests.evaluation.run_files import HOSTILE, LABELS, make_run, write_evaluation, write_log, write_validations
 from toolkit.errors import RunError
 from toolkit.export.gguf_writer import write_gguf
 from toolkit.reporting import html_report as report
@@ -167,6 +167,36 @@ def test_loss_curve_skips_nan_and_cut_lines(run: RunFolder) -> None:
         log.write('{"step": 4, "lo')
     text = text_of(run)
     assert 'aria-label="Training loss from 3 at step 1' in text
+
+
+def test_report_shows_validations(run: RunFolder) -> None:
+    write_validations(run, {10: 1.0, 20: 0.8125, 30: None, 40: 0.9}, kept_step=40)
+    text = text_of(run)
+    page = Page(text)
+    assert 'aria-label="NLL of the dev rows: from 1 after step 10 to 0.9 after step 40"' in text
+    assert text.count('class="ring"') == 1 and {1.0, 0.8125, 0.9} <= page.values
+    assert '<th scope="row" class="num">30</th><td class="num">–</td>' in text
+    facts = dict(re.findall(r'<th scope="row">([^<]+)</th><td>([^<]+)</td>', text))
+    assert facts["dev rows"] == "24" and facts["best step by NLL"] == "20: NLL 0.8125, accuracy 70.0%, macro F1 0.6800"
+    assert facts["kept step"] == "the last one" and "40, the last one" in text
+    assert facts["time for validation"] == "3 s, 5.0% of the training time"
+    assert facts["validation"] == "every 10 steps" and "at most 5% of the training time" in text
+    assert "embedded:nli-fr:train: 24 rows" in text and "The ring marks step 40" in text
+
+
+def test_report_shows_an_early_stop(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "early", training={"keep": "best"}, data={"dev_share": 0.2})
+    write_validations(run, {10: 0.8, 20: 0.9}, kept_step=10, last_step=20, stopped_early=True)
+    text = text_of(run)
+    assert "20 of 40, stopped early" in text and "10, the best one" in text
+    assert "the best one by NLL" in text and "the recipe sets training.keep: best" in text
+
+
+def test_unfinished_run_has_no_kept_step(run: RunFolder) -> None:
+    write_validations(run, {10: 1.0, 20: 0.8}, kept_step=20)
+    run.update(validation=None, status="interrupted")
+    text = text_of(run)
+    assert "NLL of the dev rows" in text and 'class="ring"' not in text
 
 
 def test_free_generation_shows_invalid_answers(run: RunFolder) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from huggingface_hub import ModelCard
 
-from tests.evaluation.run_files import make_run, write_evaluation
+from tests.evaluation.run_files import make_run, write_evaluation, write_validations
 from tests.reporting.test_html_report import Page
 from toolkit.prompts.prompt_tokenizer import PromptTokenizer
 from toolkit.prompts.tokenizer import load_tokenizer
@@ -265,3 +265,20 @@ def test_evaluation_prints_card_and_report_paths(call: Any, run: RunFolder) -> N
     accuracy = json.loads((run.eval / "adapter" / "metrics.json").read_text(encoding="utf-8"))["accuracy"]
     assert ModelCard.load(run.adapter / "README.md").data.eval_results[0].metric_value == accuracy
     assert f'<data value="{accuracy}">' in (run.path / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("keep", "sentence"),
+    [
+        ("best", "They chose the weights of this model: step 20 has the best NLL, 0.8125"),
+        ("last", "They did not choose the weights, which are those of the last step, and they stopped training early"),
+    ],
+)
+def test_card_says_what_chose_the_weights(tmp_path: Path, keep: str, sentence: str) -> None:
+    run = encoder_run(tmp_path / "validated", training={"keep": keep}, data={"dev_share": 0.2})
+    write_evaluation(run, "adapter")
+    last = keep == "last"
+    write_validations(run, {10: 1.0, 20: 0.8125, 30: 0.9}, 30 if last else 20, last_step=30, stopped_early=last)
+    text = card_of(run).text
+    assert "24 dev rows of embedded:nli-fr:train that were not trained on, scored every 10 steps" in text
+    assert sentence in text and "30 optimizer steps" in text

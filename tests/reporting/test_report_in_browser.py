@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.evaluation.run_files import make_run, write_evaluation, write_log
+from tests.evaluation.run_files import make_run, write_evaluation, write_validations
 from tests.reporting.test_html_report import PARITY, Page
 from toolkit.reporting.html_report import write_report
 from toolkit.runs.trained_run import TrainedRun
@@ -34,7 +34,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = make_run(tmp_path_factory.mktemp("browser") / "small", task={"system": "Mot" * 100})
     write_evaluation(run, "adapter", invalid_answers=[["x" * 300, 2]])
     write_evaluation(run, "base", seed=1)
-    write_log(run, [5.0 / step for step in range(1, 200)])
+    write_validations(run, {10: 1.0, 20: 0.8, 40: 0.9}, kept_step=20)
     write_json(run.path / "gguf" / "parity.json", PARITY)
     return write_report(TrainedRun.open(run.path))
 
@@ -62,7 +62,7 @@ def test_tables_show_metrics_without_console_errors(report: Path, tmp_path: Path
         assert {float(n) for row in metrics["confusion_matrix"] for n in row} <= page.values
         cells = re.findall(r"<td[^>]*>(?:<data[^>]*>)?([^<]*)", dom)
         assert f"{metrics['accuracy']:.1%}" in cells and f"{metrics['macro']['f1']:.4f}" in cells
-    assert [tag for tag, _ in page.tags].count("svg") >= 2
+    assert [tag for tag, _ in page.tags].count("svg") >= 3
 
 
 def test_console_errors_are_noticed(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Checks of a recipe's model that need no weights: token ids, experiment trackers, and the later export."""
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 from toolkit.errors import ExportError, ModelError, RecipeError, UnsupportedModelError
@@ -32,7 +33,9 @@ def check_tracker(recipe: Recipe) -> None:
 
 
 def is_tracker_installed(name: str) -> bool:
-    """Return whether transformers finds the package of an experiment tracker, wandb or tensorboard."""
+    """Return whether the package of an experiment tracker is installed."""
+    if name in ("trackio", "mlflow"):
+        return find_spec(name) is not None
     from transformers.integrations import is_tensorboard_available, is_wandb_available
 
     return {"wandb": is_wandb_available, "tensorboard": is_tensorboard_available}[name]()

@@ -9,7 +9,7 @@ import numpy as np
 from markupsafe import Markup
 
 from toolkit.evaluation.calibration import ReliabilityBins
-from toolkit.reporting.formats import significant
+from toolkit.reporting.formats import DEV_METRIC_NAMES, significant
 
 # In SVG user units: the style sheet scales the whole picture to the width of the page.
 _WIDTH, _HEIGHT = 560, 330
@@ -18,6 +18,9 @@ _MAX_SEGMENTS = 300
 """Number of segments that a long curve is reduced to; finer detail is invisible at the width of a page."""
 _LOG_SCALE_RATIO = 30.0
 """Ratio of largest to smallest mean loss above which a linear axis would show little but a flat line."""
+
+_MAX_DOTS = 60
+"""Number of validations above which the dots on their curve would touch."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,18 @@ def linear_axis(low: float, high: float, start: float, end: float, ticks: int = 
     return Axis(
         low, low + step_count * step, start, end, tuple(round(low + i * step, 10) for i in range(step_count + 1))
     )
+
+
+def _data_axis(values: Sequence[float]) -> Axis:
+    """Return a vertical axis that need not begin at zero, for values of which the differences matter."""
+    if min(values) == max(values):
+        return linear_axis(0, values[0], _HEIGHT - _BOTTOM, _TOP)
+    axis = linear_axis(min(values), max(values), _HEIGHT - _BOTTOM, _TOP)
+    for _ in range(3):  # a lower first tick can need a larger step, whose multiples are other numbers
+        step = axis.ticks[1] - axis.ticks[0]
+        low = round(math.floor(min(values) / step + 1e-9) * step, 10)
+        axis = linear_axis(low, max(values), _HEIGHT - _BOTTOM, _TOP)
+    return axis
 
 
 def logarithmic_axis(low: float, high: float, start: float, end: float) -> Axis:
@@ -85,6 +100,38 @@ def loss_curve(steps: Sequence[int], losses: Sequence[float]) -> Markup:
         curve = _downsample(np.array(steps), values)
         points = " ".join(f"{x(step)},{y(value)}" for step, value in curve)
         SubElement(plot_area, "polyline", {"class": name, "points": points})
+    return _markup(svg)
+
+
+def dev_curve(
+    steps: Sequence[int], values: Sequence[float], metric: str, last_step: int, kept_step: int | None
+) -> Markup:
+    """Draw a metric of the dev rows over the optimizer steps, with a ring around the step whose weights are kept.
+
+    Args:
+        steps: The validated steps in ascending order, at least one.
+        values: The finite values of the metric after these steps.
+        metric: A key of DEV_METRIC_NAMES.
+        last_step: The last optimizer step, so that the axis is that of the loss.
+        kept_step: The step whose weights are the adapter; None if training has not ended.
+    """
+    name = DEV_METRIC_NAMES[metric]
+    text = _format_percent if metric == "accuracy" else significant
+    x, y = linear_axis(0, last_step, _LEFT, _WIDTH - _RIGHT), _data_axis(values)
+    first, last = (f"{text(values[i])} after step {steps[i]:,}" for i in (0, -1))
+    svg = _frame(f"{name} of the dev rows: {f'from {first} to {last}' if len(steps) > 1 else last}")
+    _axes(svg, x, y, "optimizer step", f"{name} of the dev rows", significant, text)
+    points = _downsample(np.array(steps), np.array(values))
+    SubElement(
+        svg, "polyline", {"class": "line", "points": " ".join(f"{x(step)},{y(value)}" for step, value in points)}
+    )
+    for step, value in zip(steps, values, strict=True):
+        center = {"cx": str(x(step)), "cy": str(y(value))}
+        if len(steps) <= _MAX_DOTS:
+            dot = SubElement(svg, "circle", {"class": "dot", **center, "r": "3.5"})
+            SubElement(dot, "title").text = f"step {step:,}: {text(value)}"
+        if step == kept_step:
+            SubElement(svg, "circle", {"class": "ring", **center, "r": "6.5"})
     return _markup(svg)
 
 
@@ -152,7 +199,7 @@ def _running_mean(values: np.ndarray, window: int) -> np.ndarray:
 
 
 def _format_percent(value: float) -> str:
-    return f"{value:.0%}"
+    return f"{100 * value:.4g}%"
 
 
 def _endpoints(x1: float, y1: float, x2: float, y2: float) -> dict[str, str]:

@@ -6,6 +6,8 @@ from datetime import UTC, datetime
 from toolkit.utils.formatting import format_bytes, join_names
 
 MISSING = "–"
+DEV_METRIC_NAMES = {"nll": "NLL", "accuracy": "accuracy", "macro_f1": "macro F1"}
+"""The names of the metrics of the dev rows, by the values of training.best_metric."""
 _MAX_CELL_LENGTH = 60
 
 

@@ -5,12 +5,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, TemplateError
+from markupsafe import Markup
 
 from toolkit.errors import RunError, first_line
 from toolkit.evaluation.confusion import confusion_table
 from toolkit.recipe.inputs import name_texts
 from toolkit.reporting import formats
-from toolkit.reporting.charts import loss_curve, reliability_diagram
+from toolkit.reporting.charts import dev_curve, loss_curve, reliability_diagram
 from toolkit.reporting.report_data import Report, gather_report
 from toolkit.runs.run_folder import utc_now
 from toolkit.runs.trained_run import TrainedRun
@@ -41,10 +42,21 @@ def render(report: Report) -> str:
         return template.render(
             report=report,
             loss_curve=loss_curve(report.steps, report.losses) if len(report.steps) > 1 else None,
+            dev_curve=_dev_curve(report),
             reliability=reliability_diagram(report.summary.bins) if report.summary.bins else None,
             baselines=report.baselines,
+            metric_names=formats.DEV_METRIC_NAMES,
             written=utc_now(),
         )
+
+
+def _dev_curve(report: Report) -> Markup | None:
+    values = {scores.step: getattr(scores, report.best_metric) for scores in report.dev_scores}
+    finite = {step: value for step, value in values.items() if value is not None}
+    if not finite:
+        return None
+    last_step = max(report.steps + list(finite))
+    return dev_curve(list(finite), list(finite.values()), report.best_metric, last_step, report.kept_step)
 
 
 @contextmanager

@@ -148,6 +148,7 @@ def _render_body(report: Report) -> str:
         recipe=recipe,
         record=report.record,
         baselines=report.baselines,
+        metric_names=formats.DEV_METRIC_NAMES,
         license_=base_license(report),
         data_licenses={
             path: DATA_LICENSES.get(path, "unknown; check the source of the data") for path in _data_paths(recipe)

@@ -13,7 +13,7 @@ from toolkit.reporting.formats import count, interval, percent, shorten
 from toolkit.reporting.prediction_summary import PredictionSummary, summarize_predictions
 from toolkit.reporting.report_facts import Fact, decisions, training_facts
 from toolkit.reporting.reproduction import reproduction_commands
-from toolkit.reporting.run_results import check_report_files, load_losses
+from toolkit.reporting.run_results import DevScores, check_report_files, load_dev_scores, load_losses
 from toolkit.runs.imported import ImportedAdapter
 from toolkit.runs.parity_record import load_existing_parity
 from toolkit.runs.run_folder import RunFolder, read_json_object
@@ -55,6 +55,7 @@ class Report:
     main: Evaluation | None
     steps: list[int]
     losses: list[float]
+    dev_scores: list[DevScores]
     parity: dict[str, Any] | None
 
     @property
@@ -122,6 +123,17 @@ class Report:
         return list(dict.fromkeys(_warnings(self)))
 
     @property
+    def best_metric(self) -> str:
+        """The metric by which the steps of the run were compared: nll, accuracy or macro_f1."""
+        return self.recipe.training.best_metric
+
+    @property
+    def kept_step(self) -> int | None:
+        """The step whose weights are the adapter, or None if the dev rows have not been compared."""
+        kept: int | None = (self.record.get("validation") or {}).get("kept_step")
+        return kept
+
+    @property
     def decisions(self) -> list[Fact]:
         """The decisions made for this run, with their reasons."""
         return list(decisions(self.record, self.recipe))
@@ -157,6 +169,7 @@ def gather_report(run: TrainedRun) -> Report:
         main=main_evaluation(evaluations),
         steps=steps,
         losses=losses,
+        dev_scores=load_dev_scores(run.folder),
         parity=load_existing_parity(run),
     )
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from toolkit.recipe.inputs import NLI_INPUTS
 from toolkit.recipe.schema import Recipe
-from toolkit.reporting.formats import duration, percent, significant, size
+from toolkit.reporting.formats import DEV_METRIC_NAMES, decimal, duration, percent, significant, size
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,12 @@ def decisions(record: dict[str, Any], recipe: Recipe) -> Iterator[Fact]:
             is_auto = getattr(training, key, None) == "auto"
             reason = "auto: derived from device, model and rows" if is_auto else f"the recipe sets training.{key}"
             yield Fact(name.replace("_", " "), _format_value(record[name]), reason)
+    if validation := record.get("validation"):
+        yield Fact("validation", f"every {validation['eval_steps']:,} steps", validation.get("reason", ""))
+        rule = (
+            f"the best one by {DEV_METRIC_NAMES[validation['metric']]}" if training.keep == "best" else "the last one"
+        )
+        yield Fact("kept step", rule, f"the recipe sets training.keep: {training.keep}")
 
 
 def _verification_fact(verification: dict[str, Any]) -> Fact:
@@ -68,12 +74,29 @@ def training_facts(record: dict[str, Any]) -> Iterator[Fact]:
     if trainable and total:
         yield Fact("trainable parameters", f"{trainable:,} of {total:,} ({percent(trainable / total)})")
     if "steps" in record:
-        yield Fact("optimizer steps", f"{record['steps']:,} with batches of {record.get('batch_size', '?')} rows")
+        last_step, stop = (record.get("validation") or {}).get("last_step", record["steps"]), ""
+        if last_step < record["steps"]:
+            stop = f" of {record['steps']:,}, stopped early because the dev rows showed no improvement,"
+        yield Fact("optimizer steps", f"{last_step:,}{stop} with batches of {record.get('batch_size', '?')} rows")
     if record.get("final_loss") is not None:
         yield Fact("mean training loss", significant(record["final_loss"]))
     if "median" in tokens:
         yield Fact("tokens per row", f"{tokens['shortest']} to {tokens['longest']}, median {tokens['median']}")
     if "train_seconds" in timings:
         yield Fact("training time", duration(timings["train_seconds"]))
+    if validation := record.get("validation"):
+        yield from _validation_facts(validation, timings.get("train_seconds"))
     if "peak_memory_bytes" in record:
         yield Fact("peak memory", size(record["peak_memory_bytes"]))
+
+
+def _validation_facts(validation: dict[str, Any], train_seconds: float | None) -> Iterator[Fact]:
+    best, metric = validation["best"], validation["metric"]
+    scores = [f"NLL {decimal(best['dev_nll'])}", f"accuracy {percent(best['dev_accuracy'])}"]
+    scores.append(f"macro F1 {decimal(best['dev_macro_f1'])}")
+    yield Fact("dev rows", f"{validation['rows']:,}")
+    yield Fact(f"best step by {DEV_METRIC_NAMES[metric]}", f"{validation['best_step']:,}: {', '.join(scores)}")
+    is_best = validation["kept_step"] == validation["best_step"]
+    yield Fact("kept step", f"{validation['kept_step']:,}, the {'best' if is_best else 'last'} one")
+    share = f", {percent(validation['seconds'] / train_seconds)} of the training time" if train_seconds else ""
+    yield Fact("time for validation", f"{duration(validation['seconds'])}{share}")

@@ -14,10 +14,12 @@ from toolkit.batching.sampling import RowOrder
 from toolkit.errors import TrainingError
 from toolkit.models.backend import DEVICE, PrinterCallback, SFTConfig, SFTTrainer, keep_float32, quiet
 from toolkit.planning.job import TrainingJob
+from toolkit.runs.run_folder import RunFolder
 from toolkit.training.atomic_checkpoints import AtomicCheckpointMixin
 from toolkit.training.callbacks import EpochOrder, Progress
 from toolkit.training.divergence import DivergenceGuard
 from toolkit.training.objective import summed_loss
+from toolkit.training.trackers import TRACKERS, TrackerCallback
 from toolkit.utils.memory_errors import memory_errors
 
 
@@ -141,7 +143,8 @@ def shared_arguments(job: TrainingJob, checkpoints: Path) -> dict[str, Any]:
         "logging_nan_inf_filter": False,
         "save_steps": training.save_steps,
         "save_total_limit": training.save_total_limit,
-        "report_to": training.report_to,
+        "run_name": checkpoints.parent.resolve().name,
+        "report_to": "none" if training.report_to in TRACKERS else training.report_to,
         "seed": recipe.seed,
         "remove_unused_columns": False,  # the collators read columns that are not arguments of the model's forward
         "disable_tqdm": True,  # see callbacks.Progress
@@ -192,6 +195,8 @@ def configure_trainer(trainer: Any, job: TrainingJob, checkpoints: Path) -> None
     ids = [row.id for row in job.preflight.splits.train]
     trainer.divergence_guard = DivergenceGuard(checkpoints.parent / "bad_step.json", ids)
     trainer.add_callback(trainer.divergence_guard)
+    if (tracker := job.recipe.training.report_to) in TRACKERS:
+        trainer.add_callback(TrackerCallback(tracker, RunFolder(checkpoints.parent)))
     name = job.preflight.precision.name
     if (trainer.args.bf16, trainer.args.fp16) != (name == "bfloat16", name == "float16"):
         raise TrainingError(
