@@ -68,6 +68,7 @@ class Splits:
         overlap: The texts that training rows and evaluation rows share.
         calibration_set: Rows of data.train that are held out of training. They share no group with `train`.
         left_out: The counts in `LoadedRows.left_out`, for train and eval.
+        dev: The rows to validate on while training.
     """
 
     train: list[Example]
@@ -75,6 +76,7 @@ class Splits:
     overlap: Overlap
     calibration_set: list[Example] = field(default_factory=list)
     left_out: Mapping[str, dict[str, int]] = field(default_factory=dict)
+    dev: list[Example] = field(default_factory=list)
 
     @property
     def unseen_calibration_set(self) -> list[Example]:
@@ -87,6 +89,8 @@ class Splits:
         named_rows = [("train", recipe.data.train, self.train), ("eval", recipe.data.eval, self.eval)]
         if self.calibration_set:
             named_rows.insert(1, ("calibration", recipe.data.train, self.calibration_set))
+        if self.dev:
+            named_rows.insert(1, ("dev", recipe.data.dev or recipe.data.train, self.dev))
         return {
             name: {
                 "source": describe(source),
@@ -177,7 +181,8 @@ def load_splits(recipe: Recipe, *, is_external: bool = False, trained_recipe: Re
     # Checked again: the held-out groups may have had the only rows of a label.
     check_all_labels_occur(recipe, train, _describe_training_part(training_recipe))
     left_out = {"train": loaded.left_out, "eval": loaded_evaluation.left_out}
-    return Splits(train, evaluation, overlap, calibration_set, left_out)
+    dev = load_rows(recipe, recipe.data.dev).examples if recipe.data.dev else []
+    return Splits(train, evaluation, overlap, calibration_set, left_out, dev)
 
 
 def _describe_training_part(recipe: Recipe) -> str:

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -84,6 +84,7 @@ class Preflight(Generic[RowT]):
         precision: The precision of weights and activations.
         duplicates: The near-duplicates among the rows.
         export_problem: The reason why the trained model cannot be exported to GGUF. None if nothing speaks against it.
+        dev_rows: The dev rows as token ids.
     """
 
     recipe: Recipe
@@ -97,6 +98,7 @@ class Preflight(Generic[RowT]):
     precision: Precision
     duplicates: NearDuplicates
     export_problem: str | None = None
+    dev_rows: list[RowT] = field(default_factory=list)
 
     @cached_property
     def head(self) -> HeadStart | None:
@@ -279,6 +281,7 @@ def run_preflight(
         precision=precision,
         # In all rows of data.train, including the held-out ones.
         duplicates=find_near_duplicates([*splits.train, *splits.calibration_set], splits.eval),
+        dev_rows=row_tokenizer.encode(splits.dev),
         export_problem=find_export_problem(folder, row_tokenizer, max(map(len, [*train_rows, *scored_rows]))),
     )
 
