@@ -17,7 +17,7 @@ from toolkit.runs.run_folder import RunFolder
 
 def without_seconds(log: Path) -> list[dict[str, float]]:
     rows = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
-    return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
+    return [{key: value for key, value in row.items() if key not in ("seconds", "dev_seconds")} for row in rows]
 
 
 def contents(folder: Path) -> dict[str, bytes]:
