@@ -60,7 +60,7 @@ def history(*scores: float, name: str = "dev_nll") -> list[dict[str, Any]]:
     ],
 )
 def test_best_step_has_the_best_metric(metric: str, scores: tuple[float, ...], step: int) -> None:
-    """Of equal steps, the earliest is the best one."""
+    """The earliest of equal steps is the best one."""
     best = StepChoice(metric, None, True).best(history(*scores, name=f"dev_{metric}"))
     assert best is not None and best["step"] == step
 
