@@ -3,13 +3,21 @@
 import errno
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from toolkit.errors import RunError
-from toolkit.training.checkpoints import checkpoint_folder, clean_up, find_checkpoints, keep_newest, new_checkpoint
+from toolkit.training.checkpoints import (
+    checkpoint_folder,
+    checkpoint_step,
+    clean_up,
+    find_checkpoints,
+    keep_newest,
+    new_checkpoint,
+)
 
 
 def write_checkpoints(checkpoints: Path, *steps: int) -> None:
@@ -113,6 +121,38 @@ def test_old_checkpoints_and_leftovers_are_removed(tmp_path: Path) -> None:
         (tmp_path / name / "weights").write_bytes(b"half")
     clean_up(tmp_path, find_checkpoints(tmp_path))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-10", "checkpoint-9"]
+
+
+def needs_best(best: dict[int, int]) -> Callable[[Path], int | None]:
+    """Return a function that maps a checkpoint to the best step at its time."""
+    return lambda folder: best.get(checkpoint_step(folder))
+
+
+def test_needed_checkpoints_are_kept(tmp_path: Path) -> None:
+    """A run may resume from either of the two newest checkpoints, and each needs the best step at its time."""
+    write_checkpoints(tmp_path, 2, 4, 6, 8, 10)
+    keep_newest(tmp_path, 2, needs_best({8: 4, 10: 10, 6: 2}))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-10", "checkpoint-4", "checkpoint-8"]
+    keep_newest(tmp_path, 1, needs_best({8: 4, 10: 10}))
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-10"]
+
+
+@pytest.mark.parametrize("is_missing", [False, True])
+def test_checkpoint_without_its_best_is_skipped(tmp_path: Path, is_missing: bool) -> None:
+    write_checkpoints(tmp_path, 2, 4, 6)
+    best = needs_best({2: 2, 4: 4, 6: 4})
+    assert find_checkpoints(tmp_path, best).step == 6
+    (checkpoint_folder(tmp_path, 4) / "weights").unlink()
+    damage = "weights is missing"
+    if is_missing:
+        shutil.rmtree(checkpoint_folder(tmp_path, 4))
+        damage = "manifest.json is missing"
+    checkpoints = find_checkpoints(tmp_path, best)
+    assert checkpoints.step == 2
+    assert checkpoints.damaged[0] == (
+        checkpoint_folder(tmp_path, 6),
+        f"the checkpoint of its best step, checkpoint-4, is damaged ({damage})",
+    )
 
 
 def test_rewritten_checkpoint_replaces_the_old_one(tmp_path: Path) -> None:

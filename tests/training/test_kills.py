@@ -17,7 +17,7 @@ from toolkit.runs.run_folder import RunFolder
 
 def without_seconds(log: Path) -> list[dict[str, float]]:
     rows = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
-    return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
+    return [{key: value for key, value in row.items() if key not in ("seconds", "dev_seconds")} for row in rows]
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -32,7 +32,8 @@ def kill_chain(
     folder = tmp_path_factory.mktemp("kills")
     recipe = make_recipe(
         f"model.name={tiny_model}", "data.train.limit=24", "lora.dropout=0.1", "training.max_steps=8",
-        "training.save_steps=2", "training.save_total_limit=2",
+        "training.save_steps=2", "training.save_total_limit=2", "training.eval_steps=3",
+        "data.dev={path: 'embedded:nli-fr', split: test, limit: 12}",
     )  # fmt: skip
     (folder / "recipe.yaml").write_text(dump_recipe(recipe), encoding="utf-8")
     script = [sys.executable, ROOT / "tests" / "training" / "kill_chain.py", folder / "recipe.yaml", folder]
@@ -53,6 +54,8 @@ def test_eight_kills_do_not_change_the_result(kill_chain: tuple[Path, dict[str, 
     assert without_seconds(killed.train_log) == without_seconds(uninterrupted.train_log)
     assert [row["step"] for row in without_seconds(killed.train_log)] == list(range(1, 9))
     assert killed.record["status"] == "completed" and killed.record["final_loss"] == uninterrupted.record["final_loss"]
+    assert [row["step"] for row in without_seconds(killed.train_log) if "dev_nll" in row] == [3, 6, 8]
+    assert killed.record["validation"]["best"] == uninterrupted.record["validation"]["best"]
     for key in ("data", "tokens", "batching", "versions", "batch_tokens"):
         assert killed.record[key] == uninterrupted.record[key], key
     seconds = json.loads(killed.train_log.read_text(encoding="utf-8").splitlines()[-1])["seconds"]

@@ -156,8 +156,9 @@ def test_two_processes_train_the_same_weights(
 
     micro_batches = "training.batch_tokens=60" if batching == "prefix_tree" else "training.micro_batch_size=2"
     recipe = make_recipe(
-        f"model.name={tiny_model}", "training.group_by_premise=true", f"training.batching={batching}", micro_batches
-    )
+        f"model.name={tiny_model}", "training.group_by_premise=true", f"training.batching={batching}", micro_batches,
+        "data.dev={path: 'embedded:nli-fr', split: test, limit: 12}", "training.eval_steps=1", "training.keep=best",
+    )  # fmt: skip
     one_process = run_training(recipe, tmp_path / "one")
     file = tmp_path / "recipe.yaml"
     file.write_text(dump_recipe(recipe), encoding="utf-8")
@@ -178,6 +179,9 @@ def test_two_processes_train_the_same_weights(
         assert [row[key] for row in log(tmp_path / "two")] == pytest.approx(
             [row[key] for row in log(tmp_path / "one")], rel=1e-3
         )
+    outcomes = [RunFolder(tmp_path / name).record["validation"] for name in ("one", "two")]
+    assert outcomes[0]["best"] == pytest.approx(outcomes[1]["best"], rel=1e-3)
+    assert outcomes[0]["best_step"] == outcomes[1]["best_step"]
 
 
 def test_run_folder_has_all_promised_fields(trained: RunFolder) -> None:

@@ -2,10 +2,9 @@
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from functools import cached_property
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import numpy as np
 from scipy.special import softmax
@@ -13,11 +12,12 @@ from scipy.special import softmax
 from toolkit.data.example import Example
 from toolkit.data.inputs import read_inputs, read_labels
 from toolkit.errors import DataError, RunError
-from toolkit.inference.checks import check_depends_on_input, check_finite, scoring_errors, warn_of_truncation
+from toolkit.inference.checks import warn_of_truncation
+from toolkit.inference.label_scorers import HeadLabelScorer, LabelScorer, LabelScores, TrieLabelScorer
 from toolkit.inference.label_trie import LabelTrie
-from toolkit.inference.loading import Scorer, load_torch_model, make_torch_scorer, open_scorer, score_prompts
-from toolkit.prompts.prompt_tokenizer import EncodedRow, PromptTokenizer
-from toolkit.prompts.sentence_pairs import EncodedPair, PairTokenizer, RowTokenizer, make_row_tokenizer
+from toolkit.inference.loading import load_torch_model, make_torch_scorer, open_scorer
+from toolkit.prompts.prompt_tokenizer import PromptTokenizer
+from toolkit.prompts.sentence_pairs import PairTokenizer, RowTokenizer, make_row_tokenizer
 from toolkit.prompts.tokenizer import load_tokenizer
 from toolkit.runs.model_ref import ModelRef
 from toolkit.runs.trained_run import TrainedRun
@@ -26,67 +26,6 @@ from toolkit.utils.progress import Progress, show_progress
 _CHUNK_ROWS = {"cuda": 2_048, "cpu": 256}
 """The number of rows of a file to score in one call: enough for several trees, and few because an interruption loses
 them."""
-
-
-@dataclass(frozen=True)
-class LabelScores:
-    """The scores of rows under a model, in the order of the rows.
-
-    Args:
-        labels: The classes.
-        decoded: The predicted label of each row.
-        log_likelihoods: Natural logarithms, [rows, labels], finite, not normalized over the labels.
-    """
-
-    labels: tuple[str, ...]
-    decoded: list[str]
-    log_likelihoods: np.ndarray
-
-
-class _LabelScorer(Protocol):
-    def score_labels(self, rows: Sequence[Any], first_row: int) -> LabelScores: ...
-
-
-class TrieLabelScorer:
-    """A label scorer for language models, with constrained decoding: a label is a path in the label trie.
-
-    Args:
-        scorer: The engine that scores the trie's edges.
-        trie: The labels.
-    """
-
-    def __init__(self, scorer: Scorer, trie: LabelTrie) -> None:
-        self._scorer = scorer
-        self._trie = trie
-
-    def score_labels(self, rows: Sequence[EncodedRow], first_row: int = 1) -> LabelScores:
-        """Score rows. `decoded` follows the most likely allowed token at each branch of the trie."""
-        # Greedy decoding, as a generating model would do it. It may differ from the label with the highest likelihood.
-        prompts = [row.prompt for row in rows]
-        edges = score_prompts(self._scorer, prompts, first_row=first_row)
-        check_depends_on_input(edges, prompts)
-        return LabelScores(self._trie.labels, self._trie.greedy(edges), self._trie.label_log_probs(edges))
-
-
-class HeadLabelScorer:
-    """A label scorer for encoders: a label is an output of the classification head.
-
-    Args:
-        scorer: An `inference.encoder_scorer.EncoderScorer`.
-        labels: The labels in the order of the head's outputs.
-    """
-
-    def __init__(self, scorer: Any, labels: tuple[str, ...]) -> None:
-        self._scorer = scorer
-        self._labels = labels
-
-    def score_labels(self, rows: Sequence[EncodedPair], first_row: int = 1) -> LabelScores:
-        """Score rows. `decoded` is the most likely label, on a tie the one that comes first in the recipe."""
-        with scoring_errors():
-            scores = self._scorer.score(rows)
-        check_finite(scores, first_row)
-        check_depends_on_input(scores, [row.ids for row in rows])
-        return LabelScores(self._labels, [self._labels[i] for i in scores.argmax(axis=1)], scores)
 
 
 class Classifier:
@@ -127,7 +66,7 @@ class Classifier:
         self.row_tokenizer: RowTokenizer = make_row_tokenizer(load_tokenizer(run.folder.adapter), run.recipe, shots)
         self._progress = progress
         self._stack = ExitStack()
-        self._scorer: _LabelScorer | None = None
+        self._scorer: LabelScorer | None = None
         self._generator: Any = None
 
     def predict(self, rows: Any) -> list[str]:
@@ -255,7 +194,7 @@ class Classifier:
             raise RunError("Free mode needs a model that generates text, but this run's model.kind is encoder.")
         return self.row_tokenizer
 
-    def _load_scorer(self) -> _LabelScorer:
+    def _load_scorer(self) -> LabelScorer:
         if self._scorer is None:
             self._release_gguf()
             self._scorer = self._open_scorer()
@@ -274,7 +213,7 @@ class Classifier:
         if self.model.gguf:
             self.close()
 
-    def _open_scorer(self) -> _LabelScorer:
+    def _open_scorer(self) -> LabelScorer:
         if isinstance(self.row_tokenizer, PairTokenizer):
             from toolkit.inference.encoder_scorer import load_encoder_scorer
 

@@ -50,7 +50,7 @@ class EncoderScorer:
                 bar.update(len(indices))
         return scores
 
-    @torch.inference_mode()
+    @torch.no_grad()  # not inference mode, see `TorchScorer._hidden`
     def _log_probs(self, rows: Sequence[EncodedPair]) -> np.ndarray:
         inputs: Any = self._pad([row.inputs() for row in rows])
         dtype = self._precision.dtype

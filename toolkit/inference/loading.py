@@ -33,13 +33,12 @@ class Scorer(Protocol):
         ...
 
 
-def score_prompts(scorer: Scorer, prompts: list[tuple[int, ...]], *, first_row: int = 1) -> np.ndarray:
+def score_prompts(scorer: Scorer, prompts: list[tuple[int, ...]]) -> np.ndarray:
     """Score prompts and check that all scores are finite.
 
     Args:
         scorer: The engine.
         prompts: The token ids of each row before its answer.
-        first_row: The number of the first row in its file, for the message.
 
     Raises:
         DeviceMemoryError: If a forward pass does not fit into memory.
@@ -47,7 +46,7 @@ def score_prompts(scorer: Scorer, prompts: list[tuple[int, ...]], *, first_row: 
     """
     with scoring_errors():
         scores = scorer.score(prompts)
-    check_finite(scores, first_row)
+    check_finite(scores)
     return scores
 
 

@@ -110,7 +110,7 @@ class TorchScorer:
             scores[rows] = result.cpu().numpy()
         return scores
 
-    @torch.inference_mode()
+    @torch.no_grad()  # not inference mode, see `_hidden`
     def _cache_prefix(self, prompts: Sequence[Sequence[int]]) -> None:
         """Compute the keys and values of the longest common prefix of all prompts."""
         self._cache, self._prefix_length = None, 0
@@ -238,12 +238,14 @@ class TorchScorer:
             inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
         return inputs
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def _hidden(self, **inputs: Any) -> torch.Tensor:
         """Return the final hidden states of a batch of one row, [tokens, hidden]."""
+        # Not inference mode: a model keeps tensors, such as the sines of rotary embeddings, and after a validation the
+        # next training step needs them. Autograd cannot save a tensor that was made in inference mode.
         return self._base.get_decoder()(**inputs, use_cache=False).last_hidden_state[0]
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def _edge_log_probs(self, hidden: torch.Tensor) -> torch.Tensor:
         """Convert hidden states, [rows x contexts, hidden], into log-probabilities, [rows, edges], float64."""
         logits = finish_logits(self._head(hidden), self._base.config)

@@ -42,7 +42,7 @@ except (ImportError, NotImplementedError) as error:
 
 import transformers
 from accelerate import PartialState
-from accelerate.utils import reduce
+from accelerate.utils import broadcast_object_list, reduce
 from huggingface_hub.utils import enable_progress_bars
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from transformers import (
@@ -93,6 +93,7 @@ __all__ = [
     "TrainingArguments",
     "any_process",
     "device_name",
+    "from_main_process",
     "get_peft_model",
     "get_peft_model_state_dict",
     "has_compute_capability",
@@ -127,6 +128,12 @@ def any_process(flag: bool) -> bool:
     if state.num_processes == 1:
         return flag
     return bool(reduce(torch.tensor(float(flag), device=state.device), "sum"))
+
+
+def from_main_process(value: Any) -> Any:
+    """Return the main process's value in each process of a distributed run; every process must call this."""
+    state = PartialState(cpu=DEVICE == "cpu")
+    return value if state.num_processes == 1 else broadcast_object_list([value])[0]
 
 
 @contextlib.contextmanager

@@ -66,6 +66,20 @@ def accept_trees(model: Any, accepted: bool = True) -> None:
 
 
 @contextmanager
+def preserve_acceptance(model: Any) -> Iterator[None]:
+    """Restore what `accept_trees` changes when the `with` block ends, except that its hooks stay."""
+    decoder = unwrap_peft(model).get_decoder()
+    flags = {flag: getattr(decoder, flag, False) for flag in UNSLOTH_FLAGS}
+    uses_cudnn = torch.backends.cuda.cudnn_sdp_enabled()
+    try:
+        yield
+    finally:
+        for flag, accepted in flags.items():
+            setattr(decoder, flag, accepted)
+        torch.backends.cuda.enable_cudnn_sdp(uses_cudnn)
+
+
+@contextmanager
 def limit_sequence_length(model: Any, length: int) -> Iterator[None]:
     """Lower the length at which Unsloth's forward cuts rows, so that a check of a small tree covers large trees too."""
     decoder = unwrap_peft(model).get_decoder()

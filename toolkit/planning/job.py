@@ -88,6 +88,8 @@ class Plan:
         optimizer: The name of the optimizer in transformers.
         tree_attention: The attention over prefix trees: dense if attention split at the root fails the verification.
         dense_nodes: The largest tree, in nodes, that gets dense attention whatever `tree_attention` is.
+        eval_steps: The steps between two validations. None for no validation.
+        eval_reason: The reason for that number, which is printed and recorded.
     """
 
     batching: Batching
@@ -101,6 +103,8 @@ class Plan:
     optimizer: str
     tree_attention: TreeAttention = "split"
     dense_nodes: int = 0
+    eval_steps: int | None = None
+    eval_reason: str = ""
 
     def __str__(self) -> str:
         order = f"grouped by {' and '.join(self.group_by)}" if self.group_by else "shuffled"
@@ -108,8 +112,15 @@ class Plan:
         return (
             f"{self.batching.name}: {self.batching.reason}\n"
             f"            {self.batch_size} rows per step, {order}, processes: {self.processes}, {size} per forward "
-            f"pass; {self.steps:,} steps with {self.optimizer}"
+            f"pass; {self.steps:,} steps with {self.optimizer}{self._validation_line()}"
         )
+
+    def _validation_line(self) -> str:
+        if self.eval_steps is None:
+            return ""
+        is_once = self.eval_steps >= self.steps
+        times = "once, after the last step" if is_once else f"every {self.eval_steps:,} steps and after the last one"
+        return f"\nvalidation  {times}: {self.eval_reason}"
 
     @property
     def is_tree(self) -> bool:
@@ -181,6 +192,11 @@ class Plan:
                 if type(record["gradient_checkpointing"]) is not bool:
                     raise TypeError
                 recorded_fields["gradient_checkpointing"] = record["gradient_checkpointing"]
+            if recipe.training.eval_steps == "auto" and record.get("eval_steps") is not None:
+                if type(record["eval_steps"]) is not int or record["eval_steps"] < 1:
+                    raise TypeError
+                recorded_fields["eval_steps"] = record["eval_steps"]
+                recorded_fields["eval_reason"] = str(record["eval_reason"])
         except (KeyError, TypeError, ValueError) as error:
             raise RunError(
                 "The training plan in run.json is damaged or was written by another version of this toolkit.",

@@ -21,6 +21,7 @@ from toolkit.planning.memory import activation_bytes_per_token
 from toolkit.planning.preflight import Preflight
 from toolkit.planning.shapes import ModelShape
 from toolkit.planning.traced_memory import find_traced_model, traced_bytes_per_token
+from toolkit.planning.validation_plan import plan_validation
 
 _MIN_TOKEN_RATIO = 1.3
 """The minimum ratio of padded tokens to tree nodes at which trees are used. Below it, building them can cost more."""
@@ -87,7 +88,9 @@ def plan_job(preflight: Preflight[Any], device: Device | None = None) -> Trainin
     )
     job = TrainingJob(preflight, plan, device)
     plan = replace(plan, batching=_choose_batching(job))
-    return job.with_plan(replace(plan, group_by=choose_grouping(preflight.recipe, uses_trees=plan.is_tree)))
+    job = job.with_plan(replace(plan, group_by=choose_grouping(preflight.recipe, uses_trees=plan.is_tree)))
+    eval_steps, eval_reason = plan_validation(job)
+    return job.with_plan(replace(job.plan, eval_steps=eval_steps, eval_reason=eval_reason))
 
 
 def _sequences_per_row(preflight: Preflight[Any]) -> int:

@@ -42,10 +42,10 @@ class ResourceEstimate:
         device: The device that the memory is predicted for.
         dtype_bytes: Bytes per weight or activation.
         training: The peak memory of a training step.
-        scoring: The peak memory of an evaluation.
+        scoring: The peak memory of an evaluation, or of a validation while training.
         adapter: Disk space of the adapter.
         checkpoints: Disk space of adapter and optimizer state in all checkpoints, including an extra one, because the
-            oldest is deleted only after a new one is complete.
+            oldest is deleted only after a new one is complete, and that of the best step if it is kept.
         export: Disk space of the merged model and the GGUF files of the recipe.
     """
 
@@ -113,8 +113,12 @@ def estimate_resources(job: TrainingJob) -> ResourceEstimate:
     if recipe.model.load_in_4bit:  # a linear layer unpacks its weights to compute with them
         unpacked = preflight.config.hidden_size * preflight.config.intermediate_size * dtype_bytes
         training = replace(training, working=training.working + unpacked)
+    if plan.eval_steps is not None:  # a validation has what a training step keeps, but the activations of scoring
+        scoring = replace(scoring, weights=training.weights, adapter=training.adapter)
     adapter = 4 * preflight.parameters.trainable
-    checkpoint_count = math.ceil(plan.steps / recipe.training.save_steps)
+    limit, checkpoint_count = recipe.training.save_total_limit + 1, math.ceil(plan.steps / recipe.training.save_steps)
+    if recipe.training.keep == "best" and plan.eval_steps is not None:
+        limit, checkpoint_count = limit + 1, checkpoint_count + math.ceil(plan.steps / plan.eval_steps)
     return ResourceEstimate(
         device=device,
         dtype_bytes=dtype_bytes,
@@ -122,7 +126,7 @@ def estimate_resources(job: TrainingJob) -> ResourceEstimate:
         scoring=scoring,
         adapter=adapter,
         # `training.adapter` includes gradients, which are as large as the adapter and are not part of a checkpoint.
-        checkpoints=min(recipe.training.save_total_limit + 1, checkpoint_count) * (training.adapter - adapter),
+        checkpoints=min(limit, checkpoint_count) * (training.adapter - adapter),
         export=0 if is_encoder else _export_bytes(preflight),
     )
 

@@ -19,9 +19,9 @@ from toolkit.training.checkpoint_state import (
     save_pytree,
     save_trainable,
 )
-from toolkit.training.checkpoints import checkpoint_folder, keep_newest, new_checkpoint
+from toolkit.training.checkpoints import NeededStep, checkpoint_folder, keep_newest, needs_no_other, new_checkpoint
 
-_STATE = "trainer_state.json"  # Trainer.train reads the step and the log history from the file of this name
+STATE_FILE = "trainer_state.json"  # Trainer.train reads the step and the log history from the file of this name
 
 
 class AtomicCheckpointMixin:
@@ -33,6 +33,8 @@ class AtomicCheckpointMixin:
     model: Any
     optimizer: Any
     state: Any
+    needed_step: NeededStep = staticmethod(needs_no_other)
+    """The step whose checkpoint must be kept along with a checkpoint."""
 
     def _save_checkpoint(self, *_: Any) -> None:
         # Each process draws its own dropout masks, so the states of all of them are saved. Gathering is a collective
@@ -50,12 +52,16 @@ class AtomicCheckpointMixin:
             save_pytree(folder / "optimizer", self.optimizer.state_dict())
             (folder / "schedule.json").write_text(json.dumps(schedule), encoding="utf-8")
             (folder / "random.json").write_text(json.dumps(rng_states), encoding="utf-8")
-            self.state.save_to_json(str(folder / _STATE))
+            self.state.save_to_json(str(folder / STATE_FILE))
         # Older checkpoints are removed only now, when the new one is on the disk under its final name.
-        keep_newest(checkpoints, self.args.save_total_limit)
+        keep_newest(checkpoints, self.args.save_total_limit, self.needed_step)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, *_: Any) -> None:
-        load_trainable(Path(resume_from_checkpoint) / "adapter.safetensors", self.model)
+        self.load_weights(Path(resume_from_checkpoint))
+
+    def load_weights(self, checkpoint: Path) -> None:
+        """Load the trained weights of a checkpoint into the model."""
+        load_trainable(checkpoint / "adapter.safetensors", self.model)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is not None:
@@ -72,8 +78,8 @@ class AtomicCheckpointMixin:
 
     def restore(self, checkpoint: Path) -> None:
         """Load the weights and the log of the last step; `train` would run one more step before it stops."""
-        self._load_from_checkpoint(str(checkpoint))
-        self.state = TrainerState.load_from_json(str(checkpoint / _STATE))
+        self.load_weights(checkpoint)
+        self.state = TrainerState.load_from_json(str(checkpoint / STATE_FILE))
 
 
 def _read_json(checkpoint: str, name: str) -> Any:

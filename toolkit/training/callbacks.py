@@ -13,6 +13,9 @@ from toolkit.utils.atomic_io import write_text
 from toolkit.utils.progress import progress_bar
 from toolkit.utils.storage import storage_errors
 
+DEV_METRICS = ("dev_accuracy", "dev_macro_f1", "dev_nll")
+"""The metrics of the dev rows in the log of a step, see `training.validation`."""
+
 
 class TrainLog(TrainerCallback):
     """A writer of train_log.jsonl, with one line per optimizer step.
@@ -64,15 +67,17 @@ def _log_line(entry: dict[str, Any]) -> str:
         "grad_norm": finite_or_none(entry.get("grad_norm")),
         "tokens": int(entry.get("num_tokens", 0)),
         "seconds": entry.get("seconds"),
+        **{name: finite_or_none(entry[name]) for name in (*DEV_METRICS, "dev_seconds") if name in entry},
     }
     return json.dumps(record) + "\n"
 
 
 class Progress(TrainerCallback):
-    """A progress bar of optimizer steps that shows the latest loss."""
+    """A progress bar of optimizer steps that shows the latest loss and the result of the latest validation."""
 
     def __init__(self) -> None:
         self._bar: Any | None = None
+        self._postfix: dict[str, str] = {}
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Open the bar, at the checkpoint's step if the run is resumed."""
@@ -80,9 +85,11 @@ class Progress(TrainerCallback):
             self._bar = progress_bar(total=state.max_steps, initial=state.global_step, desc="training", unit="step")
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
-        """Show the step's loss."""
+        """Show the step's loss, and after a validation nll and accuracy of the dev rows."""
         if self._bar is not None and logs and "loss" in logs:
-            self._bar.set_postfix(loss=f"{logs['loss']:.4f}", refresh=False)
+            shown = ("loss", "dev_nll", "dev_accuracy")
+            self._postfix |= {name: f"{logs[name]:.4f}" for name in shown if name in logs}
+            self._bar.set_postfix(self._postfix, refresh=False)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Advance the bar by one step."""

@@ -6,7 +6,7 @@ files with manifest.json, which lists their sizes and SHA-256 digests.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,15 @@ from toolkit.utils.storage import flush_to_disk
 
 _MANIFEST = "manifest.json"
 _DAMAGED_PREFIX = "damaged-"
+
+NeededStep = Callable[[Path], int | None]
+"""A function that reads an intact checkpoint and returns the step of another one that it is useless without, or None.
+
+With `training.keep: best`, this is the best step so far, because its weights may become the adapter."""
+
+
+def needs_no_other(_: Path) -> None:
+    """Return None: no checkpoint needs another one."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +69,10 @@ def new_checkpoint(folder: Path) -> Iterator[Path]:
     flush_to_disk(folder.parent)  # makes the rename itself durable
 
 
-def find_checkpoints(checkpoints: Path) -> Checkpoints:
+def find_checkpoints(checkpoints: Path, needed_step: NeededStep = needs_no_other) -> Checkpoints:
     """Find the latest intact checkpoint by reading every file of each candidate, from the newest backwards.
+
+    A checkpoint is treated as damaged if the one that it needs is, so that a resumed run repeats that step.
 
     Raises:
         RunError: If a file cannot be read at all. That can be a fault of the system, so the checkpoint is not treated
@@ -70,7 +81,7 @@ def find_checkpoints(checkpoints: Path) -> Checkpoints:
     damaged: list[tuple[Path, str]] = []
     for folder in reversed(_sorted_checkpoints(checkpoints)):
         try:
-            damage = describe_damage(folder)
+            damage = describe_damage(folder) or _describe_needed_damage(folder, needed_step)
         except OSError as error:
             raise RunError(
                 f"{folder} cannot be read: {first_line(error)}.", hint="Check the disk and the file permissions."
@@ -109,6 +120,15 @@ def describe_damage(folder: Path) -> str | None:
     return None
 
 
+def _describe_needed_damage(folder: Path, needed_step: NeededStep) -> str | None:
+    step = needed_step(folder)
+    if step is None or step == checkpoint_step(folder):
+        return None
+    needed = checkpoint_folder(folder.parent, step)
+    damage = describe_damage(needed)
+    return damage and f"the checkpoint of its best step, {needed.name}, is damaged ({damage})"
+
+
 def clean_up(checkpoints: Path, existing: Checkpoints) -> None:
     """Rename damaged checkpoints and remove the leftovers of killed processes; the run folder must be locked."""
     for folder, _ in existing.damaged:
@@ -119,13 +139,19 @@ def clean_up(checkpoints: Path, existing: Checkpoints) -> None:
         remove(leftover)
 
 
-def keep_newest(checkpoints: Path, limit: int) -> None:
-    """Remove damaged checkpoints and all but the newest `limit` others; call it after a new one was written."""
+def keep_newest(checkpoints: Path, limit: int, needed_step: NeededStep = needs_no_other) -> None:
+    """Remove damaged checkpoints and all but the newest `limit` others; call it after a new one was written.
+
+    Those that the newest ones need are kept as well.
+    """
     # `discard` renames a folder before it deletes the files, so a kill cannot leave a checkpoint with some of them.
     for folder in checkpoints.glob(f"{_DAMAGED_PREFIX}checkpoint-*"):
         discard(folder)
-    for folder in _sorted_checkpoints(checkpoints)[:-limit]:
-        discard(folder)
+    folders = _sorted_checkpoints(checkpoints)
+    needed = {needed_step(folder) for folder in folders[-limit:]}
+    for folder in folders[:-limit]:
+        if checkpoint_step(folder) not in needed:
+            discard(folder)
 
 
 def _sorted_checkpoints(checkpoints: Path) -> list[Path]:

@@ -47,7 +47,7 @@ class DivergenceGuard(TrainerCallback):
         self._rows, self._scale = rows, scale
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
-        """Check the loss and gradient norm of a step. The summary at the end of training is skipped."""
+        """Check the loss, gradient norm and validation of a step. The summary at the end of training is skipped."""
         if logs is None or "loss" not in logs:
             return
         loss, norm, rate = logs["loss"], logs.get("grad_norm"), logs.get("learning_rate")
@@ -60,6 +60,8 @@ class DivergenceGuard(TrainerCallback):
             )
         if norm is not None and not math.isfinite(norm) and not self._is_skipped(args.fp16):
             self.stop(state.global_step, f"The gradient norm is {norm}.", _NOT_FINITE_HINT, **metrics)
+        if not math.isfinite(logs.get("dev_nll", 0.0)):
+            self.stop(state.global_step, "The model returned NaN or inf for dev rows.", _NOT_FINITE_HINT, **metrics)
 
     def _is_skipped(self, fp16: bool) -> bool:
         """Return True if fp16's loss scaler skips a step whose gradients overflow."""

@@ -4,12 +4,14 @@ import logging
 from dataclasses import dataclass
 from typing import Any
 
+from toolkit.errors import TrainingError
 from toolkit.planning.job import Plan, TrainingJob
 from toolkit.planning.preflight import Preflight
 from toolkit.runs.run_folder import IS_MAIN_PROCESS, RunFolder, finite_or_none
 from toolkit.training.callbacks import TrainLog
-from toolkit.training.checkpoints import Checkpoints, clean_up
+from toolkit.training.checkpoints import Checkpoints, checkpoint_folder, clean_up, describe_damage
 from toolkit.training.stop_signals import StopOnSignal, StopSignals
+from toolkit.training.validation import StepChoice, Validation, ValidationResult, read_history
 from toolkit.utils.atomic_io import atomic_path
 from toolkit.utils.storage import flush_to_disk
 
@@ -18,14 +20,24 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class FitResult:
-    """The mean loss over all steps, and the training time including earlier sessions of the run."""
+    """The results of training, including earlier sessions of the run.
+
+    Args:
+        loss: The mean loss over all steps.
+        seconds: The training time, including validations.
+        validation: The outcome of the validations. None without dev rows.
+    """
 
     loss: float | None
     seconds: float
+    validation: ValidationResult | None
 
 
 def fit(trainer: Any, job: TrainingJob, run: RunFolder, checkpoints: Checkpoints, resume_hint: str) -> FitResult:
-    """Train from the latest intact checkpoint, or from the start, to the last step, and save the adapter.
+    """Train from the latest intact checkpoint, or from the start, and save the adapter.
+
+    Training ends after the last step of the plan, or earlier if the recipe sets a patience. The adapter is that of the
+    last step, or with `training.keep: best` that of the best step on the dev rows.
 
     Args:
         trainer: A trainer that has not been used yet.
@@ -36,30 +48,52 @@ def fit(trainer: Any, job: TrainingJob, run: RunFolder, checkpoints: Checkpoints
 
     Raises:
         StorageError: If the disk is full. Complete checkpoints are kept.
+        TrainingError: If the checkpoint of the best step, which is to be kept, is damaged.
         KeyboardInterrupt: If the process was asked to stop. The last step has been saved.
     """
     log = TrainLog(run.train_log if IS_MAIN_PROCESS else None)
     # First, so that a step is in the log before DivergenceGuard ends the run because of it.
     trainer.callback_handler.callbacks.insert(0, log)
+    choice = StepChoice.of(job.recipe)
+    if job.plan.eval_steps is not None:
+        # Even before the log, so that the scores of a step are in its line.
+        trainer.callback_handler.callbacks.insert(0, Validation(job))
+        trainer.needed_step = choice.needed_step
     _announce_checkpoints(checkpoints, job.plan)
     if IS_MAIN_PROCESS:
         clean_up(run.checkpoints, checkpoints)
     with StopSignals(resume_hint) as signals:
         trainer.add_callback(StopOnSignal(signals))
-        if checkpoints.newest and checkpoints.step == job.plan.steps:
+        if checkpoints.newest and choice.is_complete(read_history(checkpoints.newest), job.plan):
             # The run was killed after its last checkpoint and before its adapter was complete.
             trainer.restore(checkpoints.newest)
             log.begin(trainer.state.log_history)
         else:
             newest = checkpoints.newest
             trainer.train(resume_from_checkpoint=str(newest) if newest else None)
-        if (step := trainer.state.global_step) < job.plan.steps:
+        history = trainer.state.log_history
+        if not choice.is_complete(history, job.plan):
+            step = trainer.state.global_step
             message = f"Training stopped after step {step} of {job.plan.steps}, and a checkpoint was saved."
             raise KeyboardInterrupt(f"{message} Resume with: {resume_hint}")
+        validation = None if job.plan.eval_steps is None else ValidationResult(job, history)
         if IS_MAIN_PROCESS:
+            if validation and validation.kept_step != validation.last_step:
+                _load_step(trainer, run, validation.kept_step, resume_hint)
             save_adapter(trainer.model, job.preflight, run)
-    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    return FitResult(finite_or_none(sum(losses) / len(losses)), log.seconds)
+    losses = [entry["loss"] for entry in history if "loss" in entry]
+    return FitResult(finite_or_none(sum(losses) / len(losses)), log.seconds, validation)
+
+
+def _load_step(trainer: Any, run: RunFolder, step: int, resume_hint: str) -> None:
+    """Load the weights of an earlier step from its checkpoint."""
+    folder = checkpoint_folder(run.checkpoints, step)
+    if damage := describe_damage(folder):
+        raise TrainingError(
+            f"The adapter of the best step, {step}, cannot be saved: {folder} is damaged ({damage}).",
+            hint=f"Repeat the steps since the last checkpoint that does not need it: {resume_hint}",
+        )
+    trainer.load_weights(folder)
 
 
 def announce(text: str) -> None:

@@ -16,13 +16,18 @@ from toolkit.runs.versions import package_versions
 # Fields of run.json, by dotted path. Each group has its own hint.
 _MACHINE_FIELDS = ("device", "precision.name")
 _MODEL_FIELDS = ("model.commit", "model.fingerprint")
-_DATA_FIELDS = ("data.train.fingerprint", "data.calibration.fingerprint", "data.eval.fingerprint")
+_DATA_FIELDS = (
+    "data.train.fingerprint",
+    "data.dev.fingerprint",
+    "data.calibration.fingerprint",
+    "data.eval.fingerprint",
+)
 # The digest of the training rows as token ids. It also changes when a chat template writes today's date.
 _TOKEN_FIELDS = ("tokens_sha256",)
 _PROCESS_FIELDS = ("processes",)
 _PLAN_FIELDS = (
     "batching.name", "batch_size", "steps", "micro_batch_size", "batch_tokens", "gradient_checkpointing",
-    "optimizer", "tree_attention", "dense_nodes",
+    "optimizer", "tree_attention", "dense_nodes", "eval_steps",
 )  # fmt: skip
 _START_OVER = "or start over with overwrite=True or another output_dir."
 

@@ -21,6 +21,7 @@ from toolkit.planning.plan import plan_job
 from toolkit.planning.preflight import Preflight, run_preflight
 from toolkit.planning.resource_estimate import ResourceEstimate, disk_warning, estimate_resources, format_estimate
 from toolkit.planning.suggestions import verdict
+from toolkit.planning.validation_plan import patience_warning
 from toolkit.recipe.loading import dump_recipe
 from toolkit.recipe.schema import Recipe
 from toolkit.runs.run_folder import IS_MAIN_PROCESS, RunFolder, utc_now
@@ -31,6 +32,7 @@ from toolkit.training.fit import announce, fit
 from toolkit.training.resume_checks import check_resumable, check_same_data, check_same_plan
 from toolkit.training.trainer import step_errors
 from toolkit.training.training_backends import TRAINING_BACKENDS
+from toolkit.training.validation import StepChoice
 from toolkit.training.verification import choose_rows, verify_tree
 from toolkit.utils.storage import folder_lock
 from toolkit.utils.terminal import use_color
@@ -85,6 +87,8 @@ def train_run(recipe: Recipe, run: RunFolder, options: TrainingOptions) -> None:
     announce(f"{preflight.report()}\n\n{preflight.examples(color=use_color())}\n")
     job, record = _plan_run(preflight, run, resume=options.resume)
     announce(f"batch       {job.plan}")
+    if warning := patience_warning(job):
+        announce(warning)
     estimate = _announce_estimate(job, None if options.resume else run)
     fetch_weights(recipe.model.name, preflight.folder)
     start_time = time.monotonic()
@@ -137,7 +141,8 @@ def _run_job(
     job: TrainingJob, model: Any, run: RunFolder, options: TrainingOptions, record: dict[str, Any], start_time: float
 ) -> None:
     with folder_lock(run.path, create=True) if IS_MAIN_PROCESS else nullcontext():
-        checkpoints = find_checkpoints(run.checkpoints) if options.resume else Checkpoints(None)
+        needed_step = StepChoice.of(job.recipe).needed_step
+        checkpoints = find_checkpoints(run.checkpoints, needed_step) if options.resume else Checkpoints(None)
         if not options.resume:
             # Again, now that the folder is locked: another process may have started a run in it in the meantime.
             run.check_not_taken(overwrite=options.overwrite)
@@ -173,7 +178,13 @@ def _fit_and_record(
     if not IS_MAIN_PROCESS:
         return
     timings = {"load_seconds": round(load_seconds, 2), "train_seconds": round(results.seconds, 2)}
-    _record_completion(run, job, final_loss=results.loss, timings=timings, peak_memory_bytes=peak_memory_bytes())
+    fields: dict[str, Any] = {}
+    if (validation := results.validation) is not None:
+        timings["validation_seconds"] = round(validation.seconds, 2)
+        fields["validation"] = validation.record()
+        announce(f"validation  {validation}")
+    fields |= {"final_loss": results.loss, "timings": timings, "peak_memory_bytes": peak_memory_bytes()}
+    _record_completion(run, job, **fields)
     announce(f"adapter     {run.adapter}")
 
 
