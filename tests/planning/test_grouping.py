@@ -10,7 +10,8 @@ import pytest
 from toolkit.batching.collators import TreeCollator
 from toolkit.batching.sampling import RowOrder
 from toolkit.errors import RunError
-from toolkit.planning.job import TrainingJob, Verification
+from toolkit.planning.batching import Verification
+from toolkit.planning.job import TrainingJob
 from toolkit.planning.plan import plan_job
 from toolkit.planning.preflight import run_preflight
 from toolkit.planning.row_report import format_counts

@@ -19,7 +19,8 @@ from safetensors.torch import load_file, save_file
 from tests.training.test_kills import contents, without_seconds
 from toolkit.errors import RunError, StorageError
 from toolkit.models import loading
-from toolkit.planning.job import Plan, Verification
+from toolkit.planning.batching import Verification
+from toolkit.planning.job import Plan
 from toolkit.recipe.loading import dump_recipe
 from toolkit.recipe.schema import Recipe
 from toolkit.runs.run_folder import RunFolder

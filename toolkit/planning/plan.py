@@ -15,8 +15,9 @@ from toolkit.batching.sampling import (
 )
 from toolkit.errors import ModelError, RecipeError
 from toolkit.models.attention import find_tree_problem
+from toolkit.planning.batching import Batching
 from toolkit.planning.device import Device, this_device
-from toolkit.planning.job import Batching, Collator, Plan, TrainingJob, choose_grouping
+from toolkit.planning.job import Collator, Plan, TrainingJob, choose_grouping
 from toolkit.planning.memory import activation_bytes_per_token
 from toolkit.planning.preflight import Preflight
 from toolkit.planning.shapes import ModelShape

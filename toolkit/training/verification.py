@@ -13,7 +13,8 @@ from toolkit.errors import first_line
 from toolkit.models.attention import sliding_window
 from toolkit.models.precision import Precision
 from toolkit.models.tree_attention import MASK_ERRORS, limit_sequence_length
-from toolkit.planning.job import TrainingJob, Verification
+from toolkit.planning.batching import Verification
+from toolkit.planning.job import TrainingJob
 from toolkit.runs.run_folder import finite_or_none
 from toolkit.training.objective import summed_loss
 from toolkit.utils.memory_errors import memory_errors
