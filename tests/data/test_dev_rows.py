@@ -152,7 +152,11 @@ def test_dev_rows_can_be_evaluated(files_recipe: MakeRecipe, tmp_path: Path, dev
     path = tmp_path / "other.jsonl"
     path.write_text("".join(json.dumps({**row.inputs, "label": row.label}) + "\n" for row in before.dev), "utf-8")
     data = trained.data.model_copy(update={"eval": Source(path=str(path))})
-    other = trained.model_copy(update={"data": data, "seed": trained.seed if not dev else 5})
+    changes: dict[str, Any] = {"data": data}
+    if dev:  # what would change which rows are the share does not
+        data = data.model_copy(update={"train": data.train.model_copy(update={"limit": 60})})
+        changes = {"data": data, "seed": 5}
+    other = trained.model_copy(update=changes)
     splits = load_splits(other, is_external=True, trained_recipe=trained)
     assert (splits.train, splits.dev) == (before.train, before.dev) and len(splits.dev) == 12
     assert [row.texts for row in splits.eval] == [row.texts for row in splits.dev]

@@ -132,6 +132,23 @@ def test_merged_labels_need_single_labels(make_task: MakeTask, tmp_path: Path) -
     assert "the key 'rest', which is not one of positive, neutral, negative" in message
 
 
+def test_merged_labels_are_those_of_evaluated_rows(make_task: MakeTask, tmp_path: Path) -> None:
+    """Soft labels in the run's own share do not matter if other rows are evaluated."""
+    labels = [{"positive": 0.6, "negative": 0.4}, {"positive": 0.2, "negative": 0.8}] * 10
+    source = write(tmp_path / "rows.jsonl", labels)
+    other = write(tmp_path / "other.jsonl", ["rest", "positive"], text=["new 1", "new 2"])
+    values = f"data={{train: {{path: {source.path}}}, eval_share: 0.2}}"
+    trained = make_task(values)
+    merged = make_task(values, "task.labels=[positive, negative]", "evaluation.merge_labels={rest: [negative]}")
+    with pytest.raises(DataError, match="merge_labels cannot merge"):
+        load_splits(merged)
+    with pytest.raises(DataError, match="merge_labels cannot merge"):
+        load_evaluation_rows(merged)
+    data = merged.data.model_copy(update={"eval": other, "eval_share": 0.0})
+    splits = load_splits(merged.model_copy(update={"data": data}), is_external=True, trained_recipe=trained)
+    assert labels_of(splits.eval) == ["rest", "positive"] and len(splits.train) == 16
+
+
 def test_fingerprint_includes_probabilities(make_task: MakeTask, tmp_path: Path) -> None:
     fingerprints = {
         fingerprint(load_examples(make_task(), write(tmp_path / "rows.jsonl", [label])))

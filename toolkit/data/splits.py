@@ -145,15 +145,19 @@ def load_evaluation_rows(recipe: Recipe, *, is_external: bool = False) -> list[E
     Raises:
         DataError: If rows cannot be loaded or split.
     """
-    return _load_evaluation(recipe, is_external=is_external).examples
+    examples = _load_evaluation(recipe, is_external=is_external).examples
+    _check_evaluation_labels(recipe, examples)
+    return examples
+
+
+def _check_evaluation_labels(recipe: Recipe, examples: Sequence[Example]) -> None:
+    check_gold_labels(examples, recipe.evaluation.merge_labels, describe(recipe.data.eval))
 
 
 def _load_evaluation(recipe: Recipe, *, is_external: bool) -> LoadedRows:
     if recipe.data.shares_rows:
         return _load_shared_rows(recipe)[1]
-    loaded = load_rows(recipe, recipe.data.eval, is_external=is_external)
-    check_gold_labels(loaded.examples, recipe.evaluation.merge_labels, describe(recipe.data.eval))
-    return loaded
+    return load_rows(recipe, recipe.data.eval, is_external=is_external)
 
 
 def _load_shared_rows(recipe: Recipe) -> tuple[LoadedRows, LoadedRows]:
@@ -161,7 +165,6 @@ def _load_shared_rows(recipe: Recipe) -> tuple[LoadedRows, LoadedRows]:
     data = recipe.data
     loaded = load_rows(recipe, data.train)
     train, evaluation = split_evaluation(loaded.examples, data.eval_share, recipe.seed)
-    check_gold_labels(evaluation, recipe.evaluation.merge_labels, describe(data.train))
     return LoadedRows(train, loaded.left_out), LoadedRows(evaluation[: data.eval.limit])
 
 
@@ -235,11 +238,12 @@ def load_splits(recipe: Recipe, *, is_external: bool = False, trained_recipe: Re
         loaded = (
             _load_shared_rows(training_recipe)[0]
             if is_shared
-            else load_rows(training_recipe, recipe.data.train, is_training=True)
+            else load_rows(training_recipe, training_recipe.data.train, is_training=True)
         )
         loaded_evaluation = _load_evaluation(recipe, is_external=is_external)
     rows, loaded_dev = _split_dev_rows(training_recipe, loaded.examples)
     evaluation, dev = loaded_evaluation.examples, loaded_dev.examples
+    _check_evaluation_labels(recipe, evaluation)
     overlap = _check_overlap(
         recipe,
         _NamedRows("data.train", rows),
