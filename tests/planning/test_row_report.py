@@ -79,6 +79,8 @@ def test_large_classes_are_a_warning(check: Callable[..., Preflight]) -> None:
 
 def test_class_weights_are_shown(check: Callable[..., Preflight]) -> None:
     report = check("training.class_weights={neutral: 0.5}").report()
-    assert "weights     training.class_weights: entailment 1, neutral 0.5, contradiction 1" in report
+    assert "weights     of a row: entailment 1, neutral 0.5, contradiction 1" in report
     assert "WARNING" not in report
-    assert "weights     training.class_weights: balanced" in check("training.class_weights=balanced").report()
+    # 26 rows / (3 labels * rows of the label)
+    balanced = check("training.class_weights=balanced").report()
+    assert "weights     of a row: entailment 2.17, neutral 0.722, contradiction 0.867" in balanced

@@ -1,12 +1,12 @@
 """Lines of the preflight report about rows: their number in each split, and the balance of the classes."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from toolkit.data.examples import label_counts
 from toolkit.data.splits import Splits
+from toolkit.data.target_weights import resolve_class_weights
 from toolkit.evaluation.merged_labels import MergedLabels
 from toolkit.recipe.schema import Recipe
-from toolkit.recipe.validation import class_weights
 from toolkit.utils.formatting import join_names
 
 _LISTED_LABELS = 20
@@ -29,9 +29,8 @@ def describe_splits(recipe: Recipe, splits: Splits) -> Iterator[str]:
 
 def describe_balance(recipe: Recipe, splits: Splits) -> Iterator[str]:
     """Yield the weights of the classes, or a warning if some have many more training rows than others."""
-    weights = recipe.training.class_weights
-    if weights != "none":
-        yield f"weights     training.class_weights: {weights if isinstance(weights, str) else _list_weights(recipe)}"
+    if recipe.training.class_weights != "none":
+        yield f"weights     {_describe_weights(recipe.task.labels, resolve_class_weights(recipe, splits.train))}"
         return
     counts = {label: count for label, count in label_counts(recipe, splits.train).items() if count}
     # Of equal counts, the first in alphabetical order, as in the majority baseline of an evaluation.
@@ -49,9 +48,10 @@ def describe_balance(recipe: Recipe, splits: Splits) -> Iterator[str]:
     )
 
 
-def _list_weights(recipe: Recipe) -> str:
-    pairs = zip(recipe.task.labels, class_weights(recipe), strict=True)
-    return join_names(f"{label} {weight:g}" for label, weight in pairs)
+def _describe_weights(labels: Sequence[str], weights: Sequence[float]) -> str:
+    if len(labels) > _LISTED_LABELS:
+        return f"of the rows of {len(labels):,} labels: from {min(weights):.3g} to {max(weights):.3g}"
+    return "of a row: " + join_names(f"{label} {weight:.3g}" for label, weight in zip(labels, weights, strict=True))
 
 
 def format_counts(counts: dict[str, int]) -> str:
