@@ -95,7 +95,9 @@ def test_encoder_probabilities_are_calibrated(call: Call, recipe_file: Callable[
     recipe = recipe_file(data={"calibration_share": 0.25}, training={"max_steps": 1})
     assert call("sft", recipe, "--output-dir", run.path)[0] == 0
     assert call("eval_generate", run.path)[0] == 0
-    temperature = read(run, "adapter")[0]["calibration"]["temperature"]
+    metrics = read(run, "adapter")[0]
+    temperature = metrics["calibration"]["temperature"]
+    assert sum(metrics["cross_fitted_calibration"]["rows"]) == metrics["n"]
     assert load_temperature(TrainedRun.open(run.path), ModelRef("adapter")) == temperature
     code, out, err = call("predict", run.path, "--calibrated", "--premise", "Il pleut.", "--hypothesis", "Il neige.")
     assert code == 0 and len(out.splitlines()) == 4, err

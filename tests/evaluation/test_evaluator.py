@@ -160,7 +160,11 @@ def test_predict_uses_the_gguf_temperature(call: Call, run: RunFolder) -> None:
     code, _, err = call("predict", run.path, "--model", gguf, "--calibrated", *pair)
     assert code == 2 and "eval_generate.py" in err
     assert call("eval_generate", run.path, "--model", gguf)[0] == 0
-    temperature = metrics_of(run, "gguf-f16")["calibration"]["temperature"]
+    metrics = metrics_of(run, "gguf-f16")
+    assert metrics["cross_fitted_calibration"]["nll"] == pytest.approx(
+        metrics_of(run, "adapter")["cross_fitted_calibration"]["nll"], abs=0.01
+    )
+    temperature = metrics["calibration"]["temperature"]
     plain, calibrated = (
         [
             float(line.split()[1].rstrip("%"))
