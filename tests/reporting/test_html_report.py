@@ -180,14 +180,15 @@ def test_report_shows_validations(run: RunFolder) -> None:
     assert facts["dev rows"] == "24" and facts["best step by NLL"] == "20: NLL 0.8125, accuracy 70.0%, macro F1 0.6800"
     assert facts["kept step"] == "the last one" and "40, the last one" in text
     assert facts["time for validation"] == "3 s, 5.0% of the training time"
-    assert facts["validation"] == "every 10 steps" and "at most 5% of the training time" in text
+    assert facts["validation"] == "every 10 steps and after the last one" and "at most 5% of the training time" in text
     assert "embedded:nli-fr:train: 24 rows" in text and "The ring marks step 40" in text
 
 
 def test_report_shows_an_early_stop(tmp_path: Path) -> None:
     run = make_run(tmp_path / "early", training={"keep": "best"}, data={"dev_share": 0.2})
-    write_validations(run, {10: 0.8, 20: 0.9}, kept_step=10, last_step=20, stopped_early=True)
+    write_validations(run, {10: 0.8, 20: 0.9}, kept_step=10, last_step=20, stopped_early=True, eval_steps=40)
     text = text_of(run)
+    assert "<td>once, after the last step</td>" in text
     assert "20 of 40, stopped early" in text and "10, the best one" in text
     assert "the best one by NLL" in text and "the recipe sets training.keep: best" in text
 

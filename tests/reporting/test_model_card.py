@@ -280,5 +280,8 @@ def test_card_says_what_chose_the_weights(tmp_path: Path, keep: str, sentence: s
     last = keep == "last"
     write_validations(run, {10: 1.0, 20: 0.8125, 30: 0.9}, 30 if last else 20, last_step=30, stopped_early=last)
     text = card_of(run).text
-    assert "24 dev rows of embedded:nli-fr:train that were not trained on, scored every 10 steps" in text
+    assert (
+        "24 dev rows of embedded:nli-fr:train that were not trained on, scored every 10 steps and after the last one"
+        in text
+    )
     assert sentence in text and "30 optimizer steps" in text

@@ -27,6 +27,7 @@ from toolkit.reporting import formats
 from toolkit.reporting.html_report import wrap_render_errors
 from toolkit.reporting.markdown import code_block, code_span, escape_markdown, link, safe_markdown
 from toolkit.reporting.report_data import Report, content_language, gather_report
+from toolkit.reporting.report_facts import validation_schedule
 from toolkit.runs.run_folder import read_json_object
 from toolkit.runs.trained_run import TrainedRun
 from toolkit.utils.atomic_io import write_text
@@ -149,6 +150,7 @@ def _render_body(report: Report) -> str:
         record=report.record,
         baselines=report.baselines,
         metric_names=formats.DEV_METRIC_NAMES,
+        validation_schedule=validation_schedule,
         license_=base_license(report),
         data_licenses={
             path: DATA_LICENSES.get(path, "unknown; check the source of the data") for path in _data_paths(recipe)

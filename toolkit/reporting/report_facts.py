@@ -41,11 +41,19 @@ def decisions(record: dict[str, Any], recipe: Recipe) -> Iterator[Fact]:
             reason = "auto: derived from device, model and rows" if is_auto else f"the recipe sets training.{key}"
             yield Fact(name.replace("_", " "), _format_value(record[name]), reason)
     if validation := record.get("validation"):
-        yield Fact("validation", f"every {validation['eval_steps']:,} steps", validation.get("reason", ""))
+        yield Fact("validation", validation_schedule(record), validation.get("reason", ""))
         rule = (
             f"the best one by {DEV_METRIC_NAMES[validation['metric']]}" if training.keep == "best" else "the last one"
         )
         yield Fact("kept step", rule, f"the recipe sets training.keep: {training.keep}")
+
+
+def validation_schedule(record: dict[str, Any]) -> str:
+    """Return when the dev rows were scored, from the content of run.json."""
+    steps: int = record["validation"]["eval_steps"]
+    if steps >= record["steps"]:
+        return "once, after the last step"
+    return f"every {steps:,} steps and after the last one"
 
 
 def _verification_fact(verification: dict[str, Any]) -> Fact:
