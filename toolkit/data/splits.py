@@ -106,12 +106,6 @@ class Splits:
     dev: list[Example] = field(default_factory=list)
     dev_overlap: Mapping[str, Overlap] = field(default_factory=dict)
 
-    @property
-    def unseen_calibration_set(self) -> list[Example]:
-        """The calibration rows that share no group with the evaluation rows. Temperatures are fitted on these."""
-        groups = {row.group for row in self.eval}
-        return [row for row in self.calibration_set if row.group not in groups]
-
     def record(self, recipe: Recipe) -> dict[str, Any]:
         """Return the sources, counts, fingerprints and overlap for run.json."""
         data = recipe.data
