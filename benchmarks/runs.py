@@ -2,12 +2,13 @@
 
 python benchmarks/runs.py outputs/objective --baseline tokens --out benchmarks/results/objective
 
-The first argument is a folder with PROTOCOL/MODEL/RUN: run folders that differ only in their seed are together in one
-folder, which is named after the model. Every evaluation of an adapter with constrained decoding in them is a result.
+The first argument is a folder with the layout PROTOCOL/MODEL/RUN: run folders that differ only in their seed are in the
+same folder, which is named after the model. Every evaluation of an adapter with constrained decoding is a result.
 
-The interval of a mean over seeds is a bootstrap of whole groups of rows, such as the rows of a premise, where a row
-counts with the share of seeds that are right. It shows how much the rows matter, and the standard deviation how much
-the seeds do. A difference is that between two protocols with the same seeds on the same rows.
+The confidence interval of a mean over seeds is bootstrapped over whole groups of rows, such as the rows of a premise.
+The value of a row is the share of the seeds that predict it correctly. The interval shows the variation over rows, and
+the standard deviation shows the variation over seeds. Differences are paired: they compare two protocols with the same
+seeds on the same rows.
 """
 
 import argparse

@@ -34,8 +34,8 @@ def test_probabilities_are_those_of_whole_sequences() -> None:
 
 
 @pytest.mark.parametrize(("labels", "nodes"), [(LABELS, 2 + 1 + 4 + 1 + 1 + 4), (TOKENS, 2 + 1 + 2 + 2 + 3)])
-def test_trees_share_the_beginnings_of_labels(labels: LabelTargets, nodes: int) -> None:
-    """The labels of a row share its prompt, and with it the token that two of them begin with."""
+def test_trees_share_label_prefixes(labels: LabelTargets, nodes: int) -> None:
+    """The labels of a row share its prompt, and two of them also share their first token."""
     (micro_batch,) = TreeCollator(100, "completion", labels=labels)(ROWS)["micro_batches"]
     assert micro_batch["input_ids"].shape == (1, nodes)
     assert [count_contexts(row, LABELS) for row in ROWS] == [5, 5]

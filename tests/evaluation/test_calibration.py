@@ -68,7 +68,7 @@ def test_temperature_ignores_offsets_per_row() -> None:
 
 @pytest.mark.parametrize("confidence", [1, 20, 1000])
 def test_perfect_rows_end_at_lower_bound(confidence: float) -> None:
-    """Also if they are so confident that their likelihood is exactly 1 at many temperatures."""
+    """They do so even if they are so confident that the likelihood is exactly 1 at many temperatures."""
     rows = np.log([[0.9, 0.1], [0.2, 0.8]]) * confidence, np.array([0, 1])
     assert fit_temperature(*rows) == 0.05
     assert calibrate(rows, rows).is_at_lower_bound and not calibrate(draw_scores(300, 5), rows).is_at_lower_bound

@@ -63,7 +63,7 @@ def test_overconfident_scores_improve() -> None:
     assert result.temperatures == pytest.approx((3, 3), rel=0.1)
 
 
-def test_calibrated_scores_stay_as_they_are() -> None:
+def test_calibrated_model_keeps_its_scores() -> None:
     """Cross-fitting does not flatter: it costs a perfectly calibrated model a little, and never gains much."""
     log_probabilities, gold = draw_scores(4000, seed=3)
     before = probability_scores(log_probabilities, gold)

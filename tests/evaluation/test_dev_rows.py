@@ -60,9 +60,7 @@ def test_score_of_dev_rows_is_marked(call: Call, run: RunFolder, tmp_path: Path)
     assert code == 0, err
     (folder,) = run.eval.glob("adapter@*dev")
     warnings = metrics_of(run, folder.name)["warnings"]
-    assert any(
-        "12 of 12 evaluation rows are dev rows, by which the trained step was chosen" in text for text in warnings
-    )
+    assert any("12 of 12 evaluation rows are dev rows, which were used to choose the step" in text for text in warnings)
 
 
 def test_dev_rows_of_a_run_cannot_change(call: Call, run: RunFolder) -> None:

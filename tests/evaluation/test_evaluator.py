@@ -71,7 +71,7 @@ def test_temperature_is_fitted_on_held_out_rows(call: Call, run: RunFolder) -> N
 
 
 def test_cross_fitting_matches_saved_probabilities(call: Call, run: RunFolder) -> None:
-    """The calibrated scores follow from predictions.jsonl alone: likelihoods need no more than their ratios."""
+    """The calibrated scores follow from predictions.jsonl alone: only ratios of likelihoods matter."""
     assert call("eval_generate", run.path)[0] == 0
     metrics = metrics_of(run, "adapter")
     lines = (run.eval / "adapter" / "predictions.jsonl").read_text(encoding="utf-8").splitlines()

@@ -42,7 +42,7 @@ def test_dev_rows_are_encoded_and_counted(check: Callable[..., Preflight]) -> No
     record = preflight.record()
     assert record["data"]["dev"]["rows"] == 4
     assert record["near_duplicates"] == {"repeats": 0, "conflicts": 0, "leaked": 0, "leaked_dev": 0}
-    assert "0 evaluation rows also occur in training, and so do 0 dev rows" in preflight.report()
+    assert "0 evaluation rows also occur in training, 0 dev rows also occur in training" in preflight.report()
 
 
 def test_truncated_dev_rows_are_counted(check: Callable[..., Preflight], tmp_path: Path) -> None:
@@ -64,14 +64,14 @@ def test_shared_dev_rows_are_reported(check: Callable[..., Preflight], tmp_path:
     assert "between dev and eval" not in report
 
 
-def test_large_classes_are_a_warning(check: Callable[..., Preflight]) -> None:
+def test_class_imbalance_is_a_warning(check: Callable[..., Preflight]) -> None:
     warning = (
-        "WARNING     the largest class, neutral, has 3.0 times the training rows of the smallest, entailment; always "
-        "answering neutral scores 40.0% on the evaluation rows. training.class_weights: balanced"
+        "WARNING     the majority class, neutral, has 3.0 times as many training rows as the smallest, entailment; "
+        "always predicting neutral scores 40.0% on the evaluation rows. training.class_weights: balanced"
     )
     assert warning in check().report()
     merged = check("evaluation.merge_labels={rest: [neutral, contradiction]}").report()
-    assert "always answering neutral scores 60.0%" in merged
+    assert "always predicting neutral scores 60.0%" in merged
     # Not above the factor of two.
     assert "WARNING" not in check("data.train.limit=8", "task.labels=[entailment, neutral]", "data.eval.limit=3",
                                   "data.dev.limit=2").report()  # fmt: skip

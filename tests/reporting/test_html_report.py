@@ -179,7 +179,7 @@ def test_report_shows_validations(run: RunFolder) -> None:
     facts = dict(re.findall(r'<th scope="row">([^<]+)</th><td>([^<]+)</td>', text))
     assert facts["dev rows"] == "24" and facts["best step by NLL"] == "20: NLL 0.8125, accuracy 70.0%, macro F1 0.6800"
     assert facts["kept step"] == "the last one" and "40, the last one" in text
-    assert facts["time for validation"] == "3 s, 5.0% of the training time"
+    assert facts["validation time"] == "3 s, 5.0% of the training time"
     assert facts["validation"] == "every 10 steps and after the last one" and "at most 5% of the training time" in text
     assert "embedded:nli-fr:train: 24 rows" in text and "The ring marks step 40" in text
 

@@ -270,11 +270,11 @@ def test_evaluation_prints_card_and_report_paths(call: Any, run: RunFolder) -> N
 @pytest.mark.parametrize(
     ("keep", "sentence"),
     [
-        ("best", "They chose the weights of this model: step 20 has the best NLL, 0.8125"),
-        ("last", "They did not choose the weights, which are those of the last step, and they stopped training early"),
+        ("best", "They were used to choose the weights of this model: step 20 has the best NLL, 0.8125"),
+        ("last", "which are those of the last step, and they triggered early stopping"),
     ],
 )
-def test_card_says_what_chose_the_weights(tmp_path: Path, keep: str, sentence: str) -> None:
+def test_card_reports_how_weights_were_chosen(tmp_path: Path, keep: str, sentence: str) -> None:
     run = encoder_run(tmp_path / "validated", training={"keep": keep}, data={"dev_share": 0.2})
     write_evaluation(run, "adapter")
     last = keep == "last"

@@ -1,4 +1,4 @@
-"""Tests of validation while training: it changes no weights, equals an evaluation, and survives interruptions."""
+"""Tests of validation during training: it changes no weights, equals an evaluation, and survives interruptions."""
 
 import json
 import math
@@ -21,7 +21,7 @@ from toolkit.errors import RunError, TrainingError
 from toolkit.inference.label_scorers import LabelScores, TrieLabelScorer
 from toolkit.inference.torch_scorer import TorchScorer
 from toolkit.models.backend import DEVICE
-from toolkit.models.tree_attention import UNSLOTH_FLAGS, accept_trees, preserve_acceptance
+from toolkit.models.tree_attention import UNSLOTH_FLAGS, accept_trees, preserve_tree_settings
 from toolkit.recipe.schema import Recipe
 from toolkit.runs.run_folder import RunFolder
 from toolkit.training import fit, validation
@@ -61,13 +61,13 @@ def history(*scores: float, name: str = "dev_nll") -> list[dict[str, Any]]:
 )
 def test_best_step_has_the_best_metric(metric: str, scores: tuple[float, ...], step: int) -> None:
     """The earliest of equal steps is the best one."""
-    best = StepChoice(metric, None, True).best(history(*scores, name=f"dev_{metric}"))
+    best = StepChoice(metric, None, True).find_best(history(*scores, name=f"dev_{metric}"))
     assert best is not None and best["step"] == step
 
 
 def test_no_step_is_best_before_a_validation() -> None:
     choice = StepChoice("nll", 1, True)
-    assert choice.best([{"step": 1, "loss": 1.0}]) is None and not choice.is_stopped_early([])
+    assert choice.find_best([{"step": 1, "loss": 1.0}]) is None and not choice.should_stop_early([])
 
 
 @pytest.mark.parametrize(
@@ -84,10 +84,10 @@ def test_no_step_is_best_before_a_validation() -> None:
 def test_patience_counts_validations_without_improvement(
     scores: tuple[float, ...], patience: int | None, stops: bool
 ) -> None:
-    assert StepChoice("nll", patience, False).is_stopped_early(history(*scores)) is stops
+    assert StepChoice("nll", patience, False).should_stop_early(history(*scores)) is stops
 
 
-def test_metrics_of_dev_rows_are_known() -> None:
+def test_dev_metrics_equal_hand_computed_values() -> None:
     scores = np.log(np.array([[0.8, 0.1, 0.1], [0.2, 0.2, 0.1], [0.3, 0.3, 0.4]]))
     metrics = dev_metrics(LabelScores(("a", "b", "c"), ["a", "a", "c"], scores), ["a", "b", "c"])
     assert metrics["dev_accuracy"] == pytest.approx(2 / 3)
@@ -118,7 +118,7 @@ def test_validation_does_not_change_encoder_weights(make_encoder_recipe: MakeRec
     assert len([row for row in log(always.path) if "dev_nll" in row]) == 3
 
 
-def test_scoring_that_draws_numbers_changes_nothing(
+def test_random_draws_while_scoring_change_nothing(
     make_recipe: MakeRecipe, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Dropout masks are drawn from torch's generator, and some models draw numbers while they are evaluated."""
@@ -134,13 +134,13 @@ def test_scoring_that_draws_numbers_changes_nothing(
     assert contents(train(recipe, tmp_path / "drawn").adapter) == contents(expected.adapter)
 
 
-def test_padded_training_rejects_trees_again(tiny_model: Path) -> None:
+def test_tree_settings_are_restored(tiny_model: Path) -> None:
     from toolkit.models.backend import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(tiny_model)
     for accepted in (False, True):
         accept_trees(model, accepted)
-        with preserve_acceptance(model):
+        with preserve_tree_settings(model):
             accept_trees(model, not accepted)
         assert [getattr(model.get_decoder(), flag) for flag in UNSLOTH_FLAGS] == [accepted] * len(UNSLOTH_FLAGS)
 
@@ -214,7 +214,7 @@ def test_kept_adapter_scores_like_its_step(stopped: RunFolder, tmp_path: Path) -
 
 @pytest.fixture
 def interrupt(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Any, str, int], None]]:
-    """A function that makes the call of a function with a number raise KeyboardInterrupt, until it was raised."""
+    """A function that makes the nth call of a function raise KeyboardInterrupt, once."""
 
     def install(owner: Any, name: str, count: int) -> None:
         original, calls = getattr(owner, name), iter(range(1, count))
@@ -278,7 +278,7 @@ def damage_best(run: RunFolder, expected: RunFolder) -> None:
     os.truncate(best / "adapter.safetensors", 100)
 
 
-def test_damaged_best_checkpoint_is_repeated(
+def test_damaged_best_checkpoint_repeats_its_steps(
     stopping_recipe: Recipe,
     stopped: RunFolder,
     tmp_path: Path,

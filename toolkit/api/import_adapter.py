@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from toolkit.models.foreign_adapter import ForeignAdapter
 
 _SHARES = ("calibration_share", "dev_share")
-_KEYS_OF_DEV_ROWS = ("eval_steps", "keep", "best_metric", "early_stopping_patience")
+_VALIDATION_KEYS = ("eval_steps", "keep", "best_metric", "early_stopping_patience")
 
 logger = logging.getLogger(__name__)
 
@@ -119,7 +119,7 @@ def _describe_adapter(recipe: Recipe, adapter: "ForeignAdapter", overrides: Over
     lora = {key.removeprefix("lora."): value for key, value in taken.items() if key.startswith("lora.")}
     values = recipe.model_dump(mode="json")
     data = {**values["data"], **dict.fromkeys(_SHARES, 0.0)}
-    training = {name: value for name, value in values["training"].items() if name not in _KEYS_OF_DEV_ROWS}
+    training = {name: value for name, value in values["training"].items() if name not in _VALIDATION_KEYS}
     return build_recipe({**values, "lora": lora, "data": data, "training": training}, "the adapter")
 
 

@@ -14,8 +14,8 @@ import torch
 from toolkit.batching.label_targets import (
     LabelTargets,
     TargetSequence,
-    compare_labels,
     count_contexts,
+    make_comparison_tensors,
     target_sequences,
 )
 from toolkit.batching.prefix_tree import Branch, PrefixTree, build_tree, split_by_nodes
@@ -34,7 +34,7 @@ MicroBatch = dict[str, torch.Tensor]
 The model reads `input_ids`, `attention_mask` and, for a tree, the other tensors of `tree_inputs`. The loss reads
 `nodes`, `targets` and `weights`, each [predictions]: the index into the flattened `input_ids`, the next token, and the
 number of rows in which it comes next, or their total weight. If labels are compared, see
-`label_targets.compare_labels` instead."""
+`label_targets.make_comparison_tensors` instead."""
 
 
 def to_training_row(row: EncodedRow, label_weights: Sequence[float] | None = None) -> Row:
@@ -112,7 +112,7 @@ class PaddedCollator:
         targets = [texts[i][position + 1] for i, position in positions]
         tensors = {"input_ids": pad(inputs), "attention_mask": pad([[1] * len(text) for text in inputs])}
         if self.labels is not None and self.labels.objective == "labels":
-            return tensors | compare_labels(np.array(nodes), np.array(targets), rows, self.labels)
+            return tensors | make_comparison_tensors(np.array(nodes), np.array(targets), rows, self.labels)
         return tensors | {
             "nodes": torch.tensor(nodes),
             "targets": torch.tensor(targets),
@@ -173,7 +173,7 @@ class TreeCollator:
         self, nodes: np.ndarray, targets: np.ndarray, weights: np.ndarray, rows: Sequence[Row]
     ) -> MicroBatch:
         if self.labels is not None and self.labels.objective == "labels":
-            return compare_labels(nodes, targets, rows, self.labels)
+            return make_comparison_tensors(nodes, targets, rows, self.labels)
         # With full_text, a shared node predicts the next token of every row that passes through it. Equal predictions
         # are merged into one with a weight, and different next tokens stay separate predictions of the same node.
         (unique_nodes, unique_targets), inverse = np.unique(np.stack([nodes, targets]), axis=1, return_inverse=True)

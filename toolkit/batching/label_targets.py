@@ -77,7 +77,7 @@ def count_contexts(row: Mapping[str, Any], labels: LabelTargets | None) -> int:
     return len({sequence[:i] for sequence in sequences for i in range(len(sequence))})
 
 
-def compare_labels(
+def make_comparison_tensors(
     nodes: np.ndarray, targets: np.ndarray, rows: Sequence[Mapping[str, Any]], labels: LabelTargets
 ) -> dict[str, torch.Tensor]:
     """Return the tensors with which `log_label_probabilities` compares the labels of rows.
@@ -113,7 +113,7 @@ def log_label_probabilities(logits: torch.Tensor, micro_batch: Mapping[str, torc
 
     Args:
         logits: [N, vocabulary], at the nodes of the micro-batch.
-        micro_batch: A micro-batch with the tensors of `compare_labels`.
+        micro_batch: A micro-batch with the tensors of `make_comparison_tensors`.
     """
     log_probs = logits.float().log_softmax(dim=-1)[micro_batch["predictors"], micro_batch["targets"]]
     # A label's log-likelihood is the sum over its tokens. Padding points at an additional token of probability 1.

@@ -38,7 +38,7 @@ class NearDuplicates:
         return (
             f"{self.repeats:,} training rows repeat {repeated} (ignoring case and punctuation), "
             f"{self.conflicts:,} have conflicting labels, {self.leaked:,} evaluation rows also occur in training"
-            + ("" if self.leaked_dev is None else f", and so do {self.leaked_dev:,} dev rows")
+            + ("" if self.leaked_dev is None else f", {self.leaked_dev:,} dev rows also occur in training")
         )
 
 

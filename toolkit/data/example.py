@@ -11,7 +11,7 @@ class Example:
     Args:
         id: The id of the row.
         inputs: The text of each input, e.g. of premise and hypothesis, in the order of `TaskSection.inputs`.
-        label: The label. Of a soft label, the most probable one; of equal ones, the first in the recipe.
+        label: The label. For a soft label, the most probable one; on a tie, the first one in the recipe.
         slices: The value of each column of evaluation.slice_by in this row.
         soft_label: The probability of each label of the task, in their order. None for a row with a single label.
     """
@@ -34,5 +34,5 @@ class Example:
 
     @property
     def is_tied(self) -> bool:
-        """True if several labels of a soft label are the most probable ones."""
+        """True if several labels of a soft label tie for the highest probability."""
         return self.soft_label is not None and self.soft_label.count(max(self.soft_label)) > 1

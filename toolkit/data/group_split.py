@@ -52,7 +52,7 @@ def _split_groups(
     sizes = Counter(row.group for row in rows)
     groups = list(sizes)  # in order of first occurrence: a set of strings would be ordered differently in each process
     random.Random(seed).shuffle(groups)  # hashes a string seed with SHA-512, so the draw is the same on every machine
-    # Predictions cannot be compared with a label that is not certain, so such rows and their groups are trained on.
+    # A prediction cannot be compared with tied labels, so tied rows and their groups stay in the training rows.
     held_out, tied = set[str](), {row.group for row in rows if row.is_tied}
     count = 0
     wanted = share * len(rows)

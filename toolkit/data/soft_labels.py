@@ -53,7 +53,7 @@ def read_soft_label(
         label = texts.get(text)
         if text not in left_out and label not in sums:
             raise DataError(
-                f"column {column!r} has an object with the key {str(key)!r:.80}, which is not one of "
+                f"column {column!r} has a mapping with the key {str(key)!r:.80}, which is not one of "
                 f"{list_names(labels)}{suggest_label(key, labels)}"
             )
         probability = _read_probability(column, key, given)
@@ -82,8 +82,9 @@ def _read_probability(column: str, key: Any, value: Any) -> float:
             number = float(value)
     if not (math.isfinite(number) and number >= 0):
         raise DataError(
-            f"column {column!r} has {value!r:.40} as the probability of {str(key)!r:.80}",
-            hint="Write a number of at least 0 for each label; the numbers of a row sum to 1.",
+            f"column {column!r} has {value!r:.40} as the probability of {str(key)!r:.80}, which is not a finite number "
+            "of at least 0",
+            hint="Write a number of at least 0 for each label; the numbers of a row must sum to 1.",
         )
     return number
 
@@ -110,11 +111,11 @@ def check_gold_labels(examples: Sequence[Example], merge_labels: Collection[str]
         raise DataError(
             f"{source_name}: several labels are equally probable in {_count_rows(tied)} (row {listed}), so there is no "
             "label to compare a prediction with.",
-            hint="Remove the rows, or choose one label for each. Only rows that are trained on can have such labels.",
+            hint="Remove the rows, or choose one label for each. Only training rows can have such labels.",
         )
     raise DataError(
         f"{source_name}: the label of {_count_rows(soft)} (row {listed}) is a mapping of probabilities, which "
-        "evaluation.merge_labels cannot merge, because the most probable label is not always in the most probable sum.",
+        "evaluation.merge_labels cannot merge: the most probable label can be outside the most probable merged label.",
         hint="Give these rows a single label, or leave out evaluation.merge_labels.",
     )
 

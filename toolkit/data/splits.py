@@ -94,7 +94,7 @@ class Splits:
         overlap: The texts that training rows and evaluation rows share.
         calibration_set: Rows of data.train that are held out of training. They share no group with `train`.
         left_out: The counts in `LoadedRows.left_out`, for train, dev and eval.
-        dev: The rows to validate on while training. Empty if the recipe has none.
+        dev: The rows to validate on during training. Empty if the recipe has none.
         dev_overlap: The texts that dev rows share with the rows of `train` and of `eval`. Empty if it was not checked.
     """
 
@@ -184,7 +184,7 @@ def _split_dev_rows(recipe: Recipe, rows: list[Example]) -> tuple[list[Example],
     if data.dev is None:
         train, dev = split_dev(rows, data.dev_share, recipe.seed)
         return train, LoadedRows(dev)
-    # Dev rows choose between models of the task's labels, so they do not have merged labels, and need no slices.
+    # Dev rows are scored with the task's labels, so evaluation.merge_labels does not apply, and they need no slices.
     evaluation = recipe.evaluation.model_copy(update={"merge_labels": {}, "slice_by": ()})
     loaded = load_rows(recipe.model_copy(update={"evaluation": evaluation}), data.dev)
     check_gold_labels(loaded.examples, (), describe(data.dev))
@@ -194,25 +194,25 @@ def _split_dev_rows(recipe: Recipe, rows: list[Example]) -> tuple[list[Example],
 def _check_dev_rows(
     recipe: Recipe, train: list[Example], dev: list[Example], evaluation: list[Example]
 ) -> dict[str, Overlap]:
-    """Count the texts that dev rows share with other rows, and check that no row of theirs is among the others.
+    """Count the texts that dev rows share with other rows, and check that no dev row is a training or evaluation row.
 
     Raises:
-        DataError: If a dev row is, and the recipe does not allow it.
+        DataError: If a dev row is one of them and the recipe does not allow it.
     """
     key = "data.dev" if recipe.data.dev is not None else "data.dev_share"
     dev_rows, rows = _NamedRows(key, dev), _NamedRows("data.train", train)
     return {
         "train": _check_overlap(recipe, rows, dev_rows, "validation would reward memorization"),
         "eval": _check_overlap(
-            recipe, dev_rows, _NamedRows("data.eval", evaluation), "evaluation rows would choose the checkpoint"
+            recipe, dev_rows, _NamedRows("data.eval", evaluation), "evaluation rows would affect which step is kept"
         ),
     }
 
 
 def load_splits(recipe: Recipe, *, is_external: bool = False, trained_recipe: Recipe | None = None) -> Splits:
-    """Load all splits, and check that no row is in two of training, dev and evaluation rows.
+    """Load all splits, and check that no row is in more than one of train, dev and eval.
 
-    After training, dev rows can be evaluated on: only training rows must not be among the evaluation rows.
+    After training, a run can be evaluated on its dev rows, so only training rows must not be evaluation rows.
 
     Args:
         recipe: The recipe, which names the sources and the shares of data.train to evaluate on and to hold out.

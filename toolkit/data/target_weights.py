@@ -6,7 +6,7 @@ import numpy as np
 
 from toolkit.data.example import Example
 from toolkit.recipe.schema import Recipe
-from toolkit.recipe.validation import class_weights
+from toolkit.recipe.training_checks import class_weights
 
 
 def target_weights(recipe: Recipe, examples: Sequence[Example], *, always: bool = False) -> np.ndarray | None:

@@ -130,7 +130,7 @@ def dev_row_warnings(recipe: Recipe, splits: Splits) -> list[str]:
     if not count or (training.keep == "last" and training.early_stopping_patience is None):
         return []
     return [
-        f"{count:,} of {len(splits.eval):,} evaluation rows are dev rows, by which the trained step was chosen, so the "
+        f"{count:,} of {len(splits.eval):,} evaluation rows are dev rows, which were used to choose the step, so the "
         "score is too optimistic. Compare models on other rows."
     ]
 

@@ -172,8 +172,8 @@ def fit_temperature(
     Args:
         log_likelihoods: [rows, labels], from rows that the model was not trained on.
         gold: [rows], indices of the gold labels.
-        log_probabilities: A function that returns the log-probabilities of the rows at a temperature, over the labels
-            of their gold indices; see `MergedLabels.log_probabilities`.
+        log_probabilities: A function that returns the log-probabilities of the rows at a temperature. Its columns are
+            the labels that `gold` refers to; see `MergedLabels.log_probabilities`.
     """
     rows = np.arange(len(gold))
 
@@ -183,8 +183,8 @@ def fit_temperature(
     # A temperature acts by its ratio to 1, so the search runs over its logarithm.
     bounds = (np.log(_MIN_TEMPERATURE), np.log(_MAX_TEMPERATURE))
     best = minimize_scalar(nll, bounds=bounds, method="bounded", options={"xatol": 1e-6}).x
-    # The search never reaches the bound, and if confident rows are all right, their likelihood soon rounds to 1 and the
-    # search stops anywhere.
+    # The search never reaches its bounds. If all rows are predicted correctly and confidently, the likelihood rounds to
+    # 1 at many temperatures, and the search can stop at any of them.
     return _MIN_TEMPERATURE if nll(bounds[0]) <= nll(best) else float(np.exp(best))
 
 

@@ -95,7 +95,7 @@ class HeadLabelScorer:
 def make_training_scorer(
     model: Any, recipe: Recipe, row_tokenizer: RowTokenizer, precision: "Precision"
 ) -> LabelScorer:
-    """Return the label scorer of a `Classifier` for a model that is being trained, and is in evaluation mode now.
+    """Return a label scorer like that of a `Classifier` for a model in evaluation mode that is still being trained.
 
     Args:
         model: The model, with its adapter unless all weights are trained.

@@ -241,8 +241,8 @@ class TorchScorer:
     @torch.no_grad()
     def _hidden(self, **inputs: Any) -> torch.Tensor:
         """Return the final hidden states of a batch of one row, [tokens, hidden]."""
-        # Not inference mode: a model keeps tensors, such as the sines of rotary embeddings, and after a validation the
-        # next training step needs them. Autograd cannot save a tensor that was made in inference mode.
+        # Not inference mode: a model caches tensors, such as the sines of rotary embeddings, and the next training step
+        # reuses them. Autograd cannot save a tensor that was created in inference mode.
         return self._base.get_decoder()(**inputs, use_cache=False).last_hidden_state[0]
 
     @torch.no_grad()

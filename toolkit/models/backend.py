@@ -92,8 +92,8 @@ __all__ = [
     "TrainerState",
     "TrainingArguments",
     "any_process",
+    "broadcast_from_main_process",
     "device_name",
-    "from_main_process",
     "get_peft_model",
     "get_peft_model_state_dict",
     "has_compute_capability",
@@ -130,7 +130,7 @@ def any_process(flag: bool) -> bool:
     return bool(reduce(torch.tensor(float(flag), device=state.device), "sum"))
 
 
-def from_main_process(value: Any) -> Any:
+def broadcast_from_main_process(value: Any) -> Any:
     """Return the main process's value in each process of a distributed run; every process must call this."""
     state = PartialState(cpu=DEVICE == "cpu")
     return value if state.num_processes == 1 else broadcast_object_list([value])[0]

@@ -66,8 +66,8 @@ def accept_trees(model: Any, accepted: bool = True) -> None:
 
 
 @contextmanager
-def preserve_acceptance(model: Any) -> Iterator[None]:
-    """Restore what `accept_trees` changes when the `with` block ends, except that its hooks stay."""
+def preserve_tree_settings(model: Any) -> Iterator[None]:
+    """Save the settings that `accept_trees` changes, and restore them when the `with` block ends; its hooks stay."""
     decoder = unwrap_peft(model).get_decoder()
     flags = {flag: getattr(decoder, flag, False) for flag in UNSLOTH_FLAGS}
     uses_cudnn = torch.backends.cuda.cudnn_sdp_enabled()

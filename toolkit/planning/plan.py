@@ -115,7 +115,7 @@ def _choose_batching(job: TrainingJob) -> Batching:
                 hint="Set training.batching: auto, which then pads the rows.",
             )
         return Batching("padded", problem)
-    # Padded rows can have a sequence for each label, and counting those of hundreds of labels takes long.
+    # Padded rows can have a sequence for each label, and counting those of hundreds of labels takes a long time.
     steps = max(1, _MEASURED_STEPS // _sequences_per_row(job.preflight))
     batches, labels = job.first_batches(steps), job.label_targets
     padded = _count_tokens(PaddedCollator(plan.micro_batch_size, loss_on, labels), batches)

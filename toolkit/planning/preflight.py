@@ -269,7 +269,7 @@ def run_preflight(
         scored_tokens=TokenStatistics.from_rows(scored_rows, recipe.training.loss_on),
         parameters=parameters,
         precision=precision,
-        # Among the training rows is the calibration set, too.
+        # The calibration set counts as training rows here.
         duplicates=find_near_duplicates([*splits.train, *splits.calibration_set], splits.eval, splits.dev),
         export_problem=find_export_problem(folder, row_tokenizer, max(map(len, [*train_rows, *scored_rows]))),
     )

@@ -42,7 +42,7 @@ class ResourceEstimate:
         device: The device that the memory is predicted for.
         dtype_bytes: Bytes per weight or activation.
         training: The peak memory of a training step.
-        scoring: The peak memory of an evaluation, or of a validation while training.
+        scoring: The peak memory of an evaluation, or of a validation during training.
         adapter: Disk space of the adapter.
         checkpoints: Disk space of adapter and optimizer state in all checkpoints, including an extra one, because the
             oldest is deleted only after a new one is complete, and that of the best step if it is kept.

@@ -42,9 +42,9 @@ def describe_balance(recipe: Recipe, splits: Splits) -> Iterator[str]:
     evaluated = merged.rename(splits.eval)
     accuracy = sum(row.label == merged.name(largest) for row in evaluated) / len(evaluated)
     yield (
-        f"WARNING     the largest class, {largest}, has {ratio:.1f} times the training rows of the smallest, "
-        f"{smallest}; always answering {largest} scores {accuracy:.1%} on the evaluation rows. "
-        "training.class_weights: balanced gives all classes the same weight"
+        f"WARNING     the majority class, {largest}, has {ratio:.1f} times as many training rows as the smallest, "
+        f"{smallest}; always predicting {largest} scores {accuracy:.1%} on the evaluation rows. "
+        "training.class_weights: balanced gives all classes the same total weight"
     )
 
 

@@ -13,10 +13,11 @@ from toolkit.models.attention import find_tree_problem
 from toolkit.planning.job import TrainingJob
 from toolkit.prompts.sentence_pairs import PairTokenizer
 
-_LARGEST_SHARE = 0.04
-"""The share of the training time by counting. On a CPU, validations took 0.5 to 0.7 of the share that was counted
-(docs/training.md). The rest of the 5% is for other devices, on which building trees can take longer than scoring."""
-_MOST_VALIDATIONS = 50
+_MAX_SHARE = 0.04
+"""The largest share of the training time, estimated from token counts. On a CPU, the measured share was 0.5 to 0.7
+times the estimate (docs/training.md). The margin up to 5% is for other devices, on which building trees can take longer
+than scoring."""
+_MAX_VALIDATIONS = 50
 """More would only add noise to the choice of the best step, and write a checkpoint for each improvement."""
 _COUNTED_STEPS = 32
 _COUNTED_ROWS = 2_000
@@ -40,23 +41,23 @@ def plan_validation(job: TrainingJob) -> tuple[int | None, str]:
         return None, ""
     training_cost, validation_cost = steps * _step_cost(job), _scoring_cost(job)
     if training.eval_steps == "auto":
-        affordable = min(_MOST_VALIDATIONS, math.floor(_LARGEST_SHARE * training_cost / validation_cost))
+        affordable = min(_MAX_VALIDATIONS, math.floor(_MAX_SHARE * training_cost / validation_cost))
         eval_steps, reason = math.ceil(steps / max(1, affordable)), ""
     else:
         eval_steps, reason = training.eval_steps, "the recipe sets training.eval_steps; "
     share = math.ceil(steps / eval_steps) * validation_cost / training_cost
-    reason += f"{rows:,} dev rows take about {share:.1%} of the training time, by counting tokens"
+    reason += f"{rows:,} dev rows take about {share:.1%} of the training time, estimated from token counts"
     if training.eval_steps == "auto" and eval_steps == steps > 1:
         smaller = "data.dev.limit" if job.recipe.data.dev is not None else "a smaller data.dev_share"
-        reason += f"; {smaller} makes it more frequent"
+        reason += f"; {smaller} allows more frequent validation"
     return eval_steps, reason
 
 
 def _step_cost(job: TrainingJob) -> float:
     """Return the mean cost of an optimizer step in one process, in multiplications.
 
-    The forward pass counts once. The gradients of activations cost as much again, and so do those of the weights if all
-    of them are trained, and a second forward pass with gradient checkpointing.
+    The forward pass counts as one pass. Each of these adds another: the gradients of the activations, the gradients of
+    the weights if all of them are trained, and the second forward pass of gradient checkpointing.
     """
     plan = job.plan
     passes = 2 + plan.gradient_checkpointing + (job.recipe.lora is None)
@@ -70,7 +71,7 @@ def _step_cost(job: TrainingJob) -> float:
     micro_batches = [micro_batch for rows in counted for micro_batch in collate(rows)["micro_batches"]]
     tokens = sum(micro_batch["input_ids"].numel() for micro_batch in micro_batches)
     predictions = sum(len(micro_batch["nodes"]) for micro_batch in micro_batches)
-    layers, head = _weights(job)
+    layers, head = _count_weights(job)
     return (passes * tokens * layers + 2 * predictions * head) / len(counted)
 
 
@@ -81,7 +82,7 @@ def _scoring_cost(job: TrainingJob) -> float:
     if isinstance(tokenizer, PairTokenizer):
         lengths = [len(row) for row in rows]
         return sum(len(batch) * lengths[batch[0]] for batch in batch_by_length(lengths, batch_tokens))
-    trie, (layers, head) = LabelTrie(tokenizer.label_ids), _weights(job)
+    trie, (layers, head) = LabelTrie(tokenizer.label_ids), _count_weights(job)
     prompts = [row.prompt for row in rows[:_COUNTED_ROWS]]
     scale = len(rows) / len(prompts)
     predictions = len(rows) * len(trie.contexts) * head
@@ -108,8 +109,8 @@ def _count_nodes(prompts: Sequence[Sequence[int]], contexts: int, batch_tokens: 
     return nodes
 
 
-def _weights(job: TrainingJob) -> tuple[int, int]:
-    """Return the number of weights that compute each token, and of those that compute each prediction."""
+def _count_weights(job: TrainingJob) -> tuple[int, int]:
+    """Return the number of weights that are multiplied for each token, and for each prediction."""
     parameters, config = job.preflight.parameters, job.preflight.config
     return parameters.quantizable, config.vocab_size * config.hidden_size
 
@@ -123,6 +124,6 @@ def patience_warning(job: TrainingJob) -> str | None:
     if validations > patience + 1:
         return None
     return (
-        f"WARNING     training.early_stopping_patience {patience} has no effect: the run has only {validations:,} "
-        "validations. Lower it or training.eval_steps."
+        f"WARNING     training.early_stopping_patience {patience} has no effect: the run has too few validations "
+        f"({validations:,}). Lower training.early_stopping_patience or training.eval_steps."
     )

@@ -52,7 +52,7 @@ class Source(Section):
 
 
 class DataSection(Section):
-    """The training rows, the rows to validate on while training, and the evaluation rows."""
+    """The training rows, the rows to validate on during training, and the evaluation rows."""
 
     train: Source = Field(description="The training rows.")
     eval: Source = Field(description="The evaluation rows, which are never trained on.")
@@ -62,7 +62,7 @@ class DataSection(Section):
     )
     dev: Source | None = Field(
         default=None,
-        description="Rows to validate on while training, which choose the best checkpoint; never trained on.",
+        description="Rows for validation during training, e.g. to choose the best step; never trained on.",
     )
     dev_share: Fraction = Field(
         default=0.0,
@@ -92,7 +92,7 @@ class DataSection(Section):
 
     @property
     def has_dev(self) -> bool:
-        """True if there are rows to validate on while training."""
+        """True if there are rows to validate on during training."""
         return self.dev is not None or self.dev_share > 0
 
     @property

@@ -17,8 +17,8 @@ from toolkit.recipe.labels import (
 )
 from toolkit.recipe.model_kind import DECODER_AUTO_TARGETS, FULL_LEARNING_RATE, ModelKind, find_kind_errors
 from toolkit.recipe.section import Auto, Count, Fraction, GgufType, Labels, LoraSize, Names, Section
+from toolkit.recipe.training_checks import find_training_errors
 from toolkit.recipe.training_section import TrainingSection
-from toolkit.recipe.validation import find_validation_errors
 
 
 class TaskSection(Section):
@@ -237,7 +237,7 @@ class Recipe(Section):
         mistakes += [f"evaluation.merge_labels: {mistake}" for mistake in merge_mistakes]
         if self.data.eval_share and not self.data.shares_rows:
             mistakes.append("data.eval_share: has no effect next to another data.eval; leave it out or set it to 0")
-        mistakes += find_validation_errors(self)
+        mistakes += find_training_errors(self)
         if unknown := [name for name in self.training.group_by_inputs if name not in self.task.inputs]:
             mistakes.append(
                 f"training.group_by: {unknown[0]!r} is not an input of task.user; choose from "

@@ -41,14 +41,14 @@ class TrainingSection(Section):
     )
     objective: Literal["tokens", "labels"] = Field(
         default="tokens",
-        description="tokens: maximize the probability of the answer's tokens; labels: of the label among all labels.",
+        description="tokens: the loss of the answer's tokens; labels: the loss of the label among all labels.",
     )
     label_smoothing: Fraction = Field(
         default=0.0, description="Share of each row's probability that is divided equally among all labels."
     )
     class_weights: Literal["none", "balanced"] | ClassWeights = Field(
         default="none",
-        description="Weights of rows in the loss by label, e.g. {neutral: 2}; balanced: equal weight for each label.",
+        description="Weight of a label's rows in the loss, e.g. {neutral: 2}; balanced: equal total weight per label.",
     )
     batching: Literal["auto", "prefix_tree", "padded"] = Field(
         default="auto",
@@ -69,7 +69,7 @@ class TrainingSection(Section):
     save_total_limit: Count = Field(default=2, description="Number of checkpoints to keep on disk.")
     eval_steps: Auto | Count | None = Field(
         default="auto",
-        description="Optimizer steps between two validations; auto: at most 5% of the training time; null: none.",
+        description="Optimizer steps between validations; auto: at most 5% of training time; null: no validation.",
     )
     keep: Literal["last", "best"] = Field(
         default="last", description="The step whose adapter is saved: the last one, or the best one on the dev rows."

@@ -56,7 +56,7 @@ def linear_axis(low: float, high: float, start: float, end: float, ticks: int = 
 
 
 def _data_axis(values: Sequence[float]) -> Axis:
-    """Return a vertical axis that need not begin at zero, for values of which the differences matter."""
+    """Return a vertical axis that need not begin at zero, for values whose differences matter."""
     if min(values) == max(values):
         return linear_axis(0, values[0], _HEIGHT - _BOTTOM, _TOP)
     axis = linear_axis(min(values), max(values), _HEIGHT - _BOTTOM, _TOP)

@@ -107,4 +107,4 @@ def _validation_facts(validation: dict[str, Any], train_seconds: float | None) -
     is_best = validation["kept_step"] == validation["best_step"]
     yield Fact("kept step", f"{validation['kept_step']:,}, the {'best' if is_best else 'last'} one")
     share = f", {percent(validation['seconds'] / train_seconds)} of the training time" if train_seconds else ""
-    yield Fact("time for validation", f"{duration(validation['seconds'])}{share}")
+    yield Fact("validation time", f"{duration(validation['seconds'])}{share}")

@@ -19,7 +19,7 @@ _MANIFEST = "manifest.json"
 _DAMAGED_PREFIX = "damaged-"
 
 NeededStep = Callable[[Path], int | None]
-"""A function that reads an intact checkpoint and returns the step of another one that it is useless without, or None.
+"""A function that reads an intact checkpoint and returns the step of the checkpoint that it depends on, or None.
 
 With `training.keep: best`, this is the best step so far, because its weights may become the adapter."""
 

@@ -120,7 +120,7 @@ TRACKERS: dict[str, type[TrackioRun] | type[MlflowRun]] = {"trackio": TrackioRun
 class TrackerCallback(TrainerCallback):
     """A callback that sends the metrics of each optimizer step to a tracker.
 
-    A tracker that fails at the start ends the run. Later it only costs a warning, because training matters more.
+    If the tracker cannot start, training ends with an error. A later failure only causes a warning.
 
     Args:
         name: A key of TRACKERS.

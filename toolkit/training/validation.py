@@ -1,4 +1,4 @@
-"""Validation while training: the scores of the dev rows, the best step, and the step after which training stops early.
+"""Validation during training: the scores of the dev rows, the best step, and the step after which training stops early.
 
 The best step and an early stop follow from the trainer's log history, which is in each checkpoint. So a run that is
 killed at any moment and resumed chooses the same step, and stops after the same one.
@@ -18,8 +18,8 @@ import numpy as np
 from toolkit.evaluation.calibration import apply_temperature, label_indices, probability_scores
 from toolkit.evaluation.intervals import macro_f1
 from toolkit.inference.label_scorers import LabelScores, make_training_scorer
-from toolkit.models.backend import TrainerCallback, from_main_process
-from toolkit.models.tree_attention import preserve_acceptance
+from toolkit.models.backend import TrainerCallback, broadcast_from_main_process
+from toolkit.models.tree_attention import preserve_tree_settings
 from toolkit.planning.job import Plan, TrainingJob
 from toolkit.recipe.schema import Recipe
 from toolkit.runs.run_folder import IS_MAIN_PROCESS
@@ -57,14 +57,14 @@ class StepChoice:
         training = recipe.training
         return cls(training.best_metric, training.early_stopping_patience, training.keep == "best")
 
-    def best(self, history: Sequence[Entry]) -> Entry | None:
-        """Return the entry of the best step, of equal ones the earliest. None before the first validation."""
+    def find_best(self, history: Sequence[Entry]) -> Entry | None:
+        """Return the entry of the best step, the earliest one on a tie. None before the first validation."""
         sign = 1 if self.metric == "nll" else -1
         return min(validations(history), key=lambda entry: sign * entry[f"dev_{self.metric}"], default=None)
 
-    def is_stopped_early(self, history: Sequence[Entry]) -> bool:
+    def should_stop_early(self, history: Sequence[Entry]) -> bool:
         """Return True if training has to stop because the last validations brought no improvement."""
-        best = self.best(history)
+        best = self.find_best(history)
         if self.patience is None or best is None:
             return False
         return sum(entry["step"] > best["step"] for entry in validations(history)) >= self.patience
@@ -72,14 +72,14 @@ class StepChoice:
     def is_complete(self, history: Sequence[Entry], plan: Plan) -> bool:
         """Return True if no step is left: the last one of the plan was trained, or training has stopped early."""
         last_step = max((entry["step"] for entry in history), default=0)
-        return last_step == plan.steps or self.is_stopped_early(history)
+        return last_step == plan.steps or self.should_stop_early(history)
 
     def needed_step(self, checkpoint: Path) -> int | None:
         """Return the step whose checkpoint must be kept along with a checkpoint: the best one at its time, if any."""
         if not self.keeps_best:
             return None
         try:
-            best = self.best(read_history(checkpoint))
+            best = self.find_best(read_history(checkpoint))
         except (OSError, ValueError, LookupError, TypeError):  # it is damaged, so nothing will resume from it
             return None
         return None if best is None else int(best["step"])
@@ -111,7 +111,7 @@ class ValidationResult:
     @property
     def best(self) -> Entry:
         """The entry of the best step."""
-        best = self.choice.best(self.history)
+        best = self.choice.find_best(self.history)
         if best is None:
             raise ValueError("the last step of a complete run was not validated")
         return best
@@ -182,14 +182,14 @@ class Validation(TrainerCallback):
         # After a loss of NaN, DivergenceGuard ends the run.
         if not is_due or logs is None or not math.isfinite(logs.get("loss", math.nan)):
             return
-        # The other processes wait for the scores, so that all of them take the same decision.
-        scores = from_main_process(score_dev_rows(model, self._job) if IS_MAIN_PROCESS else None)
+        # The other processes wait for the scores, so that all of them make the same decision.
+        scores = broadcast_from_main_process(score_dev_rows(model, self._job) if IS_MAIN_PROCESS else None)
         entry, history = state.log_history[-1], state.log_history
         entry.update(scores)
         logs.update(scores)
-        if self._choice.keeps_best and self._choice.best(history) is entry:
+        if self._choice.keeps_best and self._choice.find_best(history) is entry:
             control.should_save = True
-        if self._choice.is_stopped_early(history):
+        if self._choice.should_stop_early(history):
             control.should_save = control.should_training_stop = True
 
 
@@ -233,7 +233,7 @@ def _evaluation_mode(model: Any, *, is_decoder: bool) -> Iterator[None]:
     was_training, random_states = model.training, capture_rng_state()
     model.eval()
     try:
-        with preserve_acceptance(model) if is_decoder else nullcontext():
+        with preserve_tree_settings(model) if is_decoder else nullcontext():
             yield
     finally:
         model.train(was_training)

@@ -7,7 +7,7 @@ from toolkit.recipe.labels import find_equal, normalize_label, suggest_label
 from toolkit.utils.formatting import join_names
 
 
-def find_validation_errors(recipe: Any) -> list[str]:
+def find_training_errors(recipe: Any) -> list[str]:
     """Find keys that need dev rows where there are none, and class weights that do not fit the labels.
 
     Args:
@@ -27,9 +27,9 @@ def _dev_errors(recipe: Any) -> Iterator[str]:
         return
     advice = "set data.dev or data.dev_share, or leave it out"
     if training.keep == "best":
-        yield f"training.keep: best needs dev rows to choose the best step by; {advice}"
+        yield f"training.keep: best needs dev rows to choose the best step; {advice}"
     if training.early_stopping_patience is not None:
-        yield f"training.early_stopping_patience: needs dev rows to notice that training no longer helps; {advice}"
+        yield f"training.early_stopping_patience: needs dev rows to detect when to stop; {advice}"
     if isinstance(training.eval_steps, int):
         yield f"training.eval_steps: needs dev rows to validate on; {advice}"
 
