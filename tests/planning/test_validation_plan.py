@@ -72,6 +72,19 @@ def test_sampled_rows_estimate_the_same_cost(
     assert validation_plan._scoring_cost(job) == pytest.approx(counted, rel=0.1)
 
 
+def test_separate_sequences_cost_more_than_trees(
+    make_job: Callable[..., TrainingJob], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = make_job()
+    trees = validation_plan._scoring_cost(job)
+    monkeypatch.setattr(validation_plan, "find_tree_problem", lambda _: "it has no attention")
+    layers, head = validation_plan._weights(job)
+    rows = job.preflight.dev_rows
+    # Each of the three labels has one token before the end of the turn, so four nodes predict.
+    expected = 4 * len(rows) * head + layers * sum(3 * (len(row.prompt) + 1) for row in rows)
+    assert validation_plan._scoring_cost(job) == expected > trees
+
+
 def test_training_of_all_weights_costs_more(make_encoder_recipe: MakeRecipe) -> None:
     adapter, complete = (
         validation_plan._step_cost(plan_job(run_preflight(make_encoder_recipe(DEV, *overrides))))
