@@ -78,7 +78,7 @@ def test_separate_sequences_cost_more_than_trees(
     job = make_job()
     trees = validation_plan._scoring_cost(job)
     monkeypatch.setattr(validation_plan, "find_tree_problem", lambda _: "it has no attention")
-    layers, head = validation_plan._weights(job)
+    layers, head = validation_plan._count_weights(job)
     rows = job.preflight.dev_rows
     # Each of the three labels has one token before the end of the turn, so four nodes predict.
     expected = 4 * len(rows) * head + layers * sum(3 * (len(row.prompt) + 1) for row in rows)
