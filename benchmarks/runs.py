@@ -42,7 +42,9 @@ def read_result(folder: Path) -> dict[str, Any] | None:
 
     rows = read_evaluation(folder)
     metrics, run = rows.metrics, folder.parent.parent
-    if metrics["model"] != "adapter" or metrics["mode"] != "constrained":
+    # Other overrides than those of the rows are another experiment.
+    overrides = [key for key in metrics.get("overrides") or {} if not key.startswith("data.eval.")]
+    if metrics["model"] != "adapter" or metrics["mode"] != "constrained" or overrides:
         return None
     record = json.loads((run / "run.json").read_text(encoding="utf-8"))
     calibrated = metrics.get("cross_fitted_calibration") or {}
@@ -133,7 +135,11 @@ def make_entries(results: dict[Key, list[dict[str, Any]]], baseline: str | None)
         yield from ({key: value for key, value in entry.items() if key != "_rows"} for entry in entries)
         mean = mean_over_seeds(entries)
         reference = results.get((baseline or "", model, data))
-        if reference is not None and protocol != baseline:
+        if (
+            reference is not None
+            and protocol != baseline
+            and {e["seed"] for e in entries} & {e["seed"] for e in reference}
+        ):
             mean["against"] = compare(entries, reference)
         yield mean
 

@@ -68,6 +68,11 @@ def test_means_and_differences_of_protocols(tmp_path: Path, runs: Any) -> None:
         assert against["mcnemar_p"][position] == mcnemar_exact(int((ours > theirs).sum()), int((theirs > ours).sum()))
     assert against["difference"] == pytest.approx(np.mean(against["by_seed"]))
     assert "against" not in entries[5]
+    # Another prompt or another dtype is another experiment.
+    assert runs.read_result(folder / "tokens" / "model" / "seed-1" / "eval" / "adapter") is not None
+    metrics_file = folder / "tokens" / "model" / "seed-1" / "eval" / "adapter" / "metrics.json"
+    write_json(metrics_file, json.loads(metrics_file.read_text(encoding="utf-8")) | {"overrides": {"model.dtype": "x"}})
+    assert runs.read_result(metrics_file.parent) is None
     assert [row[2] for row in runs.table(entries)] == ["protocol", "tokens", "labels"]
 
 

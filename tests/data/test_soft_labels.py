@@ -1,6 +1,7 @@
 """Soft labels: mappings from labels to probabilities in JSON, JSON Lines and Parquet."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,8 @@ import pytest
 
 from tests.data.test_examples_labels import MakeTask, labels_of, make_task, refuse, write
 from tests.nli import nli
-from toolkit.data.examples import fingerprint, load_examples, load_rows
+from toolkit.data.example import Example
+from toolkit.data.examples import check_all_labels_occur, fingerprint, load_examples, load_rows
 from toolkit.data.group_split import split_calibration, split_dev, split_evaluation
 from toolkit.data.inputs import read_labels
 from toolkit.data.splits import load_evaluation_rows, load_splits
@@ -34,6 +36,20 @@ def test_mapping_is_read_in_every_format(make_task: MakeTask, tmp_path: Path, su
     assert labels_of(examples) == ["positive", "negative", "negative"]
     # In the order of the recipe. A certain label is a single label.
     assert [example.soft_label for example in examples] == [(0.7, 0.3), (0.1, 0.9), None]
+
+
+def test_rounding_does_not_break_a_tie() -> None:
+    assert 0.15 + 0.3 != 0.45
+    assert Example("1", {"text": "a"}, "b", soft_label=(0.15 + 0.3, 0.45, 0.1)).is_tied
+    assert not Example("1", {"text": "a"}, "b", soft_label=(0.44, 0.46, 0.1)).is_tied
+
+
+def test_label_that_is_never_the_most_probable_is_learned(make_task: MakeTask, tmp_path: Path) -> None:
+    recipe = make_task()
+    rows = load_examples(recipe, write(tmp_path / "rows.jsonl", [SOFT, SOFT]))
+    check_all_labels_occur(recipe, rows, "the file")
+    with pytest.raises(DataError, match="no row with label 'negative'"):
+        check_all_labels_occur(recipe, [replace(row, soft_label=None) for row in rows], "the file")
 
 
 def test_single_and_soft_labels_can_be_mixed(make_task: MakeTask, tmp_path: Path) -> None:

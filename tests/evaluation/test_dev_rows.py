@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from toolkit.data.splits import Overlap, Splits, load_splits
+from toolkit.errors import DataError
 from toolkit.evaluation.baselines import dev_row_warnings
+from toolkit.evaluation.evaluation import changes_answers
 from toolkit.evaluation.evaluator import _changed_rows
 from toolkit.recipe.schema import Recipe
 from toolkit.runs.run_folder import RunFolder
@@ -74,6 +76,20 @@ def test_changed_dev_rows_are_a_warning(run: RunFolder) -> None:
     assert _changed_rows(trained, splits) == []
     changed = replace(splits, dev=splits.dev[1:])
     assert _changed_rows(trained, changed) == ["The dev rows have changed since training."]
+
+
+def test_missing_dev_file_is_a_warning(
+    make_recipe: Callable[..., Recipe], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    gone = make_recipe(f"data.dev={{path: {tmp_path / 'gone.jsonl'}}}")
+    with pytest.raises(DataError, match=r"gone\.jsonl"):
+        load_splits(gone)
+    assert load_splits(gone, trained_recipe=gone).dev == []
+    assert "data.dev is missing" in caplog.text
+
+
+def test_moved_dev_file_does_not_rename_evaluations() -> None:
+    assert not changes_answers("data.dev.path") and changes_answers("data.eval.path")
 
 
 def test_dev_file_can_have_moved(make_recipe: Callable[..., Recipe], tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from toolkit.planning.job import TrainingJob
 from toolkit.planning.plan import plan_job
 from toolkit.planning.preflight import run_preflight
 from toolkit.planning.resource_estimate import estimate_resources
-from toolkit.planning.validation_plan import patience_warning, plan_validation
+from toolkit.planning.validation_plan import plan_validation, validation_warnings
 from toolkit.recipe.schema import Recipe
 
 MakeRecipe = Callable[..., Recipe]
@@ -136,11 +136,17 @@ def test_run_without_validation_resumes_without_one(make_recipe: MakeRecipe, tin
 
 def test_useless_patience_is_reported(make_job: Callable[..., TrainingJob]) -> None:
     common = ["training.max_steps=10", "training.early_stopping_patience=3"]
-    assert patience_warning(make_job(*common, "training.eval_steps=2")) is None
-    assert patience_warning(make_job("training.eval_steps=3")) is None
-    warning = patience_warning(make_job(*common, "training.eval_steps=3"))
-    assert warning is not None
+    assert validation_warnings(make_job(*common, "training.eval_steps=2")) == []
+    assert validation_warnings(make_job("training.eval_steps=3")) == []
+    (warning,) = validation_warnings(make_job(*common, "training.eval_steps=3"))
     assert "early_stopping_patience 3 has no effect: the run has too few validations (4)" in warning
+
+
+def test_single_validation_cannot_choose(make_job: Callable[..., TrainingJob]) -> None:
+    common = ["training.max_steps=10", "training.keep=best"]
+    assert validation_warnings(make_job(*common, "training.eval_steps=5")) == []
+    (warning,) = validation_warnings(make_job(*common, "training.eval_steps=10"))
+    assert "training.keep: best has no effect: the run has a single validation" in warning
 
 
 def test_best_step_needs_another_checkpoint(make_job: Callable[..., TrainingJob]) -> None:

@@ -271,7 +271,7 @@ def test_evaluation_prints_card_and_report_paths(call: Any, run: RunFolder) -> N
     ("keep", "sentence"),
     [
         ("best", "They were used to choose the weights of this model: step 20 has the best NLL, 0.8125"),
-        ("last", "which are those of the last step, and they triggered early stopping"),
+        ("last", "They ended training early, and the weights are those of the last step"),
     ],
 )
 def test_card_reports_how_weights_were_chosen(tmp_path: Path, keep: str, sentence: str) -> None:

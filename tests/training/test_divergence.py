@@ -86,6 +86,13 @@ def test_overflow_under_fp16_is_skipped_until_scale_one(guard: DivergenceGuard) 
     assert json.loads(guard.path.read_text(encoding="utf-8"))["loss_scale"] == 0.5
 
 
+def test_loss_over_labels_can_be_zero(tmp_path: Path) -> None:
+    guard = DivergenceGuard(tmp_path / "bad_step.json", ["a"], stops_at_zero=False)
+    log_step(guard, loss=0.0, grad_norm=0.0)
+    with pytest.raises(TrainingError, match="The loss is nan"):
+        log_step(guard, loss=math.nan)
+
+
 def test_final_summary_is_not_checked(guard: DivergenceGuard) -> None:
     guard.on_log(SimpleNamespace(fp16=False), SimpleNamespace(global_step=7), None, {"train_loss": 0.0})
     assert not guard.path.exists()

@@ -118,7 +118,8 @@ def run(tmp_path: Path) -> RunFolder:
 
 def send(name: str, run: RunFolder, steps: range, *, is_main: bool = True, is_finished: bool = True) -> TrackerCallback:
     """Call a tracker's callback as a trainer does, from the step before the first of `steps`."""
-    callback, state = TrackerCallback(name, run), SimpleNamespace(is_world_process_zero=is_main)
+    callback = TrackerCallback(name, run, lambda history: len(history) == 2)
+    state = SimpleNamespace(is_world_process_zero=is_main, log_history=list(steps))
     state.global_step = steps.start - 1
     callback.on_train_begin(None, state, None)
     for state.global_step in steps:
@@ -134,9 +135,10 @@ def test_training_sends_only_metrics(
     make_recipe: Callable[..., Recipe], tiny_model: Path, tmp_path: Path, trackio: FakeTrackio
 ) -> None:
     overrides = [f"model.name={tiny_model}", "training.report_to=trackio", "training.max_steps=2"]
-    train_run(make_recipe(*overrides), RunFolder(tmp_path / "nightly"), TrainingOptions())
+    run = RunFolder(tmp_path / "nightly")
+    train_run(make_recipe(*overrides), run, TrainingOptions())
     assert trackio.options == [
-        {"project": "toolkit", "name": "nightly", "resume": "never", "private": True, "embed": False,
+        {"project": "toolkit", "name": f"nightly {run.record['started']}", "resume": "never", "private": True, "embed": False,
          "auto_log_cpu": False, "auto_log_gpu": False}
     ]  # fmt: skip
     assert [step for step, _ in trackio.logged] == [1, 2] and trackio.is_finished
@@ -154,6 +156,7 @@ def test_trackio_is_offline_without_a_space(
     monkeypatch.setenv("TRACKIO_SPACE_ID", "somebody/runs")
     send("trackio", run, range(3, 4))
     assert trackio.was_offline == [True, False] and trackio.options[-1]["resume"] == "allow"
+    assert {options["name"] for options in trackio.options} == {"nightly 2026-11-27T06:00:00+00:00"}
 
 
 def test_mlflow_telemetry_is_off(run: RunFolder, mlflow: FakeMlflow) -> None:
@@ -175,6 +178,11 @@ def test_mlflow_run_is_resumed(run: RunFolder, mlflow: FakeMlflow, monkeypatch: 
     write_json(run.run_json, {"started": "2026-11-28T06:00:00+00:00"})
     send("mlflow", run, range(2, 3))
     assert len(mlflow.runs) == 3
+
+
+def test_interrupted_mlflow_run_is_killed(run: RunFolder, mlflow: FakeMlflow) -> None:
+    send("mlflow", run, range(1, 2))
+    assert mlflow.runs[0].statuses == ["RUNNING", "KILLED"]
 
 
 def test_failed_training_marks_the_mlflow_run(run: RunFolder, mlflow: FakeMlflow) -> None:

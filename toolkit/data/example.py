@@ -1,5 +1,6 @@
 """An example: a row that has passed all checks."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -35,4 +36,8 @@ class Example:
     @property
     def is_tied(self) -> bool:
         """True if several labels of a soft label tie for the highest probability."""
-        return self.soft_label is not None and self.soft_label.count(max(self.soft_label)) > 1
+        if self.soft_label is None:
+            return False
+        # Sums of mapped labels, such as 0.15 + 0.3, differ from equal probabilities by rounding.
+        highest = max(self.soft_label)
+        return sum(math.isclose(probability, highest, rel_tol=1e-9) for probability in self.soft_label) > 1

@@ -258,6 +258,8 @@ def check_all_labels_occur(recipe: Recipe, examples: Sequence[Example], source_n
         DataError: If a label has no row. The message names the first such label.
     """
     counts = Counter(example.label for example in examples)
+    for example in examples:
+        counts += Counter(dict(zip(recipe.task.labels, example.soft_label or (), strict=False)))
     if missing := [label for label in recipe.task.labels if not counts[label]]:
         raise DataError(
             f"{source_name} has no row with label {missing[0]!r}, so the model could not learn it.",

@@ -37,7 +37,7 @@ def draw_shots(
     # Compared by text, because ids differ between files.
     evaluated_texts = {row.texts for row in evaluation}
     generator = random.Random(seed)
-    rows = [row for row in train if row.texts not in evaluated_texts]
+    rows = [row for row in train if row.texts not in evaluated_texts and not row.is_tied]
     generator.shuffle(rows)
     rows_by_label = {label: [row for row in rows if row.label == label] for label in labels}
     # The draws do not depend on `count`, which only decides where they stop. This makes fewer shots a prefix of more.

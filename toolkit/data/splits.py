@@ -1,5 +1,6 @@
 """The splits of a recipe's data: training rows, dev rows, evaluation rows and the calibration set."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,9 +11,13 @@ from toolkit.data.group_split import split_calibration, split_dev, split_evaluat
 from toolkit.data.soft_labels import check_gold_labels
 from toolkit.data.sources import describe
 from toolkit.errors import DataError
+from toolkit.recipe.data_paths import find_files, is_local
+from toolkit.recipe.data_section import Source
 from toolkit.recipe.inputs import NLI_INPUTS, name_rows, name_texts
 from toolkit.recipe.schema import Recipe
 from toolkit.utils.formatting import join_names
+
+logger = logging.getLogger(__name__)
 
 _SHOWN_ROWS = 3  # in a message
 
@@ -178,17 +183,37 @@ def _with_trained_data(trained_recipe: Recipe | None, recipe: Recipe) -> Recipe:
     return recipe.model_copy(update={"data": recipe.data.model_copy(update=fields), "seed": trained_recipe.seed})
 
 
-def _split_dev_rows(recipe: Recipe, rows: list[Example]) -> tuple[list[Example], LoadedRows]:
+def _split_dev_rows(recipe: Recipe, rows: list[Example], *, is_trained: bool) -> tuple[list[Example], LoadedRows]:
     """Return the rows of data.train without the dev rows, and the dev rows: data.dev, or a share of the rows."""
     data = recipe.data
     if data.dev is None:
         train, dev = split_dev(rows, data.dev_share, recipe.seed)
         return train, LoadedRows(dev)
+    return rows, load_existing_dev_rows(recipe) if is_trained else _load_dev_rows(recipe, data.dev)
+
+
+def load_existing_dev_rows(recipe: Recipe) -> LoadedRows:
+    """Load the rows of data.dev for a trained run, which can do without them; none if its files are missing."""
+    source = recipe.data.dev
+    if source is None:
+        return LoadedRows([])
+    files = find_files(source.path) if is_local(source.path) else None
+    if files is not None and not (files and all(file.is_file() for file in files)):
+        logger.warning(
+            "WARNING: data.dev is missing (%s), so its rows are not recognized among the evaluation rows, and no "
+            "temperature is fitted on them.",
+            describe(source),
+        )
+        return LoadedRows([])
+    return _load_dev_rows(recipe, source)
+
+
+def _load_dev_rows(recipe: Recipe, source: Source) -> LoadedRows:
     # Dev rows are scored with the task's labels, so evaluation.merge_labels does not apply, and they need no slices.
     evaluation = recipe.evaluation.model_copy(update={"merge_labels": {}, "slice_by": ()})
-    loaded = load_rows(recipe.model_copy(update={"evaluation": evaluation}), data.dev)
-    check_gold_labels(loaded.examples, (), describe(data.dev))
-    return rows, loaded
+    loaded = load_rows(recipe.model_copy(update={"evaluation": evaluation}), source)
+    check_gold_labels(loaded.examples, (), describe(source))
+    return loaded
 
 
 def _check_dev_rows(
@@ -235,7 +260,7 @@ def load_splits(recipe: Recipe, *, is_external: bool = False, trained_recipe: Re
             else load_rows(training_recipe, training_recipe.data.train, is_training=True)
         )
         loaded_evaluation = _load_evaluation(recipe, is_external=is_external)
-    rows, loaded_dev = _split_dev_rows(training_recipe, loaded.examples)
+    rows, loaded_dev = _split_dev_rows(training_recipe, loaded.examples, is_trained=trained_recipe is not None)
     evaluation, dev = loaded_evaluation.examples, loaded_dev.examples
     _check_evaluation_labels(recipe, evaluation)
     overlap = _check_overlap(

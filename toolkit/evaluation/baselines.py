@@ -59,6 +59,7 @@ def baseline_accuracies(
         - `all_inputs`, for NLI `premise_hypothesis`: the same with the features of all inputs. A linear classifier
           weighs the words of both sentences but cannot compare the sentences.
     """
+    train = [row for row in train if not row.is_tied] or train  # a tied soft label has no single gold label
     texts, gold = _text_columns(train), [row.label for row in train]
     eval_texts, eval_gold = _text_columns(evaluation), [row.label for row in evaluation]
     names = tuple(evaluation[0].inputs)

@@ -247,7 +247,7 @@ def main_evaluation(evaluations: list[Evaluation]) -> Evaluation | None:
 
 def changes_answers(key: str) -> bool:
     """Return whether a key of the recipe changes answers or their labels, and not only speed and reports."""
-    return not key.startswith("evaluation.") or key == MERGE_KEY
+    return not key.startswith(("evaluation.", "data.dev")) or key == MERGE_KEY
 
 
 def base_zero_shot(

@@ -13,7 +13,7 @@ from toolkit.data.example import Example
 from toolkit.data.examples import fingerprint, with_task_labels
 from toolkit.data.few_shot import draw_shots
 from toolkit.data.sources import EMBEDDED, describe, parse_data, slug
-from toolkit.data.splits import Overlap, Splits, load_evaluation_rows, load_splits
+from toolkit.data.splits import Overlap, Splits, load_evaluation_rows, load_existing_dev_rows, load_splits
 from toolkit.evaluation.baselines import answer_warnings, baseline_accuracies, data_warnings, dev_row_warnings
 from toolkit.evaluation.calibration_set import CalibrationSet, select_calibration_set
 from toolkit.evaluation.cross_fitting import cross_fit_evaluation
@@ -73,7 +73,7 @@ def evaluate(run: TrainedRun, request: EvaluationRequest) -> Evaluation:
     shots = draw_shots(splits.train, splits.eval, run.recipe.task.labels, request.shots, run.recipe.seed)
     with Classifier(run, request.model, shots=shots) as classifier:
         scored_rows = _predict(classifier, splits.eval, calibration_set.rows, request.mode)
-    warnings += [*_changed_rows(run, splits), *dev_row_warnings(run.saved_recipe, splits)]
+    warnings += [*_changed_rows(run, splits), *(dev_row_warnings(run.saved_recipe, splits) if name != "base" else [])]
     if doubt:
         warnings.append(f"The GGUF file {doubt}")
     if run.accepted:
@@ -250,10 +250,11 @@ def _load_splits(run: TrainedRun, request: EvaluationRequest) -> Splits:
     If both are loaded, evaluation rows that were trained on are an error unless data.allow_overlap is set.
     """
     recipe, is_external = run.recipe, request.data is not None
-    if recipe.evaluation.baselines or recipe.data.calibration_share or request.shots or recipe.data.has_dev:
+    if recipe.evaluation.baselines or recipe.data.calibration_share or request.shots or recipe.data.dev_share:
         return load_splits(recipe, is_external=is_external, trained_recipe=run.saved_recipe)
     # Without training rows there is nothing that the evaluation rows could overlap with.
-    return Splits([], load_evaluation_rows(recipe, is_external=is_external), Overlap())
+    evaluation = load_evaluation_rows(recipe, is_external=is_external)
+    return Splits([], evaluation, Overlap(), dev=load_existing_dev_rows(recipe).examples)
 
 
 def _measure_baselines(

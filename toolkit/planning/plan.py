@@ -14,6 +14,7 @@ from toolkit.batching.sampling import (
     choose_micro_batch,
 )
 from toolkit.errors import ModelError, RecipeError
+from toolkit.inference.label_trie import LabelTrie
 from toolkit.models.attention import find_tree_problem
 from toolkit.planning.batching import Batching
 from toolkit.planning.device import Device, this_device
@@ -23,12 +24,15 @@ from toolkit.planning.preflight import Preflight
 from toolkit.planning.shapes import ModelShape
 from toolkit.planning.traced_memory import find_traced_model, traced_bytes_per_token
 from toolkit.planning.validation_plan import plan_validation
+from toolkit.prompts.sentence_pairs import PairTokenizer
 
 _MIN_TOKEN_RATIO = 1.3
 """The minimum ratio of padded tokens to tree nodes at which trees are used. Below it, building them can cost more."""
 _MEASURED_STEPS = 32
 _COMPLETION_SHARE = 0.25
 """An upper bound for the completion's share of the tokens that a row does not share with other rows."""
+_UNSHARED_PROMPT = 16
+"""The number of tokens of a prompt that are taken to be unshared if a row has the tokens of many labels."""
 _ENCODER_REASON = "an encoder attends in both directions, so rows share no prefix that could be computed once"
 
 
@@ -71,7 +75,8 @@ def plan_job(preflight: Preflight[Any], device: Device | None = None) -> Trainin
             training.batch_size, processes, preflight.tokens.longest * _sequences_per_row(preflight), affordable_tokens
         )
     if batch_tokens == "auto":
-        batch_tokens = choose_batch_tokens(preflight.tokens.longest, affordable_tokens, max_nodes)
+        longest = preflight.tokens.longest + _count_label_nodes(preflight)
+        batch_tokens = choose_batch_tokens(longest, affordable_tokens, max_nodes)
     optimizer = "adamw_8bit" if device.kind == "cuda" else "adamw_torch_fused"
     # A preliminary plan: the choice of batching counts tokens in its first steps, so it needs their rows and sizes.
     plan = Plan(
@@ -92,6 +97,14 @@ def plan_job(preflight: Preflight[Any], device: Device | None = None) -> Trainin
     job = job.with_plan(replace(plan, group_by=choose_grouping(preflight.recipe, uses_trees=plan.is_tree)))
     eval_steps, eval_reason = plan_validation(job)
     return job.with_plan(replace(job.plan, eval_steps=eval_steps, eval_reason=eval_reason))
+
+
+def _count_label_nodes(preflight: Preflight[Any]) -> int:
+    """Return the number of nodes that the labels of a row add to a tree. 0 if a row has only its own answer."""
+    row_tokenizer = preflight.row_tokenizer
+    if _sequences_per_row(preflight) == 1 or isinstance(row_tokenizer, PairTokenizer):
+        return 0
+    return len(LabelTrie(row_tokenizer.label_ids).contexts)
 
 
 def _sequences_per_row(preflight: Preflight[Any]) -> int:
@@ -141,6 +154,10 @@ def _needs_checkpointing(preflight: Preflight[Any], device: Device, max_nodes: i
     Without checkpointing, the passes of a tree of 16 rows take about a third less time on an H200 (docs/gpu.md).
     """
     training, longest = preflight.recipe.training, preflight.tokens.longest
+    if training.batching == "padded":
+        longest *= _sequences_per_row(preflight)
+    else:
+        longest += _count_label_nodes(preflight)
     if device.kind == "cpu" or preflight.recipe.model.kind == "encoder":
         return device.kind == "cuda"  # not measured for encoders
     if training.batching == "padded":
@@ -165,7 +182,9 @@ def _affordable_tokens(preflight: Preflight[Any], device: Device, checkpointing:
 
 def _bytes_per_token(preflight: Preflight[Any], device: Device, checkpointing: bool) -> int:
     recipe = preflight.recipe
-    target_share = 1.0 if recipe.training.loss_on == "full_text" else _COMPLETION_SHARE
+    labels = _count_label_nodes(preflight)
+    share = max(_COMPLETION_SHARE, labels / (labels + _UNSHARED_PROMPT))
+    target_share = 1.0 if recipe.training.loss_on == "full_text" else share
     if (model := find_traced_model(preflight, device)) is not None:
         return traced_bytes_per_token(
             model, preflight.tokens.longest, checkpointing=checkpointing, target_share=target_share

@@ -166,6 +166,7 @@ class Preflight(Generic[RowT]):
         """Return the results as text for a terminal."""
         recipe: Recipe = self.recipe
         tokens = self.tokens
+        counted = "answer" if recipe.training.objective == "labels" else "target"
         quantization = "4-bit, computing in " if recipe.model.load_in_4bit else ""
         lines = [
             f"device      {device_name()}" + (" (one GPU per process)" if DEVICE == "cuda" else ""),
@@ -174,7 +175,7 @@ class Preflight(Generic[RowT]):
             *describe_splits(recipe, self.splits),
             f"duplicates  {self.duplicates.describe(recipe.task.inputs)}",
             f"tokens      {tokens.shortest} to {tokens.longest} per row, median {tokens.median}, 95th percentile "
-            f"{tokens.p95}; {tokens.trained_per_row:g} target tokens per row",
+            f"{tokens.p95}; {tokens.trained_per_row:g} {counted} tokens per row",
         ]
         shortened = {"training": tokens.shortened_rows, "dev": sum(row.shortened for row in self.dev_rows)}
         shortened["evaluation"] = self.scored_tokens.shortened_rows - shortened["dev"]

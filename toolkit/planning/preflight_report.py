@@ -11,6 +11,7 @@ from toolkit.planning.plan import plan_job
 from toolkit.planning.preflight import Preflight, TokenStatistics
 from toolkit.planning.resource_estimate import ResourceEstimate, estimate_resources, format_estimate
 from toolkit.planning.suggestions import memory_usage, remedy, verdict
+from toolkit.planning.validation_plan import validation_warnings
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,7 @@ class PreflightReport:
             f"{self.preflight.report()}\n",
             f"{self.preflight.examples(color=color)}\n",
             f"batch       {self.job.plan}",
+            *validation_warnings(self.job),
         ]
         if self._local_estimate is not None:
             lines.append(format_estimate(self._local_estimate, self._local_verdict))

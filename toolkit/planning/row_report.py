@@ -23,8 +23,14 @@ def describe_splits(recipe: Recipe, splits: Splits) -> Iterator[str]:
     yield f"eval        {format_counts(label_counts(recipe, splits.eval))}"
     yield f"overlap     {splits.overlap}"
     for name, overlap in splits.dev_overlap.items():
-        if overlap.rows:
+        if overlap.rows or any(overlap.inputs.values()):
             yield f"            between dev and {name}: {overlap}"
+    data, tied = recipe.data, sum(row.is_tied for row in splits.train)
+    if tied and (data.eval_share or data.dev_share or data.calibration_share):
+        yield (
+            f"tied        {tied:,} training rows have several most probable labels; they and their groups are never "
+            "held out, so held-out rows are clearer than training rows"
+        )
 
 
 def describe_balance(recipe: Recipe, splits: Splits) -> Iterator[str]:

@@ -115,15 +115,21 @@ def _count_weights(job: TrainingJob) -> tuple[int, int]:
     return parameters.quantizable, config.vocab_size * config.hidden_size
 
 
-def patience_warning(job: TrainingJob) -> str | None:
-    """Return a warning if training cannot stop early because there are too few validations, or None."""
-    patience, eval_steps = job.recipe.training.early_stopping_patience, job.plan.eval_steps
-    if patience is None or eval_steps is None:
-        return None
-    validations = math.ceil(job.plan.steps / eval_steps)
-    if validations > patience + 1:
-        return None
-    return (
-        f"WARNING     training.early_stopping_patience {patience} has no effect: the run has too few validations "
-        f"({validations:,}). Lower training.early_stopping_patience or training.eval_steps."
-    )
+def validation_warnings(job: TrainingJob) -> list[str]:
+    """Return a warning for each key that has no effect because there are too few validations."""
+    training, eval_steps = job.recipe.training, job.plan.eval_steps
+    if eval_steps is None:
+        return []
+    patience, validations = training.early_stopping_patience, math.ceil(job.plan.steps / eval_steps)
+    warnings = []
+    if training.keep == "best" and validations == 1:
+        warnings.append(
+            "WARNING     training.keep: best has no effect: the run has a single validation, after the last step. "
+            "Lower training.eval_steps, or use fewer dev rows."
+        )
+    if patience is not None and validations <= patience + 1:
+        warnings.append(
+            f"WARNING     training.early_stopping_patience {patience} has no effect: the run has too few validations "
+            f"({validations:,}). Lower training.early_stopping_patience or training.eval_steps."
+        )
+    return warnings

@@ -6,7 +6,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
 
 from toolkit.recipe.section import Auto, BatchRows, Count, Fraction, Names, Section
 
-ClassWeights = Annotated[dict[str | bool | int | float, PositiveFloat], Field(min_length=1)]
+ClassWeights = Annotated[dict[str | bool | int | float, NonNegativeFloat], Field(min_length=1)]
 
 
 class TrainingSection(Section):

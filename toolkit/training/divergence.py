@@ -25,10 +25,13 @@ class DivergenceGuard(TrainerCallback):
         path: The JSON file that describes this step: its number, row ids, learning rate, loss scale, loss and gradient
             norm.
         ids: The ids of the training rows, in the order of the trainer's dataset.
+        stops_at_zero: Whether a loss of exactly 0 stops training. In float32, the loss over a few labels is 0 as soon
+            as the logits of a right answer lead by about 17, so there it is no fault.
     """
 
-    def __init__(self, path: Path, ids: list[str]) -> None:
+    def __init__(self, path: Path, ids: list[str], *, stops_at_zero: bool = True) -> None:
         self.path = path
+        self._stops_at_zero = stops_at_zero
         self._ids = ids
         self._rows = torch.tensor([], dtype=torch.long)
         self._scale: float | None = None
@@ -54,14 +57,15 @@ class DivergenceGuard(TrainerCallback):
         metrics = {"learning_rate": rate, "loss": loss, "grad_norm": norm}
         if not math.isfinite(loss):
             self.stop(state.global_step, f"The loss is {loss}.", _NOT_FINITE_HINT, **metrics)
-        if loss == 0.0:
+        if loss == 0.0 and self._stops_at_zero:
             self.stop(
                 state.global_step, "The loss is exactly 0.0, so nothing is left to learn.", _ZERO_LOSS_HINT, **metrics
             )
         if norm is not None and not math.isfinite(norm) and not self._is_skipped(args.fp16):
             self.stop(state.global_step, f"The gradient norm is {norm}.", _NOT_FINITE_HINT, **metrics)
         if not math.isfinite(logs.get("dev_nll", 0.0)):
-            self.stop(state.global_step, "The model returned NaN or inf for dev rows.", _NOT_FINITE_HINT, **metrics)
+            reason = "The model returned NaN or inf for dev rows after this step."
+            self.stop(state.global_step, reason, _NOT_FINITE_HINT, **metrics)
 
     def _is_skipped(self, fp16: bool) -> bool:
         """Return True if fp16's loss scaler skips a step whose gradients overflow."""

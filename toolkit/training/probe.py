@@ -46,7 +46,7 @@ def probe(job: TrainingJob) -> Probe:
         ToolkitError: If the model cannot be loaded or training has to stop.
     """
     steps = min(_STEPS, job.plan.steps)
-    training = job.recipe.training.model_copy(update={"max_steps": steps})
+    training = job.recipe.training.model_copy(update={"max_steps": steps, "report_to": "none"})
     recipe = job.recipe.model_copy(update={"training": training})
     short_job = replace(job, preflight=replace(job.preflight, recipe=recipe), plan=replace(job.plan, steps=steps))
     backend, step_times = TRAINING_BACKENDS[recipe.model.kind], _StepTimes()

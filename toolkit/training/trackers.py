@@ -9,6 +9,7 @@ import contextlib
 import logging
 import os
 import time
+from collections.abc import Callable
 from typing import Any, Protocol
 from unittest.mock import patch
 from weakref import finalize
@@ -30,16 +31,16 @@ class Tracker(Protocol):
     def log(self, metrics: dict[str, float], step: int) -> None:
         """Send the metrics of a step."""
 
-    def close(self) -> None:
-        """End the run after its last step."""
+    def close(self, *, is_complete: bool) -> None:
+        """End the run after its last step, or until it is resumed."""
 
 
 class TrackioRun:
     """A run in Trackio, which writes to ~/.cache/huggingface/trackio unless the user has set a Space or a server.
 
     Args:
-        run: The run folder, which gives the run its name.
-        resume: Continue the latest run of this name; otherwise start a new one.
+        run: The run folder. The name is that of the folder and the time of the start.
+        resume: Continue the run of this name; otherwise start a new one.
     """
 
     def __init__(self, run: RunFolder, *, resume: bool) -> None:
@@ -52,7 +53,9 @@ class TrackioRun:
         with quiet(), offline:
             trackio.init(
                 project=_PROJECT,
-                name=run.path.resolve().name,
+                # Trackio resumes the latest run of a name. The time of the start, which a resumed run keeps, tells
+                # runs in folders of the same name apart.
+                name=f"{run.path.resolve().name} {run.record.get('started')}",
                 resume="allow" if resume else "never",
                 private=True,  # a Space that Trackio has to create would be public by default
                 embed=False,
@@ -64,7 +67,7 @@ class TrackioRun:
         """Send the metrics of a step."""
         self._trackio.log(metrics, step=step)
 
-    def close(self) -> None:
+    def close(self, *, is_complete: bool) -> None:
         """Wait until all metrics are written."""
         with quiet():
             self._trackio.finish()
@@ -108,10 +111,10 @@ class MlflowRun:
         now = int(time.time() * 1000)
         self._client.log_batch(self._id, [self._metric(name, value, now, step) for name, value in metrics.items()])
 
-    def close(self) -> None:
-        """Mark the run as finished."""
+    def close(self, *, is_complete: bool) -> None:
+        """Mark the run as finished or, if it was interrupted, as killed."""
         self._fail.detach()
-        self._client.set_terminated(self._id, "FINISHED")
+        self._client.set_terminated(self._id, "FINISHED" if is_complete else "KILLED")
 
 
 TRACKERS: dict[str, type[TrackioRun] | type[MlflowRun]] = {"trackio": TrackioRun, "mlflow": MlflowRun}
@@ -125,10 +128,11 @@ class TrackerCallback(TrainerCallback):
     Args:
         name: A key of TRACKERS.
         run: The run folder.
+        is_complete: A function that tells from the log history whether no step is left.
     """
 
-    def __init__(self, name: str, run: RunFolder) -> None:
-        self._name, self._run = name, run
+    def __init__(self, name: str, run: RunFolder, is_complete: Callable[[Any], bool]) -> None:
+        self._name, self._run, self._is_complete = name, run, is_complete
         self._tracker: Tracker | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -159,7 +163,7 @@ class TrackerCallback(TrainerCallback):
         """End the tracker's run."""
         if self._tracker is not None:
             with self._stop_on_failure():
-                self._tracker.close()
+                self._tracker.close(is_complete=self._is_complete(state.log_history))
             self._tracker = None
 
     @contextlib.contextmanager

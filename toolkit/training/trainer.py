@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -20,6 +21,7 @@ from toolkit.training.callbacks import EpochOrder, Progress
 from toolkit.training.divergence import DivergenceGuard
 from toolkit.training.objective import summed_loss
 from toolkit.training.trackers import TRACKERS, TrackerCallback
+from toolkit.training.validation import StepChoice
 from toolkit.utils.memory_errors import memory_errors
 
 
@@ -193,10 +195,14 @@ def configure_trainer(trainer: Any, job: TrainingJob, checkpoints: Path) -> None
     trainer.row_order = job.row_order()
     trainer.add_callback(EpochOrder(trainer.row_order))
     ids = [row.id for row in job.preflight.splits.train]
-    trainer.divergence_guard = DivergenceGuard(checkpoints.parent / "bad_step.json", ids)
+    compares_labels = job.recipe.model.kind == "encoder" or job.recipe.training.objective == "labels"
+    trainer.divergence_guard = DivergenceGuard(
+        checkpoints.parent / "bad_step.json", ids, stops_at_zero=not compares_labels
+    )
     trainer.add_callback(trainer.divergence_guard)
     if (tracker := job.recipe.training.report_to) in TRACKERS:
-        trainer.add_callback(TrackerCallback(tracker, RunFolder(checkpoints.parent)))
+        is_complete = partial(StepChoice.of(job.recipe).is_complete, plan=job.plan)
+        trainer.add_callback(TrackerCallback(tracker, RunFolder(checkpoints.parent), is_complete))
     name = job.preflight.precision.name
     if (trainer.args.bf16, trainer.args.fp16) != (name == "bfloat16", name == "float16"):
         raise TrainingError(

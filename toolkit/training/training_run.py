@@ -21,7 +21,7 @@ from toolkit.planning.plan import plan_job
 from toolkit.planning.preflight import Preflight, run_preflight
 from toolkit.planning.resource_estimate import ResourceEstimate, disk_warning, estimate_resources, format_estimate
 from toolkit.planning.suggestions import verdict
-from toolkit.planning.validation_plan import patience_warning
+from toolkit.planning.validation_plan import validation_warnings
 from toolkit.recipe.loading import dump_recipe
 from toolkit.recipe.schema import Recipe
 from toolkit.runs.run_folder import IS_MAIN_PROCESS, RunFolder, utc_now
@@ -87,7 +87,7 @@ def train_run(recipe: Recipe, run: RunFolder, options: TrainingOptions) -> None:
     announce(f"{preflight.report()}\n\n{preflight.examples(color=use_color())}\n")
     job, record = _plan_run(preflight, run, resume=options.resume)
     announce(f"batch       {job.plan}")
-    if warning := patience_warning(job):
+    for warning in validation_warnings(job):
         announce(warning)
     estimate = _announce_estimate(job, None if options.resume else run)
     fetch_weights(recipe.model.name, preflight.folder)

@@ -68,7 +68,7 @@ def verify_tree(
     """
     rows = sorted(rows, key=lambda row: row["prompt"])[:_ROWS]  # sorted rows are most likely to share a prefix
     if labels is not None:  # padded, each label of each row is a sequence of its own, so hundreds would not fit
-        rows, labels = limit_labels(rows, labels, _LABELS)
+        rows, labels = limit_labels(rows, labels, _LABELS if len(rows) > 2 else 2)
     tolerance = _TOLERANCE[precision.name]
     multiple = LENGTH_MULTIPLES[model.device.type]
     padded = PaddedCollator(len(rows), loss_on, labels)(rows)
