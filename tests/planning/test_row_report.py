@@ -41,8 +41,10 @@ def test_dev_rows_are_encoded_and_counted(check: Callable[..., Preflight]) -> No
     assert (preflight.tokens.rows, preflight.scored_tokens.rows) == (26, 9)
     record = preflight.record()
     assert record["data"]["dev"]["rows"] == 4
-    assert record["near_duplicates"] == {"repeats": 0, "conflicts": 0, "leaked": 0, "leaked_dev": 0}
-    assert "0 evaluation rows also occur in training, and so do 0 dev rows" in preflight.report()
+    counts = {"repeats": 0, "conflicts": 0, "leaked": 0, "leaked_dev": 0, "evaluated_dev": 0}
+    assert record["near_duplicates"] == counts
+    expected = "0 evaluation rows also occur in training, and so do 0 dev rows; 0 dev rows also occur in evaluation"
+    assert expected in preflight.report()
 
 
 def test_truncated_dev_rows_are_counted(check: Callable[..., Preflight], tmp_path: Path) -> None:
@@ -64,6 +66,13 @@ def test_shared_dev_rows_are_reported(check: Callable[..., Preflight], tmp_path:
     assert "between dev and eval" not in report
 
 
+def test_labels_without_dev_rows_are_a_warning(check: Callable[..., Preflight]) -> None:
+    """A limit on sorted rows can leave out a label, and validation would then reward forgetting it."""
+    warning = "WARNING     no dev row has the label contradiction, so validation knows nothing about it"
+    assert warning in check("data.dev.limit=3").report()
+    assert "no dev row" not in check().report()
+
+
 def test_large_classes_are_a_warning(check: Callable[..., Preflight]) -> None:
     warning = (
         "WARNING     the largest class, neutral, has 3.0 times the training rows of the smallest, entailment; always "
@@ -82,3 +91,8 @@ def test_class_weights_are_shown(check: Callable[..., Preflight]) -> None:
     assert "weights     training.class_weights: entailment 1, neutral 0.5, contradiction 1" in report
     assert "WARNING" not in report
     assert "weights     training.class_weights: balanced" in check("training.class_weights=balanced").report()
+
+
+def test_untrained_chat_is_a_warning(check: Callable[..., Preflight]) -> None:
+    assert "WARNING     training.objective: labels trains the comparison" in check("training.objective=labels").report()
+    assert "training.objective" not in check().report()
