@@ -28,4 +28,5 @@ def test_repeats_conflicts_and_leaks_are_counted() -> None:
     evaluation = [row("un  chat !"), row("Un lapin."), row("Un chat.", hypothesis="Il mange.")]
     assert find_near_duplicates(train, evaluation) == NearDuplicates(repeats=3, conflicts=3, leaked=1)
     assert find_near_duplicates([], []) == NearDuplicates(0, 0, 0)
-    assert find_near_duplicates(train, [], evaluation) == NearDuplicates(3, 3, 0, leaked_dev=1)
+    assert find_near_duplicates(train, [], evaluation) == NearDuplicates(3, 3, 0, leaked_dev=1, evaluated_dev=0)
+    assert find_near_duplicates([], evaluation[:1], [row("UN CHAT"), row("Un lapin.")]).evaluated_dev == 1

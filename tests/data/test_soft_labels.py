@@ -13,6 +13,7 @@ from toolkit.data.example import Example
 from toolkit.data.examples import check_all_labels_occur, fingerprint, load_examples, load_rows
 from toolkit.data.group_split import split_calibration, split_dev, split_evaluation
 from toolkit.data.inputs import read_labels
+from toolkit.data.label_column import LabelColumn
 from toolkit.data.splits import load_evaluation_rows, load_splits
 from toolkit.errors import DataError
 from toolkit.recipe.data_section import Source
@@ -112,6 +113,18 @@ def test_mapping_in_a_text_cell_is_refused(make_task: MakeTask, tmp_path: Path, 
     assert "row 1: column 'label' has a mapping as text" in message and "JSON Lines" in hint
 
 
+@pytest.mark.parametrize("value", [[0.7, 0.3], [1.0, 0], [("positive", 0.7), ("negative", 0.3)]])
+def test_list_of_probabilities_is_refused(make_task: MakeTask, value: list[object]) -> None:
+    """The labels of a list's numbers are not known. A Parquet file with a map gives a list of pairs."""
+    column = LabelColumn.of(make_task(), make_task().data.train, is_training=True)
+    with pytest.raises(DataError, match="column 'label' has probabilities as a list") as error:
+        column.read_with_probabilities(value)
+    assert "JSON Lines" in (error.value.hint or "")
+    for labels in ([0, 1], ["positive", "negative"]):
+        with pytest.raises(DataError, match="a row can only have one label"):
+            column.read_with_probabilities(labels)
+
+
 def test_tie_is_only_allowed_in_training(make_task: MakeTask, tmp_path: Path) -> None:
     tie = {"negative": 0.5, "positive": 0.5}
     train = write(tmp_path / "train.jsonl", ["positive", "negative", tie])
@@ -136,6 +149,8 @@ def test_ties_stay_in_training(split: Any) -> None:
     train, held_out = split(tied, 0.5, 1)
     assert len(held_out) == 20 and not any(row.is_tied for row in held_out)
     assert sum(row.is_tied for row in train) == 5
+    with pytest.raises(DataError, match=r"none of the 5 .* 1 of 1 premises have a row with several equally"):
+        split([replace(row, inputs={"premise": "p", "hypothesis": row.id}) for row in tied[:5]], 0.5, 1)
 
 
 def test_merged_labels_need_single_labels(make_task: MakeTask, tmp_path: Path) -> None:

@@ -143,6 +143,8 @@ def test_readme_of_a_single_text() -> None:
     text = render_readme(prompt_tokenizer, [Path("x-q8_0.gguf")], example)
     assert "```\nAvis : {text}\n```" in text and "answers `oui`" in text
     assert "ollama run x-q8_0 'Avis : Bon film.'" in text
+    warned = render_readme(prompt_tokenizer, [Path("x-q8_0.gguf")], example, "Only compared.")
+    assert "it answers" not in warned and "Only compared. Among the labels, `oui` is" in warned
     assert 'SYSTEM """Classe."""' in render_modelfile(prompt_tokenizer, Path("x.gguf"), 256)
 
 

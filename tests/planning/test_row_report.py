@@ -41,8 +41,10 @@ def test_dev_rows_are_encoded_and_counted(check: Callable[..., Preflight]) -> No
     assert (preflight.tokens.rows, preflight.scored_tokens.rows) == (26, 9)
     record = preflight.record()
     assert record["data"]["dev"]["rows"] == 4
-    assert record["near_duplicates"] == {"repeats": 0, "conflicts": 0, "leaked": 0, "leaked_dev": 0}
-    assert "0 evaluation rows also occur in training, 0 dev rows also occur in training" in preflight.report()
+    counts = {"repeats": 0, "conflicts": 0, "leaked": 0, "leaked_dev": 0, "evaluated_dev": 0}
+    assert record["near_duplicates"] == counts
+    expected = "0 evaluation rows also occur in training, 0 dev rows also occur in training, 0 dev rows in evaluation"
+    assert expected in preflight.report()
 
 
 def test_truncated_dev_rows_are_counted(check: Callable[..., Preflight], tmp_path: Path) -> None:
@@ -65,6 +67,13 @@ def test_shared_dev_rows_are_reported(check: Callable[..., Preflight], tmp_path:
     assert "            between dev and eval: 0 premises, 5 hypotheses, 0 pairs" in report
 
 
+def test_labels_without_dev_rows_are_a_warning(check: Callable[..., Preflight]) -> None:
+    """A limit on sorted rows can leave out a label, and validation would then reward forgetting it."""
+    warning = "WARNING     no dev row has the label contradiction, so validation knows nothing about it"
+    assert warning in check("data.dev.limit=3").report()
+    assert "no dev row" not in check().report()
+
+
 def test_class_imbalance_is_a_warning(check: Callable[..., Preflight]) -> None:
     warning = (
         "WARNING     the majority class, neutral, has 3.0 times as many training rows as the smallest, entailment; "
@@ -85,3 +94,8 @@ def test_class_weights_are_shown(check: Callable[..., Preflight]) -> None:
     # 26 rows / (3 labels * rows of the label)
     balanced = check("training.class_weights=balanced").report()
     assert "weights     of a row: entailment 2.17, neutral 0.722, contradiction 0.867" in balanced
+
+
+def test_untrained_chat_is_a_warning(check: Callable[..., Preflight]) -> None:
+    assert "WARNING     training.objective: labels trains the comparison" in check("training.objective=labels").report()
+    assert "training.objective" not in check().report()

@@ -138,8 +138,8 @@ def test_training_sends_only_metrics(
     run = RunFolder(tmp_path / "nightly")
     train_run(make_recipe(*overrides), run, TrainingOptions())
     assert trackio.options == [
-        {"project": "toolkit", "name": f"nightly {run.record['started']}", "resume": "never", "private": True, "embed": False,
-         "auto_log_cpu": False, "auto_log_gpu": False}
+        {"project": "toolkit", "name": f"nightly {run.record['started']}", "resume": "never", "private": True,
+         "embed": False, "auto_log_cpu": False, "auto_log_gpu": False}
     ]  # fmt: skip
     assert [step for step, _ in trackio.logged] == [1, 2] and trackio.is_finished
     for line, (_, metrics) in zip(log(tmp_path / "nightly"), trackio.logged, strict=True):

@@ -21,12 +21,14 @@ class NearDuplicates:
         conflicts: Training rows whose texts also occur with another label.
         leaked: Evaluation rows whose texts occur in the training rows.
         leaked_dev: Dev rows whose texts occur in the training rows. None without dev rows.
+        evaluated_dev: Dev rows whose texts occur in the evaluation rows. None without dev rows.
     """
 
     repeats: int
     conflicts: int
     leaked: int
     leaked_dev: int | None = None
+    evaluated_dev: int | None = None
 
     def record(self) -> dict[str, int]:
         """Return the counts for run.json."""
@@ -35,10 +37,14 @@ class NearDuplicates:
     def describe(self, inputs: Sequence[str]) -> str:
         """Return the counts as text, for rows with these inputs."""
         repeated = "a pair" if name_rows(inputs) == "pairs" else "an earlier one"
+        dev = ""
+        if self.leaked_dev is not None:
+            dev = (
+                f", {self.leaked_dev:,} dev rows also occur in training, {self.evaluated_dev:,} dev rows in evaluation"
+            )
         return (
             f"{self.repeats:,} training rows repeat {repeated} (ignoring case and punctuation), "
-            f"{self.conflicts:,} have conflicting labels, {self.leaked:,} evaluation rows also occur in training"
-            + ("" if self.leaked_dev is None else f", {self.leaked_dev:,} dev rows also occur in training")
+            f"{self.conflicts:,} have conflicting labels, {self.leaked:,} evaluation rows also occur in training{dev}"
         )
 
 
@@ -57,11 +63,13 @@ def find_near_duplicates(
     labels: dict[tuple[str, ...], list[str]] = defaultdict(list)
     for row in train:
         labels[_normalized_texts(row)].append(row.label)
+    evaluated = {_normalized_texts(row) for row in evaluation}
     return NearDuplicates(
         repeats=sum(len(row_labels) - 1 for row_labels in labels.values()),
         conflicts=sum(len(row_labels) for row_labels in labels.values() if len(set(row_labels)) > 1),
         leaked=sum(_normalized_texts(row) in labels for row in evaluation),
         leaked_dev=sum(_normalized_texts(row) in labels for row in dev) if dev else None,
+        evaluated_dev=sum(_normalized_texts(row) in evaluated for row in dev) if dev else None,
     )
 
 

@@ -65,9 +65,16 @@ def _split_groups(
         count += sizes[group]
     if count in (0, len(rows)):
         name = next(iter(rows[0].inputs))
+        names = name_texts(name)
+        reason = f"there are only {len(groups)} {names}"
+        if tied and not count:
+            reason = (
+                f"{len(tied)} of {len(groups)} {names} have a row with several equally probable labels, which can only "
+                "be trained on"
+            )
         raise DataError(
             f"{key} {share:g} would hold out {'all' if count else 'none of the'} {len(rows)} training rows. Rows of "
-            f"the same {name} are held out together, and there are only {len(groups)} {name_texts(name)}.",
+            f"the same {name} are held out together, and {reason}.",
             hint=f"Change {key}, or give other rows in a file of their own."
             if passes_over
             else f"Lower {key}, or set it to 0.",

@@ -155,7 +155,10 @@ def answer_warnings(
     """
     distinct_answers, warnings = set(predicted), []
     if distinct_answers == {None}:
-        warnings.append("No answer is a label. Use constrained decoding, or train the model before free generation.")
+        warnings.append(
+            "No answer is a label. Use constrained decoding, or train the model with training.objective: tokens before "
+            "free generation."
+        )
     elif len(distinct_answers) == 1 and len({row.label for row in evaluation}) > 1:
         warnings.append(
             f"Every row gets the same answer ({next(iter(distinct_answers))}), so the model does not distinguish the "

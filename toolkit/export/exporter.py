@@ -122,6 +122,8 @@ def export_run(run: TrainedRun, options: ExportOptions) -> ExportResult:
     result = ExportResult(tuple(files.values()), tuple(gate.results), gate.table())
     report = write_report(run)
     logger.info("\n%s\n\nreport      %s", result.table, report)
+    if warning := recipe.training.chat_warning:
+        logger.warning("WARNING     %s", warning)
     if gate.refused:
         raise ParityError(
             f"Files of {run.path} do not answer like the adapter: {', '.join(entry.model for entry in gate.refused)}.",
@@ -249,4 +251,4 @@ def _write_companions(
     write_parity(run, {**record, "models": [*record["models"], *earlier]})
     folder = files[0].parent
     write_text(folder / "Modelfile", render_modelfile(prompt_tokenizer, files[0], recipe.model.max_seq_length))
-    write_text(folder / "README.md", render_readme(prompt_tokenizer, files, gate.example))
+    write_text(folder / "README.md", render_readme(prompt_tokenizer, files, gate.example, recipe.training.chat_warning))

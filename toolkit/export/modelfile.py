@@ -54,13 +54,16 @@ def _varies_system(task: TaskSection) -> bool:
     return any(f"{{{name}}}" in (task.system or "") for name in task.inputs)
 
 
-def render_readme(prompt_tokenizer: PromptTokenizer, files: list[Path], example: Example) -> str:
+def render_readme(
+    prompt_tokenizer: PromptTokenizer, files: list[Path], example: Example, warning: str | None = None
+) -> str:
     """Return the README of the folder of GGUF files.
 
     Args:
         prompt_tokenizer: The run's tokenizer, chat template, and task.
         files: The GGUF files, starting with the one that the command lines use.
         example: A row whose label is the one that the model predicts for it.
+        warning: A warning about chats, see `TrainingSection.chat_warning`.
     """
     task = prompt_tokenizer.task
     *system, question = prompt_messages(task, example.inputs)
@@ -77,6 +80,10 @@ def render_readme(prompt_tokenizer: PromptTokenizer, files: list[Path], example:
         body = {"model": ollama_name, "messages": [*system, question], "stream": False}
         ollama = _curl("http://127.0.0.1:11434/api/chat", body)
     body = {"messages": [*system, question], "temperature": 0}
+    label = code_span(task.verbalizers[example.label])
+    answer = f"For the example below it answers {label}."
+    if warning is not None:
+        answer = f"{warning} Among the labels, {label} is the most probable one for the example below."
     return "\n\n".join(
         [
             f"# {escape_markdown(name)}",
@@ -84,8 +91,7 @@ def render_readme(prompt_tokenizer: PromptTokenizer, files: list[Path], example:
             "of them agrees with the evaluated model.",
             f"The model expects a single user message of this form{system_note} and temperature 0:",
             *forms,
-            f"For the example below it answers {code_span(task.verbalizers[example.label])}."
-            f"{_date_note(prompt_tokenizer)}{_unicode_note(prompt_tokenizer)}",
+            f"{answer}{_date_note(prompt_tokenizer)}{_unicode_note(prompt_tokenizer)}",
             "## llama.cpp",
             code_block(f"llama-cli -m {quoted_file} --jinja --temp 0 --single-turn {system_flag}-p {quoted_question}"),
             "As a server:",

@@ -190,6 +190,8 @@ class Preflight(Generic[RowT]):
             lines.append(f"head        {self.head}")
         if self.export_problem and recipe.model.kind == "decoder":
             lines.append(f"export      not possible: {self.export_problem}")
+        if warning := recipe.training.chat_warning:
+            lines.append(f"WARNING     {warning}")
         return escape_control_characters("\n".join(lines))
 
     def _training_notes(self) -> list[str]:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from toolkit.data.examples import label_counts
+from toolkit.data.messages import list_names
 from toolkit.data.splits import Splits
 from toolkit.data.target_weights import resolve_class_weights
 from toolkit.evaluation.merged_labels import MergedLabels
@@ -19,7 +20,10 @@ def describe_splits(recipe: Recipe, splits: Splits) -> Iterator[str]:
     if splits.calibration_set:
         yield f"held out    {format_counts(label_counts(recipe, splits.calibration_set))}, for calibration"
     if splits.dev:
-        yield f"dev         {format_counts(label_counts(recipe, splits.dev))}"
+        counts = label_counts(recipe, splits.dev)
+        yield f"dev         {format_counts(counts)}"
+        if absent := [label for label, count in counts.items() if not count]:
+            yield f"WARNING     no dev row has the label {list_names(absent)}, so validation knows nothing about it"
     yield f"eval        {format_counts(label_counts(recipe, splits.eval))}"
     yield f"overlap     {splits.overlap}"
     for name, overlap in splits.dev_overlap.items():

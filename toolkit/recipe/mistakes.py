@@ -33,6 +33,9 @@ def describe_mistakes(error: ValidationError, where: str, known_keys: Sequence[s
         # pydantic drops invalid items before it counts, so an invalid item also makes its list "too short".
         if detail["type"] == "too_short" and any(item["loc"][:-1] == detail["loc"] for item in errors):
             continue
+        # A mapping with an invalid item was meant to be the mapping of a union, not one of the union's words.
+        if detail["type"] == "literal_error" and any(_is_inside(item, detail["loc"]) for item in errors):
+            continue
         key, text = _describe_error(detail, known_keys)
         texts = mistakes.setdefault(key, [])
         if not any(earlier.endswith(_QUOTE) for earlier in texts):  # one sentence for all values without quotes
@@ -46,6 +49,12 @@ def describe_mistakes(error: ValidationError, where: str, known_keys: Sequence[s
     if (omitted := len(lines) - _MAX_REPORTED_MISTAKES) > 0:
         lines = [*lines[:_MAX_REPORTED_MISTAKES], f"{where}: {omitted:,} more mistakes."]
     return "\n".join(lines)
+
+
+def _is_inside(error: Mapping[str, Any], member: Sequence[str | int]) -> bool:
+    """Return whether an error is about an item, or the number of items, of a mapping in the union of `member`."""
+    is_item = len(error["loc"]) > len(member) or (isinstance(error["input"], dict) and error["type"] == "too_short")
+    return is_item and error["loc"][: len(member) - 1] == member[:-1]
 
 
 def _describe_error(error: Mapping[str, Any], known_keys: Sequence[str]) -> tuple[str, str]:

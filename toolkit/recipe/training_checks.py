@@ -44,11 +44,6 @@ def _class_weight_errors(recipe: Any) -> Iterator[str]:
             f"training.class_weights: {unknown[0]!r} is not one of the labels [{join_names(map(repr, labels))}]"
             f"{suggest_label(unknown[0], labels)}"
         )
-    elif zero := [label for label, weight in weights.items() if weight == 0]:
-        yield (
-            f"training.class_weights: the weight of {zero[0]!r} is 0, so its rows would not be trained on; leave out "
-            "its rows with data.label_map, or give it a positive weight"
-        )
     elif pair := find_equal(weights):
         yield f"training.class_weights: {pair[0]!a} and {pair[1]!a} are the same label; keep one of them"
 

@@ -6,7 +6,9 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
 
 from toolkit.recipe.section import Auto, BatchRows, Count, Fraction, Names, Section
 
-ClassWeights = Annotated[dict[str | bool | int | float, NonNegativeFloat], Field(min_length=1)]
+# Beyond these bounds, losses overflow or vanish in 32 bits, and it looks as if training had diverged.
+ClassWeight = Annotated[float, Field(ge=1e-6, le=1e6)]
+ClassWeights = Annotated[dict[str | bool | int | float, ClassWeight], Field(min_length=1)]
 
 
 class TrainingSection(Section):
@@ -133,3 +135,13 @@ class TrainingSection(Section):
     def group_by_inputs(self) -> tuple[str, ...]:
         """The inputs in `group_by`; empty for auto and none."""
         return self.group_by if isinstance(self.group_by, tuple) else ()
+
+    @property
+    def chat_warning(self) -> str | None:
+        """A warning that a chat with the model can leave the labels, because only their comparison is trained."""
+        if self.objective == "tokens":
+            return None
+        return (
+            "training.objective: labels trains the comparison of the labels, so free generation and a chat in Ollama "
+            "can answer with other text. training.objective: tokens also trains the answer itself."
+        )
