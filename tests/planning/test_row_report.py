@@ -43,7 +43,7 @@ def test_dev_rows_are_encoded_and_counted(check: Callable[..., Preflight]) -> No
     assert record["data"]["dev"]["rows"] == 4
     counts = {"repeats": 0, "conflicts": 0, "leaked": 0, "leaked_dev": 0, "evaluated_dev": 0}
     assert record["near_duplicates"] == counts
-    expected = "0 evaluation rows also occur in training, 0 dev rows also occur in training, 0 dev rows in evaluation"
+    expected = "0 evaluation rows also occur in training, 0 dev rows also occur in training, 0 in evaluation"
     assert expected in preflight.report()
 
 
