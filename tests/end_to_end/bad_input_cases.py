@@ -256,6 +256,8 @@ RUN_CASES = [
         "pickled .bin files are not read", "Convert the model"),
     Case("an invalid run.json", run("eval_generate", write("run.json", "{")), "run.json is not JSON",
         "Restore it from a copy, or train again with --overwrite or another --output-dir"),
+    Case("wrong dev rows in run.json", run("eval_generate", merge("run.json", data={"dev": "x"})),
+        "'data.dev' is not an object", "Restore it"),
     Case("a wrong type in run.json", run("eval_generate", merge("run.json", data=3)), "'data' is not an object",
         "Restore it from a copy"),
     Case("invalid metrics", run("eval_generate", write("eval/base/metrics.json", "[]")), "contains a list",
