@@ -168,8 +168,10 @@ def test_probabilities_become_labels() -> None:
          "column 'label' has the value 'oui' in every row, so there is nothing to learn."),
         (("text", "label"), [(f"Il pleut {n} jours.", "") for n in range(12)], "label",
          "column 'label' has no value in any row, so there is nothing to learn."),
+        (("text", "label"), [(f"Il pleut {n} jours.", "{'a': 0.8, 'b': 0.2}") for n in range(12)], "label",
+         "Column 'label' has probabilities as a list or as text (\"{'a': 0.8, 'b': 0.2}\")."),
     ],
-    ids=["no column", "no text", "unique labels", "one label", "no label"],
+    ids=["no column", "no text", "unique labels", "one label", "no label", "mappings"],
 )  # fmt: skip
 def test_unusable_file_is_one_sentence(
     header: tuple[str, ...], rows: list[tuple[str, ...]], label: str, sentence: str, call: Call

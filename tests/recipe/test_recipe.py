@@ -116,11 +116,17 @@ def test_build_recipe_does_not_modify_its_values(make_recipe: MakeRecipe) -> Non
     [
         ("training.learning_rate=abc", "training.learning_rate: 'abc' cannot be used; it should be a valid number."),
         ("lora.r=-4", "lora.r: -4 cannot be used; it should be greater than 0."),
-        ("training.class_weights={neutral: 0}", "class_weights: 0 cannot be used; it should be greater than or equal"),
+        (
+            "training.class_weights={neutral: 0, a: 0}",
+            "0 cannot be used; it should be greater than or equal to 0.000001.",
+        ),
         ("training.class_weights={neutral: 1e300}", "class_weights: 1e+300 cannot be used; it should be less than or"),
         ("training.class_weights={neutral: x}", "class_weights: 'x' cannot be used; it should be a valid number."),
         ("training.class_weights={}", "training.class_weights: has 0 values, but needs at least 1."),
-        ("training.class_weights=equal", "'equal' cannot be used; it should be 'none' or 'balanced' or should be"),
+        (
+            "training.class_weights=equal",
+            "'equal' cannot be used; it should be 'none' or 'balanced' or should be a mapping.",
+        ),
         ("training.eval_steps={a: 1}", "{'a': 1} cannot be used; it should be 'auto' or should be a valid integer."),
         ("lora.r=true", "lora.r: True cannot be used; it should be a valid integer."),
         ("training.lr=1", "training.lr: not a key of section training; did you mean training.learning_rate?"),

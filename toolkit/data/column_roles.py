@@ -9,6 +9,7 @@ from typing import Any
 
 from toolkit.data.columns import Row, get_column
 from toolkit.data.messages import list_names
+from toolkit.data.soft_labels import JSON_LINES_HINT, is_mapping_text, is_probability
 from toolkit.data.values import optional_text
 from toolkit.errors import DataError
 from toolkit.recipe.labels import normalize_label
@@ -146,7 +147,12 @@ def is_code(label: str) -> bool:
 
 
 def _label_text(column: str, value: Any) -> str | None:
-    if isinstance(value, (list, tuple, set)):
+    is_list = isinstance(value, (list, tuple, set))
+    if (is_list and any(map(is_probability, value))) or (isinstance(value, str) and is_mapping_text(value.strip())):
+        raise DataError(
+            f"Column {column!r} has probabilities as a list or as text ({value!r:.80}).", hint=JSON_LINES_HINT
+        )
+    if is_list:
         raise DataError(
             f"Column {column!r} has lists ({value!r:.80}), but a row can only have one label.",
             hint="Keep one label for each row, or train one model for each label, whose labels are yes and no.",

@@ -28,6 +28,12 @@ def is_mapping_text(text: str) -> bool:
     return text.startswith("{") and text.endswith("}") and ":" in text
 
 
+def is_probability(item: Any) -> bool:
+    """Return whether an item of a list is a probability, or a label with one, as in a Parquet map."""
+    number = item[1] if isinstance(item, tuple) and len(item) == 2 else item
+    return isinstance(number, float) and 0 <= number <= 1  # integers can be labels, or mark several labels with 1
+
+
 def read_soft_label(
     column: str, value: Mapping[Any, Any], texts: Mapping[str, str], left_out: Collection[str], labels: Sequence[str]
 ) -> tuple[float, ...]:

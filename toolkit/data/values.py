@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from toolkit.data.messages import list_names
-from toolkit.data.soft_labels import JSON_LINES_HINT, is_mapping_text
+from toolkit.data.soft_labels import JSON_LINES_HINT, is_mapping_text, is_probability
 from toolkit.errors import DataError
 from toolkit.recipe.labels import normalize_label, suggest_label
 
@@ -68,7 +68,7 @@ def read_label(column: str, value: Any, labels: Mapping[str, str]) -> str:
         DataError: If the value is missing or does not mean a label.
     """
     if isinstance(value, (list, tuple, set)) and value:
-        if any(_is_probability(item) for item in value):
+        if any(map(is_probability, value)):
             raise DataError(f"column {column!r} has probabilities as a list ({value!r:.80})", hint=JSON_LINES_HINT)
         raise DataError(
             f"column {column!r} has a list ({value!r:.80}), but a row can only have one label", hint=SEVERAL_LABELS_HINT
@@ -89,12 +89,6 @@ def read_label(column: str, value: Any, labels: Mapping[str, str]) -> str:
             raise DataError(problem, hint=SEVERAL_LABELS_HINT)
         raise DataError(problem + suggest_label(text, names))
     return label
-
-
-def _is_probability(item: Any) -> bool:
-    """Return whether an item of a list is a probability, or a label with one, as in a Parquet map."""
-    number = item[1] if isinstance(item, tuple) and len(item) == 2 else item
-    return isinstance(number, float) and 0 <= number <= 1  # integers can be labels, or mark several labels with 1
 
 
 def has_several_labels(text: str, labels: Mapping[str, str]) -> bool:

@@ -23,7 +23,7 @@ def describe_splits(recipe: Recipe, splits: Splits) -> Iterator[str]:
         counts = label_counts(recipe, splits.dev)
         yield f"dev         {format_counts(counts)}"
         if absent := [label for label, count in counts.items() if not count]:
-            yield f"WARNING     no dev row has the label {list_names(absent)}, so validation knows nothing about it"
+            yield f"WARNING     labels without dev rows, which validation cannot measure: {list_names(absent)}"
     yield f"eval        {format_counts(label_counts(recipe, splits.eval))}"
     yield f"overlap     {splits.overlap}"
     for name, overlap in splits.dev_overlap.items():

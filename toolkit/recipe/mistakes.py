@@ -41,7 +41,7 @@ def describe_mistakes(error: ValidationError, where: str, known_keys: Sequence[s
         if not any(earlier.endswith(_QUOTE) for earlier in texts):  # one sentence for all values without quotes
             texts.append(text)
     lines = [
-        f"{where}: {key:.{_MAX_VALUE_CHARACTERS}}: {' or '.join(dict.fromkeys(_merge_messages(texts)))}.".replace(
+        f"{where}: {key:.{_MAX_VALUE_CHARACTERS}}: {' or '.join(_merge_messages(list(dict.fromkeys(texts))))}.".replace(
             "?.", "?"
         )
         for key, texts in mistakes.items()
@@ -86,7 +86,7 @@ def _describe_error(error: Mapping[str, Any], known_keys: Sequence[str]) -> tupl
         # YAML reads 0, 1e4 and true as numbers and a truth value unless they are quoted.
         kind = "a truth value" if isinstance(error["input"], bool) else "a number"
         return key, f"{shorten(error['input'])} is {kind}, not text; {_QUOTE}"
-    rule = error["msg"].removeprefix("Input ").replace("valid tuple", "list")
+    rule = error["msg"].removeprefix("Input ").replace("valid tuple", "list").replace("valid dictionary", "mapping")
     return key, f"{shorten(error['input'])} cannot be used; it {rule[0].lower()}{rule[1:]}"
 
 

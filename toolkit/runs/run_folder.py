@@ -3,6 +3,7 @@
 import json
 import math
 import os
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from types import NoneType
@@ -16,7 +17,10 @@ from toolkit.utils.atomic_io import remove, write_json, write_text
 IS_MAIN_PROCESS = os.environ.get("RANK", "0") == "0"
 """Whether this process prints and writes the run's files. Of the processes that a launcher starts, only rank 0 does."""
 
-_OBJECT_FIELDS = ("model", "data", "precision", "batching", "versions")
+_OBJECT_FIELDS = (
+    "model", "data", "data.train", "data.dev", "data.calibration", "data.eval", "precision", "batching", "versions",
+    "validation",
+)  # fmt: skip
 
 
 def finite_or_none(value: float | None) -> float | None:
@@ -151,7 +155,8 @@ class RunFolder:
         except RunError as error:
             error.hint = "Restore it from a copy, or train again with overwrite=True or another output_dir."
             raise
-        if invalid_fields := [key for key in _OBJECT_FIELDS if not isinstance(record.get(key), (dict, NoneType))]:
+        values = {**record, **{f"data.{name}": rows for name, rows in _items(record.get("data"))}}
+        if invalid_fields := [key for key in _OBJECT_FIELDS if not isinstance(values.get(key), (dict, NoneType))]:
             raise RunError(
                 f"{self.run_json} is damaged: {invalid_fields[0]!r} is not an object.",
                 hint="Restore it from a copy.",
@@ -161,6 +166,10 @@ class RunFolder:
     def update(self, **fields: Any) -> None:
         """Set fields of run.json and keep all others."""
         write_json(self.run_json, self.record | fields)
+
+
+def _items(value: Any) -> Iterable[tuple[str, Any]]:
+    return value.items() if isinstance(value, dict) else ()
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
