@@ -120,9 +120,9 @@ def test_dev_rows_serve_as_calibration_set(
     shutil.copytree(run.path, copy.path, ignore=shutil.ignore_patterns("eval"))
     splits = load_splits(load_recipe(run.recipe_file))
     splits = replace(splits, calibration_set=[], dev=splits.calibration_set)
-    write_json(
-        copy.run_json, {**run.record, "data": {**run.record["data"], "dev": {"fingerprint": fingerprint(splits.dev)}}}
-    )
+    data = run.record["data"]
+    dev = data["calibration"] | {"fingerprint": fingerprint(splits.dev)}
+    write_json(copy.run_json, {**run.record, "data": {**data, "dev": dev}})
     monkeypatch.setattr("toolkit.evaluation.evaluator.load_splits", lambda *_, **__: splits)
     recipe = run.recipe_file.read_text(encoding="utf-8").replace(" dev_share: 0.0", " dev_share: 0.25")
     copy.recipe_file.write_text(recipe.replace("calibration_share: 0.25", "calibration_share: 0.0"), encoding="utf-8")

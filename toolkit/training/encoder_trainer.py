@@ -46,7 +46,7 @@ class PairCollator:
         """
         starts = range(0, len(rows), self.micro_batch_size)
         # A row has the index of its label, or a list with the weight of each label.
-        weights = [sum(row["label"]) if isinstance(row["label"], list) else 1.0 for row in rows]
+        weights = [sum(row["label"]) if isinstance(row.get("label"), list) else 1.0 for row in rows]
         return {
             "micro_batches": [dict(self.pad(list(rows[start : start + self.micro_batch_size]))) for start in starts],
             "predictions": torch.tensor([sum(weights)]),
