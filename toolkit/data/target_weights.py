@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from toolkit.data.example import Example
+from toolkit.recipe.labels import normalize_label
 from toolkit.recipe.schema import Recipe
-from toolkit.recipe.training_checks import class_weights
 
 
 def target_weights(recipe: Recipe, examples: Sequence[Example], *, always: bool = False) -> np.ndarray | None:
@@ -36,8 +36,9 @@ def target_weights(recipe: Recipe, examples: Sequence[Example], *, always: bool 
 def resolve_class_weights(recipe: Recipe, examples: Sequence[Example]) -> tuple[float, ...]:
     """Return the weight of each label's rows, in the order of the labels.
 
-    `balanced` is scikit-learn's rule, rows / (labels * rows of the label): each label then has the same total weight,
-    and the mean weight of a row is 1. A soft label counts with its probabilities.
+    A label that `training.class_weights` does not list has 1. `balanced` is scikit-learn's rule, rows / (labels * rows
+    of the label): each label then has the same total weight, and the mean weight of a row is 1. A soft label counts
+    with its probabilities.
     """
     setting, labels = recipe.training.class_weights, recipe.task.labels
     if setting == "none":
@@ -45,7 +46,8 @@ def resolve_class_weights(recipe: Recipe, examples: Sequence[Example]) -> tuple[
     if setting == "balanced":
         counts = _label_probabilities(recipe, examples).sum(axis=0)
         return tuple((len(examples) / (len(labels) * counts)).tolist())
-    return class_weights(recipe)
+    given = {normalize_label(label): weight for label, weight in setting.items()}
+    return tuple(given.get(normalize_label(label), 1.0) for label in labels)
 
 
 def _label_probabilities(recipe: Recipe, examples: Sequence[Example]) -> np.ndarray:

@@ -46,9 +46,3 @@ def _class_weight_errors(recipe: Any) -> Iterator[str]:
         )
     elif pair := find_equal(weights):
         yield f"training.class_weights: {pair[0]!a} and {pair[1]!a} are the same label; keep one of them"
-
-
-def class_weights(recipe: Any) -> tuple[float, ...]:
-    """Return the weights in `training.class_weights` in the order of the labels. A label that is not in it has 1."""
-    weights = {normalize_label(label): weight for label, weight in recipe.training.class_weights.items()}
-    return tuple(weights.get(normalize_label(label), 1.0) for label in recipe.task.labels)
