@@ -39,9 +39,7 @@ class NearDuplicates:
         repeated = "a pair" if name_rows(inputs) == "pairs" else "an earlier one"
         dev = ""
         if self.leaked_dev is not None:
-            dev = (
-                f", {self.leaked_dev:,} dev rows also occur in training, {self.evaluated_dev:,} dev rows in evaluation"
-            )
+            dev = f", {self.leaked_dev:,} dev rows also occur in training, {self.evaluated_dev:,} in evaluation"
         return (
             f"{self.repeats:,} training rows repeat {repeated} (ignoring case and punctuation), "
             f"{self.conflicts:,} have conflicting labels, {self.leaked:,} evaluation rows also occur in training{dev}"
