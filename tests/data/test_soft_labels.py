@@ -45,7 +45,7 @@ def test_rounding_does_not_break_a_tie() -> None:
     assert not Example("1", {"text": "a"}, "b", soft_label=(0.44, 0.46, 0.1)).is_tied
 
 
-def test_label_that_is_never_the_most_probable_is_learned(make_task: MakeTask, tmp_path: Path) -> None:
+def test_label_below_the_most_probable_is_learned(make_task: MakeTask, tmp_path: Path) -> None:
     recipe = make_task()
     rows = load_examples(recipe, write(tmp_path / "rows.jsonl", [SOFT, SOFT]))
     check_all_labels_occur(recipe, rows, "the file")

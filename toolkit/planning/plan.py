@@ -69,14 +69,7 @@ def plan_job(preflight: Preflight[Any], device: Device | None = None) -> Trainin
             "processes.",
             hint="Lower training.batch_size, or start one process.",
         )
-    micro_batch_size, batch_tokens = training.micro_batch_size, training.batch_tokens
-    if micro_batch_size == "auto":
-        micro_batch_size = choose_micro_batch(
-            training.batch_size, processes, preflight.tokens.longest * _sequences_per_row(preflight), affordable_tokens
-        )
-    if batch_tokens == "auto":
-        longest = preflight.tokens.longest + _count_label_nodes(preflight)
-        batch_tokens = choose_batch_tokens(longest, affordable_tokens, max_nodes)
+    micro_batch_size, batch_tokens = _choose_sizes(preflight, processes, affordable_tokens, max_nodes)
     optimizer = "adamw_8bit" if device.kind == "cuda" else "adamw_torch_fused"
     # A preliminary plan: the choice of batching counts tokens in its first steps, so it needs their rows and sizes.
     plan = Plan(
@@ -97,6 +90,20 @@ def plan_job(preflight: Preflight[Any], device: Device | None = None) -> Trainin
     job = job.with_plan(replace(plan, group_by=choose_grouping(preflight.recipe, uses_trees=plan.is_tree)))
     eval_steps, eval_reason = plan_validation(job)
     return job.with_plan(replace(job.plan, eval_steps=eval_steps, eval_reason=eval_reason))
+
+
+def _choose_sizes(preflight: Preflight[Any], processes: int, affordable_tokens: int, max_nodes: int) -> tuple[int, int]:
+    """Return the rows per forward pass of padded batches, and the nodes per forward pass of trees."""
+    training = preflight.recipe.training
+    micro_batch_size, batch_tokens = training.micro_batch_size, training.batch_tokens
+    if micro_batch_size == "auto":
+        micro_batch_size = choose_micro_batch(
+            training.batch_size, processes, preflight.tokens.longest * _sequences_per_row(preflight), affordable_tokens
+        )
+    if batch_tokens == "auto":
+        longest = preflight.tokens.longest + _count_label_nodes(preflight)
+        batch_tokens = choose_batch_tokens(longest, affordable_tokens, max_nodes)
+    return micro_batch_size, batch_tokens
 
 
 def _count_label_nodes(preflight: Preflight[Any]) -> int:
