@@ -42,8 +42,10 @@ def read_result(folder: Path) -> dict[str, Any] | None:
 
     rows = read_evaluation(folder)
     metrics, run = rows.metrics, folder.parent.parent
-    # Other overrides than those of the rows are another experiment.
-    overrides = [key for key in metrics.get("overrides") or {} if not key.startswith("data.eval.")]
+    # Other overrides than those of the rows are another experiment, and a limit leaves out rows.
+    overrides = [
+        key for key in metrics.get("overrides") or {} if not key.startswith("data.eval.") or key == "data.eval.limit"
+    ]
     if metrics["model"] != "adapter" or metrics["mode"] != "constrained" or overrides:
         return None
     record = json.loads((run / "run.json").read_text(encoding="utf-8"))

@@ -71,8 +71,12 @@ def test_means_and_differences_of_protocols(tmp_path: Path, runs: Any) -> None:
     # Another prompt or another dtype is another experiment.
     assert runs.read_result(folder / "tokens" / "model" / "seed-1" / "eval" / "adapter") is not None
     metrics_file = folder / "tokens" / "model" / "seed-1" / "eval" / "adapter" / "metrics.json"
-    write_json(metrics_file, json.loads(metrics_file.read_text(encoding="utf-8")) | {"overrides": {"model.dtype": "x"}})
-    assert runs.read_result(metrics_file.parent) is None
+    metrics = json.loads(metrics_file.read_text(encoding="utf-8"))
+    for overrides, is_result in (
+        ({"data.eval.path": "x"}, True), ({"model.dtype": "x"}, False), ({"data.eval.limit": 9}, False)
+    ):  # fmt: skip
+        write_json(metrics_file, metrics | {"overrides": overrides})
+        assert (runs.read_result(metrics_file.parent) is not None) is is_result
     assert [row[2] for row in runs.table(entries)] == ["protocol", "tokens", "labels"]
 
 
