@@ -42,11 +42,11 @@ def read_result(folder: Path) -> dict[str, Any] | None:
 
     rows = read_evaluation(folder)
     metrics, run = rows.metrics, folder.parent.parent
-    # Other overrides than those of the rows are another experiment, and a limit leaves out rows.
-    overrides = [
-        key for key in metrics.get("overrides") or {} if not key.startswith("data.eval.") or key == "data.eval.limit"
-    ]
-    if metrics["model"] != "adapter" or metrics["mode"] != "constrained" or overrides:
+    overrides = metrics.get("overrides") or {}
+    # An override of anything but the evaluation rows is another experiment, and a limit leaves out rows.
+    if "data.eval.limit" in overrides or not all(key.startswith("data.eval.") for key in overrides):
+        return None
+    if metrics["model"] != "adapter" or metrics["mode"] != "constrained":
         return None
     record = json.loads((run / "run.json").read_text(encoding="utf-8"))
     calibrated = metrics.get("cross_fitted_calibration") or {}

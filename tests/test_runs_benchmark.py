@@ -68,15 +68,14 @@ def test_means_and_differences_of_protocols(tmp_path: Path, runs: Any) -> None:
         assert against["mcnemar_p"][position] == mcnemar_exact(int((ours > theirs).sum()), int((theirs > ours).sum()))
     assert against["difference"] == pytest.approx(np.mean(against["by_seed"]))
     assert "against" not in entries[5]
-    # Another prompt or another dtype is another experiment.
-    assert runs.read_result(folder / "tokens" / "model" / "seed-1" / "eval" / "adapter") is not None
-    metrics_file = folder / "tokens" / "model" / "seed-1" / "eval" / "adapter" / "metrics.json"
-    metrics = json.loads(metrics_file.read_text(encoding="utf-8"))
-    for overrides, is_result in (
-        ({"data.eval.path": "x"}, True), ({"model.dtype": "x"}, False), ({"data.eval.limit": 9}, False)
-    ):  # fmt: skip
-        write_json(metrics_file, metrics | {"overrides": overrides})
-        assert (runs.read_result(metrics_file.parent) is not None) is is_result
+    evaluation = folder / "tokens" / "model" / "seed-1" / "eval" / "adapter"
+    assert runs.read_result(evaluation) is not None
+    metrics = json.loads((evaluation / "metrics.json").read_text(encoding="utf-8"))
+    # Other rows belong to the same experiment. Another dtype is another experiment, and a limit leaves out rows.
+    is_result = {"data.eval.path": True, "model.dtype": False, "data.eval.limit": False}
+    for key, expected in is_result.items():
+        write_json(evaluation / "metrics.json", metrics | {"overrides": {key: "x"}})
+        assert (runs.read_result(evaluation) is not None) is expected
     assert [row[2] for row in runs.table(entries)] == ["protocol", "tokens", "labels"]
 
 
