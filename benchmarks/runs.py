@@ -1,83 +1,40 @@
-"""Results of trained runs: accuracy, likelihood and calibration over seeds, and paired differences between protocols.
+"""Results of trained runs: accuracy, likelihood and calibration over seeds, and paired differences.
 
 python benchmarks/runs.py outputs/objective --baseline tokens --out benchmarks/results/objective
+python benchmarks/runs.py outputs/real --reference gemma-3-270m --out benchmarks/results/real
 
 The first argument is a folder with the layout PROTOCOL/MODEL/RUN: run folders that differ only in their seed are in the
-same folder, which is named after the model. Every evaluation of an adapter with constrained decoding is a result.
+same folder, which is named after the model. Every evaluation of an adapter, of the base model or of an exported GGUF
+file with constrained decoding is a result. Evaluations of the base model are named `MODEL zero-shot` or `MODEL K-shot`,
+and those of a GGUF file `MODEL TYPE`, e.g. `MODEL q8_0`.
 
 The confidence interval of a mean over seeds is bootstrapped over whole groups of rows, such as the rows of a premise.
 The value of a row is the share of the seeds that predict it correctly. The interval shows the variation over rows, and
-the standard deviation shows the variation over seeds. Differences are paired: they compare two protocols with the same
-seeds on the same rows.
+the standard deviation shows the variation over seeds.
+
+Differences are paired by row. `--baseline` compares the same model between protocols, over the seeds that both have.
+`--reference` compares a model with every other one, and adds the baselines to the results.
 """
 
 import argparse
-import json
 import statistics
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from run_folders import BASELINES, Key, Result, read_runs
 from side_by_side import Table, add_out_flag, report
 
 RESAMPLES = 10_000
-Key = tuple[str, str, str]
-"""Protocol, model and data."""
+MEANS = (
+    "macro_f1", "nll", "ece", "calibrated_nll", "calibrated_ece", "rows_per_second", "train_seconds",
+    "peak_memory_bytes", "trainable_parameters", "agreement", "largest_probability_change",
+)  # fmt: skip
+"""The fields of a result that are averaged over seeds."""
 
 
-def read_runs(folder: Path) -> dict[Key, list[dict[str, Any]]]:
-    """Return the results of each protocol, model and data set, in the order of the seeds."""
-    results: dict[Key, list[dict[str, Any]]] = {}
-    for metrics_file in sorted(folder.glob("*/*/*/eval/*/metrics.json")):
-        entry = read_result(metrics_file.parent)
-        if entry is not None:
-            results.setdefault((entry["protocol"], entry["model"], entry["data"]), []).append(entry)
-    return {key: sorted(entries, key=lambda entry: entry["seed"]) for key, entries in results.items()}
-
-
-def read_result(folder: Path) -> dict[str, Any] | None:
-    """Return an evaluation of an adapter as a result, with its correct rows and their groups, or None for another."""
-    from toolkit.evaluation.prediction_files import read_evaluation
-
-    rows = read_evaluation(folder)
-    metrics, run = rows.metrics, folder.parent.parent
-    overrides = metrics.get("overrides") or {}
-    # An override of anything but the evaluation rows is another experiment, and a limit leaves out rows.
-    if "data.eval.limit" in overrides or not all(key.startswith("data.eval.") for key in overrides):
-        return None
-    if metrics["model"] != "adapter" or metrics["mode"] != "constrained":
-        return None
-    record = json.loads((run / "run.json").read_text(encoding="utf-8"))
-    calibrated = metrics.get("cross_fitted_calibration") or {}
-    return {
-        "model": run.parent.name,
-        "data": data_name(metrics["data"]["source"]),
-        "protocol": run.parent.parent.name,
-        "seed": record["seed"],
-        "n": metrics["n"],
-        "accuracy": metrics["accuracy"],
-        "interval": metrics["accuracy_ci95"],
-        "macro_f1": metrics["macro"]["f1"],
-        "nll": metrics["nll"],
-        "ece": metrics["ece"],
-        "calibrated_nll": calibrated.get("nll"),
-        "calibrated_ece": calibrated.get("ece"),
-        "train_seconds": record.get("timings", {}).get("train_seconds"),
-        "precision": record["precision"]["name"],
-        "_rows": rows,
-    }
-
-
-def data_name(source: str) -> str:
-    """Return a short name of rows: that of an embedded split, or the folder and the name of a file."""
-    if source.startswith("embedded:"):
-        return source.removeprefix("embedded:").replace(":", " ")
-    path = Path(source.split(" ")[0])
-    return f"{path.parent.name} {path.stem}"
-
-
-def mean_over_seeds(entries: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def mean_over_seeds(entries: Sequence[Result]) -> dict[str, Any]:
     """Return the result of all seeds together."""
     from toolkit.evaluation.prediction_files import check_same_rows
 
@@ -96,8 +53,8 @@ def mean_over_seeds(entries: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "interval": interval,
         "deviation": statistics.stdev(accuracies) if len(entries) > 1 else None,
     }
-    for key in ("macro_f1", "nll", "ece", "calibrated_nll", "calibrated_ece", "train_seconds"):
-        values = [entry[key] for entry in entries]
+    for key in MEANS:
+        values = [entry.get(key) for entry in entries]
         mean[key] = None if None in values else statistics.fmean(values)
     return mean
 
@@ -111,7 +68,7 @@ def group_interval(values: np.ndarray, groups: np.ndarray) -> list[float]:
     return list(percentile_interval(resampled[:, 0] / resampled[:, 1]))
 
 
-def compare(entries: Sequence[dict[str, Any]], baseline: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def compare(entries: Sequence[Result], baseline: Sequence[Result]) -> dict[str, Any]:
     """Return the difference in accuracy from the baseline, over the seeds that both have."""
     from toolkit.evaluation.comparison import mcnemar_exact
     from toolkit.evaluation.prediction_files import check_same_rows
@@ -131,22 +88,45 @@ def compare(entries: Sequence[dict[str, Any]], baseline: Sequence[dict[str, Any]
     }
 
 
-def make_entries(results: dict[Key, list[dict[str, Any]]], baseline: str | None) -> Iterator[dict[str, Any]]:
-    """Yield an entry per run, and one per mean over seeds, which has `against` if there is a baseline."""
+def compare_models(entries: Sequence[Result], others: Sequence[Result]) -> dict[str, Any]:
+    """Return the difference in accuracy from another model on the same rows.
+
+    The seeds of two models have nothing in common, so each row counts with its mean over the seeds of a model.
+    """
+    from toolkit.evaluation.prediction_files import check_same_rows
+
+    first = entries[0]["_rows"]
+    check_same_rows(first, others[0]["_rows"])
+    ours, theirs = (np.mean([entry["_rows"].correct for entry in model], axis=0) for model in (entries, others))
+    groups = np.unique(first.group_hashes, return_inverse=True)[1]
+    return {
+        "model": others[0]["model"],
+        "difference": float((ours - theirs).mean()),
+        "interval": group_interval(ours - theirs, groups),
+    }
+
+
+def make_entries(results: dict[Key, list[Result]], baseline: str | None, reference: str | None) -> Iterator[Result]:
+    """Yield an entry per run, and one per mean over seeds.
+
+    A mean has `against` if there is a baseline, and that of the reference has `against_models`.
+    """
     for (protocol, model, data), entries in results.items():
         yield from ({key: value for key, value in entry.items() if key != "_rows"} for entry in entries)
         mean = mean_over_seeds(entries)
-        reference = results.get((baseline or "", model, data))
-        if (
-            reference is not None
-            and protocol != baseline
-            and {e["seed"] for e in entries} & {e["seed"] for e in reference}
-        ):
-            mean["against"] = compare(entries, reference)
+        protocol_entries = results.get((baseline or "", model, data), [])
+        if protocol != baseline and {e["seed"] for e in entries} & {e["seed"] for e in protocol_entries}:
+            mean["against"] = compare(entries, protocol_entries)
+        if model == reference:
+            mean["against_models"] = [
+                compare_models(entries, others)
+                for (other_protocol, other, other_data), others in results.items()
+                if (other_protocol, other_data) == (protocol, data) and other != model
+            ]
         yield mean
 
 
-def table(results: list[dict[str, Any]]) -> Table:
+def table(results: list[Result]) -> Table:
     """Return the means over seeds."""
     header = ["model", "data", "protocol", "seeds", "accuracy", "deviation", "nll", "ECE"]
     rows: Table = [[*header, "calibrated nll", "calibrated ECE", "difference"]]
@@ -172,26 +152,120 @@ def table(results: list[dict[str, Any]]) -> Table:
 
 
 def describe_difference(against: dict[str, Any] | None) -> str:
-    """Return a difference from the baseline with its interval, in percentage points."""
+    """Return a difference with its interval, in percentage points."""
     if against is None:
         return ""
     low, high = against["interval"]
     return f"{100 * against['difference']:+.2f} [{100 * low:+.2f}, {100 * high:+.2f}]"
 
 
+def means_by_model(results: list[Result]) -> dict[tuple[str, str], dict[str, Result]]:
+    """Return the means over seeds by protocol and model, and then by data; the baselines come first."""
+    means = [entry for entry in results if entry["seed"] == "mean"]
+    names = list(BASELINES.values())
+    order = {name: number for number, name in enumerate(names)}
+    means.sort(key=lambda entry: (entry["protocol"], order.get(entry["model"], len(order)), entry["model"]))
+    by_model: dict[tuple[str, str], dict[str, Result]] = {}
+    for entry in means:
+        by_model.setdefault((entry["protocol"], entry["model"]), {})[entry["data"]] = entry
+    return by_model
+
+
+def accuracy_table(results: list[Result]) -> Table:
+    """Return the accuracies with a column per data set."""
+    by_model = means_by_model(results)
+    columns = list(dict.fromkeys(data for means in by_model.values() for data in means))
+    rows: Table = [["protocol", "model", *columns]]
+    for (protocol, model), means in by_model.items():
+        rows.append([protocol, model, *(describe_accuracy(means.get(data)) for data in columns)])
+    return rows
+
+
+def describe_accuracy(mean: Result | None) -> str:
+    """Return an accuracy with its interval, and the number of seeds if there are several."""
+    if mean is None:
+        return ""
+    low, high = mean["interval"]
+    seeds = f", {mean['seeds']} seeds" if mean["seeds"] > 1 else ""
+    return f"{mean['accuracy']:.2%} [{low:.2%}, {high:.2%}]{seeds}"
+
+
+def seeds_table(results: list[Result]) -> Table:
+    """Return each seed of the models that were trained with several."""
+    rows: Table = [["protocol", "model", "data", "seed", "accuracy", "nll", "ECE"]]
+    several = {
+        (entry["protocol"], entry["model"], entry["data"])
+        for entry in results
+        if entry["seed"] == "mean" and entry["seeds"] > 1
+    }
+    for entry in results:
+        if entry["seed"] != "mean" and (entry["protocol"], entry["model"], entry["data"]) in several:
+            low, high = entry["interval"]
+            accuracy = f"{entry['accuracy']:.2%} [{low:.2%}, {high:.2%}]"
+            rows.append(
+                [entry["protocol"], entry["model"], entry["data"], str(entry["seed"]), accuracy]
+                + [f"{entry[key]:.4f}" for key in ("nll", "ece")]
+            )
+    return rows
+
+
+def difference_table(results: list[Result]) -> Table:
+    """Return how much more accurate the reference is than each other model."""
+    rows: Table = [["protocol", "data", "reference", "other model", "difference"]]
+    for entry in results:
+        for other in entry.get("against_models", ()):
+            rows.append([entry["protocol"], entry["data"], entry["model"], other["model"], describe_difference(other)])
+    return rows
+
+
+def cost_table(results: list[Result]) -> Table:
+    """Return what training and scoring cost, as means over seeds."""
+    rows: Table = [
+        ["protocol", "model", "trained parameters", "seconds of training", "peak GB", "data", "rows scored per second"]
+    ]
+    for (protocol, model), means in means_by_model(results).items():
+        for data, mean in means.items():
+            if mean["rows_per_second"] is not None:
+                costs = (mean["trainable_parameters"], mean["train_seconds"], (mean["peak_memory_bytes"] or 0) / 1e9)
+                trained = [f"{costs[0]:,.0f}", f"{costs[1]:,.0f}", f"{costs[2]:.2f}"] if costs[1] else ["", "", ""]
+                rows.append([protocol, model, *trained, data, f"{mean['rows_per_second']:.1f}"])
+    return rows
+
+
+def gguf_table(results: list[Result]) -> Table:
+    """Return how far exported files agree with their adapters."""
+    rows: Table = [["model", "data", "accuracy", "agreement with the adapter", "largest change of a probability"]]
+    for (_, model), means in means_by_model(results).items():
+        for data, mean in means.items():
+            if mean["agreement"] is not None:
+                change = f"{mean['largest_probability_change']:.4f}"
+                rows.append([model, data, describe_accuracy(mean), f"{mean['agreement']:.2%}", change])
+    return rows
+
+
 def main() -> None:
     """Read the runs and write their results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="a folder with PROTOCOL/MODEL/RUN")
-    parser.add_argument("--baseline", metavar="PROTOCOL", help="the protocol to compare the others with")
+    comparison = parser.add_mutually_exclusive_group()
+    comparison.add_argument("--baseline", metavar="PROTOCOL", help="the protocol to compare the others with")
+    comparison.add_argument("--reference", metavar="MODEL", help="the model to compare with every other one")
     add_out_flag(parser)
     arguments = parser.parse_args()
-    results = read_runs(arguments.folder)
+    results = read_runs(arguments.folder, with_baselines=arguments.reference is not None)
     if not results:
         parser.error(f"{arguments.folder} has no evaluated runs: expected PROTOCOL/MODEL/RUN/eval/adapter")
     if arguments.baseline and arguments.baseline not in {protocol for protocol, _, _ in results}:
         parser.error(f"{arguments.folder} has no protocol {arguments.baseline}")
-    report("Results of trained runs", list(make_entries(results, arguments.baseline)), arguments.out, table)
+    if arguments.reference and arguments.reference not in {model for _, model, _ in results}:
+        parser.error(f"{arguments.folder} has no model {arguments.reference}")
+    entries = list(make_entries(results, arguments.baseline, arguments.reference))
+    tables = (
+        (accuracy_table, seeds_table, difference_table, gguf_table, cost_table, table)
+        if arguments.reference
+        else (table,)
+    )
+    report("Results of trained runs", entries, arguments.out, *tables)
 
 
 if __name__ == "__main__":

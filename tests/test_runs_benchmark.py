@@ -12,8 +12,10 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.evaluation.run_files import LABELS, make_predictions, make_run, write_predictions
+from toolkit.data.example import Example
 from toolkit.evaluation.comparison import mcnemar_exact
 from toolkit.evaluation.metrics import Predictions, compute_metrics
+from toolkit.recipe.inputs import NLI_INPUTS
 from toolkit.utils.atomic_io import write_json
 
 
@@ -69,14 +71,81 @@ def test_means_and_differences_of_protocols(tmp_path: Path, runs: Any) -> None:
     assert against["difference"] == pytest.approx(np.mean(against["by_seed"]))
     assert "against" not in entries[5]
     evaluation = folder / "tokens" / "model" / "seed-1" / "eval" / "adapter"
-    assert runs.read_result(evaluation) is not None
+    read_result = importlib.import_module("run_folders").read_result
+    assert read_result(evaluation) is not None
     metrics = json.loads((evaluation / "metrics.json").read_text(encoding="utf-8"))
     # Other rows belong to the same experiment. Another dtype is another experiment, and a limit leaves out rows.
     is_result = {"data.eval.path": True, "model.dtype": False, "data.eval.limit": False}
     for key, expected in is_result.items():
         write_json(evaluation / "metrics.json", metrics | {"overrides": {key: "x"}})
-        assert (runs.read_result(evaluation) is not None) is expected
+        assert (read_result(evaluation) is not None) is expected
     assert [row[2] for row in runs.table(entries)] == ["protocol", "tokens", "labels"]
+
+
+def write_model_run(folder: Path, seed: int, answers: dict[str, np.ndarray]) -> None:
+    """Write a run on JSON Lines files with an evaluation per model, given as right or wrong answers for each row."""
+    data = folder.parents[2] / "rows"
+    data.mkdir(exist_ok=True)
+    clues = {"entailment": "oui", "neutral": "peut-être", "contradiction": "jamais"}
+    rows = [
+        {"id": str(i), "premise": f"p{i // 3}", "hypothesis": f"h{i} {clues[LABELS[i % 3]]}", "label": LABELS[i % 3]}
+        for i in range(60)
+    ]
+    for name, part in (("train", rows[:30]), ("test", rows[30:])):
+        lines = "".join(json.dumps(row) + "\n" for row in part)
+        (data / f"{name}.jsonl").write_text(lines, encoding="utf-8")
+    test = str(data / "test.jsonl")
+    run = make_run(folder, data={"train": {"path": str(data / "train.jsonl")}, "eval": {"path": test}})
+    costs = {"timings": {"train_seconds": 10.0}, "peak_memory_bytes": 3_000_000_000, "trainable_parameters": 1000}
+    write_json(run.run_json, run.record | {"seed": seed} | costs)
+    examples = [Example(row["id"], {key: row[key] for key in NLI_INPUTS}, row["label"]) for row in rows[30:]]
+    for name, correct in answers.items():
+        scores = np.zeros((30, 3))
+        for i, is_correct in enumerate(correct):
+            scores[i, LABELS.index(examples[i].label) - (not is_correct)] = 1.0 + (name == "gguf-q8_0")
+        predictions = Predictions(LABELS, [LABELS[i] for i in scores.argmax(axis=1)], scores)
+        model, _, shots = name.partition("@shots")
+        metrics = {
+            "n": 30, "inputs": list(NLI_INPUTS), "labels": list(LABELS), "mode": "constrained", "model": model,
+            "shots": int(shots or 0), "data": {"source": test, "fingerprint": "f"},
+            "speed": {"examples_per_second": 5.0}, **compute_metrics(examples, predictions),
+        }  # fmt: skip
+        (run.eval / name).mkdir(parents=True)
+        write_json(run.eval / name / "metrics.json", metrics)
+        write_predictions(run.eval / name / "predictions.jsonl", examples, predictions)
+
+
+def test_reference_is_compared_with_all_models(tmp_path: Path) -> None:
+    folder, out, row = tmp_path / "runs", tmp_path / "out", np.arange(30)
+    folder.mkdir()
+    others = {"base": row < 10, "base@shots4": row < 15, "gguf-q8_0": row < 21}
+    write_model_run(folder / "study" / "large" / "seed-1", 1, {"adapter": row < 24, **others})
+    write_model_run(folder / "study" / "large" / "seed-2", 2, {"adapter": row < 27})
+    write_model_run(folder / "study" / "small" / "seed-1", 1, {"adapter": row % 2 == 0})
+    command = [sys.executable, "benchmarks/runs.py", str(folder), "--reference", "large", "--out", str(out)]
+    finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stderr
+    entries = json.loads((out / "runs.json").read_text(encoding="utf-8"))
+    accuracies = {entry["model"]: entry["accuracy"] for entry in entries if entry["seed"] == "mean"}
+    expected = {
+        "large": 0.85, "large zero-shot": 1 / 3, "large 4-shot": 0.5, "large q8_0": 0.7, "small": 0.5,
+        "majority": 1 / 3, "hypothesis-only": 1.0, "TF-IDF pair": 1.0,
+    }  # fmt: skip
+    assert accuracies == pytest.approx(expected)
+    seeds = {entry["model"]: entry["seed"] for entry in entries if entry["seed"] != "mean"}
+    assert seeds["large zero-shot"] is None and seeds["large 4-shot"] == 1 and seeds["majority"] is None
+    (against,) = [entry["against_models"] for entry in entries if "against_models" in entry]
+    assert {other["model"]: other["difference"] for other in against} == pytest.approx(
+        {model: 0.85 - accuracy for model, accuracy in expected.items() if model != "large"}
+    )
+    assert all(other["interval"][0] <= other["difference"] <= other["interval"][1] for other in against)
+    # The file disagrees with the adapter of its seed in 3 of 30 rows, where the gold label goes from e / (e + 2) to
+    # 1 / (e² + 2).
+    (gguf,) = [entry for entry in entries if entry["model"] == "large q8_0" and entry["seed"] == 1]
+    assert gguf["agreement"] == pytest.approx(0.9)
+    assert gguf["largest_probability_change"] == pytest.approx(np.exp(2) / (np.exp(2) + 2) - 1 / (np.e + 2), abs=1e-12)
+    for cell in ("85.00%", "large zero-shot", "2 seeds", "90.00%", "3.00", "+35.00 ["):
+        assert cell in finished.stdout
 
 
 def test_missing_runs_are_named(tmp_path: Path) -> None:

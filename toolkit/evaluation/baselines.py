@@ -49,9 +49,26 @@ def baseline_accuracies(
         labels: The classes.
 
     Returns:
-        The accuracy of each baseline:
+        The accuracy of each baseline: those of `baseline_predictions`, and `random`, the expected accuracy of a uniform
+        guess.
+    """
+    gold = np.array([row.label for row in evaluation], dtype=object)
+    predictions = baseline_predictions(train, evaluation)
+    return {"random": 1 / len(labels)} | {
+        name: float((predicted == gold).mean()) for name, predicted in predictions.items()
+    }
 
-        - `random`: a uniform guess (the expected value).
+
+def baseline_predictions(train: Sequence[Example], evaluation: Sequence[Example]) -> dict[str, np.ndarray]:
+    """Return the labels that simple classifiers predict for the evaluation rows, [rows] each.
+
+    Args:
+        train: The rows to fit on.
+        evaluation: The rows to predict.
+
+    Returns:
+        The predictions of each baseline:
+
         - `majority`: always the majority class of the training rows.
         - `<input>_only`, e.g. `hypothesis_only`: logistic regression on TF-IDF of the input's unigrams and bigrams
           (Poliak et al. 2018, arXiv 1805.01042). Far above chance, it shows that labels can be guessed from how
@@ -60,17 +77,13 @@ def baseline_accuracies(
           weighs the words of both sentences but cannot compare the sentences.
     """
     train = [row for row in train if not row.is_tied] or train  # a tied soft label has no single gold label
-    texts, gold = _text_columns(train), [row.label for row in train]
-    eval_texts, eval_gold = _text_columns(evaluation), [row.label for row in evaluation]
+    texts, gold, eval_texts = _text_columns(train), [row.label for row in train], _text_columns(evaluation)
     names = tuple(evaluation[0].inputs)
     classifiers = {"majority": DummyClassifier(strategy="most_frequent")} | {
         baseline: _tfidf_classifier(texts, [names.index(name) for name in inputs])
         for baseline, inputs in bag_of_words_inputs(names).items()
     }
-    return {"random": 1 / len(labels)} | {
-        name: float(classifier.fit(texts, gold).score(eval_texts, eval_gold))
-        for name, classifier in classifiers.items()
-    }
+    return {name: classifier.fit(texts, gold).predict(eval_texts) for name, classifier in classifiers.items()}
 
 
 def _text_columns(rows: Sequence[Example]) -> np.ndarray:

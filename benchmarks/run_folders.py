@@ -1,0 +1,157 @@
+"""Reading of evaluated runs and of the baselines on their rows, for runs.py.
+
+A result is a dict: the fields that are written to runs.json, and `_rows`, the rows with their predictions.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+Result = dict[str, Any]
+Key = tuple[str, str, str]
+"""Protocol, model and data."""
+
+BASELINES = {
+    "majority": "majority",
+    "hypothesis_only": "hypothesis-only",
+    "premise_hypothesis": "TF-IDF pair",
+}
+"""The names of the baselines in results, by their names in metrics.json."""
+
+
+def read_runs(folder: Path, *, with_baselines: bool = False) -> dict[Key, list[Result]]:
+    """Return the results of each protocol, model and data set, in the order of the seeds.
+
+    Args:
+        folder: A folder with PROTOCOL/MODEL/RUN.
+        with_baselines: Whether to add the baselines, fitted on the training rows of a run of each protocol.
+    """
+    results: dict[Key, list[Result]] = {}
+    for metrics_file in sorted(folder.glob("*/*/*/eval/*/metrics.json")):
+        if (entry := read_result(metrics_file.parent)) is not None:
+            results.setdefault((entry["protocol"], entry["model"], entry["data"]), []).append(entry)
+    if with_baselines:
+        first_by_rows = {(protocol, data): entries[0] for (protocol, _, data), entries in reversed(results.items())}
+        for (protocol, data), entry in first_by_rows.items():
+            for baseline in baseline_results(entry):
+                results[protocol, baseline["model"], data] = [baseline]
+    return {key: sorted(entries, key=lambda entry: entry["seed"] or 0) for key, entries in results.items()}
+
+
+def read_result(folder: Path) -> Result | None:
+    """Return an evaluation with constrained decoding as a result, or None if it is another experiment."""
+    from toolkit.evaluation.prediction_files import read_evaluation
+
+    rows = read_evaluation(folder)
+    metrics, run = rows.metrics, folder.parent.parent
+    overrides = metrics.get("overrides") or {}
+    # An override of anything but the evaluation rows is another experiment, and a limit leaves out rows.
+    if "data.eval.limit" in overrides or not all(key.startswith("data.eval.") for key in overrides):
+        return None
+    if metrics["mode"] != "constrained" or metrics["model"] == "merged":
+        return None
+    record = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    shots = metrics.get("shots") or 0
+    # Without few-shot examples, the base model is the same whatever the seed of the run is.
+    seed = None if metrics["model"] == "base" and not shots else record["seed"]
+    calibrated = metrics.get("cross_fitted_calibration") or {}
+    return {
+        "model": f"{run.parent.name}{model_suffix(metrics['model'], shots)}",
+        "data": data_name(metrics["data"]["source"]),
+        "protocol": run.parent.parent.name,
+        "seed": seed,
+        "n": metrics["n"],
+        "accuracy": metrics["accuracy"],
+        "interval": metrics["accuracy_ci95"],
+        "macro_f1": metrics["macro"]["f1"],
+        "nll": metrics["nll"],
+        "ece": metrics["ece"],
+        "calibrated_nll": calibrated.get("nll"),
+        "calibrated_ece": calibrated.get("ece"),
+        "precision": record["precision"]["name"],
+        "rows_per_second": metrics.get("speed", {}).get("examples_per_second"),
+        **(training_costs(record) if metrics["model"] == "adapter" else {}),
+        **(agreement(folder) if metrics["model"].startswith("gguf-") else {}),
+        "_rows": rows,
+    }
+
+
+def model_suffix(model: str, shots: int) -> str:
+    """Return what follows the name of a trained model if another model of its run was evaluated, e.g. ` zero-shot`."""
+    if model == "base":
+        return f" {shots}-shot" if shots else " zero-shot"
+    return f" {model.removeprefix('gguf-')}" if model.startswith("gguf-") else ""
+
+
+def training_costs(record: dict[str, Any]) -> Result:
+    """Return what training a run cost, from its run.json."""
+    return {
+        "train_seconds": record.get("timings", {}).get("train_seconds"),
+        "peak_memory_bytes": record.get("peak_memory_bytes"),
+        "trainable_parameters": record.get("trainable_parameters"),
+    }
+
+
+def agreement(folder: Path) -> Result:
+    """Return how far the answers of a GGUF file agree with those of its adapter on the same rows.
+
+    Args:
+        folder: The evaluation of the GGUF file, next to that of the adapter, e.g. `gguf-q8_0@rte3` and `adapter@rte3`.
+    """
+    _, separator, data = folder.name.partition("@")
+    adapter = folder.with_name(f"adapter{separator}{data}")
+    ours, theirs = read_probabilities(folder), read_probabilities(adapter)
+    return {
+        "agreement": float((ours.argmax(axis=1) == theirs.argmax(axis=1)).mean()),
+        "largest_probability_change": float(np.abs(ours - theirs).max()),
+    }
+
+
+def read_probabilities(folder: Path) -> np.ndarray:
+    """Return the probabilities of an evaluation, [rows, labels], with the labels in alphabetical order."""
+    with (folder / "predictions.jsonl").open(encoding="utf-8") as lines:
+        rows = [json.loads(line)["probabilities"] for line in lines]
+    return np.array([[row[label] for label in sorted(row)] for row in rows])
+
+
+def data_name(source: str) -> str:
+    """Return a short name of rows: that of an embedded split, or the folder and the name of a file."""
+    if source.startswith("embedded:"):
+        return source.removeprefix("embedded:").replace(":", " ")
+    path = Path(source.split(" ")[0])
+    return f"{path.parent.name} {path.stem}"
+
+
+def baseline_results(entry: Result) -> Iterator[Result]:
+    """Yield the results of the baselines, which are fitted on the training rows of a run and score the same rows."""
+    from sklearn.metrics import f1_score
+
+    from toolkit.data.splits import load_splits
+    from toolkit.evaluation.baselines import baseline_predictions
+    from toolkit.evaluation.intervals import wilson_interval
+    from toolkit.runs.trained_run import TrainedRun
+
+    rows = entry["_rows"]
+    run = TrainedRun.open(rows.folder.parent.parent, rows.metrics.get("overrides") or {})
+    splits = load_splits(run.recipe, is_external=True, trained_recipe=run.saved_recipe)
+    codes = {label: code for code, label in enumerate(rows.labels)}
+    if not np.array_equal(rows.gold, [codes[example.label] for example in splits.eval]):
+        raise SystemExit(f"The evaluation rows of {rows.name} have changed, so its baselines cannot be measured.")
+    for name, predicted in baseline_predictions(splits.train, splits.eval).items():
+        if name not in BASELINES:
+            continue
+        predicted_rows = replace(rows, predicted=np.array([codes[label] for label in predicted]))
+        correct = int(predicted_rows.correct.sum())
+        yield {
+            **{key: entry[key] for key in ("data", "protocol", "n")},
+            "model": BASELINES[name],
+            "seed": None,
+            "accuracy": correct / entry["n"],
+            "interval": list(wilson_interval(correct, entry["n"])),
+            "macro_f1": f1_score(rows.gold, predicted_rows.predicted, labels=np.unique(rows.gold), average="macro"),
+            "_rows": predicted_rows,
+        }
