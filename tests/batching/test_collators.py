@@ -30,6 +30,19 @@ def test_only_the_completion_is_trained() -> None:
     assert predictions(micro_batch) == [(2, 7), (3, END), (4, END)]
 
 
+def test_length_multiple_only_pads() -> None:
+    (plain,) = PaddedCollator(2, "completion")(ROWS)["micro_batches"]
+    (padded,) = PaddedCollator(2, "completion", length_multiple=16)(ROWS)["micro_batches"]
+    rows, length = plain["input_ids"].shape
+    assert length < 16 and padded["input_ids"].shape == padded["attention_mask"].shape == (rows, 16)
+    for name in ("input_ids", "attention_mask"):
+        assert torch.equal(padded[name][:, :length], plain[name]) and not padded[name][:, length:].any()
+    # The predictions are at the same positions of the same rows.
+    for position in (lambda nodes, width: nodes % width, lambda nodes, width: nodes // width):
+        assert torch.equal(position(padded["nodes"], 16), position(plain["nodes"], length))
+    assert torch.equal(padded["targets"], plain["targets"])
+
+
 def test_full_text_trains_all_but_first_token() -> None:
     (micro_batch,) = PaddedCollator(2, "full_text")(ROWS)["micro_batches"]
     assert predictions(micro_batch) == [(0, 2), (1, 3), (2, 7), (3, END), (4, END)]

@@ -3,7 +3,13 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from toolkit.batching.sampling import RowOrder, batch_by_length, choose_batch_tokens, choose_micro_batch
+from toolkit.batching.sampling import (
+    RowOrder,
+    batch_by_length,
+    choose_batch_tokens,
+    choose_micro_batch,
+    row_length_multiple,
+)
 
 
 @given(st.lists(st.sampled_from("abcdefgh"), min_size=1, max_size=60), st.integers(0, 9), st.booleans())
@@ -48,3 +54,9 @@ def test_batches_by_length_respect_their_budget() -> None:
     assert sorted(i for batch in batches for i in batch) == list(range(7))
     assert batches[0] == [5], "a row above the budget has its own batch"
     assert all(max(lengths[i] for i in batch) * len(batch) <= 40 for batch in batches[1:])
+
+
+def test_padded_rows_do_not_exceed_the_longest_row() -> None:
+    assert row_length_multiple("cpu", 2, 384) == 8
+    assert row_length_multiple("cpu", 2, 130) == 1  # 130 tokens would become 136
+    assert row_length_multiple("cpu", 4, 384) == row_length_multiple("cuda", 2, 384) == 1

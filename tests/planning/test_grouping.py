@@ -117,8 +117,21 @@ def test_plan_has_the_verified_attention(make_job: MakeJob) -> None:
         plan = job.with_verification(Verification(0.0, 0.0, 0.1), attention).plan
         assert plan.is_tree and plan.tree_attention == attention and plan.allowed_attentions == allowed
         assert plan.record(job.recipe)["tree_attention"] == attention
-        collator = plan.collator("completion", "cpu")
+        collator = plan.collator(job.recipe, ("cpu", 4))
         assert isinstance(collator, TreeCollator) and collator.attention == attention
+
+
+@pytest.mark.parametrize(("batching", "multiple"), [("prefix_tree", 32), ("padded", 8)])
+def test_few_lengths_on_a_cpu_in_16_bits(make_job: MakeJob, batching: str, multiple: int) -> None:
+    """OneDNN compiles and keeps a kernel for each length."""
+    job = make_job("{a} {b}", f"training.batching={batching}")
+    rows = job.first_batches(4)
+    for number_format, expected in ((("cpu", 2), multiple), (("cpu", 4), 1)):
+        collate = job.plan.collator(job.recipe, number_format)
+        sizes = [batch["input_ids"].shape[1] for step in rows for batch in collate(step)["micro_batches"]]
+        assert all(size % expected == 0 for size in sizes)
+        assert expected > 1 or any(size % multiple for size in sizes)
+    assert job.number_format == ("cpu", job.preflight.precision.dtype.itemsize)
 
 
 def test_recorded_plan_keeps_its_attention(make_job: MakeJob) -> None:

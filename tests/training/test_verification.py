@@ -38,7 +38,7 @@ def test_correct_tree_passes_without_side_effects(
     tiny_model: Path, make_recipe: Any, loss_on: Any, multiple: int, attention: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Lengths of trees are multiples of 128 on a GPU."""
-    monkeypatch.setitem(LENGTH_MULTIPLES, "cpu", multiple)
+    monkeypatch.setitem(LENGTH_MULTIPLES, ("cpu", 4), multiple)
     model = model_with_adapter(tiny_model, make_recipe()).eval()
     state = torch.random.get_rng_state()
     verification = verify_tree(model, ROWS, loss_on, FLOAT32, attention)

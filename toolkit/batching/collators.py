@@ -80,11 +80,13 @@ class PaddedCollator:
         micro_batch_size: The rows per micro-batch.
         loss_on: The tokens to train on: only the completion, or the full text.
         labels: The labels, if rows have weights for them. A micro-batch then has a sequence for each label in use.
+        length_multiple: The number to a multiple of which the length of a micro-batch is padded.
     """
 
     micro_batch_size: int
     loss_on: LossOn
     labels: LabelTargets | None = None
+    length_multiple: int = 1
 
     def __call__(self, rows: Sequence[Row]) -> dict[str, Any]:
         """Collate the rows of one optimizer step.
@@ -103,14 +105,16 @@ class PaddedCollator:
         # The last token of a row is only a target. Nothing is predicted after it, so the model does not read it.
         inputs = [text[:-1] for text in texts]
         longest = max(map(len, inputs))
+        longest += -longest % self.length_multiple
         positions = [
             (i, position)
             for i, sequence in enumerate(sequences)
             for position in range(_first_trained_position(sequence, self.loss_on), len(inputs[i]))
         ]
+        masks = [[1] * len(text) for text in inputs]
         nodes = [i * longest + position for i, position in positions]
         targets = [texts[i][position + 1] for i, position in positions]
-        tensors = {"input_ids": pad(inputs), "attention_mask": pad([[1] * len(text) for text in inputs])}
+        tensors = {name: pad(ids, longest) for name, ids in (("input_ids", inputs), ("attention_mask", masks))}
         if self.labels is not None and self.labels.objective == "labels":
             return tensors | make_comparison_tensors(np.array(nodes), np.array(targets), rows, self.labels)
         return tensors | {
@@ -247,8 +251,6 @@ def tree_inputs(tree: PrefixTree, predicting: np.ndarray, attention: TreeAttenti
     return inputs
 
 
-def pad(sequences: Sequence[Sequence[int]]) -> torch.Tensor:
-    """Stack sequences of ids into [sequences, longest], int64, padded with 0 on the right."""
-    return torch.nn.utils.rnn.pad_sequence(
-        [torch.tensor(sequence, dtype=torch.long) for sequence in sequences], batch_first=True
-    )
+def pad(sequences: Sequence[Sequence[int]], length: int) -> torch.Tensor:
+    """Stack sequences of ids into [sequences, length], int64, padded with 0 on the right."""
+    return torch.tensor([[*sequence, *[0] * (length - len(sequence))] for sequence in sequences])

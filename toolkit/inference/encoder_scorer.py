@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from toolkit.batching.sampling import batch_by_length
+from toolkit.batching.sampling import batch_by_length, row_length_multiple
 from toolkit.errors import RecipeError
 from toolkit.inference.loading import scoring_batch_tokens
 from toolkit.models.backend import DEVICE, DataCollatorWithPadding
@@ -28,11 +28,13 @@ class EncoderScorer:
         tokenizer: The tokenizer, which pads the rows.
         precision: The precision of the computation, the same as in training.
         batch_tokens: The padded tokens per forward pass. This affects only speed and memory.
+        max_length: The largest number of tokens of a row.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, precision: Precision, *, batch_tokens: int) -> None:
+    def __init__(self, model: Any, tokenizer: Any, precision: Precision, *, batch_tokens: int, max_length: int) -> None:
         self._model = model
-        self._pad = DataCollatorWithPadding(tokenizer)
+        multiple = row_length_multiple(DEVICE, precision.dtype.itemsize, max_length)
+        self._pad = DataCollatorWithPadding(tokenizer, pad_to_multiple_of=multiple)
         self._precision = precision
         self._batch_tokens = batch_tokens
 
@@ -85,4 +87,10 @@ def load_encoder_scorer(run: TrainedRun, pair_tokenizer: PairTokenizer) -> Encod
             precision = resolve_precision(run.recipe, base)
             model = load_encoder_for_scoring(base, run.recipe, precision, run.folder.adapter)
     batch_tokens = scoring_batch_tokens(run.recipe, DEVICE)
-    return EncoderScorer(model, pair_tokenizer.tokenizer, precision, batch_tokens=batch_tokens)
+    return EncoderScorer(
+        model,
+        pair_tokenizer.tokenizer,
+        precision,
+        batch_tokens=batch_tokens,
+        max_length=run.recipe.model.max_seq_length,
+    )

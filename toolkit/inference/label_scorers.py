@@ -108,7 +108,10 @@ def make_training_scorer(
         from toolkit.models.backend import DEVICE
 
         batch_tokens = scoring_batch_tokens(recipe, DEVICE)
-        scorer = EncoderScorer(model, row_tokenizer.tokenizer, precision, batch_tokens=batch_tokens)
+        max_length = recipe.model.max_seq_length
+        scorer = EncoderScorer(
+            model, row_tokenizer.tokenizer, precision, batch_tokens=batch_tokens, max_length=max_length
+        )
         return HeadLabelScorer(scorer, recipe.task.labels, is_trained=False)
     trie = LabelTrie(row_tokenizer.label_ids)
     return TrieLabelScorer(make_torch_scorer(model, recipe, trie), trie, is_trained=False)

@@ -53,7 +53,7 @@ class TorchScorer:
         self._head = self._base.get_output_embeddings()
         self._device = self._head.weight.device
         self._batch_tokens = batch_tokens
-        self.length_multiple = LENGTH_MULTIPLES[self._device.type]
+        self.length_multiple = LENGTH_MULTIPLES[self._device.type, self._head.weight.dtype.itemsize]
         self._edges = len(trie.edges)
         self._cache: Any = None
         self._prefix_length = 0

@@ -7,9 +7,9 @@ from typing import Any, get_args
 
 import numpy as np
 
-from toolkit.batching.collators import LossOn, PaddedCollator, Row, TreeAttention, TreeCollator, to_training_row
+from toolkit.batching.collators import PaddedCollator, Row, TreeAttention, TreeCollator, to_training_row
 from toolkit.batching.label_targets import LabelTargets
-from toolkit.batching.sampling import LENGTH_MULTIPLES, RowOrder
+from toolkit.batching.sampling import LENGTH_MULTIPLES, RowOrder, row_length_multiple
 from toolkit.data.target_weights import target_weights
 from toolkit.errors import RunError
 from toolkit.planning.batching import Batching, Verification
@@ -76,13 +76,20 @@ class Plan:
         """True if rows are merged into prefix trees."""
         return self.batching.name == "prefix_tree"
 
-    def collator(self, loss_on: LossOn, device: str, labels: LabelTargets | None = None) -> Collator:
-        """Return the collator, which turns the rows of an optimizer step into tensors for a device, cpu or cuda."""
+    def collator(self, recipe: Recipe, number_format: tuple[str, int], labels: LabelTargets | None = None) -> Collator:
+        """Return the collator, which turns the rows of an optimizer step into tensors.
+
+        Args:
+            recipe: The recipe, which names the tokens to train on.
+            number_format: See `TrainingJob.number_format`.
+            labels: The labels, if rows have weights for them.
+        """
+        loss_on = recipe.training.loss_on
         if self.is_tree:
-            return TreeCollator(
-                self.batch_tokens, loss_on, LENGTH_MULTIPLES[device], self.tree_attention, self.dense_nodes, labels
-            )
-        return PaddedCollator(self.micro_batch_size, loss_on, labels)
+            multiple = LENGTH_MULTIPLES[number_format]
+            return TreeCollator(self.batch_tokens, loss_on, multiple, self.tree_attention, self.dense_nodes, labels)
+        multiple = row_length_multiple(*number_format, recipe.model.max_seq_length)
+        return PaddedCollator(self.micro_batch_size, loss_on, labels, multiple)
 
     @property
     def allowed_attentions(self) -> tuple[TreeAttention, ...]:
@@ -199,7 +206,12 @@ class TrainingJob:
 
     def collator(self) -> Collator:
         """Return the collator, which turns the rows of an optimizer step into tensors."""
-        return self.plan.collator(self.recipe.training.loss_on, self.device.kind, self.label_targets)
+        return self.plan.collator(self.recipe, self.number_format, self.label_targets)
+
+    @property
+    def number_format(self) -> tuple[str, int]:
+        """The device, cpu or cuda, and the bytes per number of the computation, e.g. 2 for bfloat16."""
+        return self.device.kind, self.preflight.precision.dtype.itemsize
 
     @cached_property
     def label_weights(self) -> list[list[float]] | None:

@@ -12,7 +12,7 @@ import psutil
 
 from toolkit.batching.collators import tree_inputs
 from toolkit.batching.prefix_tree import Branch, build_tree, common_prefix_length, split_by_nodes
-from toolkit.batching.sampling import LENGTH_MULTIPLES
+from toolkit.batching.sampling import LENGTH_MULTIPLES, row_length_multiple
 from toolkit.inference.label_trie import LabelTrie
 from toolkit.inference.loading import scoring_batch_tokens
 from toolkit.models.attention import find_tree_problem
@@ -169,6 +169,7 @@ def largest_encoder_batch(job: TrainingJob) -> BatchShape:
         for start in range(first, min(first + step, len(order)), size)
     ]
     rows, length = max(((len(batch), max(batch)) for batch in batches), key=lambda sizes: sizes[0] * sizes[1])
+    length += -length % row_length_multiple(*job.number_format, job.recipe.model.max_seq_length)
     return BatchShape(rows, length, rows)
 
 
@@ -205,7 +206,9 @@ def _scoring_tree(job: TrainingJob, suffixes: Sequence[Sequence[int]], labels: L
     tree = build_tree(branches)
     nodes = [path[branch.max_shared :] for branch, path in zip(branches, tree.paths, strict=True)]
     inputs = tree_inputs(
-        tree.with_length_multiple_of(LENGTH_MULTIPLES[job.device.kind]), np.concatenate(nodes), job.plan.tree_attention
+        tree.with_length_multiple_of(LENGTH_MULTIPLES[job.number_format]),
+        np.concatenate(nodes),
+        job.plan.tree_attention,
     )
     return BatchShape.from_micro_batch(inputs, len(branches), prefix)
 

@@ -9,6 +9,7 @@ import torch
 from datasets import Dataset
 
 from toolkit.batching.collators import MicroBatch, NumberedCollator, number_rows
+from toolkit.batching.sampling import row_length_multiple
 from toolkit.models.backend import DataCollatorWithPadding, Trainer, TrainingArguments, quiet
 from toolkit.models.encoder import attach_encoder_lora, load_encoder
 from toolkit.planning.job import TrainingJob
@@ -85,7 +86,8 @@ def make_encoder_trainer(job: TrainingJob, model: Any, checkpoints: Path) -> Enc
         # output of frozen embeddings does not.
         gradient_checkpointing_kwargs={"use_reentrant": False},
     )
-    pad = DataCollatorWithPadding(job.preflight.row_tokenizer.tokenizer)
+    multiple = row_length_multiple(*job.number_format, job.recipe.model.max_seq_length)
+    pad = DataCollatorWithPadding(job.preflight.row_tokenizer.tokenizer, pad_to_multiple_of=multiple)
     with quiet():
         trainer = EncoderTrainer(
             model=model,

@@ -70,7 +70,7 @@ def verify_tree(
     if labels is not None:  # padded, each label of each row is a sequence of its own, so hundreds would not fit
         rows, labels = limit_labels(rows, labels, _LABELS if len(rows) > 2 else 2)
     tolerance = _TOLERANCE[precision.name]
-    multiple = LENGTH_MULTIPLES[model.device.type]
+    multiple = LENGTH_MULTIPLES[model.device.type, precision.dtype.itemsize]
     padded = PaddedCollator(len(rows), loss_on, labels)(rows)
     tree = TreeCollator(10**9, loss_on, multiple, attention, labels=labels)(rows)
     # Unsloth truncates what exceeds max_seq_length. A tree of many rows does, but this small one would not. With the
