@@ -1,4 +1,4 @@
-"""The figures of docs/benchmarks.md, drawn from the results in benchmarks/results. Equal results give equal files."""
+"""The figures of docs/benchmarks.md and docs/results.md, drawn from benchmarks/results. Equal results give equal files."""
 
 import io
 import itertools
@@ -21,6 +21,8 @@ _STYLE["axes.spines.right"] = False
 _WIDTH_INCHES = 4.0
 _COLORS = {"ours, shuffled": "#7fb3d5", "ours, grouped": "#1f618d"}
 PEER = "trl on unsloth"
+STUDY_ACCURACY = 0.7080
+"""The accuracy of Llama 3.2 1B on XNLI-fr in the study that this project started from."""
 
 
 def training_speed(results: Path) -> str | None:
@@ -91,6 +93,34 @@ def predicting(results: Path) -> str | None:
     return _svg(draw, 3.6)
 
 
+def real_models(results: Path) -> str | None:
+    """Draw the accuracies on XNLI-fr with their intervals, and that of the study; see `training_speed`."""
+    file = results / "real" / "runs.json"
+    if not file.is_file():
+        return None
+    means = [
+        entry
+        for entry in json.loads(file.read_text(encoding="utf-8"))
+        if entry["seed"] == "mean" and entry["data"].startswith("xnli_fr") and entry["protocol"] == "study"
+    ]
+    if not means:
+        return None
+    means.sort(key=lambda entry: (entry["accuracy"], entry["model"]))
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        for position, entry in enumerate(means):
+            axes.plot(entry["interval"], [position, position], color="#7fb3d5", linewidth=4)
+            axes.plot(entry["accuracy"], position, "o", color="#1f618d")
+        axes.axvline(STUDY_ACCURACY, color="#888888", linewidth=1, label="Llama 3.2 1B in the study")
+        axes.set_yticks(range(len(means)), [entry["model"] for entry in means])
+        axes.xaxis.set_major_formatter("{x:.0%}")
+        axes.set_xlabel("accuracy on XNLI-fr, with 95% interval")
+        figure.legend(loc="outside upper center", frameon=False)
+
+    return _svg(draw, 0.28 * len(means) + 1.2)
+
+
 def _svg(draw: Callable[[Figure], None], height: float) -> str:
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(_WIDTH_INCHES, height), layout="constrained")
@@ -103,6 +133,7 @@ def _svg(draw: Callable[[Figure], None], height: float) -> str:
 
 FIGURES: dict[str, tuple[Callable[[Path], str | None], str]] = {
     "training-speed": (training_speed, "Training speed relative to TRL on Unsloth by model and rows per step"),
+    "real-models": (real_models, "Accuracy on XNLI-fr with its 95% interval, by model"),
     "predicting": (predicting, "Resident memory and rows per second over the rows of a prediction"),
 }
 """The function that draws each figure, and the figure's description."""

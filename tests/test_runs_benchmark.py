@@ -148,6 +148,18 @@ def test_reference_is_compared_with_all_models(tmp_path: Path) -> None:
         assert cell in finished.stdout
 
 
+def test_accuracies_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    draw = importlib.import_module("figures").real_models
+    assert draw(tmp_path) is None
+    entry = {"protocol": "study", "seed": "mean", "interval": [0.6, 0.8], "accuracy": 0.7}
+    entries = [entry | {"model": f"model {data}", "data": data} for data in ("xnli_fr test", "sick_fr test")]
+    write_json(tmp_path / "real" / "runs.json", entries)
+    drawing = draw(tmp_path)
+    assert "model xnli_fr test" in drawing and "Llama 3.2 1B in the study" in drawing and "sick_fr" not in drawing
+    assert drawing == draw(tmp_path)
+
+
 def test_missing_runs_are_named(tmp_path: Path) -> None:
     command = [sys.executable, "benchmarks/runs.py", str(tmp_path), "--out", str(tmp_path / "out")]
     finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
