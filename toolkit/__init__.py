@@ -13,6 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from toolkit.api.averaging import average_runs
     from toolkit.api.comparison import compare
     from toolkit.api.import_adapter import import_adapter
     from toolkit.api.preflight import preflight
@@ -63,6 +64,7 @@ _MODULES = {
     "RunError": "toolkit.errors",
     "ToolkitError": "toolkit.errors",
     "TrainingError": "toolkit.errors",
+    "average_runs": "toolkit.api.averaging",
     "compare": "toolkit.api.comparison",
     "dry_run": "toolkit.api.training",
     "import_adapter": "toolkit.api.import_adapter",
@@ -90,6 +92,7 @@ __all__ = [
     "SealError",
     "ToolkitError",
     "TrainingError",
+    "average_runs",
     "compare",
     "dry_run",
     "import_adapter",

@@ -16,7 +16,10 @@ from toolkit.recipe.loading import describe_keys
 from toolkit.runs.run_folder import RunFolder
 
 Call = Callable[..., tuple[int, str, str]]
-SCRIPTS = ["sft", "eval_generate", "export_gguf", "preflight", "compare", "predict", "new_recipe", "import_adapter"]
+SCRIPTS = [
+    "sft", "eval_generate", "export_gguf", "preflight", "compare", "predict", "new_recipe", "import_adapter",
+    "average_runs",
+]  # fmt: skip
 
 
 def cpu_seconds(*command: str) -> float:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from toolkit.api.arguments import to_path
+from toolkit.api.arguments import check_output_dir, to_path
 from toolkit.api.imports import import_backend
 from toolkit.api.recipes import resolve_recipe
 from toolkit.api.run import Run, open_run
@@ -54,7 +54,7 @@ def import_adapter(
     """
     checked = resolve_recipe(recipe, overrides)
     run = RunFolder(to_path(output_dir, "output_dir"))
-    _check_not_taken(run, overwrite=overwrite)
+    check_output_dir(run, overwrite=overwrite)
     base_path = None if base is None else to_path(base, "base")
     source = str(to_path(adapter, "adapter"))
     check_files_exist(*checked.data.sources)
@@ -73,17 +73,6 @@ def import_adapter(
     with show_progress(progress):
         import_run(foreign, imported, run, source=source, base=base_path, overwrite=overwrite, command=command)
     return open_run(run.path, base=base_path)  # from the files, so that this is the run that a later process will see
-
-
-def _check_not_taken(run: RunFolder, *, overwrite: bool) -> None:
-    try:
-        run.check_not_taken(overwrite=overwrite)
-    except RunError as error:
-        if not overwrite:
-            error.hint = "Choose another folder with output_dir."
-            if run.run_json.is_file():
-                error.hint = "Add overwrite=True to replace it, or choose another folder with output_dir."
-        raise
 
 
 def _describe_adapter(recipe: Recipe, adapter: "ForeignAdapter", overrides: Overrides) -> Recipe:

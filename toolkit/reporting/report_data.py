@@ -14,6 +14,7 @@ from toolkit.reporting.prediction_summary import PredictionSummary, summarize_pr
 from toolkit.reporting.report_facts import Fact, decisions, training_facts
 from toolkit.reporting.reproduction import reproduction_commands
 from toolkit.reporting.run_results import DevScores, check_report_files, load_dev_scores, load_losses
+from toolkit.runs.averaged import AveragedRun, describe_average
 from toolkit.runs.imported import ImportedAdapter
 from toolkit.runs.parity_record import load_existing_parity
 from toolkit.runs.run_folder import RunFolder, read_json_object
@@ -85,6 +86,12 @@ class Report:
     def imported(self) -> ImportedAdapter | None:
         """The origin of the adapter, or None if the toolkit trained it."""
         return ImportedAdapter.from_record(self.record)
+
+    @property
+    def average(self) -> str:
+        """The adapters that the adapter is the average of, as text; empty if it was trained."""
+        runs = AveragedRun.from_record(self.record)
+        return describe_average(runs) if runs else ""
 
     @property
     def question(self) -> str:

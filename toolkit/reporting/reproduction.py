@@ -3,6 +3,7 @@
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from toolkit.data.sources import EMBEDDED
@@ -12,6 +13,7 @@ from toolkit.inference.gguf_file import read_gguf_header
 from toolkit.models.gguf_types import FILE_TYPES
 from toolkit.recipe.loading import format_override
 from toolkit.recipe.section import GgufType
+from toolkit.runs.averaged import AveragedRun
 from toolkit.runs.imported import ImportedAdapter
 from toolkit.runs.model_ref import ModelRef
 from toolkit.runs.run_folder import RunFolder, read_json_object
@@ -35,6 +37,8 @@ def reproduction_commands(
     is_from_python = "command" in record and record["command"] is None  # not started by a script
     if imported := ImportedAdapter.from_record(record):
         yield _import_command(run, rerun, imported.base, is_from_python=is_from_python)
+    elif averaged := AveragedRun.from_record(record):
+        yield from _averaging_commands(recipe_file, averaged, rerun)
     elif is_from_python:
         call = f"toolkit.train({str(recipe_file)!r}, output_dir={str(rerun.path)!r})"
         yield f"python -c {shlex.quote(f'import toolkit; {call}')}"
@@ -47,6 +51,16 @@ def reproduction_commands(
         yield f"python scripts/export_gguf.py {shlex.join([str(rerun.path), *quant_flags, *_converter_flags(run)])}"
     for evaluation in evaluations:
         yield _evaluation_command(evaluation, rerun, types)
+
+
+def _averaging_commands(recipe_file: Path, averaged: Sequence[AveragedRun], rerun: RunFolder) -> Iterator[str]:
+    folders = [f"{rerun.path}-{number}" for number in range(1, len(averaged) + 1)]
+    for run, folder in zip(averaged, folders, strict=True):
+        # The recipe of the average has its seed and its rank.
+        overrides = {"seed": run.seed, "lora.r": run.r, "lora.alpha": run.alpha}
+        flags = [flag for key, value in overrides.items() for flag in ("--set", format_override(key, value))]
+        yield f"python scripts/sft.py {shlex.join([str(recipe_file), *flags, '--output-dir', folder])}"
+    yield f"python scripts/average_runs.py {shlex.join([*folders, '--output-dir', str(rerun.path)])}"
 
 
 def _import_command(run: RunFolder, rerun: RunFolder, base: str | None, *, is_from_python: bool) -> str:

@@ -46,6 +46,11 @@ def check_resumable(recipe: Recipe, run: RunFolder) -> None:
             f"{run.path} was imported from an adapter that another tool trained, so there is no training to resume.",
             hint="Leave out resume=True, and choose another output_dir to train an adapter of your own.",
         )
+    if run.record.get("averaged"):
+        raise RunError(
+            f"{run.path} is the average of other runs, so there is no training to resume.",
+            hint="Resume those runs, or leave out resume=True.",
+        )
     check_run_path(run.path)
     check_no_links([run.checkpoints, run.adapter])
     if (saved := load_recipe(run.recipe_file)) != recipe:
