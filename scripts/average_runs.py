@@ -1,4 +1,4 @@
-"""Make a run whose adapter is the average of those of other runs, which is usually more accurate than each of them.
+"""Make a run whose adapter is the average of those of other runs, which is often more accurate than each of them.
 
 python scripts/sft.py recipes/nli_fr.yaml --set seed=1 --output-dir outputs/seed-1
 python scripts/sft.py recipes/nli_fr.yaml --set seed=2 --output-dir outputs/seed-2

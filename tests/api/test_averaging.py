@@ -75,6 +75,7 @@ def test_run_is_complete_and_says_what_it_is(average: toolkit.Run, runs: list[Pa
     page = average.report_path.read_text(encoding="utf-8")
     for text in (page, average.model_card_path.read_text(encoding="utf-8")):
         assert "the average of 2 adapters, trained with the seeds 42, 7" in text and "Seed 42" not in text
+    assert "(rank 4, alpha 8 each)" in average.model_card_path.read_text(encoding="utf-8")
     assert "--set seed=7 --set lora.r=4 --set lora.alpha=8" in page and "scripts/average_runs.py" in page
     assert toolkit.open_run(average.path).recipe == average.recipe
 

@@ -19,7 +19,7 @@ def average_runs(
 ) -> Run:
     """Make a run whose adapter is the average of those of other runs.
 
-    It is usually more accurate than each of them, and costs no more to evaluate, because it is a single adapter. Its
+    It is often more accurate than each of them, and costs no more to evaluate, because it is a single adapter. Its
     rank is the sum of their ranks, so that it is their exact average.
 
     Args:

@@ -88,10 +88,14 @@ class Report:
         return ImportedAdapter.from_record(self.record)
 
     @property
+    def averaged(self) -> tuple[AveragedRun, ...]:
+        """The runs that the adapter is the average of, none if it was trained."""
+        return AveragedRun.from_record(self.record)
+
+    @property
     def average(self) -> str:
         """The adapters that the adapter is the average of, as text; empty if it was trained."""
-        runs = AveragedRun.from_record(self.record)
-        return describe_average(runs) if runs else ""
+        return describe_average(self.averaged) if self.averaged else ""
 
     @property
     def question(self) -> str:
