@@ -1,4 +1,4 @@
-"""The figures of the documents, drawn from the results in benchmarks/results. Equal results give equal files."""
+"""The figures of the documentation, drawn from the results in benchmarks/results. Equal results give equal files."""
 
 import io
 import itertools

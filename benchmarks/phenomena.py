@@ -75,7 +75,10 @@ def measure(folders: Sequence[Path]) -> list[dict[str, Any]]:
         check_same_rows(evaluations[0], other)
     correct = np.mean([evaluation.correct for evaluation in evaluations], axis=0)
     groups = np.unique(evaluations[0].group_hashes, return_inverse=True)[1]
-    lines = (folders[0] / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
+    with (folders[0] / "predictions.jsonl").open(
+        encoding="utf-8"
+    ) as lines:  # str.splitlines would also split at U+2028
+        rows = [json.loads(line) for line in lines]
     return [
         {
             "phenomenon": name,
@@ -85,7 +88,7 @@ def measure(folders: Sequence[Path]) -> list[dict[str, Any]]:
                 correct[selected], np.unique(groups[selected], return_inverse=True)[1]
             ),
         }
-        for name, selected in phenomena([json.loads(line) for line in lines])
+        for name, selected in phenomena(rows)
         if selected.any()
     ]  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""Reading of evaluated runs and of the baselines on their rows, for runs.py.
+"""Results of evaluated runs and of the baselines on their rows, for runs.py.
 
 A result is a dict: the fields that are written to runs.json, and `_rows`, the rows with their predictions.
 """
@@ -33,7 +33,10 @@ def read_runs(folder: Path, *, with_baselines: bool = False) -> dict[Key, list[R
     results: dict[Key, list[Result]] = {}
     for metrics_file in sorted(folder.glob("*/*/*/eval/*/metrics.json")):
         if (entry := read_result(metrics_file.parent)) is not None:
-            results.setdefault((entry["protocol"], entry["model"], entry["data"]), []).append(entry)
+            entries = results.setdefault((entry["protocol"], entry["model"], entry["data"]), [])
+            # A model without a seed is one result, however many runs have evaluated it.
+            if entry["seed"] is not None or not entries:
+                entries.append(entry)
     if with_baselines:
         first_by_rows = {(protocol, data): entries[0] for (protocol, _, data), entries in reversed(results.items())}
         for (protocol, data), entry in first_by_rows.items():
@@ -101,9 +104,17 @@ def agreement(folder: Path) -> Result:
 
     Args:
         folder: The evaluation of the GGUF file, next to that of the adapter, e.g. `gguf-q8_0@rte3` and `adapter@rte3`.
+
+    Returns:
+        Nothing if the adapter was not evaluated on these rows.
     """
+    from toolkit.evaluation.prediction_files import check_same_rows, read_evaluation
+
     _, separator, data = folder.name.partition("@")
     adapter = folder.with_name(f"adapter{separator}{data}")
+    if not (adapter / "metrics.json").is_file():
+        return {}
+    check_same_rows(read_evaluation(folder), read_evaluation(adapter))
     ours, theirs = read_probabilities(folder), read_probabilities(adapter)
     return {
         "agreement": float((ours.argmax(axis=1) == theirs.argmax(axis=1)).mean()),
@@ -139,7 +150,7 @@ def baseline_results(entry: Result) -> Iterator[Result]:
     run = TrainedRun.open(rows.folder.parent.parent, rows.metrics.get("overrides") or {})
     splits = load_splits(run.recipe, is_external=True, trained_recipe=run.saved_recipe)
     codes = {label: code for code, label in enumerate(rows.labels)}
-    if not np.array_equal(rows.gold, [codes[example.label] for example in splits.eval]):
+    if not np.array_equal(rows.gold, [codes.get(example.label, -1) for example in splits.eval]):
         raise SystemExit(f"The evaluation rows of {rows.name} have changed, so its baselines cannot be measured.")
     for name, predicted in baseline_predictions(splits.train, splits.eval).items():
         if name not in BASELINES:

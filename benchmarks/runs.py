@@ -226,8 +226,14 @@ def cost_table(results: list[Result]) -> Table:
     for (protocol, model), means in means_by_model(results).items():
         for data, mean in means.items():
             if mean["rows_per_second"] is not None:
-                costs = (mean["trainable_parameters"], mean["train_seconds"], (mean["peak_memory_bytes"] or 0) / 1e9)
-                trained = [f"{costs[0]:,.0f}", f"{costs[1]:,.0f}", f"{costs[2]:.2f}"] if costs[1] else ["", "", ""]
+                trained = [
+                    "" if mean[key] is None else f"{mean[key] / unit:{form}}"
+                    for key, unit, form in (
+                        ("trainable_parameters", 1, ",.0f"),
+                        ("train_seconds", 1, ",.0f"),
+                        ("peak_memory_bytes", 1e9, ".2f"),
+                    )
+                ]
                 rows.append([protocol, model, *trained, data, f"{mean['rows_per_second']:.1f}"])
     return rows
 

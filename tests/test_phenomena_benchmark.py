@@ -56,6 +56,9 @@ def test_accuracy_is_the_mean_of_the_evaluations(tmp_path: Path, phenomena: Any)
     assert both["label: entailment"]["accuracy"] == pytest.approx(single["label: entailment"]["accuracy"] / 2)
     assert both["label: contradiction"] == single["label: contradiction"]
     assert sum(result["n"] for name, result in both.items() if name.startswith("label: ")) == 90
+    separated = (folders[0] / "predictions.jsonl").read_text(encoding="utf-8").replace("premise 0", "premise \u2028")
+    (folders[0] / "predictions.jsonl").write_text(separated, encoding="utf-8")
+    assert "\u2028" in separated and phenomena.measure(folders[:1])
     assert phenomena.table(list(both.values()))[1][0] == "label: contradiction"
     for result in both.values():
         assert result["interval"][0] <= result["accuracy"] <= result["interval"][1]

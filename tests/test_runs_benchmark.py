@@ -120,7 +120,7 @@ def test_reference_is_compared_with_all_models(tmp_path: Path) -> None:
     folder.mkdir()
     others = {"base": row < 10, "base@shots4": row < 15, "gguf-q8_0": row < 21}
     write_model_run(folder / "study" / "large" / "seed-1", 1, {"adapter": row < 24, **others})
-    write_model_run(folder / "study" / "large" / "seed-2", 2, {"adapter": row < 27})
+    write_model_run(folder / "study" / "large" / "seed-2", 2, {"adapter": row < 27, "base": row < 10})
     write_model_run(folder / "study" / "small" / "seed-1", 1, {"adapter": row % 2 == 0})
     command = [sys.executable, "benchmarks/runs.py", str(folder), "--reference", "large", "--out", str(out)]
     finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
@@ -134,13 +134,15 @@ def test_reference_is_compared_with_all_models(tmp_path: Path) -> None:
     assert accuracies == pytest.approx(expected)
     seeds = {entry["model"]: entry["seed"] for entry in entries if entry["seed"] != "mean"}
     assert seeds["large zero-shot"] is None and seeds["large 4-shot"] == 1 and seeds["majority"] is None
+    (zero_shot,) = [entry for entry in entries if entry["model"] == "large zero-shot" and entry["seed"] == "mean"]
+    assert zero_shot["seeds"] == 1  # both runs evaluated the same model
     (against,) = [entry["against_models"] for entry in entries if "against_models" in entry]
     assert {other["model"]: other["difference"] for other in against} == pytest.approx(
         {model: 0.85 - accuracy for model, accuracy in expected.items() if model != "large"}
     )
     assert all(other["interval"][0] <= other["difference"] <= other["interval"][1] for other in against)
-    # The file disagrees with the adapter of its seed in 3 of 30 rows, where the gold label goes from e / (e + 2) to
-    # 1 / (e² + 2).
+    # The file disagrees with the adapter of its seed in 3 of 30 rows, where the predicted label rises from
+    # 1 / (e + 2) to e² / (e² + 2).
     (gguf,) = [entry for entry in entries if entry["model"] == "large q8_0" and entry["seed"] == 1]
     assert gguf["agreement"] == pytest.approx(0.9)
     assert gguf["largest_probability_change"] == pytest.approx(np.exp(2) / (np.exp(2) + 2) - 1 / (np.e + 2), abs=1e-12)

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 import toolkit
 from toolkit.data.examples import load_examples
+from toolkit.models import loading
 from toolkit.recipe.schema import Recipe
 from toolkit.runs.run_folder import RunFolder
 
@@ -65,7 +66,7 @@ def test_probabilities_are_those_of_averaged_weights(
     assert min(np.abs(probabilities - predict(toolkit.open_run(run))).max() for run in runs) > 0.02
 
 
-def test_run_is_complete_and_says_what_it_is(average: toolkit.Run, runs: list[Path]) -> None:
+def test_averaged_run_is_complete_and_names_its_members(average: toolkit.Run, runs: list[Path]) -> None:
     record = average.record
     assert record["status"] == "completed" and [run["seed"] for run in record["averaged"]] == [42, 7]
     assert record["averaged"][1]["name"] == "seed-7" and record["averaged"][0]["r"] == 4
@@ -74,7 +75,7 @@ def test_run_is_complete_and_says_what_it_is(average: toolkit.Run, runs: list[Pa
     assert average.recipe.lora.r == 8 and average.recipe.lora.alpha == 16
     page = average.report_path.read_text(encoding="utf-8")
     for text in (page, average.model_card_path.read_text(encoding="utf-8")):
-        assert "the average of 2 adapters, trained with the seeds 42, 7" in text and "Seed 42" not in text
+        assert "the average of 2 adapters, trained with the seeds 42 and 7" in text and "Seed 42" not in text
     assert "(rank 4, alpha 8 each)" in average.model_card_path.read_text(encoding="utf-8")
     assert "--set seed=7 --set lora.r=4 --set lora.alpha=8" in page and "scripts/average_runs.py" in page
     assert toolkit.open_run(average.path).recipe == average.recipe
@@ -91,8 +92,13 @@ def test_script_averages_and_replaces_only_on_request(runs: list[Path], tmp_path
     assert code == 2 and "is the average of other runs" in error
 
 
-def test_runs_that_do_not_belong_are_refused(
-    average: toolkit.Run, runs: list[Path], make_recipe: MakeRecipe, tiny_model: Path, tmp_path: Path
+def test_incompatible_runs_are_refused(
+    average: toolkit.Run,
+    runs: list[Path],
+    make_recipe: MakeRecipe,
+    tiny_model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     overrides = (f"model.name={tiny_model}", "training.learning_rate=0.02", "lora.dropout=0.0", "training.max_steps=1")
     cases: dict[str, list[Path]] = {"at least two runs": runs[:1], "have the same adapter": [runs[0], runs[0]]}
@@ -107,6 +113,12 @@ def test_runs_that_do_not_belong_are_refused(
             folder = tmp_path / str(len(list(tmp_path.iterdir())))
             members.append(toolkit.train(make_recipe(*overrides, *changes, seed), output_dir=folder).path)
         cases[message] = members if len(members) > 1 else [runs[0], *members]
+    by_type = [tmp_path / "bfloat16", tmp_path / "float32"]
+    for has_units, folder in zip((True, False), by_type, strict=True):
+        monkeypatch.setattr(loading, "is_bfloat16_supported", lambda: True)
+        monkeypatch.setattr(loading, "cpu_has_bfloat16_units", lambda has_units=has_units: has_units)
+        toolkit.train(make_recipe(*overrides, "model.dtype=auto", f"seed={has_units:d}"), output_dir=folder)
+    cases["The data types of .* differ"] = by_type
     for message, members in cases.items():
         with pytest.raises(toolkit.RunError, match=message) as error:
             toolkit.average_runs(members, tmp_path / "average")

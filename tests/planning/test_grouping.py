@@ -126,12 +126,12 @@ def test_few_lengths_on_a_cpu_in_16_bits(make_job: MakeJob, batching: str, multi
     """OneDNN compiles and keeps a kernel for each length."""
     job = make_job("{a} {b}", f"training.batching={batching}")
     rows = job.first_batches(4)
-    for number_format, expected in ((("cpu", 2), multiple), (("cpu", 4), 1)):
-        collate = job.plan.collator(job.recipe, number_format)
+    for device_and_dtype_bytes, expected in ((("cpu", 2), multiple), (("cpu", 4), 1)):
+        collate = job.plan.collator(job.recipe, device_and_dtype_bytes)
         sizes = [batch["input_ids"].shape[1] for step in rows for batch in collate(step)["micro_batches"]]
         assert all(size % expected == 0 for size in sizes)
         assert expected > 1 or any(size % multiple for size in sizes)
-    assert job.number_format == ("cpu", job.preflight.precision.dtype.itemsize)
+    assert job.device_and_dtype_bytes == ("cpu", job.preflight.precision.dtype.itemsize)
 
 
 def test_recorded_plan_keeps_its_attention(make_job: MakeJob) -> None:

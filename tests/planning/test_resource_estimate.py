@@ -40,20 +40,22 @@ def test_weight_sizes_of_real_models(size: str, plain: float, packed: float) -> 
     assert count.base_bytes(2, load_in_4bit=True) / 1e9 == pytest.approx(packed, rel=0.02)
 
 
-@pytest.mark.parametrize("has_amx", [False, True])
+@pytest.mark.parametrize("has_bfloat16_units", [False, True])
 def test_verdict_depends_on_the_device(
-    make_recipe: MakeRecipe, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, has_amx: bool
+    make_recipe: MakeRecipe, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, has_bfloat16_units: bool
 ) -> None:
-    monkeypatch.setattr(loading, "is_bfloat16_supported", lambda: has_amx)
-    monkeypatch.setattr(loading, "cpu_has_amx", lambda: has_amx)
+    monkeypatch.setattr(loading, "is_bfloat16_supported", lambda: has_bfloat16_units)
+    monkeypatch.setattr(loading, "cpu_has_bfloat16_units", lambda: has_bfloat16_units)
     preflight = run_preflight(make_recipe(f"model.name={tiny_model}", "model.dtype=auto"))
-    assert preflight.precision.name == ("bfloat16" if has_amx else "float32")
+    assert preflight.precision.name == ("bfloat16" if has_bfloat16_units else "float32")
     here = estimate_resources(plan_job(preflight))
     assert here.fits and verdict(preflight, here).startswith(f"fits on {this_device().name}: training ")
     assert here.record()["training"]["total"] == here.training.total
     on_t4 = estimate_resources(plan_job(preflight, T4))
     assert on_t4.dtype_bytes == 2 and on_t4.training.holes == 0
-    assert (on_t4.training.weights < here.training.weights) is not has_amx  # a T4's float16 is as wide as bfloat16
+    assert (
+        on_t4.training.weights < here.training.weights
+    ) is not has_bfloat16_units  # a T4's float16 is as wide as bfloat16
     tiny = Device("a tiny GPU", "cuda", 400_000_000)
     on_tiny = estimate_resources(plan_job(preflight, tiny))
     assert not on_tiny.fits and "no recipe setting helps" in verdict(preflight, on_tiny)

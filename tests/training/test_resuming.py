@@ -102,16 +102,16 @@ def test_resume_elsewhere_keeps_the_recorded_precision(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A CPU with AMX, where `auto` means bfloat16, resumes a run in float32 that a CPU without AMX started."""
+    """A CPU that multiplies bfloat16, where `auto` chooses it, resumes a run in float32 of a CPU that does not."""
     run, auto = RunFolder(tmp_path / "run"), recipe.model.model_copy(update={"dtype": "auto"})
     at_step(3, lambda: os.kill(os.getpid(), signal.SIGTERM))
-    for has_amx in (False, True):
+    for has_units in (False, True):
         monkeypatch.setattr(loading, "is_bfloat16_supported", lambda: True)
-        monkeypatch.setattr(loading, "cpu_has_amx", lambda has_amx=has_amx: has_amx)
+        monkeypatch.setattr(loading, "cpu_has_bfloat16_units", lambda has_units=has_units: has_units)
         with suppress(KeyboardInterrupt):
-            train_run(recipe.model_copy(update={"model": auto}), run, TrainingOptions(resume=has_amx))
+            train_run(recipe.model_copy(update={"model": auto}), run, TrainingOptions(resume=has_units))
         at_step(0, lambda: None)
-    assert run.record["precision"]["name"] == "float32" and "without AMX" in run.record["precision"]["reason"]
+    assert run.record["precision"]["name"] == "float32" and "without AVX512-BF16" in run.record["precision"]["reason"]
     assert contents(run.adapter) == contents(uninterrupted.adapter)
 
 

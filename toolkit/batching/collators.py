@@ -253,4 +253,5 @@ def tree_inputs(tree: PrefixTree, predicting: np.ndarray, attention: TreeAttenti
 
 def pad(sequences: Sequence[Sequence[int]], length: int) -> torch.Tensor:
     """Stack sequences of ids into [sequences, length], int64, padded with 0 on the right."""
-    return torch.tensor([[*sequence, *[0] * (length - len(sequence))] for sequence in sequences])
+    rows = [[*sequence, *[0] * (length - len(sequence))] for sequence in sequences]
+    return torch.tensor(rows, dtype=torch.long)  # torch would make floats of rows without tokens

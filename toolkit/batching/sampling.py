@@ -21,7 +21,7 @@ HOPPER_DENSE_NODES = 4_096
 Attention split at the root launches more kernels. On an H200 it is slower than dense attention in a tree of 2,560
 nodes, and saves more than a third of the time in a tree of 9,216. This limit lies between them (docs/gpu.md)."""
 LENGTH_MULTIPLES = {("cpu", 4): 1, ("cpu", 2): 32, ("cuda", 4): 128, ("cuda", 2): 128}
-"""The number to a multiple of which trees are padded, by device and bytes per number.
+"""The number to a multiple of which trees are padded, by device and bytes per element.
 
 See `PrefixTree.with_length_multiple_of`. For 16-bit matrix products on a CPU, torch calls oneDNN, which compiles a
 kernel for each length and keeps it in memory: 300 lengths in the five shapes of Gemma 3 270M's layers took 2.1 GB, and
@@ -81,15 +81,15 @@ def choose_micro_batch(batch_size: int, processes: int, longest: int, affordable
     return next(rows for rows in range(max_rows, 0, -1) if rows_per_process % rows == 0)
 
 
-def row_length_multiple(device: str, number_bytes: int, max_length: int) -> int:
+def row_length_multiple(device: str, dtype_bytes: int, max_length: int) -> int:
     """Return the number to a multiple of which the lengths of padded rows are rounded up.
 
     Args:
         device: cpu or cuda.
-        number_bytes: The bytes per number of the computation, e.g. 2 for bfloat16.
+        dtype_bytes: The bytes per element of the data type that the model computes in, e.g. 2 for bfloat16.
         max_length: The length of the longest row that the model is given, which padding must not exceed.
     """
-    multiple = _ROW_LENGTH_MULTIPLES.get((device, number_bytes), 1)
+    multiple = _ROW_LENGTH_MULTIPLES.get((device, dtype_bytes), 1)
     return multiple if max_length % multiple == 0 else 1
 
 

@@ -75,14 +75,15 @@ def _examine_device(diagnosis: Diagnosis) -> None:
     try:
         import torch
 
-        from toolkit.models.precision import choose_precision, cpu_has_amx
+        from toolkit.models.precision import choose_precision, cpu_has_bfloat16_units
 
         device = "cuda" if torch.cuda.is_available() else "cpu"
         name = torch.cuda.get_device_name(0) if device == "cuda" else f"CPU, {os.cpu_count()} cores"
-        # The answer that Unsloth would give, without importing it. On a CPU, `auto` takes bfloat16 only with AMX, which
-        # implies bfloat16, so only Unsloth's switch to disable it remains to be checked.
+        # The answer that Unsloth would give, without importing it. On a CPU, `auto` takes bfloat16 only if instructions
+        # multiply it, so only Unsloth's switch to disable it remains to be checked.
         has_bfloat16 = torch.cuda.get_device_capability()[0] >= 8 if device == "cuda" else _is_bfloat16_allowed()
-        precision = choose_precision("auto", device, has_bfloat16=has_bfloat16, has_amx=cpu_has_amx())
+        units = cpu_has_bfloat16_units()
+        precision = choose_precision("auto", device, has_bfloat16=has_bfloat16, has_bfloat16_units=units)
     except Exception as error:
         diagnosis.add("device", "unknown")
         diagnosis.problems.append(

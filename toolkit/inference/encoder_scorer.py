@@ -33,8 +33,8 @@ class EncoderScorer:
 
     def __init__(self, model: Any, tokenizer: Any, precision: Precision, *, batch_tokens: int, max_length: int) -> None:
         self._model = model
-        multiple = row_length_multiple(DEVICE, precision.dtype.itemsize, max_length)
-        self._pad = DataCollatorWithPadding(tokenizer, pad_to_multiple_of=multiple)
+        self._multiple = row_length_multiple(DEVICE, precision.dtype.itemsize, max_length)
+        self._pad = DataCollatorWithPadding(tokenizer, pad_to_multiple_of=self._multiple)
         self._precision = precision
         self._batch_tokens = batch_tokens
 
@@ -47,7 +47,8 @@ class EncoderScorer:
         # Filled with NaN, so that `check_finite` would notice a row that was never scored.
         scores = np.full((len(rows), self._model.config.num_labels), np.nan)
         with progress_bar(total=len(rows), desc="scoring", unit="row") as bar:
-            for indices in batch_by_length([len(row) for row in rows], self._batch_tokens):
+            lengths = [len(row) + -len(row) % self._multiple for row in rows]  # as they will be padded
+            for indices in batch_by_length(lengths, self._batch_tokens):
                 scores[indices] = self._log_probs([rows[i] for i in indices])
                 bar.update(len(indices))
         return scores

@@ -19,7 +19,7 @@ from toolkit.models.backend import (
 )
 from toolkit.models.families import find_family
 from toolkit.models.parameters import check_max_seq_length, model_config
-from toolkit.models.precision import Precision, choose_precision, cpu_has_amx
+from toolkit.models.precision import Precision, choose_precision, cpu_has_bfloat16_units
 from toolkit.models.safety import check_weights_complete, weight_names
 from toolkit.recipe.schema import LoraSection, Recipe
 from toolkit.utils.memory_errors import memory_errors
@@ -41,7 +41,7 @@ def resolve_precision(recipe: Recipe, folder: Path, recorded: Precision | None =
     family = find_family(model_config(folder))
     capabilities: dict[str, Any] = {
         "has_bfloat16": is_bfloat16_supported(),
-        "has_amx": cpu_has_amx(),
+        "has_bfloat16_units": cpu_has_bfloat16_units(),
         "overflowing_family": family.name if family and family.overflows_float16 else None,
     }
     if recorded is not None and recipe.model.dtype == "auto":

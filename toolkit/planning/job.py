@@ -76,19 +76,21 @@ class Plan:
         """True if rows are merged into prefix trees."""
         return self.batching.name == "prefix_tree"
 
-    def collator(self, recipe: Recipe, number_format: tuple[str, int], labels: LabelTargets | None = None) -> Collator:
+    def collator(
+        self, recipe: Recipe, device_and_dtype_bytes: tuple[str, int], labels: LabelTargets | None = None
+    ) -> Collator:
         """Return the collator, which turns the rows of an optimizer step into tensors.
 
         Args:
             recipe: The recipe, which names the tokens to train on.
-            number_format: See `TrainingJob.number_format`.
+            device_and_dtype_bytes: See `TrainingJob.device_and_dtype_bytes`.
             labels: The labels, if rows have weights for them.
         """
         loss_on = recipe.training.loss_on
         if self.is_tree:
-            multiple = LENGTH_MULTIPLES[number_format]
+            multiple = LENGTH_MULTIPLES[device_and_dtype_bytes]
             return TreeCollator(self.batch_tokens, loss_on, multiple, self.tree_attention, self.dense_nodes, labels)
-        multiple = row_length_multiple(*number_format, recipe.model.max_seq_length)
+        multiple = row_length_multiple(*device_and_dtype_bytes, recipe.model.max_seq_length)
         return PaddedCollator(self.micro_batch_size, loss_on, labels, multiple)
 
     @property
@@ -206,11 +208,11 @@ class TrainingJob:
 
     def collator(self) -> Collator:
         """Return the collator, which turns the rows of an optimizer step into tensors."""
-        return self.plan.collator(self.recipe, self.number_format, self.label_targets)
+        return self.plan.collator(self.recipe, self.device_and_dtype_bytes, self.label_targets)
 
     @property
-    def number_format(self) -> tuple[str, int]:
-        """The device, cpu or cuda, and the bytes per number of the computation, e.g. 2 for bfloat16."""
+    def device_and_dtype_bytes(self) -> tuple[str, int]:
+        """The device, cpu or cuda, and the bytes per element of the data type that the model computes in."""
         return self.device.kind, self.preflight.precision.dtype.itemsize
 
     @cached_property

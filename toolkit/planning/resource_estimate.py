@@ -169,7 +169,7 @@ def largest_encoder_batch(job: TrainingJob) -> BatchShape:
         for start in range(first, min(first + step, len(order)), size)
     ]
     rows, length = max(((len(batch), max(batch)) for batch in batches), key=lambda sizes: sizes[0] * sizes[1])
-    length += -length % row_length_multiple(*job.number_format, job.recipe.model.max_seq_length)
+    length += -length % row_length_multiple(*job.device_and_dtype_bytes, job.recipe.model.max_seq_length)
     return BatchShape(rows, length, rows)
 
 
@@ -178,6 +178,7 @@ def _largest_scoring_batch(job: TrainingJob) -> BatchShape:
     preflight, longest = job.preflight, job.preflight.longest_row
     batch_tokens = scoring_batch_tokens(job.recipe, job.device.kind)
     if isinstance(preflight.row_tokenizer, PairTokenizer):  # an encoder
+        longest += -longest % row_length_multiple(*job.device_and_dtype_bytes, job.recipe.model.max_seq_length)
         rows = max(batch_tokens, longest) // longest  # a batch contains at least one row
         return BatchShape(rows, longest, rows)
     labels = LabelTrie(preflight.row_tokenizer.label_ids)
@@ -206,7 +207,7 @@ def _scoring_tree(job: TrainingJob, suffixes: Sequence[Sequence[int]], labels: L
     tree = build_tree(branches)
     nodes = [path[branch.max_shared :] for branch, path in zip(branches, tree.paths, strict=True)]
     inputs = tree_inputs(
-        tree.with_length_multiple_of(LENGTH_MULTIPLES[job.number_format]),
+        tree.with_length_multiple_of(LENGTH_MULTIPLES[job.device_and_dtype_bytes]),
         np.concatenate(nodes),
         job.plan.tree_attention,
     )

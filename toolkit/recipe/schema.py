@@ -111,7 +111,7 @@ class ModelSection(Section):
     )
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
         default="auto",
-        description="auto: bfloat16 on a GPU that supports it or a CPU with AMX; else float16 (GPU) or float32 (CPU).",
+        description="auto: bfloat16 if the GPU or CPU multiplies it in hardware; else float16 (GPU) or float32 (CPU).",
     )
     max_seq_length: Annotated[int, Field(ge=8, le=2**20)] = Field(
         default=384, description="Maximum tokens per row. A longer row loses the end of task.truncate's input."

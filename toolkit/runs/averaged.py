@@ -40,4 +40,5 @@ class AveragedRun:
 
 def describe_average(runs: Sequence[AveragedRun]) -> str:
     """Return what an averaged adapter is, for a report."""
-    return f"the average of {len(runs)} adapters, trained with the seeds {join_names([str(run.seed) for run in runs])}"
+    seeds = join_names([str(run.seed) for run in runs], "and")
+    return f"the average of {len(runs)} adapters, trained with the seeds {seeds}"

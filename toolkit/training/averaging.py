@@ -28,7 +28,12 @@ _KEPT_FIELDS = (
     "total_parameters", "weight_bytes", "target_modules", "steps", "batch_size",
 )  # fmt: skip
 """Fields of run.json that are the same for all runs, so that those of the first one hold for their average."""
-_SAME_RECIPE = "Train all of them with the same recipe, and set only another seed."
+_SAME_RECIPE = "Train all of them with the same recipe, and change only the seed."
+_HINTS = {
+    "training rows": "Shares of data.train are drawn by seed. Name a file with data.dev and data.eval instead.",
+    "data types": "Set model.dtype in the recipe, and train again what `auto` trained in another data type.",
+}
+"""What to do about differences that are not in files."""
 
 
 def check_average(runs: Sequence[TrainedRun]) -> None:
@@ -38,7 +43,7 @@ def check_average(runs: Sequence[TrainedRun]) -> None:
         RunError: If there are fewer than two runs, one of them occurs twice, or they differ in more than their seeds.
     """
     if len(runs) < 2:
-        raise RunError(f"An average needs at least two runs, but {len(runs)} was given.", hint=_SAME_RECIPE)
+        raise RunError(f"An average needs at least two runs, but got {len(runs)}.", hint=_SAME_RECIPE)
     for run in runs:
         _check_kind(run)
     first, by_adapter = runs[0], dict[str, TrainedRun]()
@@ -83,15 +88,11 @@ def _check_kind(run: TrainedRun) -> None:
 
 
 def _check_same_files(first: TrainedRun, run: TrainedRun) -> None:
-    """Check what a recipe does not show: the base model's weights, the tokenizer, and the rows that seeds can draw."""
+    """Check what a recipe does not show: files, the rows that seeds draw, and the data type that `auto` chose."""
     ours, theirs = _identity(first), _identity(run)
     for name, value in ours.items():
         if theirs[name] != value:
-            hint = (
-                "Shares of data.train are drawn by seed. Name a file with data.dev and data.eval instead."
-                if name == "training rows"
-                else "Train all of them on the same files."
-            )
+            hint = _HINTS.get(name, "Train all of them on the same files.")
             raise RunError(f"The {name} of {first.path} and {run.path} differ.", hint=hint)
 
 
@@ -101,7 +102,8 @@ def _identity(run: TrainedRun) -> dict[str, Any]:
         return {}
     fingerprints = {name: (data.get(name) or {}).get("fingerprint") for name in ("train", "dev", "calibration")}
     tokenizer = {name: digest for name, digest in seal.adapter.items() if name not in (CONFIG, WEIGHTS)}
-    return {"base models": seal.base, "tokenizers": tokenizer, "training rows": fingerprints}
+    data_type = (run.record.get("precision") or {}).get("name")
+    return {"base models": seal.base, "tokenizers": tokenizer, "training rows": fingerprints, "data types": data_type}
 
 
 def average_into(

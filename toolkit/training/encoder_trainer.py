@@ -86,7 +86,7 @@ def make_encoder_trainer(job: TrainingJob, model: Any, checkpoints: Path) -> Enc
         # output of frozen embeddings does not.
         gradient_checkpointing_kwargs={"use_reentrant": False},
     )
-    multiple = row_length_multiple(*job.number_format, job.recipe.model.max_seq_length)
+    multiple = row_length_multiple(*job.device_and_dtype_bytes, job.recipe.model.max_seq_length)
     pad = DataCollatorWithPadding(job.preflight.row_tokenizer.tokenizer, pad_to_multiple_of=multiple)
     with quiet():
         trainer = EncoderTrainer(

@@ -49,7 +49,7 @@ def check_resumable(recipe: Recipe, run: RunFolder) -> None:
     if run.record.get("averaged"):
         raise RunError(
             f"{run.path} is the average of other runs, so there is no training to resume.",
-            hint="Resume those runs, or leave out resume=True.",
+            hint="Resume those runs, or leave out resume=True and choose another output_dir.",
         )
     check_run_path(run.path)
     check_no_links([run.checkpoints, run.adapter])
