@@ -75,9 +75,8 @@ def measure(folders: Sequence[Path]) -> list[dict[str, Any]]:
         check_same_rows(evaluations[0], other)
     correct = np.mean([evaluation.correct for evaluation in evaluations], axis=0)
     groups = np.unique(evaluations[0].group_hashes, return_inverse=True)[1]
-    with (folders[0] / "predictions.jsonl").open(
-        encoding="utf-8"
-    ) as lines:  # str.splitlines would also split at U+2028
+    # Read by line, because str.splitlines would also split at U+2028.
+    with (folders[0] / "predictions.jsonl").open(encoding="utf-8") as lines:
         rows = [json.loads(line) for line in lines]
     return [
         {

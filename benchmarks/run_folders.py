@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from kept_results import Key, Result, stable_hashes
 
-Result = dict[str, Any]
-Key = tuple[str, str, str]
-"""Protocol, model and data."""
+from toolkit.evaluation.prediction_files import EvaluatedRows, check_same_rows, read_evaluation
 
 BASELINES = {
     "majority": "majority",
@@ -47,9 +46,7 @@ def read_runs(folder: Path, *, with_baselines: bool = False) -> dict[Key, list[R
 
 def read_result(folder: Path) -> Result | None:
     """Return an evaluation with constrained decoding as a result, or None if it is another experiment."""
-    from toolkit.evaluation.prediction_files import read_evaluation
-
-    rows = read_evaluation(folder)
+    rows = with_stable_hashes(read_evaluation(folder))
     metrics, run = rows.metrics, folder.parent.parent
     overrides = metrics.get("overrides") or {}
     # An override of anything but the evaluation rows is another experiment, and a limit leaves out rows.
@@ -83,6 +80,18 @@ def read_result(folder: Path) -> Result | None:
     }
 
 
+def with_stable_hashes(rows: EvaluatedRows) -> EvaluatedRows:
+    """Return the rows with hashes that are the same in each process, see kept_results.py."""
+    with (rows.folder / "predictions.jsonl").open(encoding="utf-8") as lines:
+        texts = [json.loads(line) for line in lines]
+    identity = ("id", *sorted(rows.inputs), "label")
+    return replace(
+        rows,
+        row_hashes=stable_hashes([tuple(text[key] for key in identity) for text in texts]),
+        group_hashes=stable_hashes([(text[rows.inputs[0]],) for text in texts]),
+    )
+
+
 def model_suffix(model: str, shots: int) -> str:
     """Return what follows the name of a trained model if another model of its run was evaluated, e.g. ` zero-shot`."""
     if model == "base":
@@ -108,8 +117,6 @@ def agreement(folder: Path) -> Result:
     Returns:
         Nothing if the adapter was not evaluated on these rows.
     """
-    from toolkit.evaluation.prediction_files import check_same_rows, read_evaluation
-
     _, separator, data = folder.name.partition("@")
     adapter = folder.with_name(f"adapter{separator}{data}")
     if not (adapter / "metrics.json").is_file():

@@ -12,6 +12,9 @@ The confidence interval of a mean over seeds is bootstrapped over whole groups o
 The value of a row is the share of the seeds that predict it correctly. The interval shows the variation over rows, and
 the standard deviation shows the variation over seeds.
 
+Results that are already in the output folder are kept unless the first argument has newer ones of the same runs: those
+were measured on another machine, whose run folders may no longer exist. Remove the output folder to start over.
+
 Differences are paired by row. `--baseline` compares the same model between protocols, over the seeds that both have.
 `--reference` compares a model with every other one, and adds the baselines to the results.
 """
@@ -23,7 +26,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from run_folders import BASELINES, Key, Result, read_runs
+from kept_results import Key, Result, add_kept, save_rows
+from run_folders import BASELINES, read_runs
 from side_by_side import Table, add_out_flag, report
 
 RESAMPLES = 10_000
@@ -261,6 +265,8 @@ def main() -> None:
     results = read_runs(arguments.folder, with_baselines=arguments.reference is not None)
     if not results:
         parser.error(f"{arguments.folder} has no evaluated runs: expected PROTOCOL/MODEL/RUN/eval/adapter")
+    if kept := add_kept(results, arguments.out):
+        print(f"{kept} results of earlier runs are kept.\n")
     if arguments.baseline and arguments.baseline not in {protocol for protocol, _, _ in results}:
         parser.error(f"{arguments.folder} has no protocol {arguments.baseline}")
     if arguments.reference and arguments.reference not in {model for _, model, _ in results}:
@@ -272,6 +278,7 @@ def main() -> None:
         else (table,)
     )
     report("Results of trained runs", entries, arguments.out, *tables)
+    save_rows(arguments.out, results)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -148,6 +149,21 @@ def test_reference_is_compared_with_all_models(tmp_path: Path) -> None:
     assert gguf["largest_probability_change"] == pytest.approx(np.exp(2) / (np.exp(2) + 2) - 1 / (np.e + 2), abs=1e-12)
     for cell in ("85.00%", "large zero-shot", "2 seeds", "90.00%", "3.00", "+35.00 ["):
         assert cell in finished.stdout
+    # Without some of the runs, the second command keeps their results and computes the same differences.
+    shutil.rmtree(folder / "study" / "small")
+    shutil.rmtree(folder / "study" / "large" / "seed-1")
+    write_model_run(folder / "study" / "new" / "seed-1", 1, {"adapter": row < 3})
+    again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert again.returncode == 0 and "4 results of earlier runs are kept" in again.stdout, again.stderr
+    kept = [entry for entry in json.loads((out / "runs.json").read_text(encoding="utf-8")) if entry["model"] != "new"]
+    for entry in (*entries, *kept):
+        if "against_models" in entry:
+            entry["against_models"] = [other for other in entry["against_models"] if other["model"] != "new"]
+            entry["against_models"].sort(key=lambda other: other["model"])
+    assert sorted(map(str, kept)) == sorted(map(str, entries))
+    stored = np.load(out / "predictions.npz")
+    texts = {name.rpartition("/")[2] for name in stored if stored[name].ndim and stored[name].dtype.kind not in "ib"}
+    assert texts == {"labels", "inputs"}  # no row's text
 
 
 def test_accuracies_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
