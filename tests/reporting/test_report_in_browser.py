@@ -25,7 +25,8 @@ for (const details of document.querySelectorAll("details")) details.open = true;
 const wide = [...document.querySelectorAll("body *")].filter(
   (e) => !e.closest(".wide, pre, svg, .quiet") && e.getBoundingClientRect().right > innerWidth + 0.5);
 parent.document.documentElement.dataset.measured = JSON.stringify(
-  {inner: innerWidth, scroll: document.documentElement.scrollWidth, wide: wide.map((e) => e.outerHTML.slice(0, 80))});
+  {inner: innerWidth, scroll: document.documentElement.scrollWidth, wide: wide.map((e) => e.outerHTML.slice(0, 80)),
+   hidden: [...document.querySelectorAll(".wide")].map((e) => e.scrollWidth - e.clientWidth)});
 </script>"""
 
 
@@ -33,7 +34,7 @@ parent.document.documentElement.dataset.measured = JSON.stringify(
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = make_run(tmp_path_factory.mktemp("browser") / "small", task={"system": "Mot" * 100})
     write_evaluation(run, "adapter", invalid_answers=[["x" * 300, 2]])
-    write_evaluation(run, "base", seed=1)
+    write_evaluation(run, "base", seed=1, data={"source": "/data/projects/nli/xnli_fr/test.jsonl", "fingerprint": "f"})
     write_validations(run, {10: 1.0, 20: 0.8, 40: 0.9}, kept_step=20)
     write_json(run.path / "gguf" / "parity.json", PARITY)
     return write_report(TrainedRun.open(run.path))
@@ -82,3 +83,5 @@ def test_page_never_scrolls_sideways(report: Path, tmp_path: Path, width: int) -
     layout = json.loads(measured or "")
     assert layout["inner"] == width
     assert layout["wide"] == [] and layout["scroll"] <= width
+    if width == 1280:  # tables scroll only on narrow screens, even if paths are long
+        assert layout["hidden"] == [0] * len(layout["hidden"]) and layout["hidden"]
