@@ -111,10 +111,25 @@ def test_broken_export_exits_with_3(call: Call, run: RunFolder, monkeypatch: pyt
     assert code == 3 and "do not answer like the adapter: gguf-f32." in err
     assert "refused" in out and "clear" in out and " nats)" in out
     assert run.gguf("f32").is_file()
+    assert "Do not use `small-f32.gguf`" in (run.parity.with_name("README.md")).read_text(encoding="utf-8")
     entry = json.loads(run.parity.read_text(encoding="utf-8"))["models"][-1]
     assert entry["verdict"] == "refused" and entry["disagreements"][0].keys() == {
         "id", "label", "adapter", "model", "margin", "kind",
     }  # fmt: skip
+
+
+def test_instructions_are_for_files_that_passed(
+    call: Call, run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A refused file, here of a later export, is named but not recommended."""
+    assert call("export_gguf", run.path, "--quant", "f16", "--verify", "6")[0] == 0
+    monkeypatch.setattr("toolkit.models.decoder_folder.DecoderFolder._row_order", lambda *_: None)
+    assert call("export_gguf", run.path, "--quant", "f32")[0] == 3
+    folder = run.parity.parent
+    assert (folder / "Modelfile").read_text(encoding="utf-8").startswith("FROM ./small-f16.gguf")
+    readme = (folder / "README.md").read_text(encoding="utf-8")
+    assert "Files: `small-f16.gguf`." in readme and "Do not use `small-f32.gguf`: the parity gate refused" in readme
+    assert "-m small-f16.gguf" in readme and "-m small-f32.gguf" not in readme
 
 
 SLOW_WRITE = """

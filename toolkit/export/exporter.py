@@ -248,7 +248,12 @@ def _write_companions(
             entry["converter"] = converter.record
     if run.accepted:
         record |= {"accepted_changes": list(run.accepted)}
-    write_parity(run, {**record, "models": [*record["models"], *earlier]})
-    folder = files[0].parent
-    write_text(folder / "Modelfile", render_modelfile(prompt_tokenizer, files[0], recipe.model.max_seq_length))
-    write_text(folder / "README.md", render_readme(prompt_tokenizer, files, gate.example, recipe.training.chat_warning))
+    models = [*record["models"], *earlier]
+    write_parity(run, {**record, "models": models})
+    verdicts = {run.path / entry["file"]: entry.get("verdict") for entry in models if entry["file"]}
+    # The instructions are for files that passed, of an earlier export too. Refused files are only for inspection.
+    refused = [file for file, verdict in verdicts.items() if verdict == "refused"]
+    usable = [file for file in verdicts if file not in refused] or files
+    folder, warning = files[0].parent, recipe.training.chat_warning
+    write_text(folder / "Modelfile", render_modelfile(prompt_tokenizer, usable[0], recipe.model.max_seq_length))
+    write_text(folder / "README.md", render_readme(prompt_tokenizer, usable, gate.example, warning, refused=refused))
