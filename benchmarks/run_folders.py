@@ -49,8 +49,14 @@ def read_result(folder: Path) -> Result | None:
     rows = with_stable_hashes(read_evaluation(folder))
     metrics, run = rows.metrics, folder.parent.parent
     overrides = metrics.get("overrides") or {}
-    # An override of anything but the evaluation rows is another experiment, and a limit leaves out rows.
-    if "data.eval.limit" in overrides or not all(key.startswith("data.eval.") for key in overrides):
+    # An override of anything but the evaluation rows is another experiment, and a limit leaves out rows. A longer context
+    # makes room for few-shot examples.
+    same = [
+        key
+        for key in overrides
+        if key.startswith("data.eval.") or (key == "model.max_seq_length" and metrics.get("shots"))
+    ]
+    if "data.eval.limit" in overrides or len(same) < len(overrides):
         return None
     if metrics["mode"] != "constrained" or metrics["model"] == "merged":
         return None
