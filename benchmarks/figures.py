@@ -115,15 +115,15 @@ def real_models(results: Path) -> str | None:
         axes.axvline(STUDY_ACCURACY, color="#888888", linewidth=1, label="Llama 3.2 1B in the study")
         axes.set_yticks(range(len(means)), [entry["model"] for entry in means])
         axes.xaxis.set_major_formatter("{x:.0%}")
-        axes.set_xlabel("accuracy on XNLI-fr, with 95% interval")
+        axes.set_xlabel("accuracy on XNLI-fr with its 95% interval")
         figure.legend(loc="outside upper center", frameon=False)
 
-    return _svg(draw, 0.28 * len(means) + 1.2)
+    return _svg(draw, 0.28 * len(means) + 1.2, width=1.6 * _WIDTH_INCHES)  # long names
 
 
-def _svg(draw: Callable[[Figure], None], height: float) -> str:
+def _svg(draw: Callable[[Figure], None], height: float, width: float = _WIDTH_INCHES) -> str:
     with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(_WIDTH_INCHES, height), layout="constrained")
+        figure = Figure(figsize=(width, height), layout="constrained")
         draw(figure)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})

@@ -49,8 +49,8 @@ def read_result(folder: Path) -> Result | None:
     rows = with_stable_hashes(read_evaluation(folder))
     metrics, run = rows.metrics, folder.parent.parent
     overrides = metrics.get("overrides") or {}
-    # An override of anything but the evaluation rows is another experiment, and a limit leaves out rows. A longer context
-    # makes room for few-shot examples.
+    # An override of anything but the evaluation rows is another experiment, and a limit leaves out rows. A longer
+    # context makes room for few-shot examples.
     same = [
         key
         for key in overrides
