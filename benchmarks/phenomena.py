@@ -39,7 +39,7 @@ def terciles(name: str, values: Sequence[float], unit: str) -> Iterator[tuple[st
     low, high = np.quantile(numbers, [1 / 3, 2 / 3], method="inverted_cdf")
     for text, selected in (
         (f"up to {low:.3g}", numbers <= low),
-        (f"more than {low:.3g}, up to {high:.3g}", (numbers > low) & (numbers <= high)),
+        (f"more than {low:.3g} and up to {high:.3g}", (numbers > low) & (numbers <= high)),
         (f"more than {high:.3g}", numbers > high),
     ):
         yield f"{name}: {text}{unit}", selected
