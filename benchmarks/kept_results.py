@@ -56,6 +56,8 @@ def add_kept(results: dict[Key, list[Result]], folder: Path) -> int:
         entries = results.setdefault((entry["protocol"], entry["model"], entry["data"]), [])
         if entry["seed"] != "mean" and entry["seed"] not in {other["seed"] for other in entries}:
             shared = arrays[_name(entry)].item()
+            if any(not np.array_equal(arrays[f"{shared}/row_hashes"], other["_rows"].row_hashes) for other in entries):
+                raise SystemExit(f"{_name(entry)} in {folder} has other rows than the new runs. Use another --out.")
             labels, inputs, gold, row_hashes, group_hashes = (arrays[f"{shared}/{name}"] for name in _SHARED)
             entry["_rows"] = EvaluatedRows(
                 folder,

@@ -52,7 +52,8 @@ def choose_precision(
         requested: auto, bfloat16, float16 or float32.
         device: cpu or cuda.
         has_bfloat16: True if the device supports bfloat16 natively instead of emulating it.
-        has_bfloat16_units: Whether a CPU multiplies bfloat16 in hardware, see `cpu_has_bfloat16_units`. Not for GPUs.
+        has_bfloat16_units: True if a CPU multiplies bfloat16 in hardware, see `cpu_has_bfloat16_units`. Ignored on a
+            GPU.
         overflowing_family: The name of the model's family if its activations exceed the range of float16, or None.
 
     Raises:

@@ -31,7 +31,7 @@ _KEPT_FIELDS = (
 _SAME_RECIPE = "Train all of them with the same recipe, and change only the seed."
 _HINTS = {
     "training rows": "Shares of data.train are drawn by seed. Name a file with data.dev and data.eval instead.",
-    "data types": "Set model.dtype in the recipe, and train again what `auto` trained in another data type.",
+    "data types": "Set model.dtype in the recipe, and train all of them with it.",
 }
 """What to do about differences that are not in files."""
 
