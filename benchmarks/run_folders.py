@@ -14,12 +14,7 @@ from kept_results import Key, Result, stable_hashes
 
 from toolkit.evaluation.prediction_files import EvaluatedRows, check_same_rows, read_evaluation
 
-BASELINES = {
-    "majority": "majority",
-    "hypothesis_only": "hypothesis-only",
-    "premise_hypothesis": "TF-IDF pair",
-}
-"""The names of the baselines in results, by their names in metrics.json."""
+BASELINES = ("majority", "hypothesis-only", "TF-IDF pair")
 
 
 def read_runs(folder: Path, *, with_baselines: bool = False) -> dict[Key, list[Result]]:
@@ -154,28 +149,18 @@ def baseline_results(entry: Result) -> Iterator[Result]:
     """Yield the results of the baselines, which are fitted on the training rows of a run and score the same rows."""
     from sklearn.metrics import f1_score
 
-    from toolkit.data.splits import load_splits
-    from toolkit.evaluation.baselines import baseline_predictions
+    from toolkit.evaluation.baseline_rows import baseline_rows
     from toolkit.evaluation.intervals import wilson_interval
-    from toolkit.runs.trained_run import TrainedRun
 
-    rows = entry["_rows"]
-    run = TrainedRun.open(rows.folder.parent.parent, rows.metrics.get("overrides") or {})
-    splits = load_splits(run.recipe, is_external=True, trained_recipe=run.saved_recipe)
-    codes = {label: code for code, label in enumerate(rows.labels)}
-    if not np.array_equal(rows.gold, [codes.get(example.label, -1) for example in splits.eval]):
-        raise SystemExit(f"The evaluation rows of {rows.name} have changed, so its baselines cannot be measured.")
-    for name, predicted in baseline_predictions(splits.train, splits.eval).items():
-        if name not in BASELINES:
-            continue
-        predicted_rows = replace(rows, predicted=np.array([codes[label] for label in predicted]))
-        correct = int(predicted_rows.correct.sum())
-        yield {
-            **{key: entry[key] for key in ("data", "protocol", "n")},
-            "model": BASELINES[name],
-            "seed": None,
-            "accuracy": correct / entry["n"],
-            "interval": list(wilson_interval(correct, entry["n"])),
-            "macro_f1": f1_score(rows.gold, predicted_rows.predicted, labels=np.unique(rows.gold), average="macro"),
-            "_rows": predicted_rows,
-        }
+    for name, rows in baseline_rows(entry["_rows"]).items():
+        if name in BASELINES:
+            correct = int(rows.correct.sum())
+            yield {
+                **{key: entry[key] for key in ("data", "protocol", "n")},
+                "model": name,
+                "seed": None,
+                "accuracy": correct / entry["n"],
+                "interval": list(wilson_interval(correct, entry["n"])),
+                "macro_f1": f1_score(rows.gold, rows.predicted, labels=np.unique(rows.gold), average="macro"),
+                "_rows": rows,
+            }

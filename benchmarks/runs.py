@@ -25,12 +25,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from kept_results import Key, Result, add_kept, save_rows
 from run_folders import BASELINES, read_runs
 from side_by_side import Table, add_out_flag, report
 
-RESAMPLES = 10_000
+from toolkit.evaluation.comparison import mcnemar_exact
+from toolkit.evaluation.seeds import compare_seeds, mean_over_seeds
+
 MEANS = (
     "macro_f1", "nll", "ece", "calibrated_nll", "calibrated_ece", "rows_per_second", "train_seconds",
     "peak_memory_bytes", "trainable_parameters", "agreement", "largest_probability_change",
@@ -38,56 +39,35 @@ MEANS = (
 """The fields of a result that are averaged over seeds."""
 
 
-def mean_over_seeds(entries: Sequence[Result]) -> dict[str, Any]:
+def summarize_seeds(entries: Sequence[Result]) -> dict[str, Any]:
     """Return the result of all seeds together."""
-    from toolkit.evaluation.prediction_files import check_same_rows
-
-    first, rows = entries[0], [entry["_rows"] for entry in entries]
-    for other in rows[1:]:
-        check_same_rows(rows[0], other)
-    groups = np.unique(rows[0].group_hashes, return_inverse=True)[1]
-    accuracies = [entry["accuracy"] for entry in entries]
-    interval = group_interval(np.mean([row.correct for row in rows], axis=0), groups)
-    mean = {key: first[key] for key in ("model", "data", "protocol")}
-    mean |= {
+    first, mean = entries[0], mean_over_seeds([entry["_rows"] for entry in entries])
+    result = {key: first[key] for key in ("model", "data", "protocol")}
+    result |= {
         "seed": "mean",
         "seeds": len(entries),
         "n": first["n"],
-        "accuracy": statistics.fmean(accuracies),
-        "interval": interval,
-        "deviation": statistics.stdev(accuracies) if len(entries) > 1 else None,
+        "accuracy": mean.accuracy,
+        "interval": list(mean.interval),
+        "deviation": mean.deviation,
     }
     for key in MEANS:
         values = [entry.get(key) for entry in entries]
-        mean[key] = None if None in values else statistics.fmean(values)
-    return mean
+        result[key] = None if None in values else statistics.fmean(values)
+    return result
 
 
-def group_interval(values: np.ndarray, groups: np.ndarray) -> list[float]:
-    """Return the 95% bootstrap interval of the mean of [rows], resampling groups."""
-    from toolkit.evaluation.intervals import percentile_interval, resample_groups, sum_by_group
-
-    columns = np.stack([values, np.ones(len(values))], axis=1)
-    resampled = resample_groups(sum_by_group(groups, columns), seed=0, resamples=RESAMPLES)
-    return list(percentile_interval(resampled[:, 0] / resampled[:, 1]))
-
-
-def compare(entries: Sequence[Result], baseline: Sequence[Result]) -> dict[str, Any]:
+def compare_protocols(entries: Sequence[Result], baseline: Sequence[Result]) -> dict[str, Any]:
     """Return the difference in accuracy from the baseline, over the seeds that both have."""
-    from toolkit.evaluation.comparison import mcnemar_exact
-    from toolkit.evaluation.prediction_files import check_same_rows
-
     by_seed = {entry["seed"]: entry["_rows"] for entry in baseline}
     pairs = [(entry["_rows"], by_seed[entry["seed"]]) for entry in entries if entry["seed"] in by_seed]
-    for ours, theirs in pairs:
-        check_same_rows(ours, theirs)
-    groups = np.unique(pairs[0][0].group_hashes, return_inverse=True)[1]
-    differences = np.array([ours.correct.astype(float) - theirs.correct for ours, theirs in pairs])
+    comparison = compare_seeds([ours for ours, _ in pairs], [theirs for _, theirs in pairs])
+    differences = [ours.correct.astype(int) - theirs.correct for ours, theirs in pairs]
     return {
         "protocol": baseline[0]["protocol"],
-        "difference": float(differences.mean()),
-        "interval": group_interval(differences.mean(axis=0), groups),
-        "by_seed": differences.mean(axis=1).tolist(),
+        "difference": comparison.difference,
+        "interval": list(comparison.interval),
+        "by_seed": [float(seed.mean()) for seed in differences],
         "mcnemar_p": [mcnemar_exact(int((seed == 1).sum()), int((seed == -1).sum())) for seed in differences],
     }
 
@@ -97,16 +77,12 @@ def compare_models(entries: Sequence[Result], others: Sequence[Result]) -> dict[
 
     The seeds of two models have nothing in common, so each row counts with its mean over the seeds of a model.
     """
-    from toolkit.evaluation.prediction_files import check_same_rows
-
-    first = entries[0]["_rows"]
-    check_same_rows(first, others[0]["_rows"])
-    ours, theirs = (np.mean([entry["_rows"].correct for entry in model], axis=0) for model in (entries, others))
-    groups = np.unique(first.group_hashes, return_inverse=True)[1]
+    comparison = compare_seeds(*([entry["_rows"] for entry in model] for model in (entries, others)))
     return {
         "model": others[0]["model"],
-        "difference": float((ours - theirs).mean()),
-        "interval": group_interval(ours - theirs, groups),
+        "difference": comparison.difference,
+        "interval": list(comparison.interval),
+        "p_value": comparison.p_value,
     }
 
 
@@ -117,10 +93,10 @@ def make_entries(results: dict[Key, list[Result]], baseline: str | None, referen
     """
     for (protocol, model, data), entries in results.items():
         yield from ({key: value for key, value in entry.items() if key != "_rows"} for entry in entries)
-        mean = mean_over_seeds(entries)
+        mean = summarize_seeds(entries)
         protocol_entries = results.get((baseline or "", model, data), [])
         if protocol != baseline and {e["seed"] for e in entries} & {e["seed"] for e in protocol_entries}:
-            mean["against"] = compare(entries, protocol_entries)
+            mean["against"] = compare_protocols(entries, protocol_entries)
         if model == reference:
             mean["against_models"] = [
                 compare_models(entries, others)
@@ -166,8 +142,7 @@ def describe_difference(against: dict[str, Any] | None) -> str:
 def means_by_model(results: list[Result]) -> dict[tuple[str, str], dict[str, Result]]:
     """Return the means over seeds by protocol and model, and then by data; the baselines come first."""
     means = [entry for entry in results if entry["seed"] == "mean"]
-    names = list(BASELINES.values())
-    order = {name: number for number, name in enumerate(names)}
+    order = {name: number for number, name in enumerate(BASELINES)}
     means.sort(key=lambda entry: (entry["protocol"], order.get(entry["model"], len(order)), entry["model"]))
     by_model: dict[tuple[str, str], dict[str, Result]] = {}
     for entry in means:

@@ -13,7 +13,8 @@ from tests.conftest import ROOT
 # In the diagram's order (docs/architecture.md), top to bottom: a package imports only from itself and earlier ones.
 ORDER = [
     "errors", "utils", "recipe", "embedded", "runs", "data", "prompts", "batching", "models", "inference", "evaluation",
-    "planning", "training", "reporting", "export", "api", "cli",
+    "planning", "training", "reporting", "export", "api",
+    "studies", "cli",
 ]  # fmt: skip
 PUBLIC_FILES = {"__init__.py", "__main__.py", "errors.py"}
 

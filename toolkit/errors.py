@@ -68,6 +68,12 @@ class TrainingError(ToolkitError, RuntimeError):
     exit_code = EXIT_FAILURE
 
 
+class StudyError(ToolkitError, RuntimeError):
+    """Raised when cells of a study have failed; the results of the others are written."""
+
+    exit_code = EXIT_FAILURE
+
+
 class GateError(ToolkitError, RuntimeError):
     """Raised when the work is done but its result fails a required check."""
 

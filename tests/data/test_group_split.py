@@ -2,13 +2,14 @@
 
 import json
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from tests.nli import nli
 from toolkit.data.example import Example
-from toolkit.data.group_split import split_calibration
+from toolkit.data.group_split import draw_training_rows, split_calibration
 from toolkit.data.splits import load_splits
 from toolkit.errors import DataError
 from toolkit.recipe.schema import Recipe
@@ -76,3 +77,44 @@ def test_label_that_is_entirely_held_out_is_rejected(make_recipe: Callable[..., 
     )
     with pytest.raises(DataError, match=r"without the held-out share of 0\.3 has no row with label"):
         load_splits(recipe.model_copy(update={"data": recipe.data.model_copy(update={"allow_overlap": True})}))
+
+
+def test_smaller_draws_are_subsets_of_larger() -> None:
+    draws = [draw_training_rows(ROWS, count, seed=1) for count in (30, 31, 60, 300)]
+    assert [len(drawn) for drawn in draws] == [30, 30, 60, 300], "whole groups of three rows"
+    assert all(set(small) <= set(large) for small, large in pairwise([{row.id for row in drawn} for drawn in draws]))
+    assert draws[0] == [row for row in ROWS if row in draws[0]], "the order of the rows is kept"
+    assert draws[0] != draw_training_rows(ROWS, 30, seed=2)
+    assert draw_training_rows(ROWS, None, seed=1) == ROWS
+
+
+@pytest.mark.parametrize(("count", "reason"), [(301, "there are only 300"), (2, "the first group is larger")])
+def test_impossible_draws_are_rejected(count: int, reason: str) -> None:
+    with pytest.raises(DataError, match=reason):
+        draw_training_rows(ROWS, count, seed=1)
+
+
+def test_drawn_rows_are_those_of_the_evaluation(make_recipe: Callable[..., Recipe]) -> None:
+    """An evaluation with another seed or data size still knows which rows the run was trained on."""
+    recipe = make_recipe("data.train_rows=24", "data.calibration_share=0.2", "seed=5")
+    splits = load_splits(recipe)
+    assert len(splits.train) + len(splits.calibration_set) in (23, 24)
+    changed = make_recipe("data.train_rows=12", "data.calibration_share=0.2", "seed=6")
+    again = load_splits(changed, trained_recipe=recipe)
+    assert {row.id for row in again.train + again.calibration_set} == {
+        row.id for row in splits.train + splits.calibration_set
+    }
+
+
+def test_split_seed_keeps_held_out_rows(make_recipe: Callable[..., Recipe]) -> None:
+    """All seeds of a study must be evaluated on the same rows."""
+    shared = ("data.eval.split=train", "data.eval.limit=null", "data.eval_share=0.2", "data.train.limit=60")
+    for share in (shared, ("data.dev_share=0.2",)):
+        held_out = [
+            [row.id for row in (splits.eval if share == shared else splits.dev)]
+            for seed in (1, 2)
+            for splits in (load_splits(make_recipe(f"seed={seed}", "data.split_seed=7", *share)),)
+        ]
+        assert held_out[0] == held_out[1] != []
+        changed = load_splits(make_recipe("seed=2", *share))
+        assert [row.id for row in (changed.eval if share == shared else changed.dev)] != held_out[0]

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from toolkit.evaluation.calibration import bin_confidences
-from toolkit.reporting.charts import dev_curve, linear_axis, logarithmic_axis, loss_curve, reliability_diagram
+from toolkit.reporting.charts import dev_curve, loss_curve, reliability_diagram
+from toolkit.reporting.svg import linear_axis, logarithmic_axis
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Splits of rows by whole groups: the shares of data.train to evaluate on and to validate on, and the calibration set.
+"""Splits of rows by whole groups: the shares of data.train to evaluate and validate on, calibration set, drawn rows.
 
 Rows with the same text in the first input, e.g. the same premise, are a group. They are not independent.
 """
@@ -6,6 +6,7 @@ Rows with the same text in the first input, e.g. the same premise, are a group. 
 import random
 from collections import Counter
 from collections.abc import Sequence
+from itertools import accumulate
 
 from toolkit.data.example import Example
 from toolkit.errors import DataError
@@ -42,6 +43,37 @@ def split_evaluation(rows: Sequence[Example], share: float, seed: int) -> tuple[
 def split_dev(rows: Sequence[Example], share: float, seed: int) -> tuple[list[Example], list[Example]]:
     """Split off the rows to validate on, as `split_evaluation` does for the evaluation rows."""
     return _split_groups(rows, share, f"dev share {seed}", "data.dev_share", passes_over=True)
+
+
+def draw_training_rows(rows: Sequence[Example], count: int | None, seed: int) -> list[Example]:
+    """Draw whole groups at random, for a point of a learning curve.
+
+    Args:
+        rows: All training rows.
+        count: The largest number of rows to draw; None for all rows.
+        seed: The seed of the draw. With the same seed, a smaller count draws a subset.
+
+    Returns:
+        The drawn rows in the order of `rows`. They are fewer than `count` if the next group would exceed it.
+
+    Raises:
+        DataError: If there are fewer rows than `count`, or the first group is already larger.
+    """
+    if count is None:
+        return list(rows)
+    sizes = Counter(row.group for row in rows)
+    groups = list(sizes)
+    random.Random(f"training rows {seed}").shuffle(groups)
+    totals = accumulate(sizes[group] for group in groups)
+    drawn = {group for group, total in zip(groups, totals, strict=True) if total <= count}
+    if count > len(rows) or not drawn:
+        reason = f"there are only {len(rows):,}"
+        if not drawn:
+            reason = f"rows of the same {next(iter(rows[0].inputs))} are drawn together, and the first group is larger"
+        raise DataError(
+            f"data.train_rows is {count:,}, but {reason}.", hint="Change data.train_rows; null trains on all rows."
+        )
+    return [row for row in rows if row.group in drawn]
 
 
 def _split_groups(

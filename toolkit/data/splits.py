@@ -7,7 +7,7 @@ from typing import Any
 
 from toolkit.data.example import Example
 from toolkit.data.examples import LoadedRows, check_all_labels_occur, fingerprint, label_counts, load_rows
-from toolkit.data.group_split import split_calibration, split_dev, split_evaluation
+from toolkit.data.group_split import draw_training_rows, split_calibration, split_dev, split_evaluation
 from toolkit.data.soft_labels import check_gold_labels
 from toolkit.data.sources import describe
 from toolkit.errors import DataError
@@ -163,8 +163,12 @@ def _load_shared_rows(recipe: Recipe) -> tuple[LoadedRows, LoadedRows]:
     """Load data.train and split it. Rows that are left out are counted with the training rows."""
     data = recipe.data
     loaded = load_rows(recipe, data.train)
-    train, evaluation = split_evaluation(loaded.examples, data.eval_share, recipe.seed)
+    train, evaluation = split_evaluation(loaded.examples, data.eval_share, _split_seed(recipe))
     return LoadedRows(train, loaded.left_out), LoadedRows(evaluation[: data.eval.limit])
+
+
+def _split_seed(recipe: Recipe) -> int:
+    return recipe.seed if recipe.data.split_seed is None else recipe.data.split_seed
 
 
 def _with_trained_data(trained_recipe: Recipe | None, recipe: Recipe) -> Recipe:
@@ -174,8 +178,9 @@ def _with_trained_data(trained_recipe: Recipe | None, recipe: Recipe) -> Recipe:
     # Other evaluation rows only change how data.eval is read, unless the training rows were replaced as well. The
     # files with dev rows can have moved, and data.dev_share is the same as in training.
     trained = trained_recipe.data
-    fields: dict[str, Any] = {name: getattr(trained, name) for name in ("columns", "label_map", "unlabeled")}
-    if not trained.shares_rows and not trained.dev_share:
+    names = ("columns", "label_map", "unlabeled", "train_rows", "split_seed")
+    fields: dict[str, Any] = {name: getattr(trained, name) for name in names}
+    if not trained.shares_rows and not trained.dev_share and trained.train_rows is None:
         return recipe.model_copy(update={"data": recipe.data.model_copy(update=fields)})
     fields |= {"train": trained.train, "eval_share": trained.eval_share}
     if trained.shares_rows and not recipe.data.shares_rows:
@@ -187,7 +192,7 @@ def _split_dev_rows(recipe: Recipe, rows: list[Example], *, is_trained: bool) ->
     """Return the rows of data.train without the dev rows, and the dev rows: data.dev, or a share of the rows."""
     data = recipe.data
     if data.dev is None:
-        train, dev = split_dev(rows, data.dev_share, recipe.seed)
+        train, dev = split_dev(rows, data.dev_share, _split_seed(recipe))
         return train, LoadedRows(dev)
     return rows, load_existing_dev_rows(recipe) if is_trained else _load_dev_rows(recipe, data.dev)
 
@@ -261,6 +266,8 @@ def load_splits(recipe: Recipe, *, is_external: bool = False, trained_recipe: Re
         )
         loaded_evaluation = _load_evaluation(recipe, is_external=is_external)
     rows, loaded_dev = _split_dev_rows(training_recipe, loaded.examples, is_trained=trained_recipe is not None)
+    # After the dev rows are split off, so that all points of a learning curve have the same.
+    rows = draw_training_rows(rows, training_recipe.data.train_rows, training_recipe.seed)
     evaluation, dev = loaded_evaluation.examples, loaded_dev.examples
     _check_evaluation_labels(recipe, evaluation)
     overlap = _check_overlap(
@@ -285,4 +292,5 @@ def _describe_training_part(recipe: Recipe) -> str:
         f"held-out share of {data.calibration_share:g}": bool(data.calibration_share),
     }
     held_out = [f"the {share}" for share, is_used in shares.items() if is_used]
-    return describe(data.train) + (f" without {join_names(held_out, 'and')}" if held_out else "")
+    drawn = "" if data.train_rows is None else f"at most {data.train_rows:,} rows of "
+    return drawn + describe(data.train) + (f" without {join_names(held_out, 'and')}" if held_out else "")

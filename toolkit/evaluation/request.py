@@ -75,7 +75,15 @@ def check_shared_rows(run: TrainedRun) -> None:
     """
     if not run.saved_recipe.data.shares_rows or not run.recipe.data.shares_rows:
         return
-    decisive = ("seed", "data.eval_share", "data.train.", "data.columns", "data.label_map", "data.unlabeled")
+    decisive = (
+        "seed",
+        "data.split_seed",
+        "data.eval_share",
+        "data.train.",
+        "data.columns",
+        "data.label_map",
+        "data.unlabeled",
+    )
     if changed := [key for key in run.overridden if key.startswith(decisive)]:
         raise RecipeError(
             f"overrides: {changed[0]} can change which rows data.eval_share holds out, so rows that the run was "

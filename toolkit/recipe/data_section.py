@@ -60,6 +60,10 @@ class DataSection(Section):
         default=0.0,
         description="Instead of data.eval: the share of the rows of data.train, in whole groups, to evaluate on.",
     )
+    train_rows: Count | None = Field(
+        default=None,
+        description="Train on at most this many rows, drawn at random in whole groups; null: all rows.",
+    )
     dev: Source | None = Field(
         default=None,
         description="Rows for validation during training, e.g. to choose the best step; never trained on.",
@@ -67,6 +71,11 @@ class DataSection(Section):
     dev_share: Fraction = Field(
         default=0.0,
         description="Instead of data.dev: the share of the training rows, in whole groups, to validate on.",
+    )
+    split_seed: int | None = Field(
+        default=None,
+        ge=0,
+        description="The seed of data.eval_share and data.dev_share; null: seed. Set it to compare several seeds.",
     )
     columns: ColumnNames = Field(
         default_factory=dict,

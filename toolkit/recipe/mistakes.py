@@ -19,13 +19,14 @@ _SYNONYMS = {
 }  # fmt: skip
 
 
-def describe_mistakes(error: ValidationError, where: str, known_keys: Sequence[str]) -> str:
+def describe_mistakes(error: ValidationError, where: str, known_keys: Sequence[str], document: str = "recipe") -> str:
     """Return one line for each key with a mistake.
 
     Args:
-        error: The error that pydantic raised for a recipe.
-        where: The name of the recipe.
-        known_keys: The dotted keys of a recipe, in order.
+        error: The error that pydantic raised for a recipe or a study.
+        where: The name of its file.
+        known_keys: The dotted keys that there are, in order.
+        document: The word for what is in the file, recipe or study.
     """
     mistakes: dict[str, list[str]] = {}
     errors = error.errors(include_url=False)
@@ -36,7 +37,7 @@ def describe_mistakes(error: ValidationError, where: str, known_keys: Sequence[s
         # A mapping with an invalid item was meant to be the mapping of a union, not one of the union's words.
         if detail["type"] == "literal_error" and any(_is_inside(item, detail["loc"]) for item in errors):
             continue
-        key, text = _describe_error(detail, known_keys)
+        key, text = _describe_error(detail, known_keys, document)
         texts = mistakes.setdefault(key, [])
         if not any(earlier.endswith(_QUOTE) for earlier in texts):  # one sentence for all values without quotes
             texts.append(text)
@@ -57,17 +58,17 @@ def _is_inside(error: Mapping[str, Any], member: Sequence[str | int]) -> bool:
     return is_item and error["loc"][: len(member) - 1] == member[:-1]
 
 
-def _describe_error(error: Mapping[str, Any], known_keys: Sequence[str]) -> tuple[str, str]:
+def _describe_error(error: Mapping[str, Any], known_keys: Sequence[str], document: str) -> tuple[str, str]:
     """Return the dotted key of one of pydantic's errors, and a description of the mistake."""
     location = [str(component) for component in error["loc"]]
     if error["type"] == "extra_forbidden":
-        return ".".join(location), _describe_unknown_key(location, known_keys)
+        return ".".join(location), _describe_unknown_key(location, known_keys, document)
     # pydantic appends list indices, the keys of a dictionary and the members of a union to the location, so the key is
     # its longest known prefix.
     prefixes = (".".join(location[:length]) for length in range(len(location), 0, -1))
     key = next((prefix for prefix in prefixes if prefix in known_keys), ".".join(location))
     if error["type"] == "missing":
-        return key, "missing; the recipe must set it"
+        return key, f"missing; the {document} must set it"
     if error["type"] == "too_short":
         count, minimum = len(error["input"]), error["ctx"]["min_length"]
         return key, f"has {count} values, but needs at least {minimum}"
@@ -96,18 +97,19 @@ def shorten(value: Any) -> str:
     return text if len(text) <= _MAX_VALUE_CHARACTERS else f"{text[: _MAX_VALUE_CHARACTERS - 3]}..."
 
 
-def _describe_unknown_key(location: Sequence[str], known_keys: Sequence[str]) -> str:
+def _describe_unknown_key(location: Sequence[str], known_keys: Sequence[str], document: str) -> str:
     section, name = ".".join(location[:-1]), location[-1]
     canonical = _SYNONYMS.get(name, name)
     sections = list(dict.fromkeys(key.partition(".")[0] for key in known_keys))
     section_keys = [key for key in known_keys if key.rpartition(".")[0] == section] if section else sections
+    owner = f"section {section}" if section else f"a {document}"
     # A typo in a key of this section is more likely than a key of another section.
     for keys in (section_keys, known_keys):
         names = {key.rsplit(".", 1)[-1]: key for key in reversed(keys)}  # of keys with the same name, the first wins
         if matches := difflib.get_close_matches(canonical, names, n=1, cutoff=0.7):
-            return f"not a key of {f'section {section}' if section else 'a recipe'}; did you mean {names[matches[0]]}?"
+            return f"not a key of {owner}; did you mean {names[matches[0]]}?"
     key_names = [key.rsplit(".", 1)[-1] for key in section_keys]
-    return f"not a known key; {f'section {section}' if section else 'a recipe'} has {', '.join(key_names)}"
+    return f"not a known key; {owner} has {', '.join(key_names)}"
 
 
 def _merge_messages(texts: Sequence[str]) -> list[str]:

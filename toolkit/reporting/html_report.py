@@ -37,7 +37,7 @@ def write_report(run: TrainedRun) -> Path:
 
 def render(report: Report) -> str:
     """Return the page as HTML; all text from the run is escaped."""
-    template = _environment().get_template("report.html.jinja")
+    template = report_environment().get_template("report.html.jinja")
     with wrap_render_errors(report):
         return template.render(
             report=report,
@@ -76,7 +76,8 @@ def wrap_render_errors(report: Report) -> Iterator[None]:
         ) from error
 
 
-def _environment() -> Environment:
+def report_environment() -> Environment:
+    """Return the environment for pages: escaped text, the formats of reports, and an error for a missing field."""
     templates = Path(__file__).parent / "templates"
     environment = Environment(
         loader=FileSystemLoader(templates),

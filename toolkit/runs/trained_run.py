@@ -25,7 +25,7 @@ from toolkit.runs.seal import (
 )
 from toolkit.utils.atomic_io import write_json
 
-_TRAINING_SECTIONS = ("lora", "training.", "data.dev_share")
+_TRAINING_SECTIONS = ("lora", "training.", "data.dev_share", "data.train_rows")
 
 logger = logging.getLogger(__name__)
 

@@ -1,0 +1,121 @@
+"""Bad studies are refused before a cell starts, with all mistakes at once and exit code 2."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import ROOT
+from toolkit.errors import RecipeError, RunError
+from toolkit.studies.cells import make_cells
+from toolkit.studies.loading import load_study
+from toolkit.studies.study import run_study
+
+WriteStudy = Callable[..., Path]
+Call = Callable[..., tuple[int, str, str]]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "studies").glob("*.yaml")), ids=lambda path: path.stem)
+def test_shipped_studies_are_valid(path: Path) -> None:
+    cells = make_cells(load_study(path))
+    assert len({cell.name for cell in cells}) == len(cells) > 1
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"rows": []}, "rows: has 0 values, but needs at least 1"),
+        ({"rows": [{"name": "a"}, {"name": "A"}]}, "the name 'A' occurs twice"),
+        ({"rows": [{"name": ""}]}, "'' is not a name"),
+        ({"rows": [{"name": "a", "shots": 4}]}, "'a' has shots, which are for model: base"),
+        ({"seeds": [1, 1]}, "seeds: a value occurs twice"),
+        ({"seeds": [-1]}, "seeds: -1"),
+        ({"seed": [1]}, "seed: not a key of a study; did you mean seeds?"),
+        ({"overrides": {"seed": 3}}, "seed is set by the study; write seeds instead"),
+        ({"rows": [{"name": "a", "grid": {"data.train_rows": [9]}}]}, "write train_rows instead"),
+        ({"evaluations": {"a": {"mode": "greedy"}}}, "evaluations"),
+        ({"recipe": None}, "'LoRA' has no recipe"),
+        ({"recipe": "missing.yaml"}, "missing.yaml does not exist"),
+        ({"overrides": {"lora.rank": 3}}, "lora.rank: not a key of section lora; did you mean lora.r?"),
+        ({"rows": [{"name": "a", "grid": {"lora.r": [8, 0]}}]}, "a, r=0: recipe.yaml: lora.r: 0 cannot be used"),
+        ({"overrides": {"data.eval_share": 0.2, "data.eval.split": "train"}}, "set data.split_seed"),
+        ({"rows": [{"name": "a"}, {"name": "b", "overrides": {"model.name": "/none"}}]}, "b-seed1: There is no model"),
+        ({"evaluations": {"a": {"data": "none.jsonl"}}}, "none.jsonl"),
+        ({"train_rows": [12, 9999]}, "data.train_rows is 9,999, but there are only 48"),
+        ({"rows": [{"name": "a", "evaluation_overrides": {"model.size": 3}}]}, "model.size"),
+    ],
+)
+def test_bad_studies_are_refused(
+    keys: dict[str, Any], message: str, write_study: WriteStudy, tmp_path: Path, call: Call
+) -> None:
+    code, _, error = call("study", write_study(**keys), "--output-dir", tmp_path / "out")
+    assert code == 2 and message in error and "Traceback" not in error, error
+    assert not (tmp_path / "out").exists()
+
+
+def test_all_bad_rows_are_listed_at_once(write_study: WriteStudy) -> None:
+    rows = [{"name": "a", "overrides": {"lora.r": 0}}, {"name": "b"}, {"name": "c", "overrides": {"lora.x": 1}}]
+    with pytest.raises(RecipeError) as error:
+        make_cells(load_study(write_study(rows=rows)))
+    assert [line[:2] for line in str(error.value).splitlines()] == ["a:", "c:"]
+    rows = [{"name": name, "overrides": {"model.name": f"/{name}"}} for name in ("d", "e")]
+    with pytest.raises(RecipeError) as error:
+        run_study(write_study(rows=rows))
+    assert [line[:8] for line in str(error.value).splitlines()] == ["d-seed1:", "e-seed1:"]
+
+
+def test_recipe_instead_of_study_is_explained(recipe_file: Path, call: Call) -> None:
+    code, _, error = call("study", recipe_file)
+    assert code == 2 and "is a recipe, not a study" in error and "python scripts/sft.py" in error
+
+
+def test_folder_of_another_study_is_refused(write_study: WriteStudy, tmp_path: Path, in_process: list[str]) -> None:
+    out = tmp_path / "out"
+    run_study(write_study(seeds=[1]), out)
+    with pytest.raises(RunError, match="belongs to the study 'small', not to 'other'"):
+        run_study(write_study("other", seeds=[1]), out)
+    with pytest.raises(RunError, match=r"lora-seed1 was trained with another recipe \(training.learning_rate\)"):
+        run_study(write_study(seeds=[1], overrides={"training.learning_rate": 2e-3}), out)
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    (foreign / "thesis.txt").write_text("mine")
+    with pytest.raises(RunError, match=r"has no study\.json"):
+        run_study(write_study(), foreign)
+    assert (foreign / "thesis.txt").read_text() == "mine" and len(list(foreign.iterdir())) == 1
+
+
+def test_grid_makes_a_row_for_each_combination(write_study: WriteStudy) -> None:
+    grid = {"lora.r": [2, 4], "training.learning_rate": [1e-3, 2e-3]}
+    study = load_study(write_study(rows=[{"name": "LoRA", "grid": grid}], seeds=[1]))
+    assert [row.name for row in study.rows] == [
+        f"LoRA, r={r}, learning_rate={rate}" for r in (2, 4) for rate in (0.001, 0.002)
+    ]
+    cells = make_cells(study)
+    assert [(cell.recipe.lora.r, cell.recipe.training.learning_rate) for cell in cells if cell.recipe.lora] == [
+        (2, 1e-3), (2, 2e-3), (4, 1e-3), (4, 2e-3)
+    ]  # fmt: skip
+
+
+def test_rows_with_the_same_recipe_share_runs(write_study: WriteStudy) -> None:
+    rows = [
+        {"name": "LoRA"},
+        {"name": "zero-shot", "model": "base"},
+        {"name": "4-shot", "model": "base", "shots": 4, "evaluation_overrides": {"model.max_seq_length": 300}},
+    ]
+    cells = make_cells(load_study(write_study(rows=rows, train_rows=[12, 24])))
+    measured = {cell.name: [measurement.row for measurement in cell.measurements] for cell in cells}
+    assert measured == {
+        "lora-n12-seed1": ["LoRA"],
+        "lora-n12-seed2": ["LoRA"],
+        "lora-n24-seed1": ["LoRA", "zero-shot", "4-shot"],
+        "lora-n24-seed2": ["LoRA", "4-shot"],
+    }
+    assert all(cell.recipe.model.max_seq_length == 256 for cell in cells)
+
+
+def test_overrides_of_a_row_win(write_study: WriteStudy) -> None:
+    rows = [{"name": "a", "overrides": {"lora.r": 2}}, {"name": "b"}]
+    cells = make_cells(load_study(write_study(rows=rows, overrides={"lora.r": 3})), ["lora.r=5"])
+    assert [json.loads(cell.recipe.model_dump_json())["lora"]["r"] for cell in cells] == [2, 2, 5, 5]

@@ -1,0 +1,133 @@
+"""Running of a study's cells, several at a time, each in a process of its own."""
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager, suppress
+
+from toolkit.errors import EXIT_INTERRUPTED
+from toolkit.studies.cells import Cell
+from toolkit.studies.study_folder import StudyFolder, cell_specification
+from toolkit.utils.progress import progress_bar
+
+logger = logging.getLogger(__name__)
+
+_MODULE = "toolkit.cli.study_cell"
+
+
+class CellRunner:
+    """A runner of cells on this machine.
+
+    Args:
+        folder: The folder of the study.
+        jobs: The number of cells that run at a time. They share the CPU cores.
+    """
+
+    def __init__(self, folder: StudyFolder, jobs: int) -> None:
+        self._folder = folder
+        self._jobs = jobs
+        self._processes: dict[str, subprocess.Popen[str]] = {}
+        self._is_stopping = False
+
+    def run(self, cells: Sequence[Cell]) -> None:
+        """Run cells until each is completed or has failed.
+
+        Cells that are completed already are kept. On Ctrl-C, running cells save a checkpoint and stop.
+
+        Raises:
+            KeyboardInterrupt: On Ctrl-C or SIGTERM, when all cells have stopped.
+        """
+        with (
+            ThreadPoolExecutor(self._jobs) as executor,
+            progress_bar(desc="cells", total=len(cells), unit="cell") as bar,
+            self._stopped_on_error(),
+        ):
+            waiting: set[Future[str]] = {executor.submit(self._run_cell, cell) for cell in cells}
+            # In short waits, because Python handles Ctrl-C only between two waits of the main thread.
+            while waiting:
+                done, waiting = wait(waiting, timeout=0.5, return_when=FIRST_COMPLETED)
+                for future in done:
+                    message = future.result()
+                    bar.update()
+                    if message:
+                        logger.info("%s", message)
+
+    def _run_cell(self, cell: Cell) -> str:
+        """Run a cell in a process, and return a message about the result; "" if it was completed before."""
+        folder, name = self._folder, cell.name
+        if self._is_stopping or self._is_completed(cell):
+            return ""
+        state = folder.state(name)
+        if state.threads is None and self._jobs > 1:
+            state.threads = max(1, (os.cpu_count() or 1) // self._jobs)
+        folder.save_state(name, state)
+        environment = {**os.environ, **({"OMP_NUM_THREADS": str(state.threads)} if state.threads else {})}
+        with folder.log(name).open("a", encoding="utf-8") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", _MODULE, str(folder.path)],
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                text=True,
+                env=environment,
+                start_new_session=True,  # Ctrl-C reaches only this process, which stops the others in order
+            )
+            self._processes[name] = process
+            with suppress(BrokenPipeError):
+                process.stdin.write(cell_specification(cell) + "\n")  # type: ignore[union-attr]
+                process.stdin.flush()  # type: ignore[union-attr]
+            code = process.wait()
+        del self._processes[name]
+        return self._describe_end(cell, code)
+
+    def _is_completed(self, cell: Cell) -> bool:
+        state = self._folder.state(cell.name)
+        return (
+            state.status == "completed"
+            and all(measurement.key in state.evaluations for measurement in cell.measurements)
+            and all(
+                (self._folder.run(cell.name).eval / name / "metrics.json").is_file()
+                for name in state.evaluations.values()
+            )
+        )
+
+    def _describe_end(self, cell: Cell, code: int) -> str:
+        folder, state = self._folder, self._folder.state(cell.name)
+        if self._is_stopping or code == EXIT_INTERRUPTED:
+            return f"{cell.name}  stopped"
+        if code == 0:
+            return f"{cell.name}  completed in {state.seconds:,.0f} s"
+        if state.status != "failed":  # killed, or a bug
+            reason = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+            state.status, state.error, state.hint = (
+                "failed",
+                f"The process ended with {reason}.",
+                f"See {folder.log(cell.name)}.",
+            )
+            folder.save_state(cell.name, state)
+        return f"{cell.name}  failed: {state.error}"
+
+    @contextmanager
+    def _stopped_on_error(self) -> Iterator[None]:
+        """Stop all cells if the block ends with an exception, such as Ctrl-C."""
+        try:
+            yield
+        except BaseException:
+            self._is_stopping = True
+            logger.info("Stopping: running cells save a checkpoint. Press Ctrl-C again to stop immediately.")
+            self._signal(signal.SIGTERM)
+            try:
+                for process in list(self._processes.values()):
+                    process.wait()
+            except KeyboardInterrupt:
+                self._signal(signal.SIGKILL)
+            raise
+
+    def _signal(self, number: int) -> None:
+        for process in list(self._processes.values()):
+            with suppress(ProcessLookupError):
+                process.send_signal(number)
