@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         RecipeError,
         RunError,
         SealError,
+        StudyError,
         ToolkitError,
         TrainingError,
     )
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from toolkit.planning.preflight_report import PreflightReport
     from toolkit.recipe.loading import load_recipe
     from toolkit.recipe.schema import Recipe
+    from toolkit.studies.study import StudyResult, run_study
 
 __version__ = "0.1.0"
 
@@ -62,6 +64,8 @@ _MODULES = {
     "RecipeError": "toolkit.errors",
     "Run": "toolkit.api.run",
     "RunError": "toolkit.errors",
+    "StudyError": "toolkit.errors",
+    "StudyResult": "toolkit.studies.study",
     "ToolkitError": "toolkit.errors",
     "TrainingError": "toolkit.errors",
     "average_runs": "toolkit.api.averaging",
@@ -71,6 +75,7 @@ _MODULES = {
     "load_recipe": "toolkit.recipe.loading",
     "open_run": "toolkit.api.run",
     "preflight": "toolkit.api.preflight",
+    "run_study": "toolkit.studies.study",
     "train": "toolkit.api.training",
 }
 """The module that defines each public name."""
@@ -90,6 +95,8 @@ __all__ = [
     "Run",
     "RunError",
     "SealError",
+    "StudyError",
+    "StudyResult",
     "ToolkitError",
     "TrainingError",
     "average_runs",
@@ -99,6 +106,7 @@ __all__ = [
     "load_recipe",
     "open_run",
     "preflight",
+    "run_study",
     "train",
 ]
 

@@ -61,7 +61,7 @@ def test_sign_flip_test_counts_groups_not_rows() -> None:
     assert sign_flip_test(np.zeros(4), np.arange(4)) == 1.0
 
 
-def test_sign_flip_test_does_not_depend_on_group_order() -> None:
+def test_sign_flip_test_ignores_group_order() -> None:
     """Hashes of groups, and so their order, differ between processes."""
     differences, groups = np.random.default_rng(1).normal(0.1, 1, 90), np.arange(90) // 3
     assert sign_flip_test(differences, groups) == sign_flip_test(differences, 29 - groups)

@@ -10,7 +10,7 @@ import pytest
 from tests.conftest import ROOT
 from toolkit.errors import RecipeError, RunError
 from toolkit.studies.cells import make_cells
-from toolkit.studies.loading import load_study
+from toolkit.studies.loading import load_study, study_keys
 from toolkit.studies.study import run_study
 
 WriteStudy = Callable[..., Path]
@@ -21,6 +21,12 @@ Call = Callable[..., tuple[int, str, str]]
 def test_shipped_studies_are_valid(path: Path) -> None:
     cells = make_cells(load_study(path))
     assert len({cell.name for cell in cells}) == len(cells) > 1
+
+
+def test_every_key_is_documented() -> None:
+    text = (ROOT / "docs" / "studies.md").read_text(encoding="utf-8")
+    table = text.partition("<!-- keys -->\n")[2].partition("<!-- end -->")[0]
+    assert table.splitlines()[2:] == [f"| `{key}` | {description} |" for key, description in study_keys()]
 
 
 @pytest.mark.parametrize(

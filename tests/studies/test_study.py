@@ -28,7 +28,7 @@ def test_table_matches_the_evaluations(write_study: WriteStudy, tmp_path: Path, 
     result = run_study(path, tmp_path / "out")
     assert in_process == ["lora-seed1", "lora-seed2", "rank-2-seed1", "rank-2-seed2"]
     by_row = {(entry["row"], entry["evaluation"]): entry for entry in result.results}
-    baselines = [f"baseline: {name}" for name in ("majority", "hypothesis-only", "TF-IDF pair")]
+    baselines = [f"{name} (baseline)" for name in ("majority", "hypothesis-only", "TF-IDF pair")]
     assert list(by_row) == [
         *((row["name"], data) for row in ROWS for data in ("dev", "test")),
         *((name, data) for data in ("dev", "test") for name in baselines),

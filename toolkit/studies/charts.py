@@ -9,8 +9,8 @@ from markupsafe import Markup
 from toolkit.reporting import svg
 from toolkit.reporting.formats import count, percent, shorten
 
-_NAME_WIDTH, _ROW_HEIGHT, _MARGIN = 200, 26, 12
-_MAX_NAME = 30
+_NAME_WIDTH, _ROW_HEIGHT, _MARGIN = 230, 26, 12
+_MAX_NAME = 26
 _CURVE_POINTS = 60
 
 

@@ -85,7 +85,7 @@ def with_baselines(results: Mapping[Key, list[SeedResult]], first_row: str) -> d
         if row == first_row and size == _largest_size(results, row, evaluation):
             first = results[row, evaluation, size][0]
             for name, rows in baseline_rows(first.rows).items():
-                added[f"baseline: {name}", evaluation, None] = [
+                added[f"{name} (baseline)", evaluation, None] = [
                     SeedResult(first.seed, first.trained_rows, rows, _NO_COSTS)
                 ]
     return added
