@@ -20,11 +20,20 @@ def parse() -> Namespace:
     flags.add_argument("runs", metavar="RUN", type=Path, nargs="+", help="the folder of a run, at least two")
     flags.add_argument("--output-dir", type=Path, metavar="DIR", required=True, help="the run folder to make")
     flags.add_argument("--overwrite", action="store_true", help="replace an existing run")
+    flags.add_argument(
+        "--accept-changes", action="store_true", help="use files that have changed since they were recorded"
+    )
     return flags.parse_args()
 
 
 def main(arguments: Namespace) -> None:
-    run = average_runs(arguments.runs, arguments.output_dir, overwrite=arguments.overwrite, command=sys.argv)
+    run = average_runs(
+        arguments.runs,
+        arguments.output_dir,
+        overwrite=arguments.overwrite,
+        accept_changes=arguments.accept_changes,
+        command=sys.argv,
+    )
     print(f"averaged    {run.path}")
 
 

@@ -130,6 +130,19 @@ def test_incompatible_runs_are_refused(
     assert not (tmp_path / "average").exists()
 
 
+def test_changed_members_are_refused_unless_accepted(runs: list[Path], tmp_path: Path, call: Call) -> None:
+    changed = Path(shutil.copytree(runs[1], tmp_path / "changed"))
+    config = changed / "adapter" / "adapter_config.json"
+    config.write_text(config.read_text(encoding="utf-8") + "\n", encoding="utf-8")
+    arguments = (runs[0], changed, "--output-dir", tmp_path / "average")
+    code, _, error = call("average_runs", *arguments)
+    assert code == 3 and "adapter_config.json" in error and "--accept-changes" in error
+    assert not (tmp_path / "average").exists()
+    assert call("average_runs", *arguments, "--accept-changes")[0] == 0
+    record = json.loads((tmp_path / "average" / "run.json").read_text(encoding="utf-8"))
+    assert len(record["accepted_changes"]) == 1 and record["accepted_changes"][0].startswith("changed: ")
+
+
 def test_encoders_are_refused(trained_encoder: RunFolder, runs: list[Path], tmp_path: Path) -> None:
     with pytest.raises(toolkit.RunError, match="is an encoder, whose head starts from random weights"):
         toolkit.average_runs([runs[0], trained_encoder.path], tmp_path / "average")

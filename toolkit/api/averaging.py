@@ -15,6 +15,7 @@ def average_runs(
     output_dir: str | Path,
     *,
     overwrite: bool = False,
+    accept_changes: bool = False,
     command: Sequence[str] | None = None,
 ) -> Run:
     """Make a run whose adapter is the average of those of other runs.
@@ -26,6 +27,8 @@ def average_runs(
         runs: At least two runs that were trained with the same recipe and different seeds.
         output_dir: The run folder.
         overwrite: Replace an existing run.
+        accept_changes: Use files that have changed since they were recorded. The run.json of the average lists the
+            changes.
         command: The command line to record in run.json when a script calls this function.
 
     Raises:
@@ -41,7 +44,7 @@ def average_runs(
             hint="Choose another folder with output_dir.",
         )
     check_output_dir(run, overwrite=overwrite)
-    trained = [TrainedRun.open(path) for path in paths]
+    trained = [TrainedRun.open(path, accept_changes=accept_changes) for path in paths]
     from toolkit.training.averaging import average_into, check_average
 
     check_average(trained)

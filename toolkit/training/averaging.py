@@ -30,7 +30,7 @@ _KEPT_FIELDS = (
 """Fields of run.json that are the same for all runs, so that those of the first one hold for their average."""
 _SAME_RECIPE = "Train all of them with the same recipe, and change only the seed."
 _HINTS = {
-    "training rows": "Shares of data.train are drawn by seed. Name a file with data.dev and data.eval instead.",
+    "training rows": "Shares of data.train are drawn by seed. Set data.split_seed, or name files in data.dev and data.eval.",
     "data types": "Set model.dtype in the recipe, and train all of them with it.",
 }
 """What to do about differences that are not in files."""
@@ -138,6 +138,8 @@ def average_into(
         "averaged": [_describe(member).record() for member in runs],
         **_costs(runs),
     }
+    if changes := [f"{member.path.resolve().name}: {change}" for member in runs for change in member.accepted]:
+        record["accepted_changes"] = changes
     with folder_lock(run.path, create=True):
         run.check_not_taken(overwrite=overwrite)
         run.create(record, dump_recipe(recipe), replace=overwrite)
