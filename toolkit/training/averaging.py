@@ -30,7 +30,7 @@ _KEPT_FIELDS = (
 """Fields of run.json that are the same for all runs, so that those of the first one hold for their average."""
 _SAME_RECIPE = "Train all of them with the same recipe, and change only the seed."
 _HINTS = {
-    "training rows": "Shares of data.train are drawn by seed. Set data.split_seed, or name files in data.dev and data.eval.",
+    "training rows": "Shares of data.train are drawn by seed. Set data.split_seed, or name other files.",
     "data types": "Set model.dtype in the recipe, and train all of them with it.",
 }
 """What to do about differences that are not in files."""
