@@ -8,7 +8,7 @@ from pydantic import BaseModel, ValidationError
 from toolkit.errors import RecipeError
 from toolkit.recipe.loading import parse_recipe, read_recipe_text
 from toolkit.recipe.mistakes import describe_mistakes
-from toolkit.studies.schema import EvaluationSection, RowSection, Study, expand_grids
+from toolkit.studies.schema import EvaluationSection, RowSection, SearchSection, Study, expand_grids
 
 
 def load_study(path: Path) -> Study:
@@ -43,6 +43,7 @@ def study_keys() -> Iterator[tuple[str, str]]:
         ("", Study),
         ("evaluations.*.", EvaluationSection),
         ("rows.", RowSection),
+        ("search.", SearchSection),
     ]
     for prefix, section in sections:
         for name, field in section.model_fields.items():

@@ -29,9 +29,17 @@ def render(record: Mapping[str, Any]) -> str:
         evaluations=evaluations,
         charts={name: accuracy_chart(entries) for name, entries in evaluations.items()},
         curve_charts=[learning_curve_chart(curve) for curve in record["learning_curves"]],
+        trials=_sort_trials(record.get("search") or {}),
         unfinished=[cell for cell in record["cells"] if cell["status"] != "completed"],
         tests=sum(entry["against_first"] is not None for entry in record["results"]),
     )
+
+
+def _sort_trials(search: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the trials of a search, the best first and those without a value last."""
+    sign = 1 if search.get("metric") == "dev_nll" else -1
+    trials = search.get("trials", [])
+    return sorted(trials, key=lambda trial: (trial["value"] is None, sign * (trial["value"] or 0)))
 
 
 def _by_evaluation(entries: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:

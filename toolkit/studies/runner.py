@@ -5,9 +5,10 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 
 from toolkit.errors import EXIT_INTERRUPTED
 from toolkit.studies.cells import Cell
@@ -17,6 +18,14 @@ from toolkit.utils.progress import progress_bar
 logger = logging.getLogger(__name__)
 
 _MODULE = "toolkit.cli.study_cell"
+
+
+def _poll(process: "subprocess.Popen[str]") -> int | None:
+    """Return the exit code of a process, or None if it is still running after a second."""
+    try:
+        return process.wait(timeout=1)
+    except subprocess.TimeoutExpired:
+        return None
 
 
 class CellRunner:
@@ -44,9 +53,9 @@ class CellRunner:
         with (
             ThreadPoolExecutor(self._jobs) as executor,
             progress_bar(desc="cells", total=len(cells), unit="cell") as bar,
-            self._stopped_on_error(),
+            self.stopped_on_error(),
         ):
-            waiting: set[Future[str]] = {executor.submit(self._run_cell, cell) for cell in cells}
+            waiting: set[Future[str]] = {executor.submit(self.run_cell, cell) for cell in cells}
             # In short waits, because Python handles Ctrl-C only between two waits of the main thread.
             while waiting:
                 done, waiting = wait(waiting, timeout=0.5, return_when=FIRST_COMPLETED)
@@ -56,12 +65,17 @@ class CellRunner:
                     if message:
                         logger.info("%s", message)
 
-    def _run_cell(self, cell: Cell) -> str:
-        """Run a cell in a process, and return a message about the result; "" if it was completed before."""
+    def run_cell(self, cell: Cell, is_hopeless: Callable[[], bool] = lambda: False) -> str:
+        """Run a cell in a process, and return a message about the result; "" if it had ended before.
+
+        Args:
+            cell: The cell.
+            is_hopeless: A function that is called every second, and stops the cell for good if it returns True.
+        """
         folder, name = self._folder, cell.name
-        if self._is_stopping or self._is_completed(cell):
-            return ""
         state = folder.state(name)
+        if self._is_stopping or state.status == "pruned" or self._is_completed(cell):
+            return ""
         if state.threads is None and self._jobs > 1:
             state.threads = max(1, (os.cpu_count() or 1) // self._jobs)
         folder.save_state(name, state)
@@ -80,14 +94,22 @@ class CellRunner:
             with suppress(BrokenPipeError):
                 process.stdin.write(cell_specification(cell) + "\n")  # type: ignore[union-attr]
                 process.stdin.flush()  # type: ignore[union-attr]
-            code = process.wait()
+            is_pruned = False
+            while (code := _poll(process)) is None:
+                if not is_pruned and is_hopeless():
+                    is_pruned = True
+                    process.send_signal(signal.SIGTERM)
         del self._processes[name]
+        if is_pruned and code == EXIT_INTERRUPTED:
+            folder.save_state(name, replace(folder.state(name), status="pruned"))
+            return f"{name}  stopped, because other trials were better at the same step"
         return self._describe_end(cell, code)
 
     def _is_completed(self, cell: Cell) -> bool:
         state = self._folder.state(cell.name)
         return (
             state.status == "completed"
+            and self._folder.run(cell.name).is_finished
             and all(measurement.key in state.evaluations for measurement in cell.measurements)
             and all(
                 (self._folder.run(cell.name).eval / name / "metrics.json").is_file()
@@ -112,7 +134,7 @@ class CellRunner:
         return f"{cell.name}  failed: {state.error}"
 
     @contextmanager
-    def _stopped_on_error(self) -> Iterator[None]:
+    def stopped_on_error(self) -> Iterator[None]:
         """Stop all cells if the block ends with an exception, such as Ctrl-C."""
         try:
             yield

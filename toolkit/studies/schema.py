@@ -51,6 +51,39 @@ class RowSection(Section):
     train_rows: Sizes | None = Field(default=None, description="The data sizes of this row; null: those of the study.")
 
 
+class RangeSection(Section):
+    """A range of a hyperparameter: of integers if both ends are, else of numbers."""
+
+    low: int | float = Field(description="The smallest value.")
+    high: int | float = Field(description="The largest value.")
+    log: bool = Field(default=False, description="Draw from a logarithmic scale, e.g. for a learning rate.")
+
+    @model_validator(mode="after")
+    def _check(self) -> "RangeSection":
+        if not self.low < self.high or (self.log and self.low <= 0):
+            raise ValueError(f"search.space: {self.low} to {self.high} is not a range" + " above 0" * self.log)
+        return self
+
+
+Choices = Annotated[tuple[bool | int | float | str | None, ...], Field(strict=False, min_length=1)]
+
+
+class SearchSection(Section):
+    """A search for hyperparameters, whose trials are judged on the dev rows of the study's recipe."""
+
+    space: Annotated[dict[str, RangeSection | Choices], Field(min_length=1)] = Field(
+        description="Values by dotted key: a list, or a range {low: 1e-4, high: 1e-3, log: true}."
+    )
+    trials: Count = Field(default=20, description="The number of runs to try, with the first of the study's seeds.")
+    finalists: Count = Field(
+        default=2, description="The number of best settings that become rows of the table, with all seeds."
+    )
+    pruning: bool = Field(
+        default=True, description="Stop trials whose dev metric is worse than the median of others at the same step."
+    )
+    seed: Seed = Field(default=0, description="The seed of the search.")
+
+
 class Study(Section):
     """A study: a table of runs, which differ in recipe, overrides, seed and number of training rows."""
 
@@ -72,6 +105,9 @@ class Study(Section):
     )
     rows: Annotated[tuple[RowSection, ...], Field(strict=False, min_length=1)] = Field(
         description="The rows of the table. All others are compared with the first."
+    )
+    search: SearchSection | None = Field(
+        default=None, description="A search for better settings of the study's recipe, with Optuna; null: none."
     )
 
     @model_validator(mode="after")
@@ -110,6 +146,10 @@ def _find_mistake(study: Study) -> str | None:
         if reserved := {"seed", "data.train_rows"} & {*row.overrides, *row.grid, *study.overrides}:
             key = min(reserved)
             return f"overrides: {key} is set by the study; write {'seeds' if key == 'seed' else 'train_rows'} instead"
+    if study.search is not None and study.recipe is None:
+        return "search: has no recipe to change; set the recipe of the study"
+    if study.search is not None and (reserved := {"seed", "data.train_rows"} & set(study.search.space)):
+        return f"search.space: {min(reserved)} is not a hyperparameter"
     for where, numbers in _lists_of_numbers(study):
         if len(set(numbers)) < len(numbers):
             return f"{where}: a value occurs twice"

@@ -12,7 +12,9 @@ from toolkit.recipe.loading import Overrides
 from toolkit.runs.run_folder import utc_now
 from toolkit.studies.cells import Cell, check_cells, make_cells
 from toolkit.studies.loading import load_study
+from toolkit.studies.runner import CellRunner
 from toolkit.studies.schema import Study
+from toolkit.studies.search import Search
 from toolkit.studies.study_folder import StudyFolder
 from toolkit.utils.atomic_io import write_json, write_text
 from toolkit.utils.formatting import join_names
@@ -85,16 +87,20 @@ def run_study(
     cells = make_cells(loaded, overrides)
     folder = StudyFolder(default_study_dir(path) if output_dir is None else to_path(output_dir, "output_dir"))
     folder.check(path.stem, cells)
+    search = None if loaded.search is None else Search(loaded, folder, overrides)
     with show_progress(progress):
-        check_cells(cells)
-        from toolkit.studies.runner import CellRunner
-
+        check_cells([*cells, *(search.corner_cells() if search else [])])
         folder.create(path.stem)
         with folder_lock(folder.path):
+            runner = CellRunner(folder, jobs)
             try:
-                CellRunner(folder, jobs).run(cells)
+                if search:
+                    loaded = loaded.model_copy(update={"rows": (*loaded.rows, *search.run(runner, jobs))})
+                    cells = make_cells(loaded, overrides)
+                    folder.check(path.stem, cells)
+                runner.run(cells)
             finally:  # after Ctrl-C, the page shows what there is
-                result = write_results(folder, path.stem, loaded, cells)
+                result = write_results(folder, path.stem, loaded, cells, search)
     if failed := [cell["name"] for cell in result.record["cells"] if cell["status"] == "failed"]:
         raise StudyError(
             f"{len(failed)} of {len(cells)} cells failed: {join_names(failed, 'and')}.",
@@ -108,7 +114,9 @@ def default_study_dir(study: Path) -> Path:
     return Path("outputs") / "studies" / study.stem
 
 
-def write_results(folder: StudyFolder, name: str, study: Study, cells: Sequence[Cell]) -> StudyResult:
+def write_results(
+    folder: StudyFolder, name: str, study: Study, cells: Sequence[Cell], search: Search | None = None
+) -> StudyResult:
     """Write study.json, study.csv and study.html from the finished evaluations."""
     from toolkit.studies.page import render
     from toolkit.studies.results import fit_learning_curves, gather_results, results_csv, summarize, with_baselines
@@ -123,6 +131,7 @@ def write_results(folder: StudyFolder, name: str, study: Study, cells: Sequence[
         "cells": [_describe_cell(folder, cell) for cell in cells],
         "results": entries,
         "learning_curves": curves,
+        "search": search.record() if search else None,
     }
     write_json(folder.record, record)
     write_text(folder.csv, results_csv(entries))

@@ -21,7 +21,8 @@ class CellState:
     """The progress of a cell, saved as cells/NAME.json.
 
     Args:
-        status: `waiting` before the first start, `failed` if the cell ended with an error.
+        status: `waiting` before the first start, `failed` if the cell ended with an error, `pruned` if a search
+            stopped it for good.
         threads: The number of CPU threads that the cell was started with; None to use all. A run can only be resumed
             with the same number.
         evaluations: The names of the finished evaluations' folders, by the key of the measurement.
@@ -30,7 +31,7 @@ class CellState:
         hint: What to do about the error, or "".
     """
 
-    status: Literal["waiting", "running", "completed", "failed"] = "waiting"
+    status: Literal["waiting", "running", "completed", "failed", "pruned"] = "waiting"
     threads: int | None = None
     evaluations: dict[str, str] = field(default_factory=dict)
     seconds: float = 0.0

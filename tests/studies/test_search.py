@@ -1,0 +1,148 @@
+"""Searches for hyperparameters: trials, finalists, pruning and continued searches."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from toolkit.studies.cells import Cell
+from toolkit.studies.loading import load_study
+from toolkit.studies.runner import CellRunner
+from toolkit.studies.search import Search
+from toolkit.studies.study import run_study
+from toolkit.studies.study_folder import StudyFolder
+from toolkit.utils.atomic_io import write_json
+
+WriteStudy = Callable[..., Path]
+Call = Callable[..., tuple[int, str, str]]
+SPACE = {"lora.r": [2, 4], "training.learning_rate": {"low": 1e-4, "high": 1e-2, "log": True}}
+SEARCH = {"space": SPACE, "trials": 3, "finalists": 1}
+DEV = {"data.dev_share": 0.3, "training.eval_steps": 1}
+
+
+def test_finalists_are_trained_with_all_seeds(write_study: WriteStudy, tmp_path: Path, in_process: list[str]) -> None:
+    path = write_study(overrides=DEV, search=SEARCH)
+    result = run_study(path, tmp_path / "out")
+    trials = result.record["search"]["trials"]
+    assert [trial["state"] for trial in trials] == ["complete"] * 3
+    assert [name for name in in_process if name.startswith("search-")] == [trial["cell"] for trial in trials]
+    best = min(trials, key=lambda trial: trial["value"])
+    log = tmp_path / "out" / "runs" / best["cell"] / "train_log.jsonl"
+    assert best["value"] == json.loads(log.read_text(encoding="utf-8").splitlines()[-1])["dev_nll"]
+    finalist = next(entry for entry in result.results if entry["row"] == "finalist 1")
+    assert finalist["seeds"] == [1, 2] and finalist["against_first"]["holm_p_value"] <= 1
+    recipe = StudyFolder(tmp_path / "out").run("finalist-1-seed2").recipe_file.read_text(encoding="utf-8")
+    assert f"r: {best['values']['lora.r']}\n" in recipe
+    assert best["cell"] in result.page.read_text(encoding="utf-8")
+    in_process.clear()
+    assert run_study(path, tmp_path / "out").record["search"] == result.record["search"] and in_process == []
+
+
+class FakeRunner(CellRunner):
+    """A runner whose trials have given dev values, and which can be interrupted.
+
+    Args:
+        folder: The folder of the study.
+        values: A function that returns the dev values of the n-th trial, one for each step.
+        killed_at: The trial that is interrupted.
+    """
+
+    def __init__(
+        self, folder: StudyFolder, values: Callable[[int], list[float]], *, killed_at: int | None = None
+    ) -> None:
+        super().__init__(folder, 1)
+        self.values, self.killed_at, self.names = values, killed_at, list[str]()
+
+    def run_cell(self, cell: Cell, is_hopeless: Callable[[], bool] = lambda: False) -> str:
+        self.names.append(cell.name)
+        if len(self.names) == self.killed_at:
+            raise KeyboardInterrupt
+        folder, run = self._folder, self._folder.run(cell.name)
+        run.path.mkdir(parents=True, exist_ok=True)
+        state, values = folder.state(cell.name), self.values(len(self.names))
+        for step, value in enumerate(values, 1):
+            with run.train_log.open("a", encoding="utf-8") as log:
+                log.write(json.dumps({"step": step, "loss": 1.0, "dev_nll": value}) + "\n")
+            if is_hopeless():
+                state.status = "pruned"
+                break
+        else:
+            state.status = "completed"
+            write_json(run.run_json, {"validation": {"kept_step": len(values)}})
+        folder.save_state(cell.name, state)
+        return ""
+
+
+def make_search(write_study: WriteStudy, out: Path, **keys: Any) -> Search:
+    study = load_study(write_study(overrides=DEV, search={**SEARCH, **keys}))
+    folder = StudyFolder(out)
+    folder.create("small")
+    return Search(study, folder)
+
+
+def test_trials_that_fall_behind_are_pruned(write_study: WriteStudy, tmp_path: Path) -> None:
+    search = make_search(write_study, tmp_path / "out", trials=8)
+    runner = FakeRunner(search.folder, lambda number: [0.9, 0.8, 0.7] if number <= 6 else [2.0, 1.9, 1.8])
+    (finalist,) = search.run(runner, 1)
+    states = [trial["state"] for trial in search.record()["trials"]]
+    assert states == ["complete"] * 6 + ["pruned"] * 2
+    assert finalist.name == "finalist 1" and set(finalist.overrides) == set(SPACE)
+
+
+def test_interrupted_trial_resumes_its_run(write_study: WriteStudy, tmp_path: Path) -> None:
+    first = make_search(write_study, tmp_path / "out", trials=4)
+    stopped = FakeRunner(first.folder, lambda _: [0.9, 0.8], killed_at=3)
+    with pytest.raises(KeyboardInterrupt):
+        first.run(stopped, 1)
+    again = make_search(write_study, tmp_path / "out", trials=4)
+    runner = FakeRunner(again.folder, lambda _: [0.9, 0.8])
+    again.run(runner, 1)
+    assert runner.names[0] == stopped.names[2], "the interrupted trial comes first, in its own run folder"
+    assert len(runner.names) == 2
+    assert sum(trial["state"] == "complete" for trial in again.record()["trials"]) == 4
+
+
+def test_sampled_values_are_in_the_space(write_study: WriteStudy, tmp_path: Path) -> None:
+    search = make_search(write_study, tmp_path / "out", trials=12)
+    search.run(FakeRunner(search.folder, lambda _: [0.5]), 1)
+    values = [trial["values"] for trial in search.record()["trials"]]
+    assert {value["lora.r"] for value in values} == {2, 4}
+    rates = [value["training.learning_rate"] for value in values]
+    assert 1e-4 <= min(rates) < 1e-3 < max(rates) <= 1e-2 and len(set(rates)) == 12
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"search": SEARCH}, "search: the recipe has no validation"),
+        ({"search": {**SEARCH, "space": {"lora.x": [1]}}, "overrides": DEV}, "lora.x: not a known key"),
+        (
+            {"search": {**SEARCH, "space": {"lora.r": {"low": 0, "high": 4}}}, "overrides": DEV},
+            "lora.r: 0 cannot be used",
+        ),
+        ({"search": {**SEARCH, "space": {"lora.r": {"low": 4, "high": 4}}}}, "4 to 4 is not a range"),
+        ({"search": {**SEARCH, "space": {"seed": [1, 2]}}}, "seed is not a hyperparameter"),
+        ({"search": {**SEARCH, "space": {}}}, "search.space: has 0 values"),
+        (
+            {"search": {**SEARCH, "space": {"model.name": ["/none"]}}, "overrides": DEV},
+            "There is no model folder /none",
+        ),
+    ],
+)
+def test_bad_searches_are_refused(
+    keys: dict[str, Any], message: str, write_study: WriteStudy, tmp_path: Path, call: Call
+) -> None:
+    code, _, error = call("study", write_study(**keys), "--output-dir", tmp_path / "out")
+    assert code == 2 and message in error and "Traceback" not in error, error
+    assert not (tmp_path / "out").exists()
+
+
+def test_missing_optuna_is_explained(
+    write_study: WriteStudy, tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    code, _, error = call("study", write_study(search=SEARCH, overrides=DEV), "--output-dir", tmp_path / "out")
+    assert code == 2 and "needs Optuna" in error and "pip install" in error
