@@ -4,17 +4,18 @@ python scripts/predict.py outputs/nli_fr --premise "Un chat dort." --hypothesis 
 python scripts/predict.py outputs/sentiment_fr --text "Le film est excellent."
 python scripts/predict.py outputs/qa_nli --text context="Ada left." --text question="Who left?" --text response="Ada"
 python scripts/predict.py outputs/nli_fr --input pairs.csv --output labeled.csv --calibrated
+python scripts/predict.py outputs/nli_fr --input "shards/*.parquet" --output labeled/ --ray local
 
-If it is interrupted, run the same command again: it resumes from OUTPUT.partial.
+If it is interrupted, run the same command again: it resumes from OUTPUT.partial, or with the shards that are missing.
 """
 
 import sys
 from argparse import Namespace
-from pathlib import Path
 
 from toolkit.api.run import open_run
 from toolkit.cli.command_line import add_overrides, add_run, opening, parser, run_command
-from toolkit.cli.input_texts import add_text_flags, has_texts, read_text_flags
+from toolkit.cli.input_texts import add_file_flags, add_text_flags, check_flags, read_text_flags
+from toolkit.cli.shard_flags import label_shards
 from toolkit.recipe.inputs import name_texts
 from toolkit.utils.terminal import escape_control_characters
 
@@ -24,23 +25,24 @@ def parse() -> Namespace:
     add_run(flags)
     flags.add_argument("--model", default="adapter", help="adapter (default), base, merged or a GGUF file")
     add_text_flags(flags)
-    flags.add_argument("--input", type=Path, metavar="FILE", help="rows to label; the recipe names their columns")
-    flags.add_argument("--output", type=Path, metavar="FILE", help="the same rows with predictions and probabilities")
+    add_file_flags(flags)
     flags.add_argument("--calibrated", action="store_true", help="apply the temperature fitted by eval_generate.py")
     add_overrides(flags)
     arguments = flags.parse_args()
-    file_flags = [arguments.input is not None, arguments.output is not None]
-    if not (all(file_flags) if any(file_flags) else has_texts(arguments)) or (any(file_flags) and has_texts(arguments)):
-        flags.error("give either --text (or --premise and --hypothesis), or --input and --output")
+    check_flags(flags, arguments)
     return arguments
 
 
 def main(arguments: Namespace) -> None:
+    if arguments.ray is not None:
+        label_shards(arguments)
+        return
     run, calibrated = open_run(arguments.run, arguments.overrides, **opening(arguments)), arguments.calibrated
     task = run.recipe.task
     if arguments.input:
-        files = (arguments.input, arguments.output)
-        truncated = run.predict_file(*files, arguments.model, calibrated=calibrated, progress=True)
+        truncated = run.predict_file(
+            arguments.input, arguments.output, arguments.model, calibrated=calibrated, progress=True
+        )
         shortened = f"; {truncated:,} {name_texts(task.truncated_input)} were truncated" if truncated else ""
         print(f"labeled     {arguments.output}{shortened}")
         return

@@ -23,7 +23,11 @@ def parse() -> Namespace:
         "--output-dir", type=Path, help="folder of the study (default: outputs/studies/<file name of the study>)"
     )
     flags.add_argument(
-        "--jobs", type=positive, default=1, metavar="N", help="run N cells at a time; they share the CPU cores"
+        "--jobs",
+        type=positive,
+        default=1,
+        metavar="N",
+        help="run N cells at a time; they share CPU cores, memory and GPU",
     )
     return flags.parse_args()
 

@@ -14,7 +14,7 @@ from tests.conftest import ROOT
 ORDER = [
     "errors", "utils", "recipe", "embedded", "runs", "data", "prompts", "batching", "models", "inference", "evaluation",
     "planning", "training", "reporting", "export", "api",
-    "studies", "cli",
+    "distributed", "studies", "cli",
 ]  # fmt: skip
 PUBLIC_FILES = {"__init__.py", "__main__.py", "errors.py"}
 

@@ -88,13 +88,15 @@ def test_smaller_draws_are_subsets_of_larger() -> None:
     assert draw_training_rows(ROWS, None, seed=1) == ROWS
 
 
-@pytest.mark.parametrize(("count", "reason"), [(301, "there are only 300"), (2, "the first group is larger")])
+@pytest.mark.parametrize(
+    ("count", "reason"), [(301, "only 300 training rows"), (2, "the first group drawn has 3 rows")]
+)
 def test_impossible_draws_are_rejected(count: int, reason: str) -> None:
     with pytest.raises(DataError, match=reason):
         draw_training_rows(ROWS, count, seed=1)
 
 
-def test_drawn_rows_are_those_of_the_evaluation(make_recipe: Callable[..., Recipe]) -> None:
+def test_evaluation_redraws_the_same_training_rows(make_recipe: Callable[..., Recipe]) -> None:
     """An evaluation with another seed or data size still knows which rows the run was trained on."""
     recipe = make_recipe("data.train_rows=24", "data.calibration_share=0.2", "seed=5")
     splits = load_splits(recipe)

@@ -28,7 +28,7 @@ def test_worse_results_with_more_rows_predict_no_gain() -> None:
     assert fitted.exponent == pytest.approx(0, abs=1e-3) and fitted.error(40_000) == pytest.approx(0.32, abs=1e-3)
 
 
-def test_curve_of_rows_predicts_its_largest_size() -> None:
+def test_learning_curve_predicts_its_largest_size() -> None:
     law, rows = PowerLaw(2.0, 0.3, 0.05), 4000
     # Row i is wrong at a size if its rank is below the error, so that errors of the sizes are exact and nested.
     ranks = np.random.default_rng(0).permutation(rows) / rows
@@ -36,7 +36,7 @@ def test_curve_of_rows_predicts_its_largest_size() -> None:
     curve = fit_learning_curve(SIZES, correct, np.arange(rows) // 2)
     assert curve.accuracies == pytest.approx([1 - law.error(size) for size in SIZES], abs=1e-3)
     assert curve.predicted_largest == pytest.approx(curve.accuracies[-1], abs=0.01)
-    assert curve.tenfold == pytest.approx(1 - law.error(40_000), abs=0.01)
-    low, high = curve.tenfold_interval
-    assert low < curve.tenfold < high
+    assert curve.predicted_tenfold == pytest.approx(1 - law.error(40_000), abs=0.01)
+    low, high = curve.predicted_tenfold_interval
+    assert low < curve.predicted_tenfold < high
     assert fit_learning_curve(SIZES[:3], correct[:3], np.arange(rows) // 2).predicted_largest is None

@@ -10,7 +10,7 @@ from scipy.stats import permutation_test
 
 from toolkit.errors import DataError
 from toolkit.evaluation.prediction_files import EvaluatedRows
-from toolkit.evaluation.seeds import compare_seeds, holm, mean_over_seeds, row_groups, sign_flip_test
+from toolkit.evaluation.seeds import compare_seeds, holm_adjust, mean_over_seeds, row_groups, sign_flip_test
 
 
 def evaluated(correct: np.ndarray, groups: np.ndarray, name: str = "run/adapter") -> EvaluatedRows:
@@ -30,13 +30,13 @@ def test_mean_over_seeds() -> None:
     assert mean_over_seeds(seeds[:1]).deviation is None
 
 
-def test_interval_of_identical_seeds_is_that_of_one() -> None:
+def test_repeated_seeds_do_not_narrow_the_interval() -> None:
     """Repeating a seed adds no information about the rows."""
     rows = evaluated(np.arange(60) % 3 > 0, np.arange(60) // 3)
     assert mean_over_seeds([rows]).interval == mean_over_seeds([rows, rows, rows]).interval
 
 
-def test_seeds_of_other_rows_are_rejected() -> None:
+def test_seeds_with_different_rows_are_rejected() -> None:
     rows = evaluated(np.ones(4, dtype=bool), np.arange(4))
     with pytest.raises(DataError, match="cannot be compared"):
         mean_over_seeds([rows, replace(rows, labels=("a", "c"))])
@@ -80,5 +80,5 @@ def test_comparison_of_models_with_different_seeds() -> None:
 
 def test_holm_adjusts_in_the_order_given() -> None:
     # Worked out by hand: sorted 0.01, 0.02, 0.03, 0.04 with factors 4, 3, 2, 1, made ascending.
-    assert holm([0.03, 0.01, 0.04, 0.02]) == pytest.approx([0.06, 0.04, 0.06, 0.06])
-    assert holm([0.9, 0.8]) == [1.0, 1.0] and holm([]) == [] and holm([0.02]) == [0.02]
+    assert holm_adjust([0.03, 0.01, 0.04, 0.02]) == pytest.approx([0.06, 0.04, 0.06, 0.06])
+    assert holm_adjust([0.9, 0.8]) == [1.0, 1.0] and holm_adjust([]) == [] and holm_adjust([0.02]) == [0.02]

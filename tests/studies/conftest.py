@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from toolkit.errors import ToolkitError
-from toolkit.studies.cell_work import run_cell
+from toolkit.studies.cell_execution import run_cell
 from toolkit.studies.cells import Cell
 from toolkit.studies.runner import CellRunner
 from toolkit.studies.study_folder import cell_specification
@@ -22,7 +22,7 @@ def write_study(recipe_file: Path) -> Callable[..., Path]:
 
     def write(name: str = "small", **keys: Any) -> Path:
         path = recipe_file.with_name(f"{name}.yaml")
-        values = {"recipe": recipe_file.name, "rows": [{"name": "LoRA"}], "seeds": [1, 2], **keys}
+        values = {"recipe": recipe_file.name, "variants": [{"name": "LoRA"}], "seeds": [1, 2], **keys}
         path.write_text(yaml.safe_dump(values), encoding="utf-8")
         return path
 
@@ -38,7 +38,7 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """
     started: list[str] = []
 
-    def run_here(self: CellRunner, cell: Cell, is_hopeless: Callable[[], bool] = lambda: False) -> str:
+    def run_here(self: CellRunner, cell: Cell, should_prune: Callable[[], bool] = lambda: False) -> str:
         if not self._is_completed(cell):
             started.append(cell.name)
             with suppress(ToolkitError):

@@ -2,12 +2,14 @@
 
 import json
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from toolkit.errors import RunError
 from toolkit.studies.cells import Cell
 from toolkit.studies.loading import load_study
 from toolkit.studies.runner import CellRunner
@@ -27,14 +29,15 @@ def test_finalists_are_trained_with_all_seeds(write_study: WriteStudy, tmp_path:
     path = write_study(overrides=DEV, search=SEARCH)
     result = run_study(path, tmp_path / "out")
     trials = result.record["search"]["trials"]
-    assert [trial["state"] for trial in trials] == ["complete"] * 3
+    assert [trial["state"] for trial in trials] == ["completed"] * 3
     assert [name for name in in_process if name.startswith("search-")] == [trial["cell"] for trial in trials]
     best = min(trials, key=lambda trial: trial["value"])
     log = tmp_path / "out" / "runs" / best["cell"] / "train_log.jsonl"
     assert best["value"] == json.loads(log.read_text(encoding="utf-8").splitlines()[-1])["dev_nll"]
-    finalist = next(entry for entry in result.results if entry["row"] == "finalist 1")
+    finalist = next(entry for entry in result.results if entry["variant"].startswith("finalist, "))
     assert finalist["seeds"] == [1, 2] and finalist["against_first"]["holm_p_value"] <= 1
-    recipe = StudyFolder(tmp_path / "out").run("finalist-1-seed2").recipe_file.read_text(encoding="utf-8")
+    (run,) = (tmp_path / "out" / "runs").glob("finalist-*-seed2")
+    recipe = (run / "recipe.yaml").read_text(encoding="utf-8")
     assert f"r: {best['values']['lora.r']}\n" in recipe
     assert best["cell"] in result.page.read_text(encoding="utf-8")
     in_process.clear()
@@ -47,18 +50,18 @@ class FakeRunner(CellRunner):
     Args:
         folder: The folder of the study.
         values: A function that returns the dev values of the n-th trial, one for each step.
-        killed_at: The trial that is interrupted.
+        interrupted_at: The trial that is interrupted.
     """
 
     def __init__(
-        self, folder: StudyFolder, values: Callable[[int], list[float]], *, killed_at: int | None = None
+        self, folder: StudyFolder, values: Callable[[int], list[float]], *, interrupted_at: int | None = None
     ) -> None:
         super().__init__(folder, 1)
-        self.values, self.killed_at, self.names = values, killed_at, list[str]()
+        self.values, self.interrupted_at, self.names = values, interrupted_at, list[str]()
 
-    def run_cell(self, cell: Cell, is_hopeless: Callable[[], bool] = lambda: False) -> str:
+    def run_cell(self, cell: Cell, should_prune: Callable[[], bool] = lambda: False) -> str:
         self.names.append(cell.name)
-        if len(self.names) == self.killed_at:
+        if len(self.names) == self.interrupted_at:
             raise KeyboardInterrupt
         folder, run = self._folder, self._folder.run(cell.name)
         run.path.mkdir(parents=True, exist_ok=True)
@@ -66,7 +69,7 @@ class FakeRunner(CellRunner):
         for step, value in enumerate(values, 1):
             with run.train_log.open("a", encoding="utf-8") as log:
                 log.write(json.dumps({"step": step, "loss": 1.0, "dev_nll": value}) + "\n")
-            if is_hopeless():
+            if should_prune():
                 state.status = "pruned"
                 break
         else:
@@ -88,21 +91,39 @@ def test_trials_that_fall_behind_are_pruned(write_study: WriteStudy, tmp_path: P
     runner = FakeRunner(search.folder, lambda number: [0.9, 0.8, 0.7] if number <= 6 else [2.0, 1.9, 1.8])
     (finalist,) = search.run(runner, 1)
     states = [trial["state"] for trial in search.record()["trials"]]
-    assert states == ["complete"] * 6 + ["pruned"] * 2
-    assert finalist.name == "finalist 1" and set(finalist.overrides) == set(SPACE)
+    assert states == ["completed"] * 6 + ["pruned"] * 2
+    assert finalist.name.startswith("finalist, r=") and set(finalist.overrides) == set(SPACE)
 
 
 def test_interrupted_trial_resumes_its_run(write_study: WriteStudy, tmp_path: Path) -> None:
     first = make_search(write_study, tmp_path / "out", trials=4)
-    stopped = FakeRunner(first.folder, lambda _: [0.9, 0.8], killed_at=3)
+    stopped = FakeRunner(first.folder, lambda _: [0.9, 0.8], interrupted_at=3)
     with pytest.raises(KeyboardInterrupt):
         first.run(stopped, 1)
     again = make_search(write_study, tmp_path / "out", trials=4)
     runner = FakeRunner(again.folder, lambda _: [0.9, 0.8])
+    again.check()
     again.run(runner, 1)
     assert runner.names[0] == stopped.names[2], "the interrupted trial comes first, in its own run folder"
     assert len(runner.names) == 2
-    assert sum(trial["state"] == "complete" for trial in again.record()["trials"]) == 4
+    assert sum(trial["state"] == "completed" for trial in again.record()["trials"]) == 4
+
+
+def test_changed_search_is_refused(write_study: WriteStudy, tmp_path: Path) -> None:
+    """Trials of different recipes or spaces must not be mixed. More trials are welcome, and fewer change nothing."""
+    first = make_search(write_study, tmp_path / "out", trials=3)
+    first.run(FakeRunner(first.folder, lambda _: [0.5]), 1)
+    more = make_search(write_study, tmp_path / "out", trials=5)
+    more.check()
+    runner = FakeRunner(more.folder, lambda _: [0.5])
+    more.run(runner, 1)
+    assert len(runner.names) == 2
+    fewer = make_search(write_study, tmp_path / "out", trials=2)
+    fewer.run(FakeRunner(fewer.folder, lambda _: [0.5]), 1)
+    with pytest.raises(RunError, match="has changed since it started"):
+        make_search(write_study, tmp_path / "out", space={"lora.r": [2, 4]}).check()
+    with pytest.raises(RunError, match="has changed since it started"):
+        Search(first.study, first.folder, ["training.max_steps=2"]).check()
 
 
 def test_sampled_values_are_in_the_space(write_study: WriteStudy, tmp_path: Path) -> None:
@@ -123,8 +144,8 @@ def test_sampled_values_are_in_the_space(write_study: WriteStudy, tmp_path: Path
             {"search": {**SEARCH, "space": {"lora.r": {"low": 0, "high": 4}}}, "overrides": DEV},
             "lora.r: 0 cannot be used",
         ),
-        ({"search": {**SEARCH, "space": {"lora.r": {"low": 4, "high": 4}}}}, "4 to 4 is not a range"),
-        ({"search": {**SEARCH, "space": {"seed": [1, 2]}}}, "seed is not a hyperparameter"),
+        ({"search": {**SEARCH, "space": {"lora.r": {"low": 4, "high": 4}}}}, "low (4) must be less than high (4)"),
+        ({"search": {**SEARCH, "space": {"seed": [1, 2]}}}, "seed cannot be searched"),
         ({"search": {**SEARCH, "space": {}}}, "search.space: has 0 values"),
         (
             {"search": {**SEARCH, "space": {"model.name": ["/none"]}}, "overrides": DEV},
@@ -146,3 +167,44 @@ def test_missing_optuna_is_explained(
     monkeypatch.setitem(sys.modules, "optuna", None)
     code, _, error = call("study", write_study(search=SEARCH, overrides=DEV), "--output-dir", tmp_path / "out")
     assert code == 2 and "needs Optuna" in error and "pip install" in error
+
+
+def test_trials_with_the_same_values_share_a_run(write_study: WriteStudy, tmp_path: Path) -> None:
+    """With two choices and two trials at a time, the same values are soon sampled twice."""
+    search = make_search(write_study, tmp_path / "out", trials=6, space={"lora.r": [2, 4]})
+    busy: set[str] = set()
+
+    class OneAtATime(FakeRunner):
+        def run_cell(self, cell: Cell, should_prune: Callable[[], bool] = lambda: False) -> str:
+            assert cell.name not in busy
+            busy.add(cell.name)
+            time.sleep(0.1)
+            result = "" if self._is_completed(cell) else super().run_cell(cell, should_prune)
+            busy.remove(cell.name)
+            return result
+
+    search.run(OneAtATime(search.folder, lambda _: [0.5]), 2)
+    assert [trial["state"] for trial in search.record()["trials"]] == ["completed"] * 6
+
+
+def test_invalid_combinations_are_failed_trials(write_study: WriteStudy, tmp_path: Path) -> None:
+    """Each value is possible, but 12 rows cannot be divided into micro-batches of 8."""
+    space = {"training.batch_size": [8, 12], "training.micro_batch_size": [4, 8]}
+    search = make_search(write_study, tmp_path / "out", trials=10, space=space)
+    search.study = search.study.model_copy(
+        update={"overrides": {**search.study.overrides, "training.batching": "padded"}}
+    )
+    search.boundary_cells()
+    search.run(FakeRunner(search.folder, lambda _: [0.5]), 1)
+    states = {(trial["values"]["training.batch_size"], trial["values"]["training.micro_batch_size"], trial["state"])
+              for trial in search.record()["trials"]}  # fmt: skip
+    assert (12, 8, "failed") in states and (8, 4, "completed") in states
+
+
+def test_damaged_database_is_one_sentence(write_study: WriteStudy, tmp_path: Path) -> None:
+    search = make_search(write_study, tmp_path / "out")
+    (search.folder.path / "search.db").write_text("not a database", encoding="utf-8")
+    with pytest.raises(RunError, match="is missing"):
+        search.check()
+    with pytest.raises(RunError, match="cannot be used"):
+        search.run(FakeRunner(search.folder, lambda _: [0.5]), 1)

@@ -1,6 +1,7 @@
 """Studies from their file to their table: kept, resumed and failed cells, and the numbers of the table."""
 
 import csv
+import io
 import json
 import os
 import signal
@@ -16,36 +17,42 @@ import pytest
 
 import toolkit
 from tests.conftest import ROOT
-from toolkit.errors import StudyError
+from toolkit.errors import RecipeError, StudyError
+from toolkit.studies.cells import make_cells
+from toolkit.studies.loading import load_study
+from toolkit.studies.runner import CellRunner
 from toolkit.studies.study import run_study
+from toolkit.studies.study_folder import CellState, StudyFolder
 
 WriteStudy = Callable[..., Path]
-ROWS = [{"name": "LoRA"}, {"name": "rank 2", "overrides": {"lora.r": 2}}, {"name": "zero-shot", "model": "base"}]
+VARIANTS = [{"name": "LoRA"}, {"name": "rank 2", "overrides": {"lora.r": 2}}, {"name": "zero-shot", "model": "base"}]
 
 
 def test_table_matches_the_evaluations(write_study: WriteStudy, tmp_path: Path, in_process: list[str]) -> None:
-    path = write_study(rows=ROWS, evaluations={"dev": {}, "test": {"data": "embedded:nli-fr:test", "limit": 30}})
+    path = write_study(
+        variants=VARIANTS, evaluations={"dev": {}, "test": {"data": "embedded:nli-fr:test", "limit": 30}}
+    )
     result = run_study(path, tmp_path / "out")
     assert in_process == ["lora-seed1", "lora-seed2", "rank-2-seed1", "rank-2-seed2"]
-    by_row = {(entry["row"], entry["evaluation"]): entry for entry in result.results}
+    by_variant = {(entry["variant"], entry["evaluation"]): entry for entry in result.results}
     baselines = [f"{name} (baseline)" for name in ("majority", "hypothesis-only", "TF-IDF pair")]
-    assert list(by_row) == [
-        *((row["name"], data) for row in ROWS for data in ("dev", "test")),
+    assert list(by_variant) == [
+        *((variant["name"], data) for variant in VARIANTS for data in ("dev", "test")),
         *((name, data) for data in ("dev", "test") for name in baselines),
     ]
-    lora = by_row["LoRA", "test"]
+    lora = by_variant["LoRA", "test"]
     evaluations = [toolkit.open_run(tmp_path / "out" / "runs" / f"lora-seed{seed}").evaluations for seed in (1, 2)]
     accuracies = [next(e.accuracy for e in run if e.n == 30 and e.metrics["model"] == "adapter") for run in evaluations]
     assert lora["accuracy_by_seed"] == accuracies and lora["accuracy"] == pytest.approx(np.mean(accuracies))
     assert lora["seeds"] == [1, 2] and lora["n"] == 30 and lora["trained_rows"] == 48
     assert lora["peak_memory_bytes"] > 0 and lora["train_seconds"] > 0
-    zero_shot = by_row["zero-shot", "test"]
+    zero_shot = by_variant["zero-shot", "test"]
     assert zero_shot["seeds"] == [1] and zero_shot["train_seconds"] is None and zero_shot["nll"] > 0
     assert lora["against_first"] is None
-    tests = [entry["against_first"] for entry in result.results if entry["row"] != "LoRA"]
+    tests = [entry["against_first"] for entry in result.results if entry["variant"] != "LoRA"]
     assert all(test["holm_p_value"] >= test["p_value"] for test in tests) and len(tests) == 10
     lines = list(csv.DictReader((tmp_path / "out" / "study.csv").open(encoding="utf-8")))
-    assert [line["row"] for line in lines] == [row for row, _ in by_row]
+    assert [line["variant"] for line in lines] == [variant for variant, _ in by_variant]
     assert float(lines[1]["accuracy"]) == lora["accuracy"]
     assert json.loads((tmp_path / "out" / "study.json").read_text(encoding="utf-8")) == result.record
     page = result.page.read_text(encoding="utf-8")
@@ -64,7 +71,7 @@ def test_finished_cells_are_kept(write_study: WriteStudy, tmp_path: Path, in_pro
     assert (tmp_path / "out" / "runs" / "lora-seed1" / "run.json").read_bytes() == run_json
 
 
-def test_removed_evaluation_is_made_again(write_study: WriteStudy, tmp_path: Path, in_process: list[str]) -> None:
+def test_deleted_evaluation_is_rerun(write_study: WriteStudy, tmp_path: Path, in_process: list[str]) -> None:
     import shutil
 
     run_study(write_study(), tmp_path / "out")
@@ -74,9 +81,18 @@ def test_removed_evaluation_is_made_again(write_study: WriteStudy, tmp_path: Pat
     assert in_process == ["lora-seed2"]
 
 
+def test_changed_evaluation_is_rerun(write_study: WriteStudy, tmp_path: Path, in_process: list[str]) -> None:
+    """The names of variant and evaluation are the same, but not the rows, so old numbers must not be kept."""
+    data = {"data": "embedded:nli-fr:test", "limit": 12}
+    run_study(write_study(seeds=[1], evaluations={"a": data}), tmp_path / "out")
+    in_process.clear()
+    changed = run_study(write_study(seeds=[1], evaluations={"a": data | {"limit": 18}}), tmp_path / "out")
+    assert in_process == ["lora-seed1"] and changed.results[0]["n"] == 18
+
+
 def test_learning_curve_of_a_study(write_study: WriteStudy, tmp_path: Path, in_process: list[str]) -> None:
-    result = run_study(write_study(train_rows=[12, 24, 48], seeds=[1]), tmp_path / "out")
-    assert [entry["train_rows"] for entry in result.results if entry["row"] == "LoRA"] == [12, 24, 48]
+    result = run_study(write_study(train_sizes=[12, 24, 48], seeds=[1]), tmp_path / "out")
+    assert [entry["train_size"] for entry in result.results if entry["variant"] == "LoRA"] == [12, 24, 48]
     (curve,) = result.record["learning_curves"]
     assert curve["sizes"] == [entry["trained_rows"] for entry in result.results[:3]] and len(curve["accuracies"]) == 3
     assert "ten times the rows" in result.report() and "Learning curves" in result.page.read_text(encoding="utf-8")
@@ -85,16 +101,16 @@ def test_learning_curve_of_a_study(write_study: WriteStudy, tmp_path: Path, in_p
 def test_failed_cell_does_not_stop_the_rest(
     write_study: WriteStudy, tmp_path: Path, in_process: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import toolkit.studies.cell_work as cell_work
+    import toolkit.studies.cell_execution as cell_execution
 
-    train = cell_work._train_and_evaluate
+    train = cell_execution._train_and_evaluate
 
     def fail_once(folder: Any, specification: dict[str, Any], state: Any) -> None:
         if specification["name"] == "lora-seed1" and in_process.count("lora-seed1") == 1:
             raise toolkit.TrainingError("The loss is NaN.", hint="Lower the rate.")
         train(folder, specification, state)
 
-    monkeypatch.setattr(cell_work, "_train_and_evaluate", fail_once)
+    monkeypatch.setattr(cell_execution, "_train_and_evaluate", fail_once)
     with pytest.raises(StudyError, match=r"1 of 2 cells failed: lora-seed1\.") as error:
         run_study(write_study(), tmp_path / "out")
     assert error.value.exit_code == 1
@@ -105,8 +121,8 @@ def test_failed_cell_does_not_stop_the_rest(
     assert [cell["status"] for cell in result.record["cells"]] == ["completed", "completed"]
 
 
-def test_killed_study_ends_in_the_same_table(write_study: WriteStudy, tmp_path: Path) -> None:
-    """Cells in processes of their own: one is killed with its study in the middle of training, and both resume."""
+def test_killed_study_resumes_to_the_same_table(write_study: WriteStudy, tmp_path: Path) -> None:
+    """SIGKILL ends the study during training; its cell saves a checkpoint and stops, and the command resumes both."""
     path, out = write_study(seeds=[1]), tmp_path / "out"
     overrides = ["--set", "training.max_steps=40", "--set", "training.save_steps=5"]
     command = [sys.executable, "scripts/study.py", str(path), "--output-dir", str(out), *overrides]
@@ -133,3 +149,102 @@ def test_killed_study_ends_in_the_same_table(write_study: WriteStudy, tmp_path: 
         folder / "runs" / "lora-seed1" / "adapter" / "adapter_model.safetensors" for folder in (out, result.folder)
     ]
     assert weights[0].read_bytes() == weights[1].read_bytes(), os.environ.get("OMP_NUM_THREADS")
+
+
+def test_changed_rows_of_a_finished_run_are_refused(
+    write_study: WriteStudy, tmp_path: Path, in_process: list[str]
+) -> None:
+    """A seed that is added later must not be trained on other rows than the earlier ones."""
+    rows = tmp_path / "train.csv"
+    lines = [
+        f"Le chat {n} dort.,Un animal {n} dort.,{('entailment', 'neutral', 'contradiction')[n % 3]}" for n in range(48)
+    ]
+    rows.write_text("\n".join(["premise,hypothesis,label", *lines]), encoding="utf-8")
+    overrides = {"data.train": {"path": str(rows)}, "data.columns": {}}
+    run_study(write_study(seeds=[1], overrides=overrides), tmp_path / "out")
+    rows.write_text(rows.read_text(encoding="utf-8").replace("chat", "chien"), encoding="utf-8")
+    with pytest.raises(RecipeError, match=r"lora-seed1: the rows of data\.train have changed"):
+        run_study(write_study(overrides=overrides), tmp_path / "out")
+    assert in_process == ["lora-seed1"]
+
+
+def test_problem_of_one_evaluation_keeps_the_page(
+    write_study: WriteStudy, tmp_path: Path, in_process: list[str]
+) -> None:
+    data = {"dev": {}, "test": {"data": "embedded:nli-fr:test", "limit": 12}}
+    run_study(write_study(seeds=[1], evaluations=data), tmp_path / "out")
+    (evaluation,) = (tmp_path / "out" / "runs" / "lora-seed1" / "eval").glob("adapter@*")
+    metrics = evaluation / "metrics.json"
+    metrics.write_text(metrics.read_text(encoding="utf-8").replace('"n": 12', '"n": 13'), encoding="utf-8")
+    with pytest.raises(StudyError, match=r"lora-seed1, test: .*metrics\.json"):
+        run_study(write_study(seeds=[1], evaluations=data), tmp_path / "out")
+    record = json.loads((tmp_path / "out" / "study.json").read_text(encoding="utf-8"))
+    assert {entry["evaluation"] for entry in record["results"]} == {"dev"} and len(record["problems"]) == 1
+    assert "Results that are missing here" in (tmp_path / "out" / "study.html").read_text(encoding="utf-8")
+
+
+def test_unfinished_largest_size_is_not_replaced(
+    write_study: WriteStudy, tmp_path: Path, in_process: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A variant with all rows must not be compared with the first variant's run on a few of them."""
+    import toolkit.studies.cell_execution as cell_execution
+
+    train = cell_execution._train_and_evaluate
+
+    def fail(folder: Any, specification: dict[str, Any], state: Any) -> None:
+        if specification["name"].startswith("lora-n48"):
+            raise toolkit.TrainingError("The loss is NaN.")
+        train(folder, specification, state)
+
+    monkeypatch.setattr(cell_execution, "_train_and_evaluate", fail)
+    variants = [{"name": "LoRA"}, {"name": "rank 2", "overrides": {"lora.r": 2}}]
+    with pytest.raises(StudyError, match="lora-n48-seed1"):
+        run_study(write_study(variants=variants, train_sizes=[12, 48], seeds=[1]), tmp_path / "out")
+    record = json.loads((tmp_path / "out" / "study.json").read_text(encoding="utf-8"))
+    assert [(entry["variant"], entry["train_size"]) for entry in record["results"]] == [
+        ("LoRA", 12), ("rank 2", 12), ("rank 2", 48)
+    ]  # fmt: skip
+    assert all(entry["against_first"] is None for entry in record["results"])
+
+
+def test_files_with_the_same_name_are_kept_apart(
+    write_study: WriteStudy, tmp_path: Path, in_process: list[str]
+) -> None:
+    evaluations = {}
+    for version, count in (("v1", 6), ("v2", 9)):
+        file = tmp_path / version / "fr" / "test.csv"
+        file.parent.mkdir(parents=True)
+        lines = [f"Un chien {n} court.,Un animal {n} court.,entailment" for n in range(count)]
+        file.write_text("\n".join(["premise,hypothesis,label", *lines]), encoding="utf-8")
+        evaluations[version] = {"data": str(file)}
+    overrides = {"data.columns": {}, "evaluation.baselines": False}
+    result = run_study(write_study(seeds=[1], evaluations=evaluations, overrides=overrides), tmp_path / "out")
+    assert {entry["evaluation"]: entry["n"] for entry in result.results if entry["variant"] == "LoRA"} == {
+        "v1": 6,
+        "v2": 9,
+    }
+
+
+def test_threads_of_a_started_cell_never_change(write_study: WriteStudy, tmp_path: Path) -> None:
+    folder = StudyFolder(tmp_path / "out")
+    folder.create("small")
+    folder.save_state("lora-seed1", CellState(threads=7))
+    cells = make_cells(load_study(write_study(seeds=[1])))
+    cell = cells[0]
+    started: list[dict[str, str]] = []
+
+    class Process:
+        def __init__(self, *_: Any, env: dict[str, str], **__: Any) -> None:
+            started.append(env)
+            self.stdin, self.returncode = io.StringIO(), 130
+
+        def wait(self, timeout: float | None = None) -> int:
+            return 130
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(subprocess, "Popen", Process)
+        message = CellRunner(folder, 2).run_cell(cell)
+    assert started[0]["OMP_NUM_THREADS"] == "7" and folder.state("lora-seed1").threads == 7
+    # A cell that something else has stopped has failed, unless the study itself is stopping.
+    assert "failed: The process ended with a signal from outside" in message
+    assert folder.state("lora-seed1").status == "failed"

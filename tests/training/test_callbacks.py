@@ -19,7 +19,7 @@ def test_resumed_epoch_keeps_its_row_order(progress: float | None, epoch: int) -
     assert list(order) == list(expected)
 
 
-def test_heap_is_trimmed_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_heap_is_trimmed_every_30_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     times, steps, trimmed = iter([0, 20, 31, 31, 50, 62, 62]), list[int](), list[int]()
     monkeypatch.setattr(callbacks, "DEVICE", "cpu")
     monkeypatch.setattr(callbacks, "trim_heap", lambda: trimmed.append(steps[-1]))

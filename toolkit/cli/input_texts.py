@@ -44,6 +44,26 @@ def add_text_flags(flags: ArgumentParser) -> None:
         flags.add_argument(f"--{name}", type=utf8_text, metavar="TEXT", help=f"the same as --text {name}=TEXT")
 
 
+def add_file_flags(flags: ArgumentParser) -> None:
+    """Add --input, --output and --ray."""
+    flags.add_argument("--input", metavar="FILE", help="rows to label; the recipe names their columns")
+    flags.add_argument("--output", metavar="FILE", help="the same rows with predictions and probabilities")
+    flags.add_argument(
+        "--ray", metavar="ADDRESS",
+        help="label many files on a Ray cluster: HOST:PORT, ray://HOST:PORT, auto or local (this machine); --input is "
+        'then a pattern, e.g. "shards/*.parquet" or s3://bucket/*.parquet, and --output a folder',
+    )  # fmt: skip
+
+
+def check_flags(flags: ArgumentParser, arguments: Namespace) -> None:
+    """Check that either texts or files are given, and exit with a message otherwise."""
+    files = [arguments.input is not None, arguments.output is not None]
+    if any(files) == has_texts(arguments) or any(files) != all(files):
+        flags.error("give either --text (or --premise and --hypothesis), or --input and --output")
+    if arguments.ray is not None and not all(files):
+        flags.error("--ray is for --input and --output")
+
+
 def has_texts(arguments: Namespace) -> bool:
     """Return whether one of the flags of `add_text_flags` was given."""
     return bool(arguments.text) or any(getattr(arguments, name) is not None for name in NLI_INPUTS)

@@ -1,4 +1,4 @@
-"""Splits of rows by whole groups: the shares of data.train to evaluate and validate on, calibration set, drawn rows.
+"""Splits of rows by whole groups: evaluation and dev shares of data.train, the calibration set, drawn training rows.
 
 Rows with the same text in the first input, e.g. the same premise, are a group. They are not independent.
 """
@@ -66,12 +66,16 @@ def draw_training_rows(rows: Sequence[Example], count: int | None, seed: int) ->
     random.Random(f"training rows {seed}").shuffle(groups)
     totals = accumulate(sizes[group] for group in groups)
     drawn = {group for group, total in zip(groups, totals, strict=True) if total <= count}
-    if count > len(rows) or not drawn:
-        reason = f"there are only {len(rows):,}"
-        if not drawn:
-            reason = f"rows of the same {next(iter(rows[0].inputs))} are drawn together, and the first group is larger"
+    if count > len(rows):
         raise DataError(
-            f"data.train_rows is {count:,}, but {reason}.", hint="Change data.train_rows; null trains on all rows."
+            f"data.train_rows is {count:,}, but only {len(rows):,} training rows are available.",
+            hint="Lower data.train_rows, or set it to null to train on all rows.",
+        )
+    if not drawn:
+        raise DataError(
+            f"data.train_rows is {count:,}, but rows with the same {next(iter(rows[0].inputs))} are drawn "
+            f"together, and the first group drawn has {sizes[groups[0]]:,} rows.",
+            hint="Raise data.train_rows.",
         )
     return [row for row in rows if row.group in drawn]
 

@@ -248,7 +248,7 @@ def load_splits(recipe: Recipe, *, is_external: bool = False, trained_recipe: Re
         recipe: The recipe, which names the sources and the shares of data.train to evaluate on and to hold out.
         is_external: Whether the recipe was not written for the evaluation rows, see `load_examples`.
         trained_recipe: The recipe of the run if `recipe` was changed to describe other evaluation rows. The training
-            rows are read with its columns, label map, data.eval_share and dev rows.
+            rows are read with its columns, label map, seed, data.eval_share, data.train_rows and dev rows.
 
     Raises:
         DataError: If rows cannot be loaded or split, or if rows occur in two of the splits and the recipe does not

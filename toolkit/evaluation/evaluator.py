@@ -1,7 +1,5 @@
 """Evaluation of a run's model on labeled rows."""
 
-import hashlib
-import json
 import logging
 import time
 from dataclasses import dataclass
@@ -12,13 +10,14 @@ import numpy as np
 from toolkit.data.example import Example
 from toolkit.data.examples import fingerprint, with_task_labels
 from toolkit.data.few_shot import draw_shots
-from toolkit.data.sources import EMBEDDED, describe, parse_data, slug
+from toolkit.data.sources import EMBEDDED, describe, parse_data
 from toolkit.data.splits import Overlap, Splits, load_evaluation_rows, load_existing_dev_rows, load_splits
 from toolkit.evaluation.baselines import answer_warnings, baseline_accuracies, data_warnings, dev_row_warnings
 from toolkit.evaluation.calibration_set import CalibrationSet, select_calibration_set
 from toolkit.evaluation.cross_fitting import cross_fit_evaluation
-from toolkit.evaluation.evaluation import Evaluation, base_zero_shot, changes_answers, load_evaluations
+from toolkit.evaluation.evaluation import Evaluation, base_zero_shot, load_evaluations
 from toolkit.evaluation.evaluation_files import write_evaluation
+from toolkit.evaluation.evaluation_names import distinct_folder, evaluation_name
 from toolkit.evaluation.invalid_answers import invalid_answer_metrics
 from toolkit.evaluation.merged_labels import MergedLabels
 from toolkit.evaluation.metrics import Predictions, absent_label_warnings, compute_metrics
@@ -35,8 +34,6 @@ from toolkit.utils.atomic_io import file_sha256
 from toolkit.utils.storage import folder_lock
 
 logger = logging.getLogger(__name__)
-
-_MAX_SLUG_BYTES = 120
 
 
 def evaluate(run: TrainedRun, request: EvaluationRequest) -> Evaluation:
@@ -61,7 +58,8 @@ def evaluate(run: TrainedRun, request: EvaluationRequest) -> Evaluation:
     merged = MergedLabels.of(run.recipe)
     examples = merged.rename(splits.eval)
     description = _describe_request(run, request, splits.eval) | {"model": name}
-    folder = run.folder.eval / _folder_name(name, run.recipe.data.eval, description["overrides"], request)
+    folder = run.folder.eval / evaluation_name(name, run.recipe.data.eval, description["overrides"], request)
+    folder = distinct_folder(folder, description)
     check_no_links([folder])
     check_name_length(folder, f"The name of {request.model}", hint="Give the file a shorter name.")
     # Read before the rows are scored: a damaged file should not be reported after hours of work.
@@ -270,23 +268,3 @@ def _measure_baselines(
     return baselines | base_zero_shot(
         earlier_evaluations, fingerprint(splits.eval), merged.record().get("merge_labels")
     )
-
-
-def _folder_name(name: str, source: Source, overrides: dict[str, Any], request: EvaluationRequest) -> str:
-    """Return the folder's name: the model's name, followed by all that differs from the run's own recipe and rows.
-
-    Two different evaluations never share a folder.
-    """
-    changed = {key: value for key, value in overrides.items() if changes_answers(key)}
-    mode, shots = request.mode, request.shots
-    if not changed and mode == "constrained" and not shots:
-        return name
-    limit = source.limit if "data.eval.limit" in changed else None
-    other_overrides = {key: value for key, value in changed.items() if not key.startswith("data.eval.")}
-    # Arbitrary overrides do not fit into a name, so a short digest of them tells evaluations apart.
-    digest = hashlib.sha256(json.dumps(other_overrides, sort_keys=True).encode()).hexdigest()[:6]
-    data_name = slug(source)
-    if len(data_name.encode()) > _MAX_SLUG_BYTES:  # file systems limit a name to 255 bytes
-        data_name = f"{data_name[: _MAX_SLUG_BYTES // 4]}-{hashlib.sha256(data_name.encode()).hexdigest()[:8]}"
-    name_parts = [f"{name}@{data_name}"] + ["free"] * (mode == "free") + [f"shots{shots}"] * (shots > 0)
-    return "-".join(name_parts + [f"set{digest}"] * bool(other_overrides) + [f"limit{limit}"] * (limit is not None))

@@ -47,9 +47,9 @@ class LearningCurve:
         sizes: The numbers of training rows in ascending order, means over seeds.
         accuracies: The accuracy of each size, a mean over seeds.
         law: The fitted law.
-        tenfold: The accuracy that the law predicts for ten times the largest size.
-        tenfold_interval: Its 95% interval, from fits to resampled groups of evaluation rows. It does not contain the
-            error of the law itself.
+        predicted_tenfold: The accuracy that the law predicts for ten times the largest size.
+        predicted_tenfold_interval: Its 95% interval, from fits to resampled groups of evaluation rows. It includes
+            neither the variation over seeds and drawn training rows nor the error of the extrapolation.
         predicted_largest: The accuracy of the largest size that a fit to the smaller sizes predicts; None if they are
             too few for a fit.
     """
@@ -57,8 +57,8 @@ class LearningCurve:
     sizes: tuple[float, ...]
     accuracies: tuple[float, ...]
     law: PowerLaw
-    tenfold: float
-    tenfold_interval: tuple[float, float]
+    predicted_tenfold: float
+    predicted_tenfold_interval: tuple[float, float]
     predicted_largest: float | None
 
 
@@ -82,8 +82,8 @@ def fit_learning_curve(sizes: Sequence[float], correct: np.ndarray, groups: np.n
         sizes=tuple(sizes),
         accuracies=tuple((1 - errors).tolist()),
         law=law,
-        tenfold=1 - law.error(10 * largest),
-        tenfold_interval=percentile_interval(np.array([1 - fit.error(10 * largest) for fit in fits])),
+        predicted_tenfold=1 - law.error(10 * largest),
+        predicted_tenfold_interval=percentile_interval(np.array([1 - fit.error(10 * largest) for fit in fits])),
         predicted_largest=predicted,
     )
 

@@ -1,8 +1,8 @@
 """Results over several seeds: means with intervals, and paired tests of two models.
 
-Seeds vary the training, rows vary the data. Intervals and tests here treat the rows as a sample and the trained models
-as given: each row counts with the share of a model's seeds that predict it correctly. The standard deviation over seeds
-describes the other variation.
+A seed changes the training and what it draws (training rows, few-shot examples). Intervals and tests here cover only
+the sampling of evaluation rows and treat the trained models as given: each row counts with the share of a model's seeds
+that predict it correctly. The standard deviation over seeds describes the variation between seeds.
 """
 
 import statistics
@@ -131,7 +131,7 @@ def _flip_signs(sums: np.ndarray) -> Iterator[np.ndarray]:
         yield (2 * signs - 1) @ sums
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
+def holm_adjust(p_values: Sequence[float]) -> list[float]:
     """Return p-values adjusted for multiple tests by Holm's step-down method, in the order given.
 
     Rejecting where an adjusted value is at most alpha keeps the probability of any false rejection at or below alpha,

@@ -70,8 +70,8 @@ def return_freed_blocks() -> None:
 def trim_heap() -> None:
     """Make glibc return all freed pages of the heap to the system, once.
 
-    Steps with trees of other shapes free blocks of other sizes, and the holes that they leave add up over hundreds of
-    steps (docs/memory.md).
+    Trees differ in shape from step to step, so blocks of different sizes are freed. The holes they leave add up over
+    hundreds of steps (docs/memory.md).
     """
     with suppress(AttributeError, OSError):  # not glibc
         ctypes.CDLL(None).malloc_trim(0)

@@ -75,7 +75,7 @@ class DataSection(Section):
     split_seed: int | None = Field(
         default=None,
         ge=0,
-        description="The seed of data.eval_share and data.dev_share; null: seed. Set it to compare several seeds.",
+        description="The seed of data.eval_share and data.dev_share, so that several seeds can share rows; null: seed.",
     )
     columns: ColumnNames = Field(
         default_factory=dict,

@@ -118,17 +118,21 @@ def describe_keys(model: type[BaseModel] = Recipe, prefix: str = "") -> Iterator
             yield f"{prefix}{name}", default, field.description or ""
 
 
-def _check_characters(value: Any, where: str, key: str = "") -> None:
-    """Check that keys and values can be saved: NUL ends a C string, and a lone surrogate has no UTF-8 encoding."""
+def check_characters(value: Any, where: str, key: str = "") -> None:
+    """Check that keys and values can be saved: NUL ends a C string, and a lone surrogate has no UTF-8 encoding.
+
+    Raises:
+        RecipeError: If one of them cannot.
+    """
     if isinstance(value, dict):
         for name, child in value.items():
-            _check_characters(child, where, f"{key}.{name}" if key else str(name))
-            _check_characters(name, where, key)
+            check_characters(child, where, f"{key}.{name}" if key else str(name))
+            check_characters(name, where, key)
     elif isinstance(value, (set, frozenset)):  # labels would have another order in each process
         raise RecipeError(f"{where}: {key}: {shorten(value)} is a set, which has no order.", hint="Write a list.")
     elif isinstance(value, (list, tuple)):
         for child in value:
-            _check_characters(child, where, key)
+            check_characters(child, where, key)
     elif isinstance(value, str) and re.search("[\0\ud800-\udfff]", value):
         raise RecipeError(f"{where}: {key}: {shorten(value)} contains a NUL or a lone surrogate.", hint="Remove it.")
 
@@ -199,7 +203,7 @@ def build_recipe(values: Mapping[str, Any], where: str, overrides: Overrides = (
     try:
         changed = deepcopy(dict(values))
         _apply_overrides(changed, overrides)
-        _check_characters(changed, where)
+        check_characters(changed, where)
     except RecursionError as error:
         raise RecipeError(f"{where} is nested too deeply.", hint="A recipe has sections with keys.") from error
     _resolve_paths(changed)

@@ -25,7 +25,8 @@ from toolkit.runs.seal import (
 )
 from toolkit.utils.atomic_io import write_json
 
-_TRAINING_SECTIONS = ("lora", "training.", "data.dev_share", "data.train_rows")
+TRAINING_SECTIONS = ("lora", "training.", "data.dev_share", "data.train_rows")
+"""The beginnings of keys that have no effect on a trained run."""
 
 logger = logging.getLogger(__name__)
 
@@ -89,7 +90,7 @@ class TrainedRun:
             RecipeError: If a key has changed that no longer has an effect after training.
         """
         run = self.with_recipe(recipe)
-        if changed := [key for key in run.overridden if key.startswith(_TRAINING_SECTIONS)]:
+        if changed := [key for key in run.overridden if key.startswith(TRAINING_SECTIONS)]:
             raise RecipeError(
                 f"overrides: {changed[0]} has no effect on a run that is already trained.",
                 hint="Leave it out, or train another run with it.",

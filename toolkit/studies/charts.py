@@ -41,9 +41,9 @@ def accuracy_chart(entries: Sequence[Mapping[str, Any]]) -> Markup:
 
 
 def entry_name(entry: Mapping[str, Any]) -> str:
-    """Return the name of a result: its row, with the number of training rows if the study sets it."""
-    size = entry["train_rows"]
-    return shorten(entry["row"]) if size is None else f"{shorten(entry['row'])}, {count(size)} rows"
+    """Return the name of a result: its variant, with the number of training rows if the study sets it."""
+    name, rows = shorten(entry["variant"]), entry["trained_rows"]
+    return name if entry["train_size"] is None or rows is None else f"{name}, {count(round(rows))} training rows"
 
 
 def learning_curve_chart(curve: Mapping[str, Any]) -> Markup:

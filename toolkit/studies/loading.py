@@ -1,26 +1,28 @@
 """Reading and validation of study files."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
 
 from toolkit.errors import RecipeError
-from toolkit.recipe.loading import parse_recipe, read_recipe_text
+from toolkit.recipe.loading import check_characters, parse_recipe, read_recipe_text
 from toolkit.recipe.mistakes import describe_mistakes
-from toolkit.studies.schema import EvaluationSection, RowSection, SearchSection, Study, expand_grids
+from toolkit.studies.schema import EvaluationSection, SearchSection, Study, VariantSection, expand_grids
 
 
 def load_study(path: Path) -> Study:
     """Load a study from a YAML file and validate it.
 
-    In the result, the paths of recipes are absolute (in the file they are relative to it), and grids are rows.
+    In the result, the paths of recipes are absolute (in the file they are relative to it), and grids are variants.
 
     Raises:
         RecipeError: If the file is not a valid study. The message has one line per mistake.
     """
     values = parse_recipe(read_recipe_text(path), str(path))
-    if "rows" not in values and {"task", "data", "model"} & set(values):
+    check_characters(values, path.name)
+    if "variants" not in values and {"task", "data", "model"} & set(values):
         raise RecipeError(f"{path} is a recipe, not a study.", hint="Train it with: toolkit.train(RECIPE)")
     try:
         study = Study.model_validate(values)
@@ -29,12 +31,15 @@ def load_study(path: Path) -> Study:
         raise RecipeError(
             describe_mistakes(error, path.name, keys, "study"), hint="docs/studies.md describes every key."
         ) from error
-    rows = [row.model_copy(update={"recipe": _resolve(row.recipe, path)}) for row in expand_grids(study.rows)]
-    return study.model_copy(update={"recipe": _resolve(study.recipe, path), "rows": tuple(rows)})
+    variants = tuple(
+        variant.model_copy(update={"recipe": _resolve(variant.recipe, path)})
+        for variant in expand_grids(study.variants)
+    )
+    return study.model_copy(update={"recipe": _resolve(study.recipe, path), "variants": variants})
 
 
 def _resolve(recipe: str | None, study_file: Path) -> str | None:
-    return None if recipe is None else str((study_file.parent / recipe).resolve())
+    return None if recipe is None else os.path.realpath(study_file.parent / recipe)
 
 
 def study_keys() -> Iterator[tuple[str, str]]:
@@ -42,7 +47,7 @@ def study_keys() -> Iterator[tuple[str, str]]:
     sections: list[tuple[str, type[BaseModel]]] = [
         ("", Study),
         ("evaluations.*.", EvaluationSection),
-        ("rows.", RowSection),
+        ("variants.", VariantSection),
         ("search.", SearchSection),
     ]
     for prefix, section in sections:

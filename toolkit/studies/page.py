@@ -18,8 +18,8 @@ def render(record: Mapping[str, Any]) -> str:
         record: The contents of study.json.
     """
     environment = report_environment()
-    own = FileSystemLoader(Path(__file__).parent / "templates")
-    environment.loader = ChoiceLoader([own, *([environment.loader] if environment.loader else [])])
+    study_templates = FileSystemLoader(Path(__file__).parent / "templates")
+    environment.loader = ChoiceLoader([study_templates, *([environment.loader] if environment.loader else [])])
     for name in ("duration", "size"):
         environment.filters[name] = getattr(formats, name)
     environment.filters.update(points=points, p_value=p_value, entry_name=entry_name)
@@ -36,10 +36,10 @@ def render(record: Mapping[str, Any]) -> str:
 
 
 def _sort_trials(search: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """Return the trials of a search, the best first and those without a value last."""
+    """Return the trials of a search: the completed ones, the best first, and then the others."""
     sign = 1 if search.get("metric") == "dev_nll" else -1
     trials = search.get("trials", [])
-    return sorted(trials, key=lambda trial: (trial["value"] is None, sign * (trial["value"] or 0)))
+    return sorted(trials, key=lambda trial: (trial["state"] != "completed", sign * (trial["value"] or 0)))
 
 
 def _by_evaluation(entries: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:

@@ -1,4 +1,4 @@
-"""Running of a study's cells, several at a time, each in a process of its own."""
+"""Execution of a study's cells in separate processes, several at a time."""
 
 import logging
 import os
@@ -20,6 +20,13 @@ logger = logging.getLogger(__name__)
 _MODULE = "toolkit.cli.study_cell"
 
 
+def _threads(jobs: int) -> int:
+    """Return the number of CPU threads of a cell: what the user has set, or an equal share of the available cores."""
+    if (given := os.environ.get("OMP_NUM_THREADS", "")).isdigit() and int(given):
+        return int(given)
+    return max(1, len(os.sched_getaffinity(0)) // jobs)
+
+
 def _poll(process: "subprocess.Popen[str]") -> int | None:
     """Return the exit code of a process, or None if it is still running after a second."""
     try:
@@ -33,7 +40,7 @@ class CellRunner:
 
     Args:
         folder: The folder of the study.
-        jobs: The number of cells that run at a time. They share the CPU cores.
+        jobs: The number of cells that run at a time. They share CPU cores, memory and GPU.
     """
 
     def __init__(self, folder: StudyFolder, jobs: int) -> None:
@@ -53,7 +60,7 @@ class CellRunner:
         with (
             ThreadPoolExecutor(self._jobs) as executor,
             progress_bar(desc="cells", total=len(cells), unit="cell") as bar,
-            self.stopped_on_error(),
+            self.stop_cells_on_error(),
         ):
             waiting: set[Future[str]] = {executor.submit(self.run_cell, cell) for cell in cells}
             # In short waits, because Python handles Ctrl-C only between two waits of the main thread.
@@ -65,21 +72,21 @@ class CellRunner:
                     if message:
                         logger.info("%s", message)
 
-    def run_cell(self, cell: Cell, is_hopeless: Callable[[], bool] = lambda: False) -> str:
-        """Run a cell in a process, and return a message about the result; "" if it had ended before.
+    def run_cell(self, cell: Cell, should_prune: Callable[[], bool] = lambda: False) -> str:
+        """Run a cell in a process, and return a message about the result; "" if there was nothing to run.
 
         Args:
             cell: The cell.
-            is_hopeless: A function that is called every second, and stops the cell for good if it returns True.
+            should_prune: A function that is called every second. If it returns True, the cell is stopped and pruned.
         """
         folder, name = self._folder, cell.name
         state = folder.state(name)
         if self._is_stopping or state.status == "pruned" or self._is_completed(cell):
             return ""
-        if state.threads is None and self._jobs > 1:
-            state.threads = max(1, (os.cpu_count() or 1) // self._jobs)
+        # Only at the first start: a run can only be resumed with the same number of threads.
+        state.threads = state.threads or _threads(self._jobs)
         folder.save_state(name, state)
-        environment = {**os.environ, **({"OMP_NUM_THREADS": str(state.threads)} if state.threads else {})}
+        environment = {**os.environ, "OMP_NUM_THREADS": str(state.threads)}
         with folder.log(name).open("a", encoding="utf-8") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", _MODULE, str(folder.path)],
@@ -91,19 +98,21 @@ class CellRunner:
                 start_new_session=True,  # Ctrl-C reaches only this process, which stops the others in order
             )
             self._processes[name] = process
+            if self._is_stopping:  # a signal between the check above and this line has missed the process
+                process.send_signal(signal.SIGTERM)
             with suppress(BrokenPipeError):
                 process.stdin.write(cell_specification(cell) + "\n")  # type: ignore[union-attr]
                 process.stdin.flush()  # type: ignore[union-attr]
             is_pruned = False
             while (code := _poll(process)) is None:
-                if not is_pruned and is_hopeless():
+                if not is_pruned and should_prune():
                     is_pruned = True
                     process.send_signal(signal.SIGTERM)
-        del self._processes[name]
+        self._processes.pop(name, None)
         if is_pruned and code == EXIT_INTERRUPTED:
             folder.save_state(name, replace(folder.state(name), status="pruned"))
             return f"{name}  stopped, because other trials were better at the same step"
-        return self._describe_end(cell, code)
+        return self._describe_outcome(cell, code)
 
     def _is_completed(self, cell: Cell) -> bool:
         state = self._folder.state(cell.name)
@@ -117,14 +126,15 @@ class CellRunner:
             )
         )
 
-    def _describe_end(self, cell: Cell, code: int) -> str:
+    def _describe_outcome(self, cell: Cell, code: int) -> str:
         folder, state = self._folder, self._folder.state(cell.name)
-        if self._is_stopping or code == EXIT_INTERRUPTED:
+        if self._is_stopping:
             return f"{cell.name}  stopped"
         if code == 0:
             return f"{cell.name}  completed in {state.seconds:,.0f} s"
         if state.status != "failed":  # killed, or a bug
             reason = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+            reason = "a signal from outside" if code == EXIT_INTERRUPTED else reason
             state.status, state.error, state.hint = (
                 "failed",
                 f"The process ended with {reason}.",
@@ -134,7 +144,7 @@ class CellRunner:
         return f"{cell.name}  failed: {state.error}"
 
     @contextmanager
-    def stopped_on_error(self) -> Iterator[None]:
+    def stop_cells_on_error(self) -> Iterator[None]:
         """Stop all cells if the block ends with an exception, such as Ctrl-C."""
         try:
             yield

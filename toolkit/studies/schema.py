@@ -1,5 +1,6 @@
-"""The schema of a study: the rows of its table, their seeds and data sizes, and the data to evaluate on."""
+"""The schema of a study: variants of a recipe, their seeds and training set sizes, and the data to evaluate on."""
 
+import hashlib
 import re
 from collections.abc import Sequence
 from itertools import product
@@ -12,14 +13,18 @@ from toolkit.recipe.section import Count, Section
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Seeds = Annotated[tuple[Seed, ...], Field(strict=False, min_length=1)]
 Sizes = Annotated[tuple[Count, ...], Field(strict=False, min_length=1)]
-_MAX_NAME_CHARACTERS = 60
+_MAX_NAME_CHARACTERS, _MAX_SLUG_BYTES = 60, 80
+BASELINE_SUFFIX, FINALIST_PREFIX = " (baseline)", "finalist, "
+_NOT_SEARCHED = {"seed", "data.train_rows", "data.split_seed", "data.dev_share", "training.best_metric"}
+"""Keys that would change what the trials are judged by, or that the study sets."""
 
 
 class EvaluationSection(Section):
     """Rows to evaluate all models of a study on."""
 
     data: str | None = Field(
-        default=None, description="A data file or embedded:nli-fr:SPLIT; null: the evaluation rows of each recipe."
+        default=None,
+        description="A data file (relative to the current folder) or embedded:nli-fr:SPLIT; null: data.eval.",
     )
     limit: Count | None = Field(default=None, description="Score only the first N rows.")
     mode: Literal["constrained", "free"] = Field(
@@ -27,8 +32,8 @@ class EvaluationSection(Section):
     )
 
 
-class RowSection(Section):
-    """A row of the table: a model, trained once per seed and data size."""
+class VariantSection(Section):
+    """A variant: a model that is trained once per seed and training set size, and a row of the table."""
 
     name: str = Field(description="The name in the table; unique.")
     recipe: str | None = Field(default=None, description="The recipe, relative to the study; null: the study's recipe.")
@@ -37,18 +42,20 @@ class RowSection(Section):
     )
     grid: dict[str, Annotated[tuple[Any, ...], Field(strict=False, min_length=1)]] = Field(
         default_factory=dict,
-        description="Values by dotted key, e.g. {lora.r: [8, 16]}; each combination becomes a row of its own.",
+        description="Values by dotted key, e.g. {lora.r: [8, 16]}; each combination becomes a separate variant.",
     )
     evaluation_overrides: dict[str, Any] = Field(
         default_factory=dict,
-        description="Changes only for evaluating, e.g. {model.max_seq_length: 1024} for few-shot examples.",
+        description="Changes that apply only during evaluation, e.g. {model.max_seq_length: 1024} for few-shot.",
     )
     model: Literal["adapter", "base"] = Field(
-        default="adapter", description="adapter: the trained model; base: its base model, as a zero-shot baseline."
+        default="adapter", description="adapter: the trained model; base: its base model without training."
     )
     shots: int = Field(default=0, ge=0, description="The number of few-shot examples in each prompt; for base only.")
-    seeds: Seeds | None = Field(default=None, description="The seeds of this row; null: those of the study.")
-    train_rows: Sizes | None = Field(default=None, description="The data sizes of this row; null: those of the study.")
+    seeds: Seeds | None = Field(default=None, description="The seeds of this variant; null: those of the study.")
+    train_sizes: Sizes | None = Field(
+        default=None, description="The training set sizes of this variant; null: those of the study."
+    )
 
 
 class RangeSection(Section):
@@ -60,8 +67,10 @@ class RangeSection(Section):
 
     @model_validator(mode="after")
     def _check(self) -> "RangeSection":
-        if not self.low < self.high or (self.log and self.low <= 0):
-            raise ValueError(f"search.space: {self.low} to {self.high} is not a range" + " above 0" * self.log)
+        if not self.low < self.high:
+            raise ValueError(f"search.space: low ({self.low}) must be less than high ({self.high})")
+        if self.log and self.low <= 0:
+            raise ValueError(f"search.space: low must be above 0 with log: true, but is {self.low}")
         return self
 
 
@@ -74,12 +83,14 @@ class SearchSection(Section):
     space: Annotated[dict[str, RangeSection | Choices], Field(min_length=1)] = Field(
         description="Values by dotted key: a list, or a range {low: 1e-4, high: 1e-3, log: true}."
     )
-    trials: Count = Field(default=20, description="The number of runs to try, with the first of the study's seeds.")
+    trials: Count = Field(default=20, description="The number of trials; each is a run with the study's first seed.")
     finalists: Count = Field(
-        default=2, description="The number of best settings that become rows of the table, with all seeds."
+        default=2,
+        description="The number of best trials whose settings become variants, which are trained with all seeds.",
     )
     pruning: bool = Field(
-        default=True, description="Stop trials whose dev metric is worse than the median of others at the same step."
+        default=True,
+        description="Stop trials that are worse than the median of completed trials at the same step.",
     )
     seed: Seed = Field(default=0, description="The seed of the search.")
 
@@ -88,23 +99,23 @@ class Study(Section):
     """A study: a table of runs, which differ in recipe, overrides, seed and number of training rows."""
 
     recipe: str | None = Field(
-        default=None, description="The recipe of all rows that do not name their own, relative to the study."
+        default=None, description="The recipe of all variants that do not name one, relative to the study."
     )
     overrides: dict[str, Any] = Field(
-        default_factory=dict, description="Changes to the recipes of all rows by dotted keys."
+        default_factory=dict, description="Changes to the recipes of all variants by dotted keys."
     )
-    seeds: Seeds = Field(default=(0,), description="The seeds that each row is trained with.")
-    train_rows: Sizes | None = Field(
+    seeds: Seeds = Field(default=(0,), description="The seeds that each variant is trained with.")
+    train_sizes: Sizes | None = Field(
         default=None,
-        description="The numbers of training rows of a learning curve, drawn at random; null: all rows of the recipe.",
+        description="Training set sizes of a learning curve, drawn at random in whole groups; null: all training rows.",
     )
     evaluations: dict[str, EvaluationSection] = Field(
         default={"eval": EvaluationSection()},
         min_length=1,
         description="The data to evaluate on, by name; default: the evaluation rows of each recipe.",
     )
-    rows: Annotated[tuple[RowSection, ...], Field(strict=False, min_length=1)] = Field(
-        description="The rows of the table. All others are compared with the first."
+    variants: Annotated[tuple[VariantSection, ...], Field(strict=False, min_length=1)] = Field(
+        description="The variants, one row of the table each. Every other variant is compared with the first."
     )
     search: SearchSection | None = Field(
         default=None, description="A search for better settings of the study's recipe, with Optuna; null: none."
@@ -117,55 +128,69 @@ class Study(Section):
         return self
 
 
-def expand_grids(rows: Sequence[RowSection]) -> tuple[RowSection, ...]:
-    """Return a row for each combination of the values in the grids, named after them, e.g. `LoRA, r=8`."""
+def expand_grids(variants: Sequence[VariantSection]) -> tuple[VariantSection, ...]:
+    """Return a variant for each combination of the values in the grids, named after them, e.g. `LoRA, r=8`."""
     expanded = []
-    for row in rows:
-        for values in product(*row.grid.values()):
-            chosen = dict(zip(row.grid, values, strict=True))
-            name = ", ".join([row.name, *(f"{key.rpartition('.')[2]}={value}" for key, value in chosen.items())])
-            expanded.append(row.model_copy(update={"name": name, "overrides": row.overrides | chosen, "grid": {}}))
+    for variant in variants:
+        for values in product(*variant.grid.values()):
+            chosen = dict(zip(variant.grid, values, strict=True))
+            name = ", ".join([variant.name, *(f"{key.rpartition('.')[2]}={value}" for key, value in chosen.items())])
+            expanded.append(
+                variant.model_copy(update={"name": name, "overrides": variant.overrides | chosen, "grid": {}})
+            )
     return tuple(expanded)
 
 
 def _find_mistake(study: Study) -> str | None:
     """Return the first contradiction between keys, as `key: sentence`, or None."""
-    names = [row.name for row in study.rows]
-    for key, values in (("rows", names), ("evaluations", list(study.evaluations))):
+    names = [variant.name for variant in study.variants]
+    for key, values in (("variants", names), ("evaluations", list(study.evaluations))):
         for name in values:
             if not name.strip() or len(name) > _MAX_NAME_CHARACTERS or not name.isprintable():
-                return f"{key}: {name!r:.80} is not a name; write 1 to {_MAX_NAME_CHARACTERS} printable characters"
+                return f"{key}: {name!r:.80} is not a valid name; use 1 to {_MAX_NAME_CHARACTERS} printable characters"
         slugs = [slug(name) for name in values]
         if repeated := [name for number, name in enumerate(values) if slugs[number] in slugs[:number]]:
-            return f"{key}: the name {repeated[0]!r} occurs twice, or its folder would"
-    for row in study.rows:
-        if row.recipe is None and study.recipe is None:
-            return f"rows: {row.name!r} has no recipe; set recipe in the row or in the study"
-        if row.shots and row.model != "base":
-            return f"rows: {row.name!r} has shots, which are for model: base"
-        if reserved := {"seed", "data.train_rows"} & {*row.overrides, *row.grid, *study.overrides}:
+            return (
+                f"{key}: the name {repeated[0]!r} is not unique; names become folder names, so they must differ in "
+                "more than case and punctuation"
+            )
+    for variant in study.variants:
+        where = f"variants: {variant.name!r}"
+        if variant.name.endswith(BASELINE_SUFFIX) or (study.search and variant.name.startswith(FINALIST_PREFIX)):
+            return f"{where} is a reserved name; choose another one"
+        for key, choices in variant.grid.items():
+            if repeated_choices := [choice for place, choice in enumerate(choices) if choice in choices[:place]]:
+                return f"{where}: grid: {key}: {repeated_choices[0]!r:.60} occurs twice"
+        if variant.recipe is None and study.recipe is None:
+            return f"{where} has no recipe; set recipe in the variant or in the study"
+        if variant.shots and variant.model != "base":
+            return f"{where} sets shots, which require model: base"
+        if reserved := {"seed", "data.train_rows"} & {*variant.overrides, *variant.grid, *study.overrides}:
             key = min(reserved)
-            return f"overrides: {key} is set by the study; write {'seeds' if key == 'seed' else 'train_rows'} instead"
+            instead = "seeds" if key == "seed" else "train_sizes"
+            return f"overrides: {key} is set by the study; write {instead} instead"
     if study.search is not None and study.recipe is None:
         return "search: has no recipe to change; set the recipe of the study"
-    if study.search is not None and (reserved := {"seed", "data.train_rows"} & set(study.search.space)):
-        return f"search.space: {min(reserved)} is not a hyperparameter"
+    if study.search is not None and (reserved := _NOT_SEARCHED & set(study.search.space)):
+        return f"search.space: {min(reserved)} cannot be searched"
     for where, numbers in _lists_of_numbers(study):
-        if len(set(numbers)) < len(numbers):
-            return f"{where}: a value occurs twice"
+        if repeated_numbers := [number for place, number in enumerate(numbers) if number in numbers[:place]]:
+            return f"{where}: {repeated_numbers[0]} occurs twice"
     return None
 
 
 def _lists_of_numbers(study: Study) -> list[tuple[str, tuple[int, ...]]]:
-    lists = [("seeds", study.seeds), ("train_rows", study.train_rows or ())]
-    for row in study.rows:
-        lists += [
-            (f"rows: {row.name!r}: seeds", row.seeds or ()),
-            (f"rows: {row.name!r}: train_rows", row.train_rows or ()),
-        ]
+    lists = [("seeds", study.seeds), ("train_sizes", study.train_sizes or ())]
+    for variant in study.variants:
+        where = f"variants: {variant.name!r}"
+        lists += [(f"{where}: seeds", variant.seeds or ()), (f"{where}: train_sizes", variant.train_sizes or ())]
     return lists
 
 
 def slug(name: str) -> str:
-    """Return a name as a part of a folder's name: letters, digits, dots, underscores and hyphens."""
-    return re.sub(r"[^\w.]+", "-", name).strip("-.").lower() or "row"
+    """Return a name as a part of a folder's name: letters, digits, dots, underscores and hyphens, at most 80 bytes."""
+    text = re.sub(r"[^\w.]+", "-", name).strip("-.").lower() or "variant"
+    if len(text.encode()) <= _MAX_SLUG_BYTES:
+        return text
+    digest = hashlib.sha256(name.encode()).hexdigest()[:8]
+    return f"{text.encode()[: _MAX_SLUG_BYTES - 9].decode(errors='ignore')}-{digest}"

@@ -1,29 +1,44 @@
 """A search for hyperparameters: Optuna samples and prunes, and the trials are ordinary runs of the study.
 
-Trials are judged on the dev rows of the recipe, so the evaluation rows choose nothing. The best of many trials looks
-better than it is, so the finalists become rows of the table and are trained again with all seeds.
+Trials are judged on the dev rows of the recipe, so the evaluation rows are not used to choose settings. The best of
+many trials looks better than it is, so the finalists become variants, which are trained again with all seeds.
 """
 
 import hashlib
 import json
 import logging
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
-from toolkit.errors import RecipeError
+from toolkit.errors import RecipeError, RunError, ToolkitError, first_line
 from toolkit.recipe.loading import Overrides, build_recipe, load_recipe
+from toolkit.runs.run_folder import read_json_object
 from toolkit.studies.cells import Cell
 from toolkit.studies.runner import CellRunner
-from toolkit.studies.schema import RangeSection, RowSection, SearchSection, Study
+from toolkit.studies.schema import FINALIST_PREFIX, SearchSection, Study, VariantSection
+from toolkit.studies.search_space import (
+    boundary_values,
+    describe_values,
+    distribution,
+    import_optuna,
+    trial_name,
+    values_digest,
+)
 from toolkit.studies.study_folder import StudyFolder
+from toolkit.utils.atomic_io import write_json
 
 logger = logging.getLogger(__name__)
 
 _INTERRUPTED = "interrupted"
+_IDENTITY = "search.json"
+_STATES = {"COMPLETE": "completed", "FAIL": "failed"}
 _STARTUP_TRIALS = 5
 """The number of complete trials before one is pruned."""
 
@@ -41,7 +56,8 @@ class Search:
     study: Study
     folder: StudyFolder
     overrides: Overrides = ()
-    _optuna: Any = field(default=None, init=False)
+    _optuna_study: Any = field(default=None, init=False)
+    _locks: defaultdict[str, Lock] = field(default_factory=lambda: defaultdict(Lock), init=False)
 
     @property
     def section(self) -> SearchSection:
@@ -50,32 +66,67 @@ class Search:
             raise ValueError("the study has no search")
         return self.study.search
 
-    def cell(self, values: Mapping[str, Any]) -> Cell:
+    @cached_property
+    def _values(self) -> dict[str, Any]:
+        """The recipe before a trial changes it, as plain values."""
+        path = Path(self.study.recipe or "")
+        recipe = load_recipe(path, self.study.overrides).model_dump(mode="json")
+        return build_recipe(recipe, path.name, self.overrides).model_dump(mode="json")
+
+    @cached_property
+    def _metric(self) -> str:
+        metric: str = self._values["training"]["best_metric"]
+        return metric
+
+    def trial_cell(self, values: Mapping[str, Any]) -> Cell:
         """Return the run of a trial. It is named after its values, so that an interrupted trial finds its run again.
 
         Raises:
             RecipeError: If the recipe does not accept the values.
         """
-        path = Path(self.study.recipe or "")
-        recipe = load_recipe(path, self.study.overrides).model_dump(mode="json")
-        recipe = build_recipe(recipe, path.name, self.overrides).model_dump(mode="json")
         seed = self.study.seeds[0]
-        digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
-        changed = build_recipe(recipe, path.name, {**values, "seed": seed})
-        return Cell(f"search-{digest}", changed, seed, None, ())
+        name = Path(self.study.recipe or "").name
+        return Cell(trial_name(values), build_recipe(self._values, name, {**values, "seed": seed}), ())
 
-    def corner_cells(self) -> list[Cell]:
+    def check(self) -> None:
+        """Check that the trials in search.db, if there are any, are those of this search.
+
+        Raises:
+            RunError: If the recipe, the space or the metric has changed since the search started.
+        """
+        path = self.folder.path / _IDENTITY
+        if not path.is_file() and self._database.is_file():
+            raise RunError(
+                f"{self._database} belongs to a search, but {path} is missing.",
+                hint="Restore it, or choose another folder with output_dir.",
+            )
+        if path.is_file() and read_json_object(path) != self._identity:
+            raise RunError(
+                f"The recipe, the seed or the space of the search in {self.folder.path} has changed since it started.",
+                hint="Restore them, or choose another folder with output_dir. Trials can be added, but not changed.",
+            )
+
+    @property
+    def _database(self) -> Path:
+        return self.folder.path / "search.db"
+
+    @property
+    def _identity(self) -> dict[str, Any]:
+        space = self.section.model_dump(mode="json", exclude={"trials", "finalists"})
+        return {"recipe": self._values, "seed": self.study.seeds[0], "search": space}
+
+    def boundary_cells(self) -> list[Cell]:
         """Return a cell for each end of each range and each choice, to check them before the search starts.
 
         Raises:
             RecipeError: If the recipe does not accept a value or has no dev rows, or Optuna is not installed.
         """
-        _import_optuna()
-        start = {key: _ends(space)[0] for key, space in self.section.space.items()}
+        import_optuna()
+        start = {key: boundary_values(space)[0] for key, space in self.section.space.items()}
         cells = {}
         for key, space in self.section.space.items():
-            for value in _ends(space):
-                cell = self.cell(start | {key: value})
+            for value in boundary_values(space):
+                cell = self.trial_cell(start | {key: value})
                 cells[cell.name] = cell
         for cell in cells.values():
             if not cell.recipe.data.has_dev or cell.recipe.training.eval_steps is None:
@@ -85,15 +136,23 @@ class Search:
                 )
         return list(cells.values())
 
-    def run(self, runner: CellRunner, jobs: int) -> tuple[RowSection, ...]:
-        """Run the trials that are missing, and return the finalists as rows.
+    def run(self, runner: CellRunner, jobs: int) -> tuple[VariantSection, ...]:
+        """Run the trials that are missing, and return the finalists as variants.
 
         Raises:
             RecipeError: If no trial was completed.
+            RunError: If the trials cannot be read or saved.
         """
-        optuna = _import_optuna()
-        self._optuna = optuna.create_study(
-            storage=f"sqlite:///{self.folder.path / 'search.db'}",
+        with self._database_errors():
+            self._open()
+            self._run_trials(runner, jobs)
+            return self._finalists()
+
+    def _open(self) -> None:
+        optuna = import_optuna()
+        write_json(self.folder.path / _IDENTITY, self._identity)
+        self._optuna_study = optuna.create_study(
+            storage=f"sqlite:///{self._database}",
             study_name="search",
             load_if_exists=True,
             direction="minimize" if self._metric == "nll" else "maximize",
@@ -102,67 +161,89 @@ class Search:
             else optuna.pruners.NopPruner(),
         )
         self._requeue_interrupted()
-        with ThreadPoolExecutor(jobs) as executor, runner.stopped_on_error():
-            running: dict[Future[None], Any] = {}
+
+    def _run_trials(self, runner: CellRunner, jobs: int) -> None:
+        with ThreadPoolExecutor(jobs) as executor, runner.stop_cells_on_error():
+            running: dict[Future[str], Any] = {}
             while running or self._missing():
                 while len(running) < min(jobs, self._missing()):
                     trial = self._ask()
                     running[executor.submit(self._run_trial, runner, trial)] = trial
                 # In short waits, because Python handles Ctrl-C only between two waits of the main thread.
                 for future in wait(running, timeout=0.5, return_when=FIRST_COMPLETED).done:
-                    self._tell(running.pop(future), future)
-        return self._finalists()
+                    self._tell(running.pop(future), future.result())
 
-    @cached_property
-    def _metric(self) -> str:
-        return load_recipe(self.study.recipe or "", self.study.overrides).training.best_metric
+    @contextmanager
+    def _database_errors(self) -> Iterator[None]:
+        """Turn errors of the database and of Optuna into one sentence."""
+        from sqlalchemy.exc import SQLAlchemyError
+
+        try:
+            yield
+        except (SQLAlchemyError, import_optuna().exceptions.OptunaError) as error:
+            raise RunError(
+                f"The trials in {self._database} cannot be used: {first_line(error)}.",
+                hint="Restore the file, or choose another folder with output_dir.",
+            ) from error
 
     def _requeue_interrupted(self) -> None:
         """Queue the trials that a stopped study was running, so that their runs resume."""
-        for trial in self._optuna.trials:
+        for trial in self._optuna_study.trials:
             if trial.state.name == "RUNNING":
-                self._optuna.tell(trial.number, state=_import_optuna().trial.TrialState.FAIL)
-                self._optuna.enqueue_trial(trial.params, user_attrs={_INTERRUPTED: trial.number})
+                self._optuna_study.tell(trial.number, state=import_optuna().trial.TrialState.FAIL)
+                self._optuna_study.enqueue_trial(trial.params, user_attrs={_INTERRUPTED: trial.number})
+
+    def _own_trials(self) -> list[Any]:
+        """Return all trials except those that were interrupted and queued again."""
+        trials = self._optuna_study.trials if self._optuna_study else []
+        requeued = {trial.user_attrs.get(_INTERRUPTED) for trial in trials}
+        return [trial for trial in trials if trial.number not in requeued]
 
     def _missing(self) -> int:
-        """Return the number of trials that have not ended yet. One that was queued again counts once."""
-        requeued = {trial.user_attrs.get(_INTERRUPTED) for trial in self._optuna.trials}
-        ended = [trial for trial in self._optuna.trials if trial.state.is_finished() and trial.number not in requeued]
-        return self.section.trials - len(ended)
+        """Return the number of trials that have not ended yet."""
+        ended = sum(trial.state.is_finished() for trial in self._own_trials())
+        return max(0, self.section.trials - ended)
 
     def _ask(self) -> Any:
-        optuna = _import_optuna()
-        # A sampler with a seed of its own for each trial: one that restarts would repeat its first draws.
-        number = len(self._optuna.trials)
-        self._optuna.sampler = optuna.samplers.TPESampler(seed=self.section.seed * 10_000 + number)
-        return self._optuna.ask({key: _distribution(space) for key, space in self.section.space.items()})
+        optuna = import_optuna()
+        # Each trial gets its own sampler seed: a sampler recreated after a restart would repeat its first draws.
+        digest = hashlib.sha256(f"{self.section.seed} {len(self._optuna_study.trials)}".encode()).digest()
+        self._optuna_study.sampler = optuna.samplers.TPESampler(seed=int.from_bytes(digest[:4], "big"))
+        return self._optuna_study.ask({key: distribution(space) for key, space in self.section.space.items()})
 
-    def _run_trial(self, runner: CellRunner, trial: Any) -> None:
+    def _run_trial(self, runner: CellRunner, trial: Any) -> str:
+        """Run a trial, and return an error, or ""."""
         reported: set[int] = set()
-        cell = self.cell(trial.params)
+        try:
+            cell = self.trial_cell(trial.params)
+        except ToolkitError as error:  # a combination of values that the recipe does not accept
+            return str(error)
 
-        def is_hopeless() -> bool:
+        def should_prune() -> bool:
             for step, value in self._dev_values(cell.name):
                 if step not in reported:
                     reported.add(step)
                     trial.report(value, step)
             return self.section.pruning and bool(reported) and bool(trial.should_prune())
 
-        runner.run_cell(cell, is_hopeless)
+        with self._locks[cell.name]:  # two trials can have the same values, and so the same run
+            runner.run_cell(cell, should_prune)
+        return ""
 
-    def _tell(self, trial: Any, future: Future[None]) -> None:
-        future.result()
-        states, name = _import_optuna().trial.TrialState, self.cell(trial.params).name
+    def _tell(self, trial: Any, error: str) -> None:
+        states, name = import_optuna().trial.TrialState, trial_name(trial.params)
         status, values = self.folder.state(name).status, self._dev_values(name)
         if status == "completed" and (value := self._kept_value(name)) is not None:
-            self._optuna.tell(trial, value)
-            logger.info("%s  dev %s %.4f: %s", name, self._metric, value, _describe(trial.params))
+            self._optuna_study.tell(trial, value)
+            logger.info("%s  dev %s %.4f: %s", name, self._metric, value, describe_values(trial.params))
         elif status == "pruned":
-            self._optuna.tell(trial, state=states.PRUNED)
-            logger.info("%s  stopped after step %s: %s", name, max(values)[0] if values else 0, _describe(trial.params))
+            self._optuna_study.tell(trial, state=states.PRUNED)
+            logger.info(
+                "%s  stopped after step %s: %s", name, max(values)[0] if values else 0, describe_values(trial.params)
+            )
         else:
-            self._optuna.tell(trial, state=states.FAIL)
-            logger.info("%s  failed: %s", name, self.folder.state(name).error)
+            self._optuna_study.tell(trial, state=states.FAIL)
+            logger.info("%s  failed: %s", name, error or self.folder.state(name).error)
 
     def _dev_values(self, name: str) -> list[tuple[int, float]]:
         """Return the metric of the dev rows by step, so far."""
@@ -177,67 +258,33 @@ class Search:
         kept = self.folder.run(name).record.get("validation", {}).get("kept_step")
         return dict(self._dev_values(name)).get(kept)
 
-    def _finalists(self) -> tuple[RowSection, ...]:
-        complete = [trial for trial in self._optuna.trials if trial.state.name == "COMPLETE"]
+    def _finalists(self) -> tuple[VariantSection, ...]:
+        complete = [trial for trial in self._optuna_study.trials if trial.state.name == "COMPLETE"]
         if not complete:
             raise RecipeError(
-                f"search: none of the {len(self._optuna.trials)} trials was completed.",
+                f"search: none of the {len(self._optuna_study.trials)} trials was completed.",
                 hint=f"Read the logs in {self.folder.logs}.",
             )
         best = sorted(complete, key=lambda trial: trial.value if self._metric == "nll" else -trial.value)
-        distinct = list({json.dumps(trial.params, sort_keys=True): trial.params for trial in reversed(best)}.values())
+        distinct = list({values_digest(trial.params): trial.params for trial in reversed(best)}.values())[::-1]
+        # Named after their values: with more trials, other settings may become finalists.
         return tuple(
-            RowSection(name=f"finalist {number}", overrides=params)
-            for number, params in enumerate(distinct[::-1][: self.section.finalists], 1)
+            VariantSection(name=f"{FINALIST_PREFIX}{describe_values(params, digits=6)}", overrides=params)
+            for params in distinct[: self.section.finalists]
         )
 
     def record(self) -> dict[str, Any]:
         """Return the trials for study.json."""
-        trials = self._optuna.trials if self._optuna else []
         return {
             "metric": f"dev_{self._metric}",
             "trials": [
                 {
                     "number": trial.number,
-                    "state": trial.state.name.lower(),
+                    "state": _STATES.get(trial.state.name, trial.state.name.lower()),
                     "value": trial.value,
                     "values": trial.params,
-                    "cell": self.cell(trial.params).name if trial.params else None,
+                    "cell": trial_name(trial.params) if trial.params else None,
                 }
-                for trial in trials
+                for trial in self._own_trials()
             ],
         }
-
-
-def _import_optuna() -> Any:
-    """Return Optuna.
-
-    Raises:
-        RecipeError: If it is not installed.
-    """
-    try:
-        import optuna
-    except ImportError as error:
-        raise RecipeError(
-            "search: needs Optuna, which is not installed.", hint='Install it with: pip install "toolkit[search]"'
-        ) from error
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    return optuna
-
-
-def _ends(space: RangeSection | tuple[Any, ...]) -> tuple[Any, ...]:
-    return (space.low, space.high) if isinstance(space, RangeSection) else space
-
-
-def _distribution(space: RangeSection | tuple[Any, ...]) -> Any:
-    distributions = _import_optuna().distributions
-    if not isinstance(space, RangeSection):
-        return distributions.CategoricalDistribution(space)
-    is_integer = isinstance(space.low, int) and isinstance(space.high, int)
-    kind = distributions.IntDistribution if is_integer else distributions.FloatDistribution
-    return kind(space.low, space.high, log=space.log)
-
-
-def _describe(values: Mapping[str, Any]) -> str:
-    texts = {key: f"{value:.4g}" if isinstance(value, float) else str(value) for key, value in values.items()}
-    return ", ".join(f"{key}={text}" for key, text in texts.items())

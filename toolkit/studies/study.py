@@ -1,4 +1,4 @@
-"""Running of a study, from its file to its table and page."""
+"""Execution of a study, from its file to its table and page."""
 
 import logging
 from collections.abc import Sequence
@@ -10,7 +10,8 @@ from toolkit.api.arguments import to_path
 from toolkit.errors import RunError, StudyError
 from toolkit.recipe.loading import Overrides
 from toolkit.runs.run_folder import utc_now
-from toolkit.studies.cells import Cell, check_cells, make_cells
+from toolkit.studies.cell_checks import check_cells
+from toolkit.studies.cells import Cell, make_cells
 from toolkit.studies.loading import load_study
 from toolkit.studies.runner import CellRunner
 from toolkit.studies.schema import Study
@@ -43,7 +44,7 @@ class StudyResult:
 
     @property
     def results(self) -> list[dict[str, Any]]:
-        """An entry for each row of the table, evaluation and number of training rows."""
+        """An entry for each variant, evaluation and training set size."""
         return list(self.record["results"])
 
     def report(self) -> str:
@@ -70,41 +71,50 @@ def run_study(
         study: A YAML file, see docs/studies.md.
         output_dir: The folder of the study. The default is `outputs/studies/<file name of the study>`.
         overrides: Changes to all recipes by dotted keys.
-        jobs: The number of cells to run at a time. They share the CPU cores.
+        jobs: The number of cells to run at a time. They share CPU cores, memory and GPU.
         progress: True for a progress bar on standard error, or a callback.
 
     Returns:
         The results.
 
     Raises:
-        StudyError: If cells failed. All others were run, and the page lists what failed.
-        ToolkitError: If the study, one of its recipes or the folder cannot be used; nothing was started then.
+        StudyError: If cells failed. The other cells were run, and the page lists the errors.
+        ToolkitError: If the study, a recipe or the folder is invalid (before any cell starts), if no trial of a search
+            completes, or if a result cannot be read.
     """
     path = to_path(study, "study")
     if isinstance(jobs, bool) or not isinstance(jobs, int) or jobs < 1:
-        raise RunError(f"jobs is {jobs!r}, but must be an integer of at least 1.", hint="Leave it out for one.")
+        raise RunError(
+            f"jobs is {jobs!r}, but must be an integer of at least 1.", hint="Omit it to run one cell at a time."
+        )
     loaded = load_study(path)
     cells = make_cells(loaded, overrides)
     folder = StudyFolder(default_study_dir(path) if output_dir is None else to_path(output_dir, "output_dir"))
     folder.check(path.stem, cells)
     search = None if loaded.search is None else Search(loaded, folder, overrides)
+    if search:
+        search.check()
     with show_progress(progress):
-        check_cells([*cells, *(search.corner_cells() if search else [])])
+        check_cells([*cells, *(search.boundary_cells() if search else [])], folder)
         folder.create(path.stem)
         with folder_lock(folder.path):
             runner = CellRunner(folder, jobs)
             try:
                 if search:
-                    loaded = loaded.model_copy(update={"rows": (*loaded.rows, *search.run(runner, jobs))})
+                    loaded = loaded.model_copy(update={"variants": (*loaded.variants, *search.run(runner, jobs))})
                     cells = make_cells(loaded, overrides)
                     folder.check(path.stem, cells)
                 runner.run(cells)
             finally:  # after Ctrl-C, the page shows what there is
                 result = write_results(folder, path.stem, loaded, cells, search)
-    if failed := [cell["name"] for cell in result.record["cells"] if cell["status"] == "failed"]:
+    if failed := [cell["name"] for cell in result.record["cells"] if cell["status"] != "completed"]:
         raise StudyError(
             f"{len(failed)} of {len(cells)} cells failed: {join_names(failed, 'and')}.",
-            hint=f"{folder.page} lists the reasons. The same command runs only what is missing.",
+            hint=f"{folder.page} lists the reasons. Run it again to retry only the failed cells.",
+        )
+    if problems := result.record["problems"]:
+        raise StudyError(
+            "\n".join(problems), hint=f"{folder.page} shows all other results. Correct the files, and run it again."
         )
     return result
 
@@ -119,11 +129,12 @@ def write_results(
 ) -> StudyResult:
     """Write study.json, study.csv and study.html from the finished evaluations."""
     from toolkit.studies.page import render
-    from toolkit.studies.results import fit_learning_curves, gather_results, results_csv, summarize, with_baselines
+    from toolkit.studies.results import add_baselines, fit_learning_curves, gather_results, results_csv, summarize
 
     results = gather_results(folder, study, cells)
     curves = fit_learning_curves(results)
-    entries = summarize(with_baselines(results, study.rows[0].name), study.rows[0].name)
+    add_baselines(results)
+    entries = summarize(results)
     record = {
         "name": name,
         "written": utc_now(),
@@ -132,6 +143,7 @@ def write_results(
         "results": entries,
         "learning_curves": curves,
         "search": search.record() if search else None,
+        "problems": results.problems,
     }
     write_json(folder.record, record)
     write_text(folder.csv, results_csv(entries))
@@ -144,8 +156,8 @@ def _describe_cell(folder: StudyFolder, cell: Cell) -> dict[str, Any]:
     return {
         "name": cell.name,
         "run": f"runs/{cell.name}",
-        "seed": cell.seed,
-        "train_rows": cell.train_rows,
+        "seed": cell.recipe.seed,
+        "train_size": cell.recipe.data.train_rows,
         "status": state.status,
         "seconds": state.seconds,
         "error": state.error,

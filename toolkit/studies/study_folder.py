@@ -6,7 +6,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from toolkit.errors import RunError
+from pydantic import TypeAdapter, ValidationError
+
+from toolkit.errors import RunError, first_line
 from toolkit.recipe.loading import diff_recipes, load_recipe
 from toolkit.runs.run_folder import RunFolder, read_json_object
 from toolkit.runs.run_paths import check_can_create, check_no_links, check_run_path
@@ -23,8 +25,8 @@ class CellState:
     Args:
         status: `waiting` before the first start, `failed` if the cell ended with an error, `pruned` if a search
             stopped it for good.
-        threads: The number of CPU threads that the cell was started with; None to use all. A run can only be resumed
-            with the same number.
+        threads: The number of CPU threads that the cell was started with; None if it has not started. A run can only be
+            resumed with the same number.
         evaluations: The names of the finished evaluations' folders, by the key of the measurement.
         seconds: The seconds that the cell took so far, over all starts.
         error: The message of the error that ended it, or "".
@@ -73,9 +75,10 @@ class StudyFolder:
         if not path.is_file():
             return CellState()
         try:
-            return CellState(**read_json_object(path))
-        except TypeError as error:
-            raise RunError(f"{path} is damaged: {error}.", hint="Remove it; the cell's run is kept.") from error
+            return TypeAdapter(CellState).validate_python(read_json_object(path))
+        except (ValidationError, RunError) as error:
+            hint = "Remove it; the cell's run is kept."
+            raise RunError(f"{path} is damaged: {first_line(error)}.", hint=hint) from error
 
     def save_state(self, cell: str, state: CellState) -> None:
         """Save the state of a cell."""
@@ -83,10 +86,11 @@ class StudyFolder:
 
     def create(self, name: str) -> None:
         """Create the folder with a study.json that names the study."""
-        for folder in (self.runs, self.cells, self.logs):
-            folder.mkdir(parents=True, exist_ok=True)
-        if not self.record.is_file():
+        self.path.mkdir(parents=True, exist_ok=True)
+        if not self.record.is_file():  # first, because a folder without it is refused
             write_json(self.record, {"name": name})
+        for folder in (self.runs, self.cells, self.logs):
+            folder.mkdir(exist_ok=True)
 
     def check(self, name: str, cells: Sequence[Cell]) -> None:
         """Check that the folder is free, or that it belongs to this study and its runs to these cells.
@@ -97,10 +101,13 @@ class StudyFolder:
         check_run_path(self.path)
         check_can_create(self.path, hint=_OTHER_FOLDER)
         check_no_links([self.runs, self.cells, self.logs])
+        for cell in cells:
+            check_run_path(self.run(cell.name).path)
+            self.state(cell.name)  # a damaged one is reported before hours of work
         if not self.path.is_dir() or not any(path.suffix != ".partial" for path in self.path.iterdir()):
             return
         if not self.record.is_file():
-            raise RunError(f"{self.path} is not the folder of a study: it has no study.json.", hint=_OTHER_FOLDER)
+            raise RunError(f"{self.path} is not a study folder: study.json is missing.", hint=_OTHER_FOLDER)
         if (other := read_json_object(self.record).get("name")) != name:
             raise RunError(f"{self.path} belongs to the study {other!r}, not to {name!r}.", hint=_OTHER_FOLDER)
         if differing := [difference for cell in cells if (difference := self._difference(cell))]:
@@ -114,7 +121,8 @@ class StudyFolder:
         run = self.run(cell.name)
         if not run.recipe_file.is_file() or (saved := load_recipe(run.recipe_file)) == cell.recipe:
             return ""
-        return f"{run.path} was trained with another recipe ({', '.join(diff_recipes(saved, cell.recipe))})."
+        changed = ", ".join(diff_recipes(saved, cell.recipe))
+        return f"{run.path}: the recipe has changed since this run was trained: {changed}."
 
 
 def cell_specification(cell: Cell) -> str:

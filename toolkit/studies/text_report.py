@@ -9,7 +9,7 @@ from toolkit.utils.terminal import escape_control_characters
 
 
 def text_report(record: Mapping[str, Any]) -> str:
-    """Return the accuracies with the differences from the first row, by evaluation, and the learning curves.
+    """Return the accuracies with the differences from the first variant, by evaluation, and the learning curves.
 
     Args:
         record: The contents of study.json.
@@ -19,19 +19,22 @@ def text_report(record: Mapping[str, Any]) -> str:
     lines: list[str] = []
     for evaluation in dict.fromkeys(entry["evaluation"] for entry in entries):
         lines.append(f"\naccuracy on {evaluation}")
-        for entry in entries:
-            if entry["evaluation"] == evaluation:
-                low, high = entry["interval"]
-                line = f"  {entry_name(entry):<{width}}  {entry['accuracy']:.2%} [{low:.2%}, {high:.2%}]"
-                if entry["deviation"] is not None:
-                    line += f"  {len(entry['seeds'])} seeds, deviation {entry['deviation']:.2%}"
-                if test := entry["against_first"]:
-                    line += f"  {points(test['difference'])} points, p = {p_value(test['holm_p_value'])} (Holm)"
-                lines.append(line)
+        lines += [_describe(entry, width) for entry in entries if entry["evaluation"] == evaluation]
     for curve in record["learning_curves"]:
-        low, high = curve["tenfold_interval"]
+        low, high = curve["predicted_tenfold_interval"]
         lines.append(
-            f"\n{curve['row']} on {curve['evaluation']}: with ten times the rows, a power law predicts "
-            f"{curve['tenfold']:.2%} [{low:.2%}, {high:.2%}]"
+            f"\n{curve['variant']} on {curve['evaluation']}: with ten times the rows, a power law predicts "
+            f"{curve['predicted_tenfold']:.2%} [{low:.2%}, {high:.2%}]"
         )
     return escape_control_characters("\n".join(lines).strip("\n"))
+
+
+def _describe(entry: Mapping[str, Any], width: int) -> str:
+    low, high = entry["interval"]
+    line = f"  {entry_name(entry):<{width}}  {entry['accuracy']:.2%} [{low:.2%}, {high:.2%}]"
+    if entry["standard_deviation"] is not None:
+        line += f"  {len(entry['seeds'])} seeds, SD {100 * entry['standard_deviation']:.2f} points"
+    if test := entry["against_first"]:
+        value = p_value(test["holm_p_value"])
+        line += f"  {points(test['difference'])} points, p {value if value.startswith('<') else f'= {value}'} (Holm)"
+    return line

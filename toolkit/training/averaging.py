@@ -30,7 +30,8 @@ _KEPT_FIELDS = (
 """Fields of run.json that are the same for all runs, so that those of the first one hold for their average."""
 _SAME_RECIPE = "Train all of them with the same recipe, and change only the seed."
 _HINTS = {
-    "training rows": "Shares of data.train are drawn by seed. Set data.split_seed, or name other files.",
+    "training rows": "The seed draws these rows. Set data.split_seed for data.eval_share and data.dev_share, and "
+    "remove data.calibration_share and data.train_rows.",
     "data types": "Set model.dtype in the recipe, and train all of them with it.",
 }
 """What to do about differences that are not in files."""

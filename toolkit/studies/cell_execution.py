@@ -1,4 +1,4 @@
-"""The work of one cell: training its run and evaluating it."""
+"""Execution of one cell: training its run and evaluating it."""
 
 import time
 from typing import Any
@@ -9,7 +9,7 @@ from toolkit.studies.study_folder import CellState, StudyFolder
 
 
 def run_cell(folder: StudyFolder, specification: dict[str, Any]) -> None:
-    """Train the run of a cell, or resume or keep it, and make the evaluations that are missing.
+    """Train or resume the run of a cell unless it is finished, then run its missing evaluations.
 
     Args:
         folder: The folder of the study.

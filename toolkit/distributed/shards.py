@@ -1,0 +1,291 @@
+"""Shards: many files with the same columns, in a local folder or an object store, and their outputs.
+
+An output shard is written next to a small JSON file in `_done/`, which a worker writes last. A shard is done if that
+file exists and describes the same input and the same model, so any process can be killed at any moment.
+"""
+
+import fnmatch
+import json
+import re
+import tempfile
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from pyarrow import ArrowInvalid, parquet
+from pyarrow import fs as arrow_fs
+
+from toolkit.data.compression import file_suffix
+from toolkit.data.prediction_input import open_input
+from toolkit.errors import DataError, RunError, first_line
+from toolkit.recipe.data_section import FormatSection
+from toolkit.utils.formatting import join_names
+
+DONE = "_done"
+MANIFEST = "manifest.json"
+_OTHER_FOLDER = "Choose another output folder."
+_WILDCARD = re.compile(r"[*?\[]")
+
+
+@dataclass(frozen=True)
+class Location:
+    """A file or folder in a file system.
+
+    Args:
+        uri: What the user wrote: a local path, or s3://, gs:// or hf:// with a path.
+    """
+
+    uri: str
+
+    def open(self) -> tuple[arrow_fs.FileSystem, str]:
+        """Return the file system and the path in it.
+
+        Raises:
+            RunError: If the file system is not known or cannot be reached.
+        """
+        scheme, separator, path = self.uri.partition("://")
+        if not separator:
+            return arrow_fs.LocalFileSystem(), str(Path(self.uri).absolute())
+        try:
+            if scheme == "hf":
+                from huggingface_hub import HfFileSystem
+
+                return arrow_fs.PyFileSystem(arrow_fs.FSSpecHandler(HfFileSystem())), path
+            return arrow_fs.FileSystem.from_uri(self.uri)
+        except (ArrowInvalid, OSError, ValueError, NotImplementedError) as error:
+            raise RunError(
+                f"{self.uri} cannot be opened: {first_line(error)}.",
+                hint="Give a local path, or a path that starts with s3://, gs:// or hf://.",
+            ) from error
+
+    @property
+    def absolute(self) -> "Location":
+        """The same location as an absolute path."""
+        return self if "://" in self.uri else Location(str(Path(self.uri).absolute()))
+
+    def child(self, name: str) -> "Location":
+        """Return a file in this folder."""
+        return Location(f"{self.uri.rstrip('/')}/{name}")
+
+    @property
+    def name(self) -> str:
+        """The name of the file."""
+        return PurePosixPath(self.uri).name
+
+
+@dataclass(frozen=True)
+class Shard:
+    """An input shard.
+
+    Args:
+        uri: Its location.
+        size: Its size in bytes.
+        modified: The time of its last change, in ISO 8601; None if the file system does not know it.
+    """
+
+    uri: str
+    size: int
+    modified: str | None
+
+    @property
+    def name(self) -> str:
+        """The name of the file, which is also that of the output."""
+        return Location(self.uri).name
+
+
+def list_shards(pattern: str) -> list[Shard]:
+    """Return the files that match a pattern, in the order of their names.
+
+    Args:
+        pattern: A path whose last part can contain wildcards, e.g. `s3://bucket/shards/*.parquet`.
+
+    Raises:
+        DataError: If there are none, or two have the same name.
+        RunError: If the file system cannot be opened.
+    """
+    folder, _, name = pattern.rpartition("/")
+    if _WILDCARD.search(folder):
+        raise DataError(f"{pattern}: only the file name can contain wildcards.", hint="Name one folder.")
+    file_system, path = Location(folder or ".").open()
+    try:
+        infos = file_system.get_file_info(arrow_fs.FileSelector(path))
+    except (OSError, FileNotFoundError) as error:
+        raise DataError(f"{folder or '.'} cannot be listed: {first_line(error)}.", hint="Check the path.") from error
+    matching = [
+        info for info in infos if info.type == arrow_fs.FileType.File and fnmatch.fnmatchcase(info.base_name, name)
+    ]
+    if not matching:
+        raise DataError(f"No file matches {pattern}.", hint='Quote the pattern, e.g. --input "shards/*.parquet".')
+    # Absolute, because workers have other working directories.
+    prefix = f"{folder}/" if "://" in folder else f"{path}/"
+    return sorted(
+        (
+            Shard(f"{prefix}{info.base_name}", info.size, info.mtime.isoformat() if info.mtime else None)
+            for info in matching
+        ),
+        key=lambda shard: shard.name,
+    )
+
+
+def check_same_columns(shards: Sequence[Shard], file_format: FormatSection, inputs: Sequence[str]) -> None:
+    """Check that all shards are of one kind and have the same columns.
+
+    Args:
+        shards: The shards.
+        file_format: The parts of the format that the recipe states.
+        inputs: The columns of the inputs.
+
+    Raises:
+        DataError: If they differ. The message names the first shard that does.
+    """
+    first = shards[0]
+    for shard in shards:
+        if file_suffix(Path(shard.name)) != file_suffix(Path(first.name)):
+            raise DataError(
+                f"{shard.name} and {first.name} are files of different kinds.", hint="Choose shards of one kind."
+            )
+    expected = read_columns(first, file_format, inputs)
+    for shard in shards[1:]:
+        if (columns := read_columns(shard, file_format, inputs)) != expected:
+            raise DataError(
+                f"{shard.name} has the columns {join_names(columns)}, but {first.name} has {join_names(expected)}.",
+                hint="Give shards with the same columns, or label them one after the other.",
+            )
+
+
+def read_columns(shard: Shard, file_format: FormatSection, inputs: Sequence[str]) -> list[str]:
+    """Return the names of a shard's columns.
+
+    Raises:
+        DataError: If it cannot be read.
+    """
+    file_system, path = Location(shard.uri).open()
+    if file_suffix(Path(shard.name)) == ".parquet":
+        try:
+            with file_system.open_input_file(path) as file:
+                return list(parquet.read_schema(file).names)
+        except (ArrowInvalid, OSError) as error:
+            raise DataError(f"{shard.uri} cannot be read: {first_line(error)}.", hint="Write it again.") from error
+    with tempfile.TemporaryDirectory() as scratch:
+        return open_input(download(shard, Path(scratch)), file_format, inputs).read_names()
+
+
+def download(shard: Shard, folder: Path) -> Path:
+    """Return a shard as a local file: the file itself, or a copy in a folder."""
+    file_system, path = Location(shard.uri).open()
+    if isinstance(file_system, arrow_fs.LocalFileSystem):
+        return Path(path)
+    copy = folder / shard.name
+    arrow_fs.copy_files(path, str(copy), source_filesystem=file_system)
+    return copy
+
+
+def upload(file: Path, target: Location) -> None:
+    """Copy a local file to its location, whose old version stays until the new one is complete."""
+    file_system, path = target.open()
+    file_system.create_dir(str(PurePosixPath(path).parent), recursive=True)
+    # An object appears when its upload is complete. Elsewhere the copy is renamed when it is complete.
+    is_local = isinstance(file_system, arrow_fs.LocalFileSystem)
+    partial = f"{path}.partial" if is_local else path
+    arrow_fs.copy_files(str(file), partial, destination_filesystem=file_system)
+    if is_local:
+        file_system.move(partial, path)
+
+
+@dataclass(frozen=True)
+class ShardResult:
+    """The record of a labeled shard, saved as _done/NAME.json.
+
+    Args:
+        shard: The shard as it was when it was labeled.
+        origin: What the predictions depend on besides the rows, see `predict_shards`.
+        rows: The number of rows.
+        truncated: The number of rows whose text was truncated.
+    """
+
+    shard: Shard
+    origin: dict[str, Any]
+    rows: int
+    truncated: int
+
+
+def save_result(output: Location, result: ShardResult) -> None:
+    """Save the record of a labeled shard, after its output."""
+    with tempfile.TemporaryDirectory() as scratch:
+        file = Path(scratch, "result.json")
+        file.write_text(json.dumps(asdict(result), indent=2) + "\n", encoding="utf-8")
+        upload(file, output.child(f"{DONE}/{result.shard.name}.json"))
+
+
+def read_result(output: Location, shard: Shard) -> ShardResult | None:
+    """Return the record of a shard, or None if it is not done."""
+    if _exists(output.child(shard.name)) and (record := _read_json(output.child(f"{DONE}/{shard.name}.json"))):
+        with suppress(TypeError, KeyError):
+            return ShardResult(**{**record, "shard": Shard(**record["shard"])})
+    return None
+
+
+def _exists(location: Location) -> bool:
+    file_system, path = location.open()
+    return bool(file_system.get_file_info(path).type == arrow_fs.FileType.File)
+
+
+def _read_json(location: Location) -> Any:
+    file_system, path = location.open()
+    try:
+        with file_system.open_input_stream(path) as file:
+            return json.loads(file.read())
+    except (OSError, ValueError):
+        return None
+
+
+def find_missing(output: Location, shards: Sequence[Shard], origin: dict[str, Any]) -> list[Shard]:
+    """Return the shards that are not done.
+
+    Raises:
+        RunError: If outputs of other inputs or another model are in the folder, or files that are not outputs.
+    """
+    _check_foreign_files(output, shards)
+    missing = []
+    for shard in shards:
+        result = read_result(output, shard)
+        if result is None:
+            missing.append(shard)
+            continue
+        changed = [key for key, value in origin.items() if result.origin.get(key) != value]
+        if changed or result.shard != shard:
+            what = join_names(changed, "and") if changed else "input shard"
+            raise RunError(f"{output.child(shard.name).uri} was written with another {what}.", hint=_OTHER_FOLDER)
+    return missing
+
+
+def _check_foreign_files(output: Location, shards: Sequence[Shard]) -> None:
+    if any(output.child(shard.name).uri == shard.uri for shard in shards):
+        raise RunError(f"{output.uri} is the folder of the input, which the output would replace.", hint=_OTHER_FOLDER)
+    file_system, path = output.open()
+    infos = file_system.get_file_info(arrow_fs.FileSelector(path, allow_not_found=True))
+    known = {MANIFEST, DONE, *(shard.name for shard in shards)}
+    foreign = sorted(info.base_name for info in infos if info.base_name.removesuffix(".partial") not in known)
+    if foreign and not any(info.base_name == DONE for info in infos):
+        raise RunError(
+            f"{output.uri} contains {foreign[0]}, which is not an output of these shards.",
+            hint=_OTHER_FOLDER,
+        )
+
+
+def write_manifest(output: Location, shards: Sequence[Shard], origin: dict[str, Any]) -> dict[str, Any]:
+    """Write manifest.json, the records of all shards, and return its contents."""
+    results = [result for shard in shards if (result := read_result(output, shard)) is not None]
+    manifest = {
+        "origin": origin,
+        "rows": sum(result.rows for result in results),
+        "truncated": sum(result.truncated for result in results),
+        "shards": [{**asdict(result.shard), "rows": result.rows, "truncated": result.truncated} for result in results],
+    }
+    with tempfile.TemporaryDirectory() as scratch:
+        file = Path(scratch, MANIFEST)
+        file.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+        upload(file, output.child(MANIFEST))
+    return manifest
