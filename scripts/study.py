@@ -29,12 +29,15 @@ def parse() -> Namespace:
         metavar="N",
         help="run N cells at a time; they share CPU cores, memory and GPU",
     )
+    flags.add_argument("--ray", metavar="ADDRESS", help="run the cells on a Ray cluster: HOST:PORT, auto or local")
     return flags.parse_args()
 
 
 def main(arguments: Namespace) -> None:
     folder = arguments.output_dir or default_study_dir(arguments.study)
-    result = run_study(arguments.study, folder, overrides=arguments.overrides, jobs=arguments.jobs, progress=True)
+    result = run_study(
+        arguments.study, folder, overrides=arguments.overrides, jobs=arguments.jobs, ray=arguments.ray, progress=True
+    )
     print(f"{result.report()}\n\npage        {result.page}")
 
 

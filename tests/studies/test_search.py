@@ -89,7 +89,7 @@ def make_search(write_study: WriteStudy, out: Path, **keys: Any) -> Search:
 def test_trials_that_fall_behind_are_pruned(write_study: WriteStudy, tmp_path: Path) -> None:
     search = make_search(write_study, tmp_path / "out", trials=8)
     runner = FakeRunner(search.folder, lambda number: [0.9, 0.8, 0.7] if number <= 6 else [2.0, 1.9, 1.8])
-    (finalist,) = search.run(runner, 1)
+    (finalist,) = search.run(runner)
     states = [trial["state"] for trial in search.record()["trials"]]
     assert states == ["completed"] * 6 + ["pruned"] * 2
     assert finalist.name.startswith("finalist, r=") and set(finalist.overrides) == set(SPACE)
@@ -99,11 +99,11 @@ def test_interrupted_trial_resumes_its_run(write_study: WriteStudy, tmp_path: Pa
     first = make_search(write_study, tmp_path / "out", trials=4)
     stopped = FakeRunner(first.folder, lambda _: [0.9, 0.8], interrupted_at=3)
     with pytest.raises(KeyboardInterrupt):
-        first.run(stopped, 1)
+        first.run(stopped)
     again = make_search(write_study, tmp_path / "out", trials=4)
     runner = FakeRunner(again.folder, lambda _: [0.9, 0.8])
     again.check()
-    again.run(runner, 1)
+    again.run(runner)
     assert runner.names[0] == stopped.names[2], "the interrupted trial comes first, in its own run folder"
     assert len(runner.names) == 2
     assert sum(trial["state"] == "completed" for trial in again.record()["trials"]) == 4
@@ -112,14 +112,14 @@ def test_interrupted_trial_resumes_its_run(write_study: WriteStudy, tmp_path: Pa
 def test_changed_search_is_refused(write_study: WriteStudy, tmp_path: Path) -> None:
     """Trials of different recipes or spaces must not be mixed. More trials are welcome, and fewer change nothing."""
     first = make_search(write_study, tmp_path / "out", trials=3)
-    first.run(FakeRunner(first.folder, lambda _: [0.5]), 1)
+    first.run(FakeRunner(first.folder, lambda _: [0.5]))
     more = make_search(write_study, tmp_path / "out", trials=5)
     more.check()
     runner = FakeRunner(more.folder, lambda _: [0.5])
-    more.run(runner, 1)
+    more.run(runner)
     assert len(runner.names) == 2
     fewer = make_search(write_study, tmp_path / "out", trials=2)
-    fewer.run(FakeRunner(fewer.folder, lambda _: [0.5]), 1)
+    fewer.run(FakeRunner(fewer.folder, lambda _: [0.5]))
     with pytest.raises(RunError, match="has changed since it started"):
         make_search(write_study, tmp_path / "out", space={"lora.r": [2, 4]}).check()
     with pytest.raises(RunError, match="has changed since it started"):
@@ -128,7 +128,7 @@ def test_changed_search_is_refused(write_study: WriteStudy, tmp_path: Path) -> N
 
 def test_sampled_values_are_in_the_space(write_study: WriteStudy, tmp_path: Path) -> None:
     search = make_search(write_study, tmp_path / "out", trials=12)
-    search.run(FakeRunner(search.folder, lambda _: [0.5]), 1)
+    search.run(FakeRunner(search.folder, lambda _: [0.5]))
     values = [trial["values"] for trial in search.record()["trials"]]
     assert {value["lora.r"] for value in values} == {2, 4}
     rates = [value["training.learning_rate"] for value in values]
@@ -183,7 +183,9 @@ def test_trials_with_the_same_values_share_a_run(write_study: WriteStudy, tmp_pa
             busy.remove(cell.name)
             return result
 
-    search.run(OneAtATime(search.folder, lambda _: [0.5]), 2)
+    runner = OneAtATime(search.folder, lambda _: [0.5])
+    runner.jobs = 2
+    search.run(runner)
     assert [trial["state"] for trial in search.record()["trials"]] == ["completed"] * 6
 
 
@@ -195,7 +197,7 @@ def test_invalid_combinations_are_failed_trials(write_study: WriteStudy, tmp_pat
         update={"overrides": {**search.study.overrides, "training.batching": "padded"}}
     )
     search.boundary_cells()
-    search.run(FakeRunner(search.folder, lambda _: [0.5]), 1)
+    search.run(FakeRunner(search.folder, lambda _: [0.5]))
     states = {(trial["values"]["training.batch_size"], trial["values"]["training.micro_batch_size"], trial["state"])
               for trial in search.record()["trials"]}  # fmt: skip
     assert (12, 8, "failed") in states and (8, 4, "completed") in states
@@ -207,4 +209,4 @@ def test_damaged_database_is_one_sentence(write_study: WriteStudy, tmp_path: Pat
     with pytest.raises(RunError, match="is missing"):
         search.check()
     with pytest.raises(RunError, match="cannot be used"):
-        search.run(FakeRunner(search.folder, lambda _: [0.5]), 1)
+        search.run(FakeRunner(search.folder, lambda _: [0.5]))

@@ -9,6 +9,7 @@ from typing import Any
 
 from toolkit.errors import RecipeError, ToolkitError
 from toolkit.evaluation.request import EvaluationRequest
+from toolkit.recipe.data_paths import resolve_data_path
 from toolkit.recipe.loading import Overrides, build_recipe, load_recipe
 from toolkit.recipe.schema import Recipe
 from toolkit.runs.model_ref import ModelRef
@@ -99,7 +100,11 @@ def _add_cells(cells: list[Cell], study: Study, variant: VariantSection, overrid
         values = build_recipe(values, Path(path).name, changes).model_dump(mode="json")
     requests = {
         name: EvaluationRequest(
-            ModelRef.parse(variant.model), data=data.data, limit=data.limit, mode=data.mode, shots=variant.shots
+            ModelRef.parse(variant.model),
+            data=None if data.data is None else resolve_data_path(data.data),
+            limit=data.limit,
+            mode=data.mode,
+            shots=variant.shots,
         )
         for name, data in study.evaluations.items()
     }

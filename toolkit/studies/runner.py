@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from pathlib import Path
+from typing import Protocol
 
 from toolkit.errors import EXIT_INTERRUPTED
 from toolkit.studies.cells import Cell
@@ -20,19 +22,53 @@ logger = logging.getLogger(__name__)
 _MODULE = "toolkit.cli.study_cell"
 
 
-def _threads(jobs: int) -> int:
-    """Return the number of CPU threads of a cell: what the user has set, or an equal share of the available cores."""
-    if (given := os.environ.get("OMP_NUM_THREADS", "")).isdigit() and int(given):
-        return int(given)
-    return max(1, len(os.sched_getaffinity(0)) // jobs)
+class CellProcess(Protocol):
+    """The process of a cell, on this machine or another one."""
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Return the exit code, or raise TimeoutExpired."""
+
+    def send_signal(self, number: int, /) -> None:
+        """Stop the process: in order with SIGTERM, at once with SIGKILL."""
 
 
-def _poll(process: "subprocess.Popen[str]") -> int | None:
+def _poll(process: CellProcess) -> int | None:
     """Return the exit code of a process, or None if it is still running after a second."""
     try:
         return process.wait(timeout=1)
     except subprocess.TimeoutExpired:
         return None
+
+
+def _python_path() -> str:
+    """Return PYTHONPATH with this package first: a Ray worker can have found it on the driver's path."""
+    root = str(Path(__file__).parents[2])
+    return os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
+
+
+def start_cell(folder: Path, name: str, specification: str, threads: int) -> "subprocess.Popen[str]":
+    """Start the process of a cell on this machine.
+
+    Args:
+        folder: The folder of the study.
+        name: The name of the cell.
+        specification: The cell, see `cell_specification`.
+        threads: The number of CPU threads.
+    """
+    with StudyFolder(folder).log(name).open("a", encoding="utf-8") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", _MODULE, str(folder)],
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": _python_path()},
+            start_new_session=True,  # Ctrl-C reaches only this process, which stops the others in order
+        )
+    with suppress(BrokenPipeError):
+        process.stdin.write(specification + "\n")  # type: ignore[union-attr]
+        process.stdin.flush()  # type: ignore[union-attr]
+    return process
 
 
 class CellRunner:
@@ -45,8 +81,8 @@ class CellRunner:
 
     def __init__(self, folder: StudyFolder, jobs: int) -> None:
         self._folder = folder
-        self._jobs = jobs
-        self._processes: dict[str, subprocess.Popen[str]] = {}
+        self.jobs = jobs
+        self._processes: dict[str, CellProcess] = {}
         self._is_stopping = False
 
     def run(self, cells: Sequence[Cell]) -> None:
@@ -58,7 +94,7 @@ class CellRunner:
             KeyboardInterrupt: On Ctrl-C or SIGTERM, when all cells have stopped.
         """
         with (
-            ThreadPoolExecutor(self._jobs) as executor,
+            ThreadPoolExecutor(self.jobs) as executor,
             progress_bar(desc="cells", total=len(cells), unit="cell") as bar,
             self.stop_cells_on_error(),
         ):
@@ -84,35 +120,31 @@ class CellRunner:
         if self._is_stopping or state.status == "pruned" or self._is_completed(cell):
             return ""
         # Only at the first start: a run can only be resumed with the same number of threads.
-        state.threads = state.threads or _threads(self._jobs)
+        state.threads = state.threads or self._threads()
         folder.save_state(name, state)
-        environment = {**os.environ, "OMP_NUM_THREADS": str(state.threads)}
-        with folder.log(name).open("a", encoding="utf-8") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", _MODULE, str(folder.path)],
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                text=True,
-                env=environment,
-                start_new_session=True,  # Ctrl-C reaches only this process, which stops the others in order
-            )
-            self._processes[name] = process
-            if self._is_stopping:  # a signal between the check above and this line has missed the process
+        process = self._processes[name] = self._start(cell, state.threads)
+        if self._is_stopping:  # a signal between the check above and this line has missed the process
+            process.send_signal(signal.SIGTERM)
+        is_pruned = False
+        while (code := _poll(process)) is None:
+            if not is_pruned and should_prune():
+                is_pruned = True
                 process.send_signal(signal.SIGTERM)
-            with suppress(BrokenPipeError):
-                process.stdin.write(cell_specification(cell) + "\n")  # type: ignore[union-attr]
-                process.stdin.flush()  # type: ignore[union-attr]
-            is_pruned = False
-            while (code := _poll(process)) is None:
-                if not is_pruned and should_prune():
-                    is_pruned = True
-                    process.send_signal(signal.SIGTERM)
         self._processes.pop(name, None)
         if is_pruned and code == EXIT_INTERRUPTED:
             folder.save_state(name, replace(folder.state(name), status="pruned"))
             return f"{name}  stopped, because other trials were better at the same step"
         return self._describe_outcome(cell, code)
+
+    def _threads(self) -> int:
+        """Return the number of CPU threads of a cell: what the user has set, or an equal share of the cores."""
+        if (given := os.environ.get("OMP_NUM_THREADS", "")).isdigit() and int(given):
+            return int(given)
+        return max(1, len(os.sched_getaffinity(0)) // self.jobs)
+
+    def _start(self, cell: Cell, threads: int) -> CellProcess:
+        """Start the process of a cell."""
+        return start_cell(self._folder.path, cell.name, cell_specification(cell), threads)
 
     def _is_completed(self, cell: Cell) -> bool:
         state = self._folder.state(cell.name)

@@ -136,7 +136,7 @@ class Search:
                 )
         return list(cells.values())
 
-    def run(self, runner: CellRunner, jobs: int) -> tuple[VariantSection, ...]:
+    def run(self, runner: CellRunner) -> tuple[VariantSection, ...]:
         """Run the trials that are missing, and return the finalists as variants.
 
         Raises:
@@ -145,7 +145,7 @@ class Search:
         """
         with self._database_errors():
             self._open()
-            self._run_trials(runner, jobs)
+            self._run_trials(runner)
             return self._finalists()
 
     def _open(self) -> None:
@@ -162,7 +162,8 @@ class Search:
         )
         self._requeue_interrupted()
 
-    def _run_trials(self, runner: CellRunner, jobs: int) -> None:
+    def _run_trials(self, runner: CellRunner) -> None:
+        jobs = runner.jobs
         with ThreadPoolExecutor(jobs) as executor, runner.stop_cells_on_error():
             running: dict[Future[str], Any] = {}
             while running or self._missing():

@@ -60,6 +60,7 @@ def run_study(
     *,
     overrides: Overrides = (),
     jobs: int = 1,
+    ray: str | None = None,
     progress: Progress = False,
 ) -> StudyResult:
     """Run all cells of a study and write study.html, study.json and study.csv.
@@ -72,6 +73,7 @@ def run_study(
         output_dir: The folder of the study. The default is `outputs/studies/<file name of the study>`.
         overrides: Changes to all recipes by dotted keys.
         jobs: The number of cells to run at a time. They share CPU cores, memory and GPU.
+        ray: The address of a Ray cluster to run the cells on, or local; see docs/scale.md. `jobs` is not used then.
         progress: True for a progress bar on standard error, or a callback.
 
     Returns:
@@ -96,12 +98,13 @@ def run_study(
         search.check()
     with show_progress(progress):
         check_cells([*cells, *(search.boundary_cells() if search else [])], folder)
+        runner = _make_runner(folder, jobs, ray)
         folder.create(path.stem)
         with folder_lock(folder.path):
-            runner = CellRunner(folder, jobs)
             try:
                 if search:
-                    loaded = loaded.model_copy(update={"variants": (*loaded.variants, *search.run(runner, jobs))})
+                    finalists = search.run(runner)
+                    loaded = loaded.model_copy(update={"variants": (*loaded.variants, *finalists)})
                     cells = make_cells(loaded, overrides)
                     folder.check(path.stem, cells)
                 runner.run(cells)
@@ -117,6 +120,14 @@ def run_study(
             "\n".join(problems), hint=f"{folder.page} shows all other results. Correct the files, and run it again."
         )
     return result
+
+
+def _make_runner(folder: StudyFolder, jobs: int, ray: str | None) -> CellRunner:
+    if ray is None:
+        return CellRunner(folder, jobs)
+    from toolkit.studies.ray_runner import RayRunner
+
+    return RayRunner(folder, ray)
 
 
 def default_study_dir(study: Path) -> Path:

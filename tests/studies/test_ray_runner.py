@@ -1,0 +1,39 @@
+"""Studies on a Ray cluster have the results of those on one machine."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+from toolkit.studies.study import run_study
+
+pytest.importorskip("ray")
+WriteStudy = Callable[..., Path]
+
+
+def test_study_on_ray_has_the_same_table(write_study: WriteStudy, tmp_path: Path, in_process: list[str]) -> None:
+    path, out = write_study(), tmp_path / "ray"
+    command = [sys.executable, "scripts/study.py", str(path), "--output-dir", str(out), "--ray", "local"]
+    done = subprocess.run(command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    expected = run_study(path, tmp_path / "here")
+    record = json.loads((out / "study.json").read_text(encoding="utf-8"))
+    for ours, theirs in zip(record["results"], expected.results, strict=True):
+        assert ours["accuracy_by_seed"] == theirs["accuracy_by_seed"] and ours["variant"] == theirs["variant"]
+        assert ours["nll"] == pytest.approx(theirs["nll"], rel=1e-4) if ours["nll"] else theirs["nll"] is None
+    assert in_process == ["lora-seed1", "lora-seed2"]
+
+
+def test_silent_cluster_is_refused_at_once(
+    write_study: WriteStudy, tmp_path: Path, call: Callable[..., tuple[int, str, str]]
+) -> None:
+    start = time.monotonic()
+    code, _, error = call("study", write_study(), "--output-dir", tmp_path / "out", "--ray", "127.0.0.1:1")
+    assert code == 2 and "does not answer" in error and not (tmp_path / "out").exists()
+    assert time.monotonic() - start < 60
