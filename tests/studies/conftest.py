@@ -42,7 +42,7 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         if not self._is_completed(cell):
             started.append(cell.name)
             with suppress(ToolkitError):
-                run_cell(self._folder, json.loads(cell_specification(cell)))
+                run_cell(self.folder, json.loads(cell_specification(cell)))
         return ""
 
     def run(self: CellRunner, cells: Sequence[Cell]) -> None:

@@ -63,7 +63,7 @@ class FakeRunner(CellRunner):
         self.names.append(cell.name)
         if len(self.names) == self.interrupted_at:
             raise KeyboardInterrupt
-        folder, run = self._folder, self._folder.run(cell.name)
+        folder, run = self.folder, self.folder.run(cell.name)
         run.path.mkdir(parents=True, exist_ok=True)
         state, values = folder.state(cell.name), self.values(len(self.names))
         for step, value in enumerate(values, 1):

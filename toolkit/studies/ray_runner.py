@@ -81,5 +81,5 @@ class RayRunner(CellRunner):
 
     def _start(self, cell: Cell, threads: int) -> RemoteCell:
         task = self._ray.remote(run_on_node).options(max_retries=_RETRIES, **self._resources)
-        arguments = (str(self._folder.path), cell.name, cell_specification(cell), threads)
+        arguments = (str(self.folder.path), cell.name, cell_specification(cell), threads)
         return RemoteCell(self._ray, task.remote(*arguments))

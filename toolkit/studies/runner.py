@@ -80,7 +80,7 @@ class CellRunner:
     """
 
     def __init__(self, folder: StudyFolder, jobs: int) -> None:
-        self._folder = folder
+        self.folder = folder
         self.jobs = jobs
         self._processes: dict[str, CellProcess] = {}
         self._is_stopping = False
@@ -115,7 +115,7 @@ class CellRunner:
             cell: The cell.
             should_prune: A function that is called every second. If it returns True, the cell is stopped and pruned.
         """
-        folder, name = self._folder, cell.name
+        folder, name = self.folder, cell.name
         state = folder.state(name)
         if self._is_stopping or state.status == "pruned" or self._is_completed(cell):
             return ""
@@ -144,22 +144,22 @@ class CellRunner:
 
     def _start(self, cell: Cell, threads: int) -> CellProcess:
         """Start the process of a cell."""
-        return start_cell(self._folder.path, cell.name, cell_specification(cell), threads)
+        return start_cell(self.folder.path, cell.name, cell_specification(cell), threads)
 
     def _is_completed(self, cell: Cell) -> bool:
-        state = self._folder.state(cell.name)
+        state = self.folder.state(cell.name)
         return (
             state.status == "completed"
-            and self._folder.run(cell.name).is_finished
+            and self.folder.run(cell.name).is_finished
             and all(measurement.key in state.evaluations for measurement in cell.measurements)
             and all(
-                (self._folder.run(cell.name).eval / name / "metrics.json").is_file()
+                (self.folder.run(cell.name).eval / name / "metrics.json").is_file()
                 for name in state.evaluations.values()
             )
         )
 
     def _describe_outcome(self, cell: Cell, code: int) -> str:
-        folder, state = self._folder, self._folder.state(cell.name)
+        folder, state = self.folder, self.folder.state(cell.name)
         if self._is_stopping:
             return f"{cell.name}  stopped"
         if code == 0:

@@ -101,25 +101,34 @@ def run_study(
         runner = _make_runner(folder, jobs, ray)
         folder.create(path.stem)
         with folder_lock(folder.path):
-            try:
-                if search:
-                    finalists = search.run(runner)
-                    loaded = loaded.model_copy(update={"variants": (*loaded.variants, *finalists)})
-                    cells = make_cells(loaded, overrides)
-                    folder.check(path.stem, cells)
-                runner.run(cells)
-            finally:  # after Ctrl-C, the page shows what there is
-                result = write_results(folder, path.stem, loaded, cells, search)
-    if failed := [cell["name"] for cell in result.record["cells"] if cell["status"] != "completed"]:
+            result = _run_cells(path.stem, loaded, cells, runner, search)
+    _check_complete(result)
+    return result
+
+
+def _run_cells(name: str, study: Study, cells: list[Cell], runner: CellRunner, search: Search | None) -> StudyResult:
+    try:
+        if search:
+            study = study.model_copy(update={"variants": (*study.variants, *search.run(runner))})
+            cells = make_cells(study, search.overrides)
+            runner.folder.check(name, cells)
+        runner.run(cells)
+    finally:  # after Ctrl-C, the page shows what there is
+        result = write_results(runner.folder, name, study, cells, search)
+    return result
+
+
+def _check_complete(result: StudyResult) -> None:
+    page, cells = result.page, result.record["cells"]
+    if failed := [cell["name"] for cell in cells if cell["status"] != "completed"]:
         raise StudyError(
             f"{len(failed)} of {len(cells)} cells failed: {join_names(failed, 'and')}.",
-            hint=f"{folder.page} lists the reasons. Run it again to retry only the failed cells.",
+            hint=f"{page} lists the reasons. Run it again to retry only the failed cells.",
         )
     if problems := result.record["problems"]:
         raise StudyError(
-            "\n".join(problems), hint=f"{folder.page} shows all other results. Correct the files, and run it again."
+            "\n".join(problems), hint=f"{page} shows all other results. Correct the files, and run it again."
         )
-    return result
 
 
 def _make_runner(folder: StudyFolder, jobs: int, ray: str | None) -> CellRunner:
