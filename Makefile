@@ -47,7 +47,7 @@ $(VENV)/installed: requirements/base.txt requirements/torch.txt requirements/uns
 	$(PIP) --no-deps --editable .
 	touch $@
 
-$(VENV)/tested: $(VENV)/installed requirements/test.txt
+$(VENV)/tested: $(VENV)/installed requirements/test.txt requirements/ray.txt
 	$(PIP) -r requirements/test.txt
 	touch $@
 
