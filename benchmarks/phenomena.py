@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from runs import group_interval
+from toolkit.evaluation.seeds import group_interval
 from side_by_side import Table, add_out_flag, report
 
 # "plus" and "personne" are left out: without their context, they are more often "more" and "person".
