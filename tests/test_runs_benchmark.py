@@ -14,8 +14,12 @@ import pytest
 from tests.conftest import ROOT
 from tests.evaluation.run_files import LABELS, make_predictions, make_run, write_predictions
 from toolkit.data.example import Example
+from toolkit.data.examples import fingerprint
+from toolkit.errors import DataError
+from toolkit.evaluation.baseline_rows import baseline_rows
 from toolkit.evaluation.comparison import mcnemar_exact
 from toolkit.evaluation.metrics import Predictions, compute_metrics
+from toolkit.evaluation.prediction_files import read_evaluation
 from toolkit.recipe.inputs import NLI_INPUTS
 from toolkit.utils.atomic_io import write_json
 
@@ -98,8 +102,10 @@ def write_model_run(folder: Path, seed: int, answers: dict[str, np.ndarray]) -> 
     test = str(data / "test.jsonl")
     run = make_run(folder, data={"train": {"path": str(data / "train.jsonl")}, "eval": {"path": test}})
     costs = {"timings": {"train_seconds": 10.0}, "peak_memory_bytes": 3_000_000_000, "trainable_parameters": 1000}
-    write_json(run.run_json, run.record | {"seed": seed} | costs)
-    examples = [Example(row["id"], {key: row[key] for key in NLI_INPUTS}, row["label"]) for row in rows[30:]]
+    examples = [Example(row["id"], {key: row[key] for key in NLI_INPUTS}, row["label"]) for row in rows]
+    train, examples = examples[:30], examples[30:]
+    rows_record = {**run.record["data"], "train": {**run.record["data"]["train"], "fingerprint": fingerprint(train)}}
+    write_json(run.run_json, run.record | {"seed": seed, "data": rows_record} | costs)
     for name, correct in answers.items():
         scores = np.zeros((30, 3))
         for i, is_correct in enumerate(correct):
@@ -108,12 +114,24 @@ def write_model_run(folder: Path, seed: int, answers: dict[str, np.ndarray]) -> 
         model, _, shots = name.partition("@shots")
         metrics = {
             "n": 30, "inputs": list(NLI_INPUTS), "labels": list(LABELS), "mode": "constrained", "model": model,
-            "shots": int(shots or 0), "data": {"source": test, "fingerprint": "f"},
+            "shots": int(shots or 0), "data": {"source": test, "fingerprint": fingerprint(examples)},
             "speed": {"examples_per_second": 5.0}, **compute_metrics(examples, predictions),
         }  # fmt: skip
         (run.eval / name).mkdir(parents=True)
         write_json(run.eval / name / "metrics.json", metrics)
         write_predictions(run.eval / name / "predictions.jsonl", examples, predictions)
+
+
+def test_baselines_of_changed_rows_are_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "runs"
+    folder.mkdir()
+    write_model_run(folder / "study" / "model" / "seed-1", 1, {"adapter": np.arange(30) < 24})
+    rows = read_evaluation(folder / "study" / "model" / "seed-1" / "eval" / "adapter")
+    assert set(baseline_rows(rows)) == {"majority", "hypothesis-only", "TF-IDF pair"}
+    test = folder / "rows" / "test.jsonl"
+    test.write_text(test.read_text(encoding="utf-8").replace("h45", "other words"), encoding="utf-8")
+    with pytest.raises(DataError, match=r"rows of data\.eval have changed"):
+        baseline_rows(rows)
 
 
 def test_reference_is_compared_with_all_models(tmp_path: Path) -> None:

@@ -77,9 +77,9 @@ def make_cells(study: Study, overrides: Overrides = ()) -> list[Cell]:
             _add_cells(cells, study, variant, overrides)
         except ToolkitError as error:
             mistakes.append(f"{variant.name}: {error}")
-    names = [variant.name for variant in study.variants] + [cell.name for cell in cells]
-    if repeated := sorted({name for name in names if names.count(name) > 1}):
-        mistakes.append(f"{join_names(repeated, 'and')}: several variants or runs would have this name; rename them.")
+    for names in ([variant.name for variant in study.variants], [cell.name for cell in cells]):
+        if repeated := sorted({name for name in names if names.count(name) > 1}):
+            mistakes.append(f"{join_names(repeated, 'and')}: several variants would have this name; rename them.")
     if mistakes:
         raise RecipeError("\n".join(mistakes), hint="No cell was started. Fix or remove these variants.")
     return cells
