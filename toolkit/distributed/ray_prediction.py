@@ -181,7 +181,7 @@ def _label_shards(
 
     resources = worker_resources(ray)
     workers = min(len(shards), count_workers(ray, resources))
-    logger.info("labeling    %s shards with %s workers", f"{len(shards):,}", workers)
+    logger.info("labeling    shards: %s, at a time: %s", f"{len(shards):,}", workers)
     context = ray_data.DataContext.get_current()
     context.enable_progress_bars = False
     rows = [{"uri": shard.uri, "size": shard.size, "modified": shard.modified} for shard in shards]
