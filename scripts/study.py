@@ -1,4 +1,4 @@
-"""Run a study: a table of runs over recipes, seeds and data sizes, with paired tests and learning curves.
+"""Run a study: a table of runs over recipes, seeds and training set sizes, with paired tests and learning curves.
 
 python scripts/study.py studies/quickstart_seeds.yaml
 python scripts/study.py studies/learning_curve.yaml --set model.name=outputs/my_model --jobs 2
@@ -22,14 +22,10 @@ def parse() -> Namespace:
     flags.add_argument(
         "--output-dir", type=Path, help="folder of the study (default: outputs/studies/<file name of the study>)"
     )
-    flags.add_argument(
-        "--jobs",
-        type=positive,
-        default=1,
-        metavar="N",
-        help="run N cells at a time; they share CPU cores, memory and GPU",
-    )
-    flags.add_argument("--ray", metavar="ADDRESS", help="run the cells on a Ray cluster: HOST:PORT, auto or local")
+    where = flags.add_mutually_exclusive_group()
+    help_text = "run N cells at a time; they share CPU cores, memory and GPU"
+    where.add_argument("--jobs", type=positive, default=1, metavar="N", help=help_text)
+    where.add_argument("--ray", metavar="ADDRESS", help="run the cells on a Ray cluster: HOST:PORT, auto or local")
     return flags.parse_args()
 
 

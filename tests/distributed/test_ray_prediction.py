@@ -116,6 +116,13 @@ def test_cluster_that_does_not_answer_is_refused(
     assert time.monotonic() - start < 10 and not (tmp_path / "out").exists()
 
 
+def test_missing_temperature_is_one_sentence(shards: Path, trained: RunFolder, tmp_path: Path, call: Call) -> None:
+    """It is found before a worker starts, whose errors would be tracebacks."""
+    arguments = (trained.path, "--input", f"{shards}/*.parquet", "--output", tmp_path / "out", "--ray", "local")
+    code, _, error = call("predict", *arguments, "--calibrated")
+    assert code == 2 and "needs the temperature of adapter" in error and "Traceback" not in error
+
+
 def test_missing_ray_is_explained(
     shards: Path, trained: RunFolder, tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
+from toolkit.errors import RunError
 from toolkit.studies.study import run_study
 
 pytest.importorskip("ray")
@@ -28,6 +29,13 @@ def test_study_on_ray_has_the_same_table(write_study: WriteStudy, tmp_path: Path
         assert ours["accuracy_by_seed"] == theirs["accuracy_by_seed"] and ours["variant"] == theirs["variant"]
         assert ours["nll"] == pytest.approx(theirs["nll"], rel=1e-4) if ours["nll"] else theirs["nll"] is None
     assert in_process == ["lora-seed1", "lora-seed2"]
+
+
+def test_jobs_and_ray_exclude_each_other(write_study: WriteStudy, call: Callable[..., tuple[int, str, str]]) -> None:
+    code, _, error = call("study", write_study(), "--jobs", 2, "--ray", "local")
+    assert code == 2 and "not allowed with" in error
+    with pytest.raises(RunError, match="Ray decides"):
+        run_study(write_study(), jobs=2, ray="local")
 
 
 def test_silent_cluster_is_refused_at_once(

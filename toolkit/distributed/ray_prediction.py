@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import toolkit
+from toolkit.api.imports import import_backend
 from toolkit.api.run import Run
 from toolkit.distributed.ray_cluster import connect, count_workers, worker_resources
 from toolkit.distributed.shards import (
@@ -151,6 +152,11 @@ def predict_shards(
     """
     run, model = options.open(), ModelRef.parse(options.model)
     model.check(run.folder, run.recipe.model.kind)
+    if options.calibrated:  # here, because an error of a worker would be a traceback
+        import_backend(model)
+        from toolkit.inference.prediction import load_temperature
+
+        load_temperature(run, model)
     shards, source = list_shards(pattern), run.recipe.data.eval
     check_same_columns(shards, source.format, list(run.recipe.columns_of(source).inputs.values()))
     origin = {

@@ -102,10 +102,12 @@ def list_shards(pattern: str) -> list[Shard]:
         pattern: A path whose last part can contain wildcards, e.g. `s3://bucket/shards/*.parquet`.
 
     Raises:
-        DataError: If there are none, or two have the same name.
+        DataError: If there are none, or the folder cannot be listed.
         RunError: If the file system cannot be opened.
     """
     folder, _, name = pattern.rpartition("/")
+    if not folder and pattern.startswith("/"):
+        folder = "/"
     if _WILDCARD.search(folder):
         raise DataError(f"{pattern}: only the file name can contain wildcards.", hint="Name one folder.")
     file_system, path = Location(folder or ".").open()
@@ -119,7 +121,7 @@ def list_shards(pattern: str) -> list[Shard]:
     if not matching:
         raise DataError(f"No file matches {pattern}.", hint='Quote the pattern, e.g. --input "shards/*.parquet".')
     # Absolute, because workers have other working directories.
-    prefix = f"{folder}/" if "://" in folder else f"{path}/"
+    prefix = f"{folder}/" if "://" in folder else f"{path.rstrip('/')}/"
     return sorted(
         (
             Shard(f"{prefix}{info.base_name}", info.size, info.mtime.isoformat() if info.mtime else None)

@@ -73,7 +73,7 @@ def run_study(
         output_dir: The folder of the study. The default is `outputs/studies/<file name of the study>`.
         overrides: Changes to all recipes by dotted keys.
         jobs: The number of cells to run at a time. They share CPU cores, memory and GPU.
-        ray: The address of a Ray cluster to run the cells on, or local; see docs/scale.md. `jobs` is not used then.
+        ray: The address of a Ray cluster to run the cells on, or local, instead of `jobs`; see docs/scale.md.
         progress: True for a progress bar on standard error, or a callback.
 
     Returns:
@@ -89,6 +89,8 @@ def run_study(
         raise RunError(
             f"jobs is {jobs!r}, but must be an integer of at least 1.", hint="Omit it to run one cell at a time."
         )
+    if ray is not None and jobs != 1:
+        raise RunError(f"jobs is {jobs}, but Ray decides how many cells run at a time.", hint="Leave out jobs or ray.")
     loaded = load_study(path)
     cells = make_cells(loaded, overrides)
     folder = StudyFolder(default_study_dir(path) if output_dir is None else to_path(output_dir, "output_dir"))
