@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from pyarrow import fs as arrow_fs
 from pyarrow import parquet
 
 from toolkit.distributed.shards import (
@@ -49,6 +50,13 @@ def test_pattern_lists_matching_files_by_name(shards: list[Shard], monkeypatch: 
     assert [shard.size for shard in shards] == [path.stat().st_size for path in paths]
     monkeypatch.chdir(Path(shards[0].uri).parent)
     assert list_shards("*.parquet") == shards, "a relative pattern, for workers with another working directory"
+
+
+def test_pattern_in_the_root_folder(shards: list[Shard], monkeypatch: pytest.MonkeyPatch) -> None:
+    root = Path(shards[0].uri).parent
+    local = arrow_fs.LocalFileSystem
+    monkeypatch.setattr(arrow_fs, "LocalFileSystem", lambda: arrow_fs.SubTreeFileSystem(str(root), local()))
+    assert [shard.uri for shard in list_shards("/*.parquet")] == [f"/part-{number}.parquet" for number in range(3)]
 
 
 @pytest.mark.parametrize(

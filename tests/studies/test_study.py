@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
 import toolkit
 from tests.conftest import ROOT
@@ -26,6 +27,15 @@ from toolkit.studies.study_folder import CellState, StudyFolder
 
 WriteStudy = Callable[..., Path]
 VARIANTS = [{"name": "LoRA"}, {"name": "rank 2", "overrides": {"lora.r": 2}}, {"name": "zero-shot", "model": "base"}]
+
+CSV_OVERRIDES = {"data.columns": {}, "evaluation.baselines": False}
+
+
+def write_csv(file: Path, rows: int) -> None:
+    """Write a data file with this number of pairs."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    lines = [f"Un chien {n} court.,Un animal {n} court.,entailment" for n in range(rows)]
+    file.write_text("\n".join(["premise,hypothesis,label", *lines]), encoding="utf-8")
 
 
 def test_table_matches_the_evaluations(write_study: WriteStudy, tmp_path: Path, in_process: list[str]) -> None:
@@ -88,6 +98,22 @@ def test_changed_evaluation_is_rerun(write_study: WriteStudy, tmp_path: Path, in
     in_process.clear()
     changed = run_study(write_study(seeds=[1], evaluations={"a": data | {"limit": 18}}), tmp_path / "out")
     assert in_process == ["lora-seed1"] and changed.results[0]["n"] == 18
+
+
+def test_changed_data_file_is_evaluated_again(write_study: WriteStudy, tmp_path: Path, in_process: list[str]) -> None:
+    """The path is the same, but not the rows."""
+    file = tmp_path / "more.csv"
+    study = write_study(seeds=[1], evaluations={"own": {}, "more": {"data": str(file)}}, overrides=CSV_OVERRIDES)
+    counts, started = [], []
+    for rows in (6, 6, 9):
+        write_csv(file, rows)
+        result = run_study(study, tmp_path / "out")
+        counts += [
+            entry["n"] for entry in result.results if entry["evaluation"] == "more" and entry["variant"] == "LoRA"
+        ]
+        started.append(in_process.copy())
+        in_process.clear()
+    assert counts == [6, 6, 9] and started == [["lora-seed1"], [], ["lora-seed1"]]
 
 
 def test_learning_curve_of_a_study(write_study: WriteStudy, tmp_path: Path, in_process: list[str]) -> None:
@@ -212,13 +238,9 @@ def test_files_with_the_same_name_are_kept_apart(
 ) -> None:
     evaluations = {}
     for version, count in (("v1", 6), ("v2", 9)):
-        file = tmp_path / version / "fr" / "test.csv"
-        file.parent.mkdir(parents=True)
-        lines = [f"Un chien {n} court.,Un animal {n} court.,entailment" for n in range(count)]
-        file.write_text("\n".join(["premise,hypothesis,label", *lines]), encoding="utf-8")
+        write_csv(file := tmp_path / version / "fr" / "test.csv", count)
         evaluations[version] = {"data": str(file)}
-    overrides = {"data.columns": {}, "evaluation.baselines": False}
-    result = run_study(write_study(seeds=[1], evaluations=evaluations, overrides=overrides), tmp_path / "out")
+    result = run_study(write_study(seeds=[1], evaluations=evaluations, overrides=CSV_OVERRIDES), tmp_path / "out")
     assert {entry["evaluation"]: entry["n"] for entry in result.results if entry["variant"] == "LoRA"} == {
         "v1": 6,
         "v2": 9,
@@ -248,3 +270,21 @@ def test_threads_of_a_started_cell_never_change(write_study: WriteStudy, tmp_pat
     # A cell that something else has stopped has failed, unless the study itself is stopping.
     assert "failed: The process ended with a signal from outside" in message
     assert folder.state("lora-seed1").status == "failed"
+
+
+def test_shipped_quickstart_study_at_a_reduced_size(tmp_path: Path) -> None:
+    """The shipped study with fewer seeds, steps and rows: all its variants and evaluations."""
+    source = ROOT / "studies" / "quickstart_seeds.yaml"
+    values = yaml.safe_load(source.read_text(encoding="utf-8"))
+    values |= {"recipe": str(ROOT / "recipes" / "quickstart.yaml"), "seeds": [1, 2]}
+    for evaluation in values["evaluations"].values():
+        evaluation["limit"] = 24
+    study = tmp_path / source.name
+    study.write_text(yaml.safe_dump(values), encoding="utf-8")
+    command = [sys.executable, str(ROOT / "scripts" / "study.py"), study, "--output-dir", tmp_path / "out"]
+    subprocess.run([*command, "--set", "training.max_steps=1", "--jobs", "2"], check=True, cwd=tmp_path)
+    record = json.loads((tmp_path / "out" / "study.json").read_text(encoding="utf-8"))
+    seeds = {(entry["variant"], entry["evaluation"]): len(entry["seeds"]) for entry in record["results"]}
+    names = [variant["name"] for variant in values["variants"]]
+    expected = {(name, rows): 1 if name == "zero-shot" else 2 for name in names for rows in values["evaluations"]}
+    assert seeds.items() >= expected.items() and all(cell["status"] == "completed" for cell in record["cells"])

@@ -9,11 +9,12 @@ from typing import Any
 
 from toolkit.errors import RecipeError, ToolkitError
 from toolkit.evaluation.request import EvaluationRequest
-from toolkit.recipe.data_paths import resolve_data_path
+from toolkit.recipe.data_paths import find_files, is_local, resolve_data_path
 from toolkit.recipe.loading import Overrides, build_recipe, load_recipe
 from toolkit.recipe.schema import Recipe
 from toolkit.runs.model_ref import ModelRef
 from toolkit.studies.schema import Study, VariantSection, slug
+from toolkit.utils.atomic_io import file_fingerprint
 from toolkit.utils.formatting import join_names
 
 
@@ -27,6 +28,7 @@ class Measurement:
         train_size: The largest number of training rows; None for all.
         request: The parameters of the evaluation.
         overrides: Changes to the recipe only for this evaluation.
+        fingerprint: The fingerprint of the request's data files; None for other data.
     """
 
     variant: str
@@ -34,12 +36,17 @@ class Measurement:
     train_size: int | None
     request: EvaluationRequest
     overrides: Mapping[str, Any] = field(default_factory=dict)
+    fingerprint: str | None = None
 
     @property
     def key(self) -> str:
-        """A name that is unique in its cell. It changes with the parameters, so that old results are not reused."""
+        """A name that is unique in its cell.
+
+        It changes with the parameters and the contents of data files, so that old results are not reused.
+        """
         request = self.request
         parameters = [str(request.model), request.data, request.limit, request.mode, request.shots, self.overrides]
+        parameters += [self.fingerprint] if self.fingerprint else []
         digest = hashlib.sha256(json.dumps(parameters, sort_keys=True).encode()).hexdigest()[:8]
         return f"{slug(self.variant)}@{slug(self.evaluation)}-{digest}"
 
@@ -108,6 +115,7 @@ def _add_cells(cells: list[Cell], study: Study, variant: VariantSection, overrid
         )
         for name, data in study.evaluations.items()
     }
+    fingerprints = {name: _data_fingerprint(request) for name, request in requests.items()}
     sizes, seeds = variant_sizes(study, variant), variant.seeds or study.seeds
     if variant.model == "base" and not variant.shots:  # the base model does not depend on the seed
         seeds = seeds[:1]
@@ -121,10 +129,23 @@ def _add_cells(cells: list[Cell], study: Study, variant: VariantSection, overrid
             fields: dict[str, Any] = {"seed": seed, **({} if size is None else {"data.train_rows": size})}
             recipe = build_recipe(values, Path(path).name, fields)
             measurements = tuple(
-                Measurement(variant.name, name, size, request, variant.evaluation_overrides)
+                Measurement(variant.name, name, size, request, variant.evaluation_overrides, fingerprints[name])
                 for name, request in requests.items()
             )
             _add_cell(cells, Cell(_cell_name(variant, seed, size), recipe, measurements))
+
+
+def _data_fingerprint(request: EvaluationRequest) -> str | None:
+    """Return the fingerprint of the data files of an evaluation; None if it uses others or if they cannot be read.
+
+    Unreadable files, and rows of the run itself that have changed since training, are reported by `check_cells`.
+    """
+    if request.data is None or not is_local(request.data):
+        return None
+    try:
+        return file_fingerprint(find_files(request.data))
+    except OSError:
+        return None
 
 
 def variant_sizes(study: Study, variant: VariantSection) -> tuple[int | None, ...]:
