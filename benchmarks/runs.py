@@ -30,7 +30,8 @@ from run_folders import BASELINES, read_runs
 from side_by_side import Table, add_out_flag, report
 
 from toolkit.evaluation.comparison import mcnemar_exact
-from toolkit.evaluation.seeds import compare_seeds, mean_over_seeds
+from toolkit.evaluation.seeds import compare_seeds, holm_adjust, mean_over_seeds
+from toolkit.studies.page import p_value
 
 MEANS = (
     "macro_f1", "nll", "ece", "calibrated_nll", "calibrated_ece", "rows_per_second", "train_seconds",
@@ -75,8 +76,12 @@ def compare_protocols(entries: Sequence[Result], baseline: Sequence[Result]) -> 
 def compare_models(entries: Sequence[Result], others: Sequence[Result]) -> dict[str, Any]:
     """Return the difference in accuracy from another model on the same rows.
 
-    The seeds of two models have nothing in common, so each row counts with its mean over the seeds of a model.
+    The seeds of two models have nothing in common, so each row counts with its mean over the seeds of a model. A GGUF
+    file is compared only with the runs that were exported.
     """
+    if "agreement" in others[0] and others[0]["model"].startswith(f"{entries[0]['model']} "):
+        exported = {entry["seed"] for entry in others}
+        entries = [entry for entry in entries if entry["seed"] in exported]
     comparison = compare_seeds(*([entry["_rows"] for entry in model] for model in (entries, others)))
     return {
         "model": others[0]["model"],
@@ -189,11 +194,13 @@ def seeds_table(results: list[Result]) -> Table:
 
 
 def difference_table(results: list[Result]) -> Table:
-    """Return how much more accurate the reference is than each other model."""
-    rows: Table = [["protocol", "data", "reference", "other model", "difference"]]
-    for entry in results:
-        for other in entry.get("against_models", ()):
-            rows.append([entry["protocol"], entry["data"], entry["model"], other["model"], describe_difference(other)])
+    """Return how much more accurate the reference is than each other model, with p-values adjusted for all rows."""
+    rows: Table = [["protocol", "data", "reference", "other model", "difference", "p (Holm)"]]
+    pairs = [(entry, other) for entry in results for other in entry.get("against_models", ())]
+    adjusted = holm_adjust([other["p_value"] for _, other in pairs])
+    for (entry, other), p in zip(pairs, adjusted, strict=True):
+        names = [entry["protocol"], entry["data"], entry["model"], other["model"]]
+        rows.append([*names, describe_difference(other), p_value(p)])
     return rows
 
 
