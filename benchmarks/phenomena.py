@@ -84,7 +84,7 @@ def measure(folders: Sequence[Path]) -> list[dict[str, Any]]:
             "n": int(selected.sum()),
             "accuracy": float(correct[selected].mean()),
             "interval": group_interval(
-                correct[selected], np.unique(groups[selected], return_inverse=True)[1]
+                correct[selected], np.unique(groups[selected], return_inverse=True)[1], lowest=0.0
             ),
         }
         for name, selected in phenomena(rows)

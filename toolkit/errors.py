@@ -74,6 +74,12 @@ class StudyError(ToolkitError, RuntimeError):
     exit_code = EXIT_FAILURE
 
 
+class WorkerError(ToolkitError, RuntimeError):
+    """Raised when workers on other machines fail; what is finished is kept."""
+
+    exit_code = EXIT_FAILURE
+
+
 class GateError(ToolkitError, RuntimeError):
     """Raised when the work is done but its result fails a required check."""
 

@@ -15,6 +15,7 @@ from toolkit.errors import RunError
 CASES = [
     ("described by: toolkit.Recipe.model_json_schema()", "described by: python scripts/sft.py --help"),
     ("Train first: toolkit.train(RECIPE)", "Train first: python scripts/sft.py RECIPE"),
+    ("toolkit.preflight(RECIPE).report() shows", "python scripts/preflight.py RECIPE shows"),
     ("with `toolkit.train(RECIPE, resume=True)`, or", "with `python scripts/sft.py RECIPE --resume`, or"),
     (
         "Create it with: toolkit.open_run('outputs/a').export()",

@@ -89,13 +89,22 @@ def test_every_row_is_labeled_once(cluster: Any, shards: Path, trained: RunFolde
     assert driver.returncode == 0, error
     manifest = json.loads((output / "manifest.json").read_text(encoding="utf-8"))
     assert manifest["rows"] == SHARDS * ROWS and len(manifest["shards"]) == SHARDS
-    run = toolkit.open_run(trained.path)
+    code = (
+        "import sys, toolkit; from pathlib import Path\n"
+        "from toolkit.inference.prediction import predict_file\n"
+        "with toolkit.open_run(sys.argv[1]).load() as classifier:\n"
+        "    for file in sorted(Path(sys.argv[2]).iterdir()):\n"
+        "        predict_file(classifier, file, Path(sys.argv[3]) / file.name)\n"
+    )
+    single = tmp_path / "single"
+    single.mkdir()
+    arguments = [sys.executable, "-c", code, trained.path, shards, single]
+    subprocess.run(arguments, cwd=ROOT, env=environment, check=True, capture_output=True)
     numbers: list[int] = []
     for shard in range(SHARDS):
         name = f"part-{shard}.parquet"
         numbers += parquet.read_table(output / name)["number"].to_pylist()
-        run.predict_file(shards / name, tmp_path / name)
-        assert parquet.read_table(output / name).equals(parquet.read_table(tmp_path / name))
+        assert parquet.read_table(output / name).equals(parquet.read_table(single / name))
     assert numbers == list(range(SHARDS * ROWS))
     repeated = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert repeated.returncode == 0 and "10,000 rows in 8 shards" in repeated.stdout
@@ -113,6 +122,28 @@ def test_cluster_that_does_not_answer_is_refused(
     code, _, error = call("predict", *arguments)
     assert code == 2 and ("does not answer" in error or "is not the address" in error)
     assert time.monotonic() - start < 10 and not (tmp_path / "out").exists()
+
+
+def test_failing_worker_is_one_sentence(cluster: Any, shards: Path, trained: RunFolder, tmp_path: Path) -> None:
+    """A worker on a node with another version of the toolkit cannot start."""
+    code = (
+        "import sys; from pathlib import Path\n"
+        "from toolkit.distributed import ray_prediction as prediction\n"
+        "from toolkit.distributed.locations import Location\n"
+        "from toolkit.distributed.shards import list_shards\n"
+        "from toolkit.errors import WorkerError\n"
+        "run, pattern, output, address = sys.argv[1:]\n"
+        "options = prediction.ModelOptions(run, version='0')\n"
+        "try:\n"
+        "    prediction._label_shards(\n"
+        "        options, list_shards(pattern), Location(output), {}, prediction.connect(address)\n"
+        "    )\n"
+        "except WorkerError as error:\n"
+        "    print(error)\n"
+    )
+    arguments = [trained.path, f"{shards}/*.parquet", tmp_path / "out", cluster.address]
+    done = subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True)
+    assert f"A worker has failed: This node has toolkit {toolkit.__version__}, but the driver has 0." in done.stdout
 
 
 def test_missing_temperature_is_one_sentence(shards: Path, trained: RunFolder, tmp_path: Path, call: Call) -> None:

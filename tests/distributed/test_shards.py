@@ -97,7 +97,7 @@ def test_only_missing_shards_are_left(shards: list[Shard], tmp_path: Path) -> No
     assert find_missing(output, shards, ORIGIN) == [shards[0], shards[2]]
     # A worker that was killed between the output and its record, and one that was killed in the middle.
     upload(Path(shards[0].uri), output.child(shards[0].name))
-    (tmp_path / "out" / "part-2.parquet.partial").write_bytes(b"half")
+    (tmp_path / "out" / "part-2.parquet.0123abcd.partial").write_bytes(b"half")
     assert find_missing(output, shards, ORIGIN) == [shards[0], shards[2]]
     (tmp_path / "out" / "_done" / "part-1.parquet.json").write_text("{")
     assert find_missing(output, shards, ORIGIN) == shards
@@ -113,29 +113,43 @@ def test_outputs_of_another_model_are_refused(shards: list[Shard], tmp_path: Pat
         find_missing(output, list_shards(f"{Path(shards[0].uri).parent}/*.parquet"), ORIGIN)
 
 
+def test_further_shards_need_the_same_model(shards: list[Shard], tmp_path: Path) -> None:
+    output = Location(str(tmp_path / "out"))
+    finish(output, shards[0])
+    assert find_missing(output, shards[1:], ORIGIN) == shards[1:]
+    with pytest.raises(RunError, match=r"part-0\.parquet was written with another adapter"):
+        find_missing(output, shards[1:], ORIGIN | {"adapter": "def"})
+    finish(output, shards[1])
+    assert [entry["uri"] for entry in write_manifest(output, ORIGIN)["shards"]] == [shard.uri for shard in shards[:2]]
+
+
 def test_foreign_folder_is_refused(shards: list[Shard], tmp_path: Path) -> None:
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter.md").write_text("mine")
     with pytest.raises(RunError, match=r"contains chapter\.md, which is not an output"):
         find_missing(Location(str(tmp_path / "thesis")), shards, ORIGIN)
-    with pytest.raises(RunError, match="is the folder of the input"):
-        find_missing(Location(str(Path(shards[0].uri).parent)), shards, ORIGIN)
+    folder = Path(shards[0].uri).parent
+    (tmp_path / "link").symlink_to(folder)
+    for same in (str(folder), f"{folder}/../shards", str(tmp_path / "link"), f"file://{folder}"):
+        with pytest.raises(RunError, match="is the folder of the input"):
+            find_missing(Location(same), shards, ORIGIN)
+
+
+def test_shard_cannot_be_the_manifest(tmp_path: Path) -> None:
+    shard = Shard(str(tmp_path / "in" / "manifest.json"), 1, None)
+    with pytest.raises(DataError, match=r"cannot be named manifest\.json"):
+        find_missing(Location(str(tmp_path / "out")), [shard], ORIGIN)
 
 
 def test_manifest_adds_up_the_shards(shards: list[Shard], tmp_path: Path) -> None:
     output = Location(str(tmp_path / "out"))
     for shard in shards:
         finish(output, shard)
-    manifest = write_manifest(output, shards, ORIGIN)
+    (tmp_path / "out" / "part-1.parquet.0123abcd.partial").write_bytes(b"half, of a killed worker")
+    manifest = write_manifest(output, ORIGIN)
+    assert not list((tmp_path / "out").glob("*.partial"))
     assert manifest["rows"] == 6 and manifest["truncated"] == 3 and len(manifest["shards"]) == 3
     assert json.loads((tmp_path / "out" / "manifest.json").read_text(encoding="utf-8")) == manifest
-
-
-def test_location_keeps_its_scheme(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert Location("s3://bucket/folder/").child("a.parquet").uri == "s3://bucket/folder/a.parquet"
-    assert Location("s3://bucket/x").absolute.uri == "s3://bucket/x"
-    assert Location("out").absolute.uri == str(tmp_path / "out")
 
 
 def test_memory_file_system_is_copied_from(tmp_path: Path, shards: list[Shard]) -> None:

@@ -9,6 +9,7 @@ import pytest
 from scipy.stats import permutation_test
 
 from toolkit.errors import DataError
+from toolkit.evaluation.intervals import wilson_interval
 from toolkit.evaluation.prediction_files import EvaluatedRows
 from toolkit.evaluation.seeds import compare_seeds, holm_adjust, mean_over_seeds, row_groups, sign_flip_test
 
@@ -34,6 +35,15 @@ def test_repeated_seeds_do_not_narrow_the_interval() -> None:
     """Repeating a seed adds no information about the rows."""
     rows = evaluated(np.arange(60) % 3 > 0, np.arange(60) // 3)
     assert mean_over_seeds([rows]).interval == mean_over_seeds([rows, rows, rows]).interval
+
+
+def test_intervals_without_variation_are_wide() -> None:
+    """All resamples would be equal: one group says nothing about others, and twelve right rows do not prove 100%."""
+    one_group = evaluated(np.arange(5) < 4, np.zeros(5, dtype=int))
+    assert mean_over_seeds([one_group]).interval == (0, 1)
+    assert compare_seeds([one_group], [one_group]).interval == (-1, 1)
+    right = evaluated(np.ones(12, dtype=bool), np.arange(12))
+    assert mean_over_seeds([right, right]).interval == pytest.approx(wilson_interval(12, 12))
 
 
 def test_seeds_with_different_rows_are_rejected() -> None:

@@ -148,6 +148,10 @@ def test_overrides_of_a_variant_win(write_study: WriteStudy) -> None:
         ({"variants": [{"name": "a", "evaluation_overrides": {"training.batch_size": 4}}]},
          "training.batch_size has no effect on a run that is already trained"),
         ({"variants": [{"name": "a", "model": "base", "shots": 300}]}, "shots 300 needs more than"),
+        ({"variants": [{"name": "a"}, {"name": "b", "model": "base", "shots": 300, "seeds": [2]}]},
+         "shots 300 needs more than"),  # only in the run of the second seed
+        ({"variants": [{"name": "a", "evaluation_overrides": {"data.eval.path": "b.csv"}}]},
+         "data.eval.path chooses rows; name them in evaluations instead"),
         ({"evaluations": {"a": {"data": "unlabeled.csv"}}}, "label"),
         ({"evaluations": {"a": {"data": "embedded:nli-fr:train"}}}, "occur in both data.train and data.eval"),
         ({"recipe": "a\0b"}, "NUL"),

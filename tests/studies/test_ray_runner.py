@@ -31,6 +31,33 @@ def test_study_on_ray_has_the_same_table(write_study: WriteStudy, tmp_path: Path
     assert in_process == ["lora-seed1", "lora-seed2"]
 
 
+def test_cancelled_cell_saves_a_checkpoint(write_study: WriteStudy, tmp_path: Path) -> None:
+    """The cell of a cancelled task stops like one on this machine, and the error of a task is in its log."""
+    code = (
+        "import signal, sys, time; from pathlib import Path\n"
+        "from toolkit.studies.cells import make_cells\n"
+        "from toolkit.studies.loading import load_study\n"
+        "from toolkit.studies.ray_runner import RayRunner\n"
+        "from toolkit.studies.study_folder import StudyFolder\n"
+        "folder = StudyFolder(Path(sys.argv[2])); folder.create('small')\n"
+        "(cell,) = make_cells(load_study(Path(sys.argv[1])))\n"
+        "runner = RayRunner(folder, 'local')\n"
+        "process = runner._start(cell, 1)\n"
+        "while 'step/s' not in (folder.log(cell.name).read_text() if folder.log(cell.name).is_file() else ''):\n"
+        "    time.sleep(0.2)\n"
+        "process.send_signal(signal.SIGTERM)\n"
+        "print(process.wait(timeout=60), folder.run(cell.name).is_finished)\n"
+        "runner.folder.path = Path('/proc/none')\n"
+        "print(runner._start(cell, 1).wait(timeout=60))\n"
+    )
+    study = write_study(seeds=[1], overrides={"training.max_steps": 100_000, "training.epochs": 100_000})
+    arguments = [sys.executable, "-c", code, study, tmp_path / "out"]
+    done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.stdout.splitlines() == ["130 False", "1"], done.stderr
+    assert "/proc/none" in (tmp_path / "out" / "logs" / "lora-seed1.log").read_text(encoding="utf-8")
+    assert list((tmp_path / "out" / "runs" / "lora-seed1" / "checkpoints").glob("checkpoint-*"))
+
+
 def test_jobs_and_ray_exclude_each_other(write_study: WriteStudy, call: Callable[..., tuple[int, str, str]]) -> None:
     code, _, error = call("study", write_study(), "--jobs", 2, "--ray", "local")
     assert code == 2 and "not allowed with" in error

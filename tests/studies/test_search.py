@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 
-from toolkit.errors import RunError
+from toolkit.errors import RunError, StudyError
 from toolkit.studies.cells import Cell
 from toolkit.studies.loading import load_study
 from toolkit.studies.runner import CellRunner
+from toolkit.studies.schema import slug
 from toolkit.studies.search import Search
+from toolkit.studies.search_space import unique_name
 from toolkit.studies.study import run_study
 from toolkit.studies.study_folder import StudyFolder
 from toolkit.utils.atomic_io import write_json
@@ -120,10 +122,16 @@ def test_changed_search_is_refused(write_study: WriteStudy, tmp_path: Path) -> N
     assert len(runner.names) == 2
     fewer = make_search(write_study, tmp_path / "out", trials=2)
     fewer.run(FakeRunner(fewer.folder, lambda _: [0.5]))
-    with pytest.raises(RunError, match="has changed since it started"):
+    with pytest.raises(RunError, match="has another recipe, space, seed or pruning than when it started"):
         make_search(write_study, tmp_path / "out", space={"lora.r": [2, 4]}).check()
-    with pytest.raises(RunError, match="has changed since it started"):
+    with pytest.raises(RunError, match="has another recipe, space, seed or pruning than when it started"):
         Search(first.study, first.folder, ["training.max_steps=2"]).check()
+    identity = json.loads((tmp_path / "out" / "search.json").read_text(encoding="utf-8"))
+    assert set(identity["rows"]) == {"train", "dev"} and all(identity["rows"].values())
+    identity["rows"]["dev"] = "that of other rows"
+    write_json(tmp_path / "out" / "search.json", identity)
+    with pytest.raises(RunError, match="dev rows or base model have changed"):
+        make_search(write_study, tmp_path / "out").check()
 
 
 def test_sampled_values_are_in_the_space(write_study: WriteStudy, tmp_path: Path) -> None:
@@ -146,6 +154,10 @@ def test_sampled_values_are_in_the_space(write_study: WriteStudy, tmp_path: Path
         ),
         ({"search": {**SEARCH, "space": {"lora.r": {"low": 4, "high": 4}}}}, "low (4) must be less than high (4)"),
         ({"search": {**SEARCH, "space": {"seed": [1, 2]}}}, "seed cannot be searched"),
+        ({"search": {**SEARCH, "space": {"data.train.limit": [10, 20]}}}, "data.train.limit cannot be searched"),
+        ({"search": {**SEARCH, "space": {"lora.r": [8, 8]}}}, "search.space: lora.r: 8 occurs twice"),
+        ({"search": {**SEARCH, "space": {"lora.r": {"low": 1, "high": 4, "step": 1}}}}, "'step': 1} is not a range"),
+        ({"search": {**SEARCH, "space": {"lora.r": {"low": 1}}}}, "search.space: {'low': 1} is not a range"),
         ({"search": {**SEARCH, "space": {}}}, "search.space: has 0 values"),
         (
             {"search": {**SEARCH, "space": {"model.name": ["/none"]}}, "overrides": DEV},
@@ -201,6 +213,26 @@ def test_invalid_combinations_are_failed_trials(write_study: WriteStudy, tmp_pat
     states = {(trial["values"]["training.batch_size"], trial["values"]["training.micro_batch_size"], trial["state"])
               for trial in search.record()["trials"]}  # fmt: skip
     assert (12, 8, "failed") in states and (8, 4, "completed") in states
+
+
+def test_failed_search_runs_the_other_variants(
+    write_study: WriteStudy, tmp_path: Path, in_process: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Search, "_kept_value", lambda self, name: None)
+    for started in (["search-", "search-", "lora-se", "lora-se"], []):  # the second call fails in the same way
+        in_process.clear()
+        with pytest.raises(StudyError, match="None of the 2 trials of the search was completed") as error:
+            run_study(write_study(overrides=DEV, search={**SEARCH, "trials": 2}), tmp_path / "out")
+        assert error.value.exit_code == 1 and [name[:7] for name in in_process] == started
+    assert (tmp_path / "out" / "study.html").is_file()
+
+
+def test_alike_texts_have_different_names() -> None:
+    names = {
+        slug(unique_name({"task.user": text})) for text in ("{premise} / {hypothesis}", "{premise} - {hypothesis}")
+    }
+    assert len(names) == 2
+    assert unique_name({"lora.r": 8, "training.learning_rate": 3e-4}) == "r=8, learning_rate=0.0003"
 
 
 def test_damaged_database_is_one_sentence(write_study: WriteStudy, tmp_path: Path) -> None:

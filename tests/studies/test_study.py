@@ -101,11 +101,11 @@ def test_changed_evaluation_is_rerun(write_study: WriteStudy, tmp_path: Path, in
 
 
 def test_changed_data_file_is_evaluated_again(write_study: WriteStudy, tmp_path: Path, in_process: list[str]) -> None:
-    """The path is the same, but not the rows."""
+    """The path is the same, but not the rows. The last contents are those of the start, whose results were replaced."""
     file = tmp_path / "more.csv"
     study = write_study(seeds=[1], evaluations={"own": {}, "more": {"data": str(file)}}, overrides=CSV_OVERRIDES)
     counts, started = [], []
-    for rows in (6, 6, 9):
+    for rows in (6, 6, 9, 6):
         write_csv(file, rows)
         result = run_study(study, tmp_path / "out")
         counts += [
@@ -113,7 +113,7 @@ def test_changed_data_file_is_evaluated_again(write_study: WriteStudy, tmp_path:
         ]
         started.append(in_process.copy())
         in_process.clear()
-    assert counts == [6, 6, 9] and started == [["lora-seed1"], [], ["lora-seed1"]]
+    assert counts == [6, 6, 9, 6] and started == [["lora-seed1"], [], ["lora-seed1"], ["lora-seed1"]]
 
 
 def test_learning_curve_of_a_study(write_study: WriteStudy, tmp_path: Path, in_process: list[str]) -> None:

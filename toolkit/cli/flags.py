@@ -16,6 +16,7 @@ def _shell_word(literal: str) -> str:
 
 _FLAGS: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
     (r"toolkit\.Recipe\.model_json_schema\(\)", "python scripts/sft.py --help"),
+    (r"toolkit\.preflight\(RECIPE\)\.report\(\)", "python scripts/preflight.py RECIPE"),
     (r"toolkit\.train\(RECIPE\)", "python scripts/sft.py RECIPE"),
     (r"toolkit\.train\(RECIPE, resume=True\)", "python scripts/sft.py RECIPE --resume"),
     (

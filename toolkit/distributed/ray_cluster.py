@@ -21,7 +21,7 @@ def import_ray() -> Any:
     try:
         import ray
     except ImportError as error:
-        raise RunError("Ray is not installed.", hint='Install it with: pip install "toolkit[ray]"') from error
+        raise RunError("Ray is not installed.", hint='Install it with: pip install -e ".[ray]"') from error
     return ray
 
 
@@ -83,7 +83,7 @@ def worker_resources(ray: Any) -> dict[str, Any]:
 
 
 def count_workers(ray: Any, resources: dict[str, Any]) -> int:
-    """Return the number of workers with these resources that the cluster has room for now."""
+    """Return the number of workers with these resources that fit into the cluster, whether it is busy or not."""
     (name, amount), *_ = resources.items()
     key = {"num_gpus": "GPU", "num_cpus": "CPU"}[name]
     return max(1, sum(int(node["Resources"].get(key, 0) // amount) for node in ray.nodes() if node["Alive"]))

@@ -1,10 +1,13 @@
 """Prediction of shards with Ray Data: each worker keeps one classifier and labels one shard at a time."""
 
 import logging
+import re
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from pyarrow import ArrowException
 
 import toolkit
 from toolkit.api.imports import import_backend
@@ -22,7 +25,7 @@ from toolkit.distributed.shards import (
     upload,
     write_manifest,
 )
-from toolkit.errors import DataError, RunError, ToolkitError
+from toolkit.errors import DataError, RunError, ToolkitError, WorkerError, first_line
 from toolkit.recipe.loading import Overrides
 from toolkit.runs.model_ref import ModelRef
 from toolkit.runs.trained_run import TrainedRun
@@ -32,6 +35,8 @@ from toolkit.utils.progress import Progress, progress_bar, show_progress
 logger = logging.getLogger(__name__)
 
 _SHOWN_ERRORS = 5
+_RESTARTS = 20
+"""The number of times that each worker is restarted. The tasks' own limit is no help: waiting for a restart counts."""
 
 
 @dataclass(frozen=True)
@@ -103,12 +108,13 @@ class ShardLabeler:
         """Label the shards of a batch, and return their names and the errors of those that cannot be labeled."""
         names, errors = [], []
         for uri, size, modified in zip(batch["uri"], batch["size"], batch["modified"], strict=True):
-            shard = Shard(str(uri), int(size), None if modified is None else str(modified))
+            shard = Shard(str(uri), int(size), str(modified) or None)
             try:
                 self._label(shard)
                 errors.append("")
-            except ToolkitError as error:  # returned, so that it is reported as one sentence and the others continue
-                errors.append(f"{shard.name}: {error}")
+            # Returned, so that it is reported as one sentence and the others continue.
+            except (ToolkitError, OSError, ArrowException) as error:
+                errors.append(f"{shard.name}: {first_line(error)}")
             names.append(shard.name)
         return {"name": names, "error": errors}
 
@@ -149,26 +155,29 @@ def predict_shards(
     Raises:
         ToolkitError: If shards, run or cluster cannot be used.
         DataError: If shards could not be labeled. The outputs of all others are written.
+        WorkerError: If workers cannot start, or die again and again.
     """
     run, model = options.open(), ModelRef.parse(options.model)
     model.check(run.folder, run.recipe.model.kind)
-    if options.calibrated:  # here, because an error of a worker would be a traceback
+    temperature = None
+    if options.calibrated:
         import_backend(model)
         from toolkit.inference.prediction import load_temperature
 
-        load_temperature(run, model)
+        temperature = load_temperature(run, model)
     shards, source = list_shards(pattern), run.recipe.data.eval
-    check_same_columns(shards, source.format, list(run.recipe.columns_of(source).inputs.values()))
     origin = {
         "model": model.name if model.gguf is None else file_sha256(model.gguf),
         "adapter": run.adapter_sha256,
         "overrides": run.overridden,
-        "calibrated": options.calibrated,
+        "temperature": temperature,
         "toolkit version": options.version,
     }
     target = Location(output).absolute
     with show_progress(progress):
         if missing := find_missing(target, shards, origin):
+            columns = list(run.recipe.columns_of(source).inputs.values())
+            check_same_columns(list(dict.fromkeys([shards[0], *missing])), source.format, columns)
             errors = _label_shards(options, missing, target, origin, connect(address))
             if errors:
                 more = f"\n{len(errors) - _SHOWN_ERRORS:,} more" if len(errors) > _SHOWN_ERRORS else ""
@@ -176,7 +185,7 @@ def predict_shards(
                     "\n".join(errors[:_SHOWN_ERRORS]) + more,
                     hint="All other shards are labeled. Correct these, and run the same command again.",
                 )
-        return write_manifest(target, shards, origin)
+        return write_manifest(target, origin)
 
 
 def _label_shards(
@@ -190,18 +199,31 @@ def _label_shards(
     logger.info("labeling    shards: %s, at a time: %s", f"{len(shards):,}", workers)
     context = ray_data.DataContext.get_current()
     context.enable_progress_bars = False
-    rows = [{"uri": shard.uri, "size": shard.size, "modified": shard.modified} for shard in shards]
+    # Ray would turn a column of nothing but None into numbers.
+    rows = [{"uri": shard.uri, "size": shard.size, "modified": shard.modified or ""} for shard in shards]
     labeled = ray_data.from_items(rows, override_num_blocks=len(rows)).map_batches(
         ShardLabeler,
         batch_size=1,
         fn_constructor_args=(options, str(output.uri), origin),
         compute=ray_data.ActorPoolStrategy(min_size=1, max_size=workers),
+        max_restarts=_RESTARTS,
         **resources,
     )
     errors = []
-    with progress_bar(desc="shards", total=len(shards), unit="shard") as bar:
-        for row in labeled.iter_rows():
-            bar.update()
-            if row["error"]:
-                errors.append(row["error"])
+    try:
+        with progress_bar(desc="shards", total=len(shards), unit="shard") as bar:
+            for row in labeled.iter_rows():
+                bar.update()
+                if row["error"]:
+                    errors.append(row["error"])
+    except ray.exceptions.RayError as error:  # a worker that cannot start, or a shard that kills each worker
+        raise WorkerError(
+            f"A worker has failed: {_cause(error)}.", hint="Finished shards are kept: run the same command again."
+        ) from error
     return errors
+
+
+def _cause(error: BaseException) -> str:
+    """Return the message of the exception that ended a worker; Ray's message ends with its traceback."""
+    last_line = str(error).strip().rpartition("\n")[2] or type(error).__name__
+    return re.sub(r"^toolkit\.errors\.\w+: ", "", last_line).rstrip(".")

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from pyarrow import ArrowInvalid, parquet
@@ -19,6 +19,7 @@ from pyarrow import fs as arrow_fs
 
 from toolkit.data.compression import file_suffix
 from toolkit.data.prediction_input import open_input
+from toolkit.distributed.locations import PARTIAL, Location, list_names, upload
 from toolkit.errors import DataError, RunError, first_line
 from toolkit.recipe.data_section import FormatSection
 from toolkit.utils.formatting import join_names
@@ -27,52 +28,6 @@ DONE = "_done"
 MANIFEST = "manifest.json"
 _OTHER_FOLDER = "Choose another output folder."
 _WILDCARD = re.compile(r"[*?\[]")
-
-
-@dataclass(frozen=True)
-class Location:
-    """A file or folder in a file system.
-
-    Args:
-        uri: What the user wrote: a local path, or s3://, gs:// or hf:// with a path.
-    """
-
-    uri: str
-
-    def open(self) -> tuple[arrow_fs.FileSystem, str]:
-        """Return the file system and the path in it.
-
-        Raises:
-            RunError: If the file system is not known or cannot be reached.
-        """
-        scheme, separator, path = self.uri.partition("://")
-        if not separator:
-            return arrow_fs.LocalFileSystem(), str(Path(self.uri).absolute())
-        try:
-            if scheme == "hf":
-                from huggingface_hub import HfFileSystem
-
-                return arrow_fs.PyFileSystem(arrow_fs.FSSpecHandler(HfFileSystem())), path
-            return arrow_fs.FileSystem.from_uri(self.uri)
-        except (ArrowInvalid, OSError, ValueError, NotImplementedError) as error:
-            raise RunError(
-                f"{self.uri} cannot be opened: {first_line(error)}.",
-                hint="Give a local path, or a path that starts with s3://, gs:// or hf://.",
-            ) from error
-
-    @property
-    def absolute(self) -> "Location":
-        """The same location as an absolute path."""
-        return self if "://" in self.uri else Location(str(Path(self.uri).absolute()))
-
-    def child(self, name: str) -> "Location":
-        """Return a file in this folder."""
-        return Location(f"{self.uri.rstrip('/')}/{name}")
-
-    @property
-    def name(self) -> str:
-        """The name of the file."""
-        return PurePosixPath(self.uri).name
 
 
 @dataclass(frozen=True)
@@ -184,18 +139,6 @@ def download(shard: Shard, folder: Path) -> Path:
     return copy
 
 
-def upload(file: Path, target: Location) -> None:
-    """Copy a local file to its location, whose old version stays until the new one is complete."""
-    file_system, path = target.open()
-    file_system.create_dir(str(PurePosixPath(path).parent), recursive=True)
-    # An object appears when its upload is complete. Elsewhere the copy is renamed when it is complete.
-    is_local = isinstance(file_system, arrow_fs.LocalFileSystem)
-    partial = f"{path}.partial" if is_local else path
-    arrow_fs.copy_files(str(file), partial, destination_filesystem=file_system)
-    if is_local:
-        file_system.move(partial, path)
-
-
 @dataclass(frozen=True)
 class ShardResult:
     """The record of a labeled shard, saved as _done/NAME.json.
@@ -221,17 +164,16 @@ def save_result(output: Location, result: ShardResult) -> None:
         upload(file, output.child(f"{DONE}/{result.shard.name}.json"))
 
 
-def read_result(output: Location, shard: Shard) -> ShardResult | None:
-    """Return the record of a shard, or None if it is not done."""
-    if _exists(output.child(shard.name)) and (record := _read_json(output.child(f"{DONE}/{shard.name}.json"))):
-        with suppress(TypeError, KeyError):
-            return ShardResult(**{**record, "shard": Shard(**record["shard"])})
-    return None
-
-
-def _exists(location: Location) -> bool:
-    file_system, path = location.open()
-    return bool(file_system.get_file_info(path).type == arrow_fs.FileType.File)
+def read_results(output: Location) -> dict[str, ShardResult]:
+    """Return the records of the shards that are done, by the names of the shards."""
+    results = {}
+    outputs = set(list_names(output))
+    for name in list_names(output.child(DONE)):
+        if name.removesuffix(".json") in outputs and (record := _read_json(output.child(f"{DONE}/{name}"))):
+            with suppress(TypeError, KeyError):
+                result = ShardResult(**{**record, "shard": Shard(**record["shard"])})
+                results[result.shard.name] = result
+    return results
 
 
 def _read_json(location: Location) -> Any:
@@ -244,42 +186,47 @@ def _read_json(location: Location) -> Any:
 
 
 def find_missing(output: Location, shards: Sequence[Shard], origin: dict[str, Any]) -> list[Shard]:
-    """Return the shards that are not done.
+    """Return the shards that are not done. The folder may contain outputs of further shards by the same model.
 
     Raises:
-        RunError: If outputs of other inputs or another model are in the folder, or files that are not outputs.
+        RunError: If outputs of another model or of changed inputs are in the folder, or files that are not outputs.
     """
     _check_foreign_files(output, shards)
-    missing = []
-    for shard in shards:
-        result = read_result(output, shard)
-        if result is None:
-            missing.append(shard)
-            continue
+    results, by_name = read_results(output), {shard.name: shard for shard in shards}
+    for name, result in results.items():
         changed = [key for key, value in origin.items() if result.origin.get(key) != value]
-        if changed or result.shard != shard:
+        if changed or by_name.get(name, result.shard) != result.shard:
             what = join_names(changed, "and") if changed else "input shard"
-            raise RunError(f"{output.child(shard.name).uri} was written with another {what}.", hint=_OTHER_FOLDER)
-    return missing
+            raise RunError(f"{output.child(name).uri} was written with another {what}.", hint=_OTHER_FOLDER)
+    return [shard for shard in shards if shard.name not in results]
 
 
 def _check_foreign_files(output: Location, shards: Sequence[Shard]) -> None:
-    if any(output.child(shard.name).uri == shard.uri for shard in shards):
+    folder = output.real
+    if any(f"{folder}/{shard.name}" == Location(shard.uri).real for shard in shards):
         raise RunError(f"{output.uri} is the folder of the input, which the output would replace.", hint=_OTHER_FOLDER)
-    file_system, path = output.open()
-    infos = file_system.get_file_info(arrow_fs.FileSelector(path, allow_not_found=True))
+    if reserved := {MANIFEST, DONE} & {shard.name for shard in shards}:
+        raise DataError(f"A shard cannot be named {min(reserved)}, as a file of the output is.", hint="Rename it.")
+    names = list_names(output)
     known = {MANIFEST, DONE, *(shard.name for shard in shards)}
-    foreign = sorted(info.base_name for info in infos if info.base_name.removesuffix(".partial") not in known)
-    if foreign and not any(info.base_name == DONE for info in infos):
+    foreign = [name for name in names if PARTIAL.sub("", name) not in known]
+    if foreign and DONE not in names:
         raise RunError(
             f"{output.uri} contains {foreign[0]}, which is not an output of these shards.",
             hint=_OTHER_FOLDER,
         )
 
 
-def write_manifest(output: Location, shards: Sequence[Shard], origin: dict[str, Any]) -> dict[str, Any]:
-    """Write manifest.json, the records of all shards, and return its contents."""
-    results = [result for shard in shards if (result := read_result(output, shard)) is not None]
+def write_manifest(output: Location, origin: dict[str, Any]) -> dict[str, Any]:
+    """Write manifest.json, the records of all shards that are done, and return its contents.
+
+    Files that killed workers left unfinished are removed.
+    """
+    file_system, path = output.open()
+    for name in list_names(output):
+        if PARTIAL.search(name):
+            file_system.delete_file(f"{path}/{name}")
+    results = list(read_results(output).values())
     manifest = {
         "origin": origin,
         "rows": sum(result.rows for result in results),

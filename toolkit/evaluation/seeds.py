@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from toolkit.evaluation.intervals import percentile_interval, resample_groups, sum_by_group
+from toolkit.evaluation.intervals import percentile_interval, resample_groups, sum_by_group, wilson_interval
 from toolkit.evaluation.prediction_files import EvaluatedRows, check_same_rows
 
 RESAMPLES = 10_000
@@ -59,7 +59,7 @@ def mean_over_seeds(seeds: Sequence[EvaluatedRows]) -> SeedMean:
     accuracies = [float(rows.correct.mean()) for rows in seeds]
     return SeedMean(
         statistics.fmean(accuracies),
-        group_interval(correct_share(seeds), row_groups(seeds[0])),
+        group_interval(correct_share(seeds), row_groups(seeds[0]), lowest=0.0),
         statistics.stdev(accuracies) if len(accuracies) > 1 else None,
     )
 
@@ -73,7 +73,7 @@ def compare_seeds(ours: Sequence[EvaluatedRows], theirs: Sequence[EvaluatedRows]
     check_same_rows(ours[0], theirs[0])
     differences, groups = correct_share(ours) - correct_share(theirs), row_groups(ours[0])
     return SeedDifference(
-        float(differences.mean()), group_interval(differences, groups), sign_flip_test(differences, groups)
+        float(differences.mean()), group_interval(differences, groups, lowest=-1.0), sign_flip_test(differences, groups)
     )
 
 
@@ -94,8 +94,21 @@ def row_groups(rows: EvaluatedRows) -> np.ndarray:
     return np.unique(rows.group_hashes, return_inverse=True)[1]
 
 
-def group_interval(values: np.ndarray, groups: np.ndarray) -> tuple[float, float]:
-    """Return the 95% bootstrap interval of the mean of values, [rows], resampling groups of rows."""
+def group_interval(values: np.ndarray, groups: np.ndarray, *, lowest: float) -> tuple[float, float]:
+    """Return the 95% bootstrap interval of the mean of values, resampling groups of rows.
+
+    Args:
+        values: [rows], between `lowest` and 1.
+        groups: [rows], the index of each row's group. A single group gives the interval [lowest, 1], because it carries
+            no information about other groups. If all rows are right, or all are wrong, the interval is Wilson's, with
+            groups as the observations: every resample would have the same mean.
+        lowest: 0 for an accuracy, -1 for a difference between two.
+    """
+    count = int(groups.max()) + 1
+    if count == 1:
+        return lowest, 1.0
+    if lowest == 0 and (values == values[0]).all() and values[0] in (0, 1):
+        return wilson_interval(int(values[0]) * count, count)
     columns = np.stack([values, np.ones(len(values))], axis=1)
     resampled = resample_groups(sum_by_group(groups, columns), seed=0, resamples=RESAMPLES)
     return percentile_interval(resampled[:, 0] / resampled[:, 1])

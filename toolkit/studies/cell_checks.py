@@ -30,10 +30,12 @@ def check_cells(cells: Sequence[Cell], folder: StudyFolder) -> None:
 
     problems: list[str] = []
     checked: list[Recipe] = []
+    evaluated: set[tuple[str, str, int | None]] = set()
     for cell in cells:
         without_seed = cell.recipe.model_copy(update={"seed": 0})
         is_finished = folder.run(cell.name).is_finished
         if without_seed in checked and not is_finished:
+            problems += _evaluation_problems(cell, evaluated)
             continue
         try:
             report = preflight(cell.recipe)
@@ -46,8 +48,7 @@ def check_cells(cells: Sequence[Cell], folder: StudyFolder) -> None:
             problems.append(f"{cell.name}: does not fit in memory; {estimate}.")
         if is_finished:
             problems += [f"{cell.name}: {change}" for change in _changes(report, folder.run(cell.name).record)]
-        if without_seed not in checked:
-            problems += _evaluation_problems(cell)
+        problems += _evaluation_problems(cell, evaluated)
         checked.append(without_seed)
     if problems:
         hint = "No cell was started. Fix or remove these variants, or restore the files of finished runs."
@@ -66,10 +67,18 @@ def _changes(report: "PreflightReport", record: dict[str, Any]) -> Iterator[str]
         yield "the base model has changed since this run was trained."
 
 
-def _evaluation_problems(cell: Cell) -> list[str]:
-    """Return a line for each evaluation of a cell that cannot be made."""
+def _evaluation_problems(cell: Cell, checked: set[tuple[str, str, int | None]]) -> list[str]:
+    """Return a line for each evaluation of a cell that cannot be made.
+
+    Args:
+        cell: The cell.
+        checked: Variants, evaluations and sizes that were checked with another seed; those of the cell are added.
+    """
     problems = []
     for measurement in cell.measurements:
+        if (key := (measurement.variant, measurement.evaluation, measurement.train_size)) in checked:
+            continue
+        checked.add(key)
         try:
             _check_evaluation(cell.recipe, measurement)
         except ToolkitError as error:

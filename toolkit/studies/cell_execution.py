@@ -51,8 +51,12 @@ def _train_and_evaluate(folder: StudyFolder, specification: dict[str, Any], stat
         )
     run = open_run(run_folder.path)
     evaluated = {evaluation.name for evaluation in run.evaluations}
+    keys = {measurement["key"] for measurement in specification["measurements"]}
     for measurement in specification["measurements"]:
         if state.evaluations.get(key := measurement.pop("key")) not in evaluated:
             model = measurement.pop("model")
-            state.evaluations[key] = run.evaluate(model, **measurement, progress=True).name
+            finished = run.evaluate(model, **measurement, progress=True).name
+            # Results of a data file's earlier contents were in the same folder. If they come back, their key must not.
+            kept = {old: value for old, value in state.evaluations.items() if old in keys or value != finished}
+            state.evaluations = kept | {key: finished}
             folder.save_state(name, state)

@@ -6,22 +6,25 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from toolkit.distributed.ray_cluster import connect, count_workers, worker_resources
-from toolkit.errors import EXIT_INTERRUPTED
+from toolkit.distributed.ray_cluster import WORKER_CORES, connect, count_workers, worker_resources
+from toolkit.errors import EXIT_FAILURE, EXIT_INTERRUPTED
 from toolkit.studies.cells import Cell
-from toolkit.studies.runner import CellRunner, start_cell
+from toolkit.studies.runner import CellRunner, poll, start_cell
 from toolkit.studies.study_folder import StudyFolder, cell_specification
 
 _RETRIES = 5
-"""How often a cell is started again after its node has died. It resumes from its latest checkpoint."""
+"""The number of times that a cell is started again after its node has died. It resumes from its latest checkpoint."""
 
 
 def run_on_node(folder: str, name: str, specification: str, threads: int) -> int:
     """Run a cell on this node until it ends, and return its exit code. Ray calls this function as a task."""
     process = start_cell(Path(folder), name, specification, threads)
     try:
-        return process.wait()
-    except KeyboardInterrupt:  # Ray cancels a task in this way
+        # In short waits, because Ray cancels a task with a KeyboardInterrupt, which Python raises only between two.
+        while (code := poll(process)) is None:
+            pass
+        return code
+    except KeyboardInterrupt:
         process.send_signal(signal.SIGTERM)
         return process.wait()
 
@@ -32,10 +35,11 @@ class RemoteCell:
     Args:
         ray: Ray.
         task: The reference of the task's result.
+        log: The file with the output of the cell. An error of the task itself is appended to it.
     """
 
-    def __init__(self, ray: Any, task: Any) -> None:
-        self._ray, self._task = ray, task
+    def __init__(self, ray: Any, task: Any, log: Path) -> None:
+        self._ray, self._task, self._log = ray, task, log
 
     def wait(self, timeout: float | None = None) -> int:
         """Return the exit code of the cell.
@@ -50,11 +54,13 @@ class RemoteCell:
             return int(self._ray.get(self._task))
         except self._ray.exceptions.TaskCancelledError:
             return EXIT_INTERRUPTED
-        except self._ray.exceptions.RayError:  # the node has died too often; the log has the reason
-            return 1
+        except self._ray.exceptions.RayError as error:  # e.g. a node that has died too often, or lacks the folder
+            with self._log.open("a", encoding="utf-8") as log:
+                log.write(f"{error}\n")
+            return EXIT_FAILURE
 
     def send_signal(self, number: int, /) -> None:
-        """Cancel the task: in order with SIGTERM, at once with SIGKILL."""
+        """Cancel the task: gracefully with SIGTERM, immediately with SIGKILL."""
         self._ray.cancel(self._task, force=number == signal.SIGKILL)
 
 
@@ -76,10 +82,10 @@ class RayRunner(CellRunner):
         self.jobs = max(1, len(cells))
         super().run(cells)
 
-    def _threads(self) -> int:
-        return int(self._resources.get("num_cpus", 1))
+    def _share_of_cores(self) -> int:
+        return int(self._resources.get("num_cpus", WORKER_CORES))
 
     def _start(self, cell: Cell, threads: int) -> RemoteCell:
         task = self._ray.remote(run_on_node).options(max_retries=_RETRIES, **self._resources)
         arguments = (str(self.folder.path), cell.name, cell_specification(cell), threads)
-        return RemoteCell(self._ray, task.remote(*arguments))
+        return RemoteCell(self._ray, task.remote(*arguments), self.folder.log(cell.name))

@@ -29,10 +29,10 @@ class CellProcess(Protocol):
         """Return the exit code, or raise TimeoutExpired."""
 
     def send_signal(self, number: int, /) -> None:
-        """Stop the process: in order with SIGTERM, at once with SIGKILL."""
+        """Stop the process: gracefully with SIGTERM, immediately with SIGKILL."""
 
 
-def _poll(process: CellProcess) -> int | None:
+def poll(process: CellProcess) -> int | None:
     """Return the exit code of a process, or None if it is still running after a second."""
     try:
         return process.wait(timeout=1)
@@ -63,7 +63,7 @@ def start_cell(folder: Path, name: str, specification: str, threads: int) -> "su
             stderr=subprocess.STDOUT,
             text=True,
             env={**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": _python_path()},
-            start_new_session=True,  # Ctrl-C reaches only this process, which stops the others in order
+            start_new_session=True,  # Ctrl-C reaches only this process, which shuts the others down cleanly
         )
     with suppress(BrokenPipeError):
         process.stdin.write(specification + "\n")  # type: ignore[union-attr]
@@ -126,7 +126,7 @@ class CellRunner:
         if self._is_stopping:  # a signal between the check above and this line has missed the process
             process.send_signal(signal.SIGTERM)
         is_pruned = False
-        while (code := _poll(process)) is None:
+        while (code := poll(process)) is None:
             if not is_pruned and should_prune():
                 is_pruned = True
                 process.send_signal(signal.SIGTERM)
@@ -140,6 +140,9 @@ class CellRunner:
         """Return the number of CPU threads of a cell: what the user has set, or an equal share of the cores."""
         if (given := os.environ.get("OMP_NUM_THREADS", "")).isdigit() and int(given):
             return int(given)
+        return self._share_of_cores()
+
+    def _share_of_cores(self) -> int:
         return max(1, len(os.sched_getaffinity(0)) // self.jobs)
 
     def _start(self, cell: Cell, threads: int) -> CellProcess:
@@ -151,10 +154,10 @@ class CellRunner:
         return (
             state.status == "completed"
             and self.folder.run(cell.name).is_finished
-            and all(measurement.key in state.evaluations for measurement in cell.measurements)
             and all(
-                (self.folder.run(cell.name).eval / name / "metrics.json").is_file()
-                for name in state.evaluations.values()
+                (name := state.evaluations.get(measurement.key)) is not None
+                and (self.folder.run(cell.name).eval / name / "metrics.json").is_file()
+                for measurement in cell.measurements
             )
         )
 

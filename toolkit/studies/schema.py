@@ -2,11 +2,11 @@
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import product
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from toolkit.recipe.section import Count, Section
 
@@ -15,8 +15,9 @@ Seeds = Annotated[tuple[Seed, ...], Field(strict=False, min_length=1)]
 Sizes = Annotated[tuple[Count, ...], Field(strict=False, min_length=1)]
 _MAX_NAME_CHARACTERS, _MAX_SLUG_BYTES = 60, 80
 BASELINE_SUFFIX, FINALIST_PREFIX = " (baseline)", "finalist, "
-_NOT_SEARCHED = {"seed", "data.train_rows", "data.split_seed", "data.dev_share", "training.best_metric"}
-"""Keys that would change what the trials are judged by, or that the study sets."""
+_NOT_SEARCHED = ("seed", "data.", "training.best_metric")
+"""Keys, and starts of keys, that would change what the trials are judged by, or that the study sets."""
+_ROWS = ("data.eval.path", "data.eval.name", "data.eval.split", "data.eval.limit")
 
 
 class EvaluationSection(Section):
@@ -77,10 +78,25 @@ class RangeSection(Section):
 Choices = Annotated[tuple[bool | int | float | str | None, ...], Field(strict=False, min_length=1)]
 
 
+def _check_range(value: Any) -> Any:
+    """Check the keys of a range, because pydantic's messages do not name the hyperparameter."""
+    if isinstance(value, Mapping) and not {"low", "high"} <= set(value) <= {"low", "high", "log"}:
+        raise ValueError(f"search.space: {dict(value)} is not a range; write e.g. {{low: 1e-4, high: 1e-3, log: true}}")
+    return value
+
+
+Space = Annotated[
+    Annotated[RangeSection, Tag("range")] | Annotated[Choices, Tag("choices")],
+    Discriminator(lambda value: "range" if isinstance(value, Mapping | RangeSection) else "choices"),
+    BeforeValidator(_check_range),
+]
+"""The values of a hyperparameter. Their type is decided first, so that a mistake is not reported for both."""
+
+
 class SearchSection(Section):
     """A search for hyperparameters, whose trials are judged on the dev rows of the study's recipe."""
 
-    space: Annotated[dict[str, RangeSection | Choices], Field(min_length=1)] = Field(
+    space: Annotated[dict[str, Space], Field(min_length=1)] = Field(
         description="Values by dotted key: a list, or a range {low: 1e-4, high: 1e-3, log: true}."
     )
     trials: Count = Field(default=20, description="The number of trials; each is a run with the study's first seed.")
@@ -159,24 +175,36 @@ def _find_mistake(study: Study) -> str | None:
         if variant.name.endswith(BASELINE_SUFFIX) or (study.search and variant.name.startswith(FINALIST_PREFIX)):
             return f"{where} is a reserved name; choose another one"
         for key, choices in variant.grid.items():
-            if repeated_choices := [choice for place, choice in enumerate(choices) if choice in choices[:place]]:
+            if repeated_choices := _find_repeated(choices):
                 return f"{where}: grid: {key}: {repeated_choices[0]!r:.60} occurs twice"
         if variant.recipe is None and study.recipe is None:
             return f"{where} has no recipe; set recipe in the variant or in the study"
         if variant.shots and variant.model != "base":
             return f"{where} sets shots, which require model: base"
+        if rows := [
+            key for key in variant.evaluation_overrides if key.startswith(_ROWS) or key in ("data", "data.eval")
+        ]:
+            return f"{where}: evaluation_overrides: {rows[0]} chooses rows; name them in evaluations instead"
         if reserved := {"seed", "data.train_rows"} & {*variant.overrides, *variant.grid, *study.overrides}:
             key = min(reserved)
             instead = "seeds" if key == "seed" else "train_sizes"
             return f"overrides: {key} is set by the study; write {instead} instead"
     if study.search is not None and study.recipe is None:
         return "search: has no recipe to change; set the recipe of the study"
-    if study.search is not None and (reserved := _NOT_SEARCHED & set(study.search.space)):
-        return f"search.space: {min(reserved)} cannot be searched"
+    for key, space in (study.search.space if study.search else {}).items():
+        if key.startswith(_NOT_SEARCHED):
+            return f"search.space: {key} cannot be searched"
+        if isinstance(space, tuple) and (choice := _find_repeated(space)):
+            return f"search.space: {key}: {choice[0]!r:.60} occurs twice"
     for where, numbers in _lists_of_numbers(study):
-        if repeated_numbers := [number for place, number in enumerate(numbers) if number in numbers[:place]]:
+        if repeated_numbers := _find_repeated(numbers):
             return f"{where}: {repeated_numbers[0]} occurs twice"
     return None
+
+
+def _find_repeated(values: Sequence[Any]) -> list[Any]:
+    """Return the values that occur earlier in a list, too."""
+    return [value for place, value in enumerate(values) if value in values[:place]]
 
 
 def _lists_of_numbers(study: Study) -> list[tuple[str, tuple[int, ...]]]:

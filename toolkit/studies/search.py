@@ -18,6 +18,7 @@ from threading import Lock
 from typing import Any
 
 from toolkit.errors import RecipeError, RunError, ToolkitError, first_line
+from toolkit.models.model_folder import model_fingerprint
 from toolkit.recipe.loading import Overrides, build_recipe, load_recipe
 from toolkit.runs.run_folder import read_json_object
 from toolkit.studies.cells import Cell
@@ -29,6 +30,7 @@ from toolkit.studies.search_space import (
     distribution,
     import_optuna,
     trial_name,
+    unique_name,
     values_digest,
 )
 from toolkit.studies.study_folder import StudyFolder
@@ -73,10 +75,9 @@ class Search:
         recipe = load_recipe(path, self.study.overrides).model_dump(mode="json")
         return build_recipe(recipe, path.name, self.overrides).model_dump(mode="json")
 
-    @cached_property
+    @property
     def _metric(self) -> str:
-        metric: str = self._values["training"]["best_metric"]
-        return metric
+        return str(self._values["training"]["best_metric"])
 
     def trial_cell(self, values: Mapping[str, Any]) -> Cell:
         """Return the run of a trial. It is named after its values, so that an interrupted trial finds its run again.
@@ -84,15 +85,14 @@ class Search:
         Raises:
             RecipeError: If the recipe does not accept the values.
         """
-        seed = self.study.seeds[0]
-        name = Path(self.study.recipe or "").name
-        return Cell(trial_name(values), build_recipe(self._values, name, {**values, "seed": seed}), ())
+        changes, name = {**values, "seed": self.study.seeds[0]}, Path(self.study.recipe or "").name
+        return Cell(trial_name(values), build_recipe(self._values, name, changes), ())
 
     def check(self) -> None:
         """Check that the trials in search.db, if there are any, are those of this search.
 
         Raises:
-            RunError: If the recipe, the space or the metric has changed since the search started.
+            RunError: If what they depend on has changed since the search started.
         """
         path = self.folder.path / _IDENTITY
         if not path.is_file() and self._database.is_file():
@@ -102,7 +102,8 @@ class Search:
             )
         if path.is_file() and read_json_object(path) != self._identity:
             raise RunError(
-                f"The recipe, the seed or the space of the search in {self.folder.path} has changed since it started.",
+                f"The search in {self.folder.path} has another recipe, space, seed or pruning than when it started, or "
+                "its training rows, dev rows or base model have changed.",
                 hint="Restore them, or choose another folder with output_dir. Trials can be added, but not changed.",
             )
 
@@ -110,10 +111,25 @@ class Search:
     def _database(self) -> Path:
         return self.folder.path / "search.db"
 
-    @property
+    @cached_property
     def _identity(self) -> dict[str, Any]:
-        space = self.section.model_dump(mode="json", exclude={"trials", "finalists"})
-        return {"recipe": self._values, "seed": self.study.seeds[0], "search": space}
+        """What the trials depend on besides their values, saved as search.json."""
+        from toolkit.api.preflight import preflight
+
+        report = preflight(self.trial_cell(self._start).recipe)
+        rows = report.preflight.record()["data"]
+        return {
+            "recipe": self._values,
+            "seed": self.study.seeds[0],
+            "search": self.section.model_dump(mode="json", exclude={"trials", "finalists"}),
+            "rows": {name: rows[name]["fingerprint"] for name in ("train", "dev")},
+            "model": model_fingerprint(report.preflight.folder),
+        }
+
+    @property
+    def _start(self) -> dict[str, Any]:
+        """The first end of each range and the first of all choices."""
+        return {key: boundary_values(space)[0] for key, space in self.section.space.items()}
 
     def boundary_cells(self) -> list[Cell]:
         """Return a cell for each end of each range and each choice, to check them before the search starts.
@@ -122,25 +138,23 @@ class Search:
             RecipeError: If the recipe does not accept a value or has no dev rows, or Optuna is not installed.
         """
         import_optuna()
-        start = {key: boundary_values(space)[0] for key, space in self.section.space.items()}
         cells = {}
         for key, space in self.section.space.items():
             for value in boundary_values(space):
-                cell = self.trial_cell(start | {key: value})
+                cell = self.trial_cell(self._start | {key: value})
                 cells[cell.name] = cell
         for cell in cells.values():
             if not cell.recipe.data.has_dev or cell.recipe.training.eval_steps is None:
                 raise RecipeError(
                     "search: the recipe has no validation, which judges the trials.",
-                    hint="Set data.dev_share in the overrides of the study, e.g. to 0.1, and keep training.eval_steps.",
+                    hint="Set data.dev_share under `overrides` in the study, e.g. 0.1, and keep training.eval_steps.",
                 )
         return list(cells.values())
 
     def run(self, runner: CellRunner) -> tuple[VariantSection, ...]:
-        """Run the trials that are missing, and return the finalists as variants.
+        """Run the trials that are missing, and return the finalists as variants; none if no trial was completed.
 
         Raises:
-            RecipeError: If no trial was completed.
             RunError: If the trials cannot be read or saved.
         """
         with self._database_errors():
@@ -261,16 +275,11 @@ class Search:
 
     def _finalists(self) -> tuple[VariantSection, ...]:
         complete = [trial for trial in self._optuna_study.trials if trial.state.name == "COMPLETE"]
-        if not complete:
-            raise RecipeError(
-                f"search: none of the {len(self._optuna_study.trials)} trials was completed.",
-                hint=f"Read the logs in {self.folder.logs}.",
-            )
         best = sorted(complete, key=lambda trial: trial.value if self._metric == "nll" else -trial.value)
         distinct = list({values_digest(trial.params): trial.params for trial in reversed(best)}.values())[::-1]
         # Named after their values: with more trials, other settings may become finalists.
         return tuple(
-            VariantSection(name=f"{FINALIST_PREFIX}{describe_values(params, digits=6)}", overrides=params)
+            VariantSection(name=f"{FINALIST_PREFIX}{unique_name(params)}", overrides=params)
             for params in distinct[: self.section.finalists]
         )
 

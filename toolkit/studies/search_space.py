@@ -19,6 +19,12 @@ def values_digest(values: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
 
 
+def unique_name(values: Mapping[str, Any]) -> str:
+    """Return a name of values for people, with a digest if there are texts, which can be alike as names of folders."""
+    digest = f" ({values_digest(values)})" if any(isinstance(value, str) for value in values.values()) else ""
+    return f"{describe_values(values, digits=6)}{digest}"
+
+
 def import_optuna() -> Any:
     """Return Optuna.
 
@@ -29,7 +35,7 @@ def import_optuna() -> Any:
         import optuna
     except ImportError as error:
         raise RecipeError(
-            "search: needs Optuna, which is not installed.", hint='Install it with: pip install "toolkit[search]"'
+            "search: needs Optuna, which is not installed.", hint='Install it with: pip install -e ".[search]"'
         ) from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return optuna

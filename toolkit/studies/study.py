@@ -80,9 +80,9 @@ def run_study(
         The results.
 
     Raises:
-        StudyError: If cells failed. The other cells were run, and the page lists the errors.
-        ToolkitError: If the study, a recipe or the folder is invalid (before any cell starts), if no trial of a search
-            completes, or if a result cannot be read.
+        StudyError: If cells failed, or all trials of a search. The other cells were run, and the page lists the errors.
+        ToolkitError: If the study, a recipe or the folder is invalid (before any cell starts), or if a result cannot be
+            read.
     """
     path = to_path(study, "study")
     if isinstance(jobs, bool) or not isinstance(jobs, int) or jobs < 1:
@@ -96,10 +96,10 @@ def run_study(
     folder = StudyFolder(default_study_dir(path) if output_dir is None else to_path(output_dir, "output_dir"))
     folder.check(path.stem, cells)
     search = None if loaded.search is None else Search(loaded, folder, overrides)
-    if search:
-        search.check()
     with show_progress(progress):
         check_cells([*cells, *(search.boundary_cells() if search else [])], folder)
+        if search:
+            search.check()
         runner = _make_runner(folder, jobs, ray)
         folder.create(path.stem)
         with folder_lock(folder.path):
@@ -121,11 +121,17 @@ def _run_cells(name: str, study: Study, cells: list[Cell], runner: CellRunner, s
 
 
 def _check_complete(result: StudyResult) -> None:
-    page, cells = result.page, result.record["cells"]
+    page, cells, search = result.page, result.record["cells"], result.record["search"]
     if failed := [cell["name"] for cell in cells if cell["status"] != "completed"]:
         raise StudyError(
             f"{len(failed)} of {len(cells)} cells failed: {join_names(failed, 'and')}.",
             hint=f"{page} lists the reasons. Run it again to retry only the failed cells.",
+        )
+    if search and not any(trial["state"] == "completed" for trial in search["trials"]):
+        raise StudyError(
+            f"None of the {len(search['trials'])} trials of the search was completed, so there are no finalists.",
+            hint=f"{page} lists them; the reasons are in logs/. Increase search.trials, or remove search.db and "
+            "search.json to start the search again.",
         )
     if problems := result.record["problems"]:
         raise StudyError(
@@ -155,7 +161,8 @@ def write_results(
 
     results = gather_results(folder, study, cells)
     curves = fit_learning_curves(results)
-    add_baselines(results)
+    if cells[0].recipe.evaluation.baselines:
+        add_baselines(results)
     entries = summarize(results)
     record = {
         "name": name,
