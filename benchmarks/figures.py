@@ -121,6 +121,36 @@ def real_models(results: Path) -> str | None:
     return _svg(draw, 0.28 * len(means) + 1.2, width=1.6 * _WIDTH_INCHES)  # long names
 
 
+def learning_curve(results: Path) -> str | None:
+    """Draw the accuracy of a study by training set size, with the law fitted to all sizes; see `training_speed`."""
+    file = results / "learning-curve" / "learning_curve.json"
+    if not file.is_file():
+        return None
+    result = json.loads(file.read_text(encoding="utf-8"))
+    curve, law = result["curve"], result["curve"]["law"]
+    first, last = curve["sizes"][0], 10 * curve["sizes"][-1]
+    rows = [first * (last / first) ** (step / 60) for step in range(61)]
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        fitted = [1 - law["scale"] * number ** -law["exponent"] - law["irreducible"] for number in rows]
+        axes.plot(rows, fitted, color="#888888", linewidth=1, label="fitted power law")
+        for entry in result["sizes"]:
+            axes.plot([entry["rows"]] * 2, entry["interval"], color="#7fb3d5", linewidth=4)
+            axes.plot(entry["rows"], entry["accuracy"], "o", color="#1f618d")
+        axes.plot(
+            curve["sizes"][-1], curve["predicted_largest"], "x", color="#b03a2e", label="predicted by the smaller sizes"
+        )
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter("{x:,.0f}")
+        axes.yaxis.set_major_formatter("{x:.0%}")
+        axes.set_xlabel("training rows")
+        axes.set_ylabel("accuracy with its 95% interval")
+        figure.legend(loc="outside upper center", frameon=False)
+
+    return _svg(draw, 3.4)
+
+
 def _svg(draw: Callable[[Figure], None], height: float, width: float = _WIDTH_INCHES) -> str:
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
@@ -134,6 +164,10 @@ def _svg(draw: Callable[[Figure], None], height: float, width: float = _WIDTH_IN
 FIGURES: dict[str, tuple[Callable[[Path], str | None], str]] = {
     "training-speed": (training_speed, "Training speed relative to TRL on Unsloth by model and rows per step"),
     "real-models": (real_models, "Accuracy on XNLI-fr with its 95% interval, by model"),
+    "learning-curve": (
+        learning_curve,
+        "Accuracy of SmolLM2 on SICK-fr by training set size, with the fitted power law",
+    ),
     "predicting": (predicting, "Resident memory and rows per second over the rows of a prediction"),
 }
 """The function that draws each figure, and the figure's description."""
