@@ -122,6 +122,9 @@ def test_learning_curve_of_a_study(write_study: WriteStudy, tmp_path: Path, in_p
     (curve,) = result.record["learning_curves"]
     assert curve["sizes"] == [entry["trained_rows"] for entry in result.results[:3]] and len(curve["accuracies"]) == 3
     assert "ten times the rows" in result.report() and "Learning curves" in result.page.read_text(encoding="utf-8")
+    # Three steps teach the tiny model nothing.
+    assert "is not measurably better than" in result.report()
+    assert "Trained on 12, 24 and 48 rows" in result.page.read_text(encoding="utf-8")
 
 
 def test_failed_cell_does_not_stop_the_rest(

@@ -52,6 +52,8 @@ class LearningCurve:
             neither the variation over seeds and drawn training rows nor the error of the extrapolation.
         predicted_largest: The accuracy of the largest size that a fit to the smaller sizes predicts; None if they are
             too few for a fit.
+        at_chance: The sizes that are not measurably better than always giving the most frequent answer. The law does
+            not describe them, so predictions from them are unreliable.
     """
 
     sizes: tuple[float, ...]
@@ -60,21 +62,24 @@ class LearningCurve:
     predicted_tenfold: float
     predicted_tenfold_interval: tuple[float, float]
     predicted_largest: float | None
+    at_chance: tuple[float, ...]
 
 
-def fit_learning_curve(sizes: Sequence[float], correct: np.ndarray, groups: np.ndarray) -> LearningCurve:
+def fit_learning_curve(sizes: Sequence[float], correct: np.ndarray, groups: np.ndarray, chance: float) -> LearningCurve:
     """Fit a power law to the accuracies of a model that was trained on several numbers of rows.
 
     Args:
         sizes: At least `MIN_SIZES` numbers of training rows, in ascending order.
         correct: [sizes, rows], the share of the seeds of each size that predict an evaluation row correctly.
         groups: [rows], the index of each evaluation row's group.
+        chance: The accuracy of always giving the most frequent answer.
     """
     errors = 1 - correct.mean(axis=1)
     law, largest = fit_power_law(sizes, errors), sizes[-1]
     columns = np.concatenate([1 - correct, np.ones((1, correct.shape[1]))]).T
     resampled = resample_groups(sum_by_group(groups, columns), seed=0, resamples=_RESAMPLES)
     fits = [fit_power_law(sizes, sample[:-1] / sample[-1], start=law) for sample in resampled]
+    lowest = [percentile_interval(1 - resampled[:, i] / resampled[:, -1])[0] for i in range(len(sizes))]
     predicted = None
     if len(sizes) > MIN_SIZES:
         predicted = 1 - fit_power_law(sizes[:-1], errors[:-1]).error(largest)
@@ -85,6 +90,7 @@ def fit_learning_curve(sizes: Sequence[float], correct: np.ndarray, groups: np.n
         predicted_tenfold=1 - law.error(10 * largest),
         predicted_tenfold_interval=percentile_interval(np.array([1 - fit.error(10 * largest) for fit in fits])),
         predicted_largest=predicted,
+        at_chance=tuple(size for size, low in zip(sizes, lowest, strict=True) if low <= chance),
     )
 
 

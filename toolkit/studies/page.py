@@ -9,6 +9,7 @@ from jinja2 import ChoiceLoader, FileSystemLoader
 from toolkit.reporting import formats
 from toolkit.reporting.html_report import report_environment
 from toolkit.studies.charts import accuracy_chart, entry_name, learning_curve_chart
+from toolkit.utils.formatting import join_names
 
 
 def render(record: Mapping[str, Any]) -> str:
@@ -22,7 +23,9 @@ def render(record: Mapping[str, Any]) -> str:
     environment.loader = ChoiceLoader([study_templates, *([environment.loader] if environment.loader else [])])
     for name in ("duration", "size"):
         environment.filters[name] = getattr(formats, name)
-    environment.filters.update(points=points, p_value=p_value, entry_name=entry_name)
+    environment.filters.update(
+        points=points, p_value=p_value, entry_name=entry_name, chance_warning=describe_sizes_at_chance
+    )
     evaluations = _by_evaluation(record["results"])
     return environment.get_template("study.html.jinja").render(
         study=record,
@@ -47,6 +50,15 @@ def _by_evaluation(entries: Sequence[Mapping[str, Any]]) -> dict[str, list[Mappi
     for entry in entries:
         evaluations.setdefault(entry["evaluation"], []).append(entry)
     return evaluations
+
+
+def describe_sizes_at_chance(curve: Mapping[str, Any]) -> str:
+    """Return a warning about the sizes of a learning curve at which the model has learned nothing measurable."""
+    sizes = join_names([formats.count(round(size)) for size in curve["at_chance"]], "and")
+    return (
+        f"Trained on {sizes} rows, the model is not measurably better than always giving the most frequent answer. The "
+        "power law does not describe such sizes, so its predictions are unreliable. Use larger sizes or more epochs."
+    )
 
 
 def points(difference: float) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from toolkit.studies.charts import entry_name
-from toolkit.studies.page import p_value, points
+from toolkit.studies.page import describe_sizes_at_chance, p_value, points
 from toolkit.utils.terminal import escape_control_characters
 
 
@@ -26,6 +26,8 @@ def text_report(record: Mapping[str, Any]) -> str:
             f"\n{curve['variant']} on {curve['evaluation']}: with ten times the rows, a power law predicts "
             f"{curve['predicted_tenfold']:.2%} [{low:.2%}, {high:.2%}]"
         )
+        if curve["at_chance"]:
+            lines.append(f"WARNING: {describe_sizes_at_chance(curve)}")
     return escape_control_characters("\n".join(lines).strip("\n"))
 
 
