@@ -9,7 +9,7 @@ from markupsafe import Markup
 from toolkit.reporting import svg
 from toolkit.reporting.formats import count, percent, shorten
 
-_NAME_WIDTH, _ROW_HEIGHT, _MARGIN = 230, 26, 12
+_NAME_WIDTH, _ROW_HEIGHT, _MARGIN = 270, 26, 12
 _MAX_NAME = 26
 _CURVE_POINTS = 60
 
@@ -41,9 +41,9 @@ def accuracy_chart(entries: Sequence[Mapping[str, Any]]) -> Markup:
 
 
 def entry_name(entry: Mapping[str, Any]) -> str:
-    """Return the name of a result: its variant, with the number of training rows if the study sets it."""
+    """Return the name of a result: its variant, with the number of training rows (n) if the study sets it."""
     name, rows = shorten(entry["variant"]), entry["trained_rows"]
-    return name if entry["train_size"] is None or rows is None else f"{name}, {count(round(rows))} training rows"
+    return name if entry["train_size"] is None or rows is None else f"{name}, n = {count(round(rows))}"
 
 
 def learning_curve_chart(curve: Mapping[str, Any]) -> Markup:
