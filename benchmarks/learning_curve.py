@@ -2,8 +2,8 @@
 
 python benchmarks/learning_curve.py outputs/studies/learning_curve --out benchmarks/results/learning-curve
 
-The first argument is the folder of a study with at least four sizes and one variant and evaluation, see
-docs/studies.md. The law that predicts the largest size is fitted without it.
+The first argument is the folder of a study with at least four sizes, exactly one variant and exactly one evaluation,
+see docs/studies.md. The law that predicts the largest size is fitted without it.
 """
 
 import argparse
@@ -59,6 +59,9 @@ def main() -> None:
     parser.add_argument("study", type=Path, help="the folder of a study")
     add_out_flag(parser)
     arguments = parser.parse_args()
+    record = json.loads((arguments.study / "study.json").read_text(encoding="utf-8"))
+    if [curve["predicted_largest"] is not None for curve in record["learning_curves"]] != [True]:
+        parser.error(f"{arguments.study} needs one variant, one evaluation and at least four finished sizes")
     report("Learning curve of a study", read_curve(arguments.study), arguments.out, table)
 
 

@@ -75,7 +75,7 @@ def test_shards_with_different_columns_are_refused(shards: list[Shard]) -> None:
     parquet.write_table(pa.table({"premise": ["a"], "text": ["b"]}), folder / "part-9.parquet")
     with pytest.raises(DataError, match=r"part-9\.parquet has the columns premise, text, but part-0\.parquet has"):
         check_same_columns(list_shards(f"{folder}/*.parquet"), FormatSection(), INPUTS)
-    with pytest.raises(DataError, match="different kinds"):
+    with pytest.raises(DataError, match="different formats"):
         check_same_columns(list_shards(f"{folder}/*"), FormatSection(), INPUTS)
     (folder / "part-8.parquet").write_bytes(b"not parquet")
     with pytest.raises(DataError, match=r"part-8\.parquet cannot be read"):
@@ -120,7 +120,9 @@ def test_further_shards_need_the_same_model(shards: list[Shard], tmp_path: Path)
     with pytest.raises(RunError, match=r"part-0\.parquet was written with another adapter"):
         find_missing(output, shards[1:], ORIGIN | {"adapter": "def"})
     finish(output, shards[1])
-    assert [entry["uri"] for entry in write_manifest(output, ORIGIN)["shards"]] == [shard.uri for shard in shards[:2]]
+    assert [entry["uri"] for entry in write_manifest(output, shards, ORIGIN)["shards"]] == [
+        shard.uri for shard in shards[:2]
+    ]
 
 
 def test_foreign_folder_is_refused(shards: list[Shard], tmp_path: Path) -> None:
@@ -133,11 +135,16 @@ def test_foreign_folder_is_refused(shards: list[Shard], tmp_path: Path) -> None:
     for same in (str(folder), f"{folder}/../shards", str(tmp_path / "link"), f"file://{folder}"):
         with pytest.raises(RunError, match="is the folder of the input"):
             find_missing(Location(same), shards, ORIGIN)
+    linked = tmp_path / "linked"  # as in the Hub's cache, where files are links
+    linked.mkdir()
+    (linked / shards[0].name).symlink_to(shards[0].uri)
+    with pytest.raises(RunError, match="is the folder of the input"):
+        find_missing(Location(str(linked)), list_shards(f"{linked}/*.parquet"), ORIGIN)
 
 
 def test_shard_cannot_be_the_manifest(tmp_path: Path) -> None:
     shard = Shard(str(tmp_path / "in" / "manifest.json"), 1, None)
-    with pytest.raises(DataError, match=r"cannot be named manifest\.json"):
+    with pytest.raises(DataError, match=r"is named manifest\.json, which is reserved"):
         find_missing(Location(str(tmp_path / "out")), [shard], ORIGIN)
 
 
@@ -145,9 +152,11 @@ def test_manifest_adds_up_the_shards(shards: list[Shard], tmp_path: Path) -> Non
     output = Location(str(tmp_path / "out"))
     for shard in shards:
         finish(output, shard)
-    (tmp_path / "out" / "part-1.parquet.0123abcd.partial").write_bytes(b"half, of a killed worker")
-    manifest = write_manifest(output, ORIGIN)
-    assert not list((tmp_path / "out").glob("*.partial"))
+    names = ("part-1.parquet.0123abcd.partial", "_done/part-1.parquet.json.0123abcd.partial")
+    for name in (*names, "part-9.parquet.0123abcd.partial"):  # the last is of another driver
+        (tmp_path / "out" / name).write_bytes(b"half, of a killed worker")
+    manifest = write_manifest(output, shards, ORIGIN)
+    assert [path.name for path in (tmp_path / "out").rglob("*.partial")] == ["part-9.parquet.0123abcd.partial"]
     assert manifest["rows"] == 6 and manifest["truncated"] == 3 and len(manifest["shards"]) == 3
     assert json.loads((tmp_path / "out" / "manifest.json").read_text(encoding="utf-8")) == manifest
 

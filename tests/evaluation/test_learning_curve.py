@@ -33,13 +33,19 @@ def test_learning_curve_predicts_its_largest_size() -> None:
     # Row i is wrong at a size if its rank is below the error, so that errors of the sizes are exact and nested.
     ranks = np.random.default_rng(0).permutation(rows) / rows
     correct = np.stack([(ranks >= law.error(size)).astype(float) for size in SIZES])
-    curve = fit_learning_curve(SIZES, correct, np.arange(rows) // 2, chance=0.5)
+    curve = fit_learning_curve(SIZES, correct, np.arange(rows) // 2, majority_accuracy=0.5)
     assert curve.accuracies == pytest.approx([1 - law.error(size) for size in SIZES], abs=1e-3)
     assert curve.predicted_largest == pytest.approx(curve.accuracies[-1], abs=0.01)
     assert curve.predicted_tenfold == pytest.approx(1 - law.error(40_000), abs=0.01)
     low, high = curve.predicted_tenfold_interval
     assert low < curve.predicted_tenfold < high
-    assert fit_learning_curve(SIZES[:3], correct[:3], np.arange(rows) // 2, chance=0.5).predicted_largest is None
-    assert curve.at_chance == ()
+    assert (
+        fit_learning_curve(SIZES[:3], correct[:3], np.arange(rows) // 2, majority_accuracy=0.5).predicted_largest
+        is None
+    )
+    assert curve.sizes_at_majority == ()
     # The two smallest sizes have accuracies of 57% and 64%.
-    assert fit_learning_curve(SIZES, correct, np.arange(rows) // 2, chance=0.65).at_chance == (250, 500)
+    assert fit_learning_curve(SIZES, correct, np.arange(rows) // 2, majority_accuracy=0.65).sizes_at_majority == (
+        250,
+        500,
+    )

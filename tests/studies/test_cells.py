@@ -151,7 +151,7 @@ def test_overrides_of_a_variant_win(write_study: WriteStudy) -> None:
         ({"variants": [{"name": "a"}, {"name": "b", "model": "base", "shots": 300, "seeds": [2]}]},
          "shots 300 needs more than"),  # only in the run of the second seed
         ({"variants": [{"name": "a", "evaluation_overrides": {"data.eval.path": "b.csv"}}]},
-         "data.eval.path chooses rows; name them in evaluations instead"),
+         "data.eval.path selects the evaluation rows; set data under evaluations"),
         ({"evaluations": {"a": {"data": "unlabeled.csv"}}}, "label"),
         ({"evaluations": {"a": {"data": "embedded:nli-fr:train"}}}, "occur in both data.train and data.eval"),
         ({"recipe": "a\0b"}, "NUL"),

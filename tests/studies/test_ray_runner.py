@@ -31,8 +31,8 @@ def test_study_on_ray_has_the_same_table(write_study: WriteStudy, tmp_path: Path
     assert in_process == ["lora-seed1", "lora-seed2"]
 
 
-def test_cancelled_cell_saves_a_checkpoint(write_study: WriteStudy, tmp_path: Path) -> None:
-    """The cell of a cancelled task stops like one on this machine, and the error of a task is in its log."""
+def test_canceled_cell_saves_a_checkpoint(write_study: WriteStudy, tmp_path: Path) -> None:
+    """The cell of a canceled task stops like one on this machine, and the error of a task is in its log."""
     code = (
         "import signal, sys, time; from pathlib import Path\n"
         "from toolkit.studies.cells import make_cells\n"

@@ -101,7 +101,7 @@ def test_changed_evaluation_is_rerun(write_study: WriteStudy, tmp_path: Path, in
 
 
 def test_changed_data_file_is_evaluated_again(write_study: WriteStudy, tmp_path: Path, in_process: list[str]) -> None:
-    """The path is the same, but not the rows. The last contents are those of the start, whose results were replaced."""
+    """The path stays the same while the rows change. The last contents equal the first, whose results were replaced."""
     file = tmp_path / "more.csv"
     study = write_study(seeds=[1], evaluations={"own": {}, "more": {"data": str(file)}}, overrides=CSV_OVERRIDES)
     counts, started = [], []
@@ -123,7 +123,7 @@ def test_learning_curve_of_a_study(write_study: WriteStudy, tmp_path: Path, in_p
     assert curve["sizes"] == [entry["trained_rows"] for entry in result.results[:3]] and len(curve["accuracies"]) == 3
     assert "ten times the rows" in result.report() and "Learning curves" in result.page.read_text(encoding="utf-8")
     # Three steps teach the tiny model nothing.
-    assert "is not measurably better than" in result.report()
+    assert "is not measurably more accurate than" in result.report()
     assert "Trained on 12, 24 and 48 rows" in result.page.read_text(encoding="utf-8")
 
 

@@ -72,7 +72,7 @@ def upload(file: Path, target: Location) -> None:
     file_system.create_dir(str(PurePosixPath(path).parent), recursive=True)
     # An object appears when its upload is complete. Elsewhere the copy is renamed when it is complete.
     is_local = isinstance(file_system, arrow_fs.LocalFileSystem)
-    # A name of its own: a worker that Ray believes dead may still be writing the same shard.
+    # Use a unique name: a worker that Ray considers dead may still be writing the same shard.
     partial = f"{path}.{uuid.uuid4().hex[:8]}.partial" if is_local else path
     arrow_fs.copy_files(str(file), partial, destination_filesystem=file_system)
     if is_local:

@@ -36,7 +36,8 @@ logger = logging.getLogger(__name__)
 
 _SHOWN_ERRORS = 5
 _RESTARTS = 20
-"""The number of times that each worker is restarted. The tasks' own limit is no help: waiting for a restart counts."""
+"""The maximum number of restarts of each worker. Ray's limit on task retries cannot replace it, because waiting for a
+restart counts as a retry."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ class ShardLabeler:
             try:
                 self._label(shard)
                 errors.append("")
-            # Returned, so that it is reported as one sentence and the others continue.
+            # Return the error, so that it is reported in one sentence and the other shards continue.
             except (ToolkitError, OSError, ArrowException) as error:
                 errors.append(f"{shard.name}: {first_line(error)}")
             names.append(shard.name)
@@ -185,7 +186,7 @@ def predict_shards(
                     "\n".join(errors[:_SHOWN_ERRORS]) + more,
                     hint="All other shards are labeled. Correct these, and run the same command again.",
                 )
-        return write_manifest(target, origin)
+        return write_manifest(target, shards, origin)
 
 
 def _label_shards(
@@ -199,7 +200,7 @@ def _label_shards(
     logger.info("labeling    shards: %s, at a time: %s", f"{len(shards):,}", workers)
     context = ray_data.DataContext.get_current()
     context.enable_progress_bars = False
-    # Ray would turn a column of nothing but None into numbers.
+    # Ray would convert a column that contains only None to numbers.
     rows = [{"uri": shard.uri, "size": shard.size, "modified": shard.modified or ""} for shard in shards]
     labeled = ray_data.from_items(rows, override_num_blocks=len(rows)).map_batches(
         ShardLabeler,

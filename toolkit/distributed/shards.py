@@ -87,7 +87,7 @@ def list_shards(pattern: str) -> list[Shard]:
 
 
 def check_same_columns(shards: Sequence[Shard], file_format: FormatSection, inputs: Sequence[str]) -> None:
-    """Check that all shards are of one kind and have the same columns.
+    """Check that all shards have the same format and the same columns.
 
     Args:
         shards: The shards.
@@ -101,7 +101,7 @@ def check_same_columns(shards: Sequence[Shard], file_format: FormatSection, inpu
     for shard in shards:
         if file_suffix(Path(shard.name)) != file_suffix(Path(first.name)):
             raise DataError(
-                f"{shard.name} and {first.name} are files of different kinds.", hint="Choose shards of one kind."
+                f"{shard.name} and {first.name} have different formats.", hint="Choose shards of the same format."
             )
     expected = read_columns(first, file_format, inputs)
     for shard in shards[1:]:
@@ -202,11 +202,12 @@ def find_missing(output: Location, shards: Sequence[Shard], origin: dict[str, An
 
 
 def _check_foreign_files(output: Location, shards: Sequence[Shard]) -> None:
-    folder = output.real
-    if any(f"{folder}/{shard.name}" == Location(shard.uri).real for shard in shards):
+    if any(Location(shard.uri.rpartition("/")[0] or "/").real == output.real for shard in shards):
         raise RunError(f"{output.uri} is the folder of the input, which the output would replace.", hint=_OTHER_FOLDER)
     if reserved := {MANIFEST, DONE} & {shard.name for shard in shards}:
-        raise DataError(f"A shard cannot be named {min(reserved)}, as a file of the output is.", hint="Rename it.")
+        raise DataError(
+            f"A shard is named {min(reserved)}, which is reserved for the output.", hint="Rename the shard."
+        )
     names = list_names(output)
     known = {MANIFEST, DONE, *(shard.name for shard in shards)}
     foreign = [name for name in names if PARTIAL.sub("", name) not in known]
@@ -217,15 +218,18 @@ def _check_foreign_files(output: Location, shards: Sequence[Shard]) -> None:
         )
 
 
-def write_manifest(output: Location, origin: dict[str, Any]) -> dict[str, Any]:
+def write_manifest(output: Location, shards: Sequence[Shard], origin: dict[str, Any]) -> dict[str, Any]:
     """Write manifest.json, the records of all shards that are done, and return its contents.
 
-    Files that killed workers left unfinished are removed.
+    Files that killed workers left unfinished are removed, but only those of the given shards: another driver can be
+    adding others.
     """
-    file_system, path = output.open()
-    for name in list_names(output):
-        if PARTIAL.search(name):
-            file_system.delete_file(f"{path}/{name}")
+    names = {shard.name for shard in shards}
+    for folder, suffix in ((output, ""), (output.child(DONE), ".json")):
+        file_system, path = folder.open()
+        for name in list_names(folder):
+            if PARTIAL.search(name) and PARTIAL.sub("", name).removesuffix(suffix) in names:
+                file_system.delete_file(f"{path}/{name}")
     results = list(read_results(output).values())
     manifest = {
         "origin": origin,

@@ -52,8 +52,8 @@ class LearningCurve:
             neither the variation over seeds and drawn training rows nor the error of the extrapolation.
         predicted_largest: The accuracy of the largest size that a fit to the smaller sizes predicts; None if they are
             too few for a fit.
-        at_chance: The sizes that are not measurably better than always giving the most frequent answer. The law does
-            not describe them, so predictions from them are unreliable.
+        sizes_at_majority: The sizes whose accuracy is not measurably above that of the majority class of the evaluation
+            rows. The law does not describe them, so predictions from them are unreliable.
     """
 
     sizes: tuple[float, ...]
@@ -62,17 +62,19 @@ class LearningCurve:
     predicted_tenfold: float
     predicted_tenfold_interval: tuple[float, float]
     predicted_largest: float | None
-    at_chance: tuple[float, ...]
+    sizes_at_majority: tuple[float, ...]
 
 
-def fit_learning_curve(sizes: Sequence[float], correct: np.ndarray, groups: np.ndarray, chance: float) -> LearningCurve:
+def fit_learning_curve(
+    sizes: Sequence[float], correct: np.ndarray, groups: np.ndarray, majority_accuracy: float
+) -> LearningCurve:
     """Fit a power law to the accuracies of a model that was trained on several numbers of rows.
 
     Args:
         sizes: At least `MIN_SIZES` numbers of training rows, in ascending order.
         correct: [sizes, rows], the share of the seeds of each size that predict an evaluation row correctly.
         groups: [rows], the index of each evaluation row's group.
-        chance: The accuracy of always giving the most frequent answer.
+        majority_accuracy: The accuracy of always giving the majority class of the evaluation rows.
     """
     errors = 1 - correct.mean(axis=1)
     law, largest = fit_power_law(sizes, errors), sizes[-1]
@@ -90,7 +92,7 @@ def fit_learning_curve(sizes: Sequence[float], correct: np.ndarray, groups: np.n
         predicted_tenfold=1 - law.error(10 * largest),
         predicted_tenfold_interval=percentile_interval(np.array([1 - fit.error(10 * largest) for fit in fits])),
         predicted_largest=predicted,
-        at_chance=tuple(size for size, low in zip(sizes, lowest, strict=True) if low <= chance),
+        sizes_at_majority=tuple(size for size, low in zip(sizes, lowest, strict=True) if low <= majority_accuracy),
     )
 
 

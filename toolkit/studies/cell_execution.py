@@ -56,7 +56,8 @@ def _train_and_evaluate(folder: StudyFolder, specification: dict[str, Any], stat
         if state.evaluations.get(key := measurement.pop("key")) not in evaluated:
             model = measurement.pop("model")
             finished = run.evaluate(model, **measurement, progress=True).name
-            # Results of a data file's earlier contents were in the same folder. If they come back, their key must not.
+            # The folder held results for the file's previous contents. Drop their key, so that these contents are
+            # evaluated again if they are restored.
             kept = {old: value for old, value in state.evaluations.items() if old in keys or value != finished}
             state.evaluations = kept | {key: finished}
             folder.save_state(name, state)

@@ -24,7 +24,7 @@ def render(record: Mapping[str, Any]) -> str:
     for name in ("duration", "size"):
         environment.filters[name] = getattr(formats, name)
     environment.filters.update(
-        points=points, p_value=p_value, entry_name=entry_name, chance_warning=describe_sizes_at_chance
+        points=points, p_value=p_value, entry_name=entry_name, majority_warning=describe_sizes_at_majority
     )
     evaluations = _by_evaluation(record["results"])
     return environment.get_template("study.html.jinja").render(
@@ -52,12 +52,13 @@ def _by_evaluation(entries: Sequence[Mapping[str, Any]]) -> dict[str, list[Mappi
     return evaluations
 
 
-def describe_sizes_at_chance(curve: Mapping[str, Any]) -> str:
-    """Return a warning about the sizes of a learning curve at which the model has learned nothing measurable."""
-    sizes = join_names([formats.count(round(size)) for size in curve["at_chance"]], "and")
+def describe_sizes_at_majority(curve: Mapping[str, Any]) -> str:
+    """Return a warning about the sizes at which accuracy is not measurably above that of the majority class."""
+    sizes = join_names([formats.count(round(size)) for size in curve["sizes_at_majority"]], "and")
     return (
-        f"Trained on {sizes} rows, the model is not measurably better than always giving the most frequent answer. The "
-        "power law does not describe such sizes, so its predictions are unreliable. Use larger sizes or more epochs."
+        f"Trained on {sizes} rows, the model is not measurably more accurate than always giving the majority class of "
+        "the evaluation rows. The power law does not describe such sizes, so its predictions are unreliable. Use "
+        "larger sizes or more epochs."
     )
 
 

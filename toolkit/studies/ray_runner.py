@@ -20,7 +20,7 @@ def run_on_node(folder: str, name: str, specification: str, threads: int) -> int
     """Run a cell on this node until it ends, and return its exit code. Ray calls this function as a task."""
     process = start_cell(Path(folder), name, specification, threads)
     try:
-        # In short waits, because Ray cancels a task with a KeyboardInterrupt, which Python raises only between two.
+        # Wait in short steps: Ray cancels a task with a KeyboardInterrupt, which Python raises only between two waits.
         while (code := poll(process)) is None:
             pass
         return code

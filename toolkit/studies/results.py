@@ -219,7 +219,7 @@ def _fit_points(points: Sequence[Sequence[SeedResult]]) -> LearningCurve:
         [statistics.fmean(seed.trained_rows or 0 for seed in point) for point in points],
         np.stack([correct_share([seed.rows for seed in point]) for point in points]),
         row_groups(first),
-        chance=float(np.bincount(first.gold).max() / len(first.gold)),
+        majority_accuracy=float(np.bincount(first.gold).max() / len(first.gold)),
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from itertools import product
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from toolkit.recipe.section import Count, Section
 
@@ -76,19 +76,9 @@ class RangeSection(Section):
 
 
 Choices = Annotated[tuple[bool | int | float | str | None, ...], Field(strict=False, min_length=1)]
-
-
-def _check_range(value: Any) -> Any:
-    """Check the keys of a range, because pydantic's messages do not name the hyperparameter."""
-    if isinstance(value, Mapping) and not {"low", "high"} <= set(value) <= {"low", "high", "log"}:
-        raise ValueError(f"search.space: {dict(value)} is not a range; write e.g. {{low: 1e-4, high: 1e-3, log: true}}")
-    return value
-
-
 Space = Annotated[
     Annotated[RangeSection, Tag("range")] | Annotated[Choices, Tag("choices")],
     Discriminator(lambda value: "range" if isinstance(value, Mapping | RangeSection) else "choices"),
-    BeforeValidator(_check_range),
 ]
 """The values of a hyperparameter. Their type is decided first, so that a mistake is not reported for both."""
 
@@ -109,6 +99,17 @@ class SearchSection(Section):
         description="Stop trials that are worse than the median of completed trials at the same step.",
     )
     seed: Seed = Field(default=0, description="The seed of the search.")
+
+    @field_validator("space", mode="before")
+    @classmethod
+    def _check_ranges(cls, space: Any) -> Any:
+        """Check the keys of ranges here, because pydantic's messages would not name the hyperparameter."""
+        for key, value in space.items() if isinstance(space, Mapping) else ():
+            if isinstance(value, Mapping) and not {"low", "high"} <= set(value) <= {"low", "high", "log"}:
+                raise ValueError(
+                    f"search.space: {key}: {dict(value)} is not a range; write e.g. {{low: 8, high: 64, log: true}}"
+                )
+        return space
 
 
 class Study(Section):
@@ -184,7 +185,7 @@ def _find_mistake(study: Study) -> str | None:
         if rows := [
             key for key in variant.evaluation_overrides if key.startswith(_ROWS) or key in ("data", "data.eval")
         ]:
-            return f"{where}: evaluation_overrides: {rows[0]} chooses rows; name them in evaluations instead"
+            return f"{where}: evaluation_overrides: {rows[0]} selects the evaluation rows; set data under evaluations"
         if reserved := {"seed", "data.train_rows"} & {*variant.overrides, *variant.grid, *study.overrides}:
             key = min(reserved)
             instead = "seeds" if key == "seed" else "train_sizes"
@@ -203,8 +204,8 @@ def _find_mistake(study: Study) -> str | None:
 
 
 def _find_repeated(values: Sequence[Any]) -> list[Any]:
-    """Return the values that occur earlier in a list, too."""
-    return [value for place, value in enumerate(values) if value in values[:place]]
+    """Return the values that repeat an earlier one."""
+    return [value for index, value in enumerate(values) if value in values[:index]]
 
 
 def _lists_of_numbers(study: Study) -> list[tuple[str, tuple[int, ...]]]:

@@ -80,10 +80,9 @@ class Search:
         return str(self._values["training"]["best_metric"])
 
     def trial_cell(self, values: Mapping[str, Any]) -> Cell:
-        """Return the run of a trial. It is named after its values, so that an interrupted trial finds its run again.
+        """Return the run of a trial, named after its values, or raise RecipeError if the recipe does not accept them.
 
-        Raises:
-            RecipeError: If the recipe does not accept the values.
+        With the same name, an interrupted trial finds its run again.
         """
         changes, name = {**values, "seed": self.study.seeds[0]}, Path(self.study.recipe or "").name
         return Cell(trial_name(values), build_recipe(self._values, name, changes), ())
@@ -102,8 +101,8 @@ class Search:
             )
         if path.is_file() and read_json_object(path) != self._identity:
             raise RunError(
-                f"The search in {self.folder.path} has another recipe, space, seed or pruning than when it started, or "
-                "its training rows, dev rows or base model have changed.",
+                f"The recipe, space, seed, pruning, training rows, dev rows or base model of the search in "
+                f"{self.folder.path} has changed since the search started.",
                 hint="Restore them, or choose another folder with output_dir. Trials can be added, but not changed.",
             )
 
@@ -113,22 +112,23 @@ class Search:
 
     @cached_property
     def _identity(self) -> dict[str, Any]:
-        """What the trials depend on besides their values, saved as search.json."""
+        """Everything that the trials depend on besides their values, saved as search.json."""
         from toolkit.api.preflight import preflight
 
-        report = preflight(self.trial_cell(self._start).recipe)
-        rows = report.preflight.record()["data"]
+        models = boundary_values(self.section.space.get("model.name", (self._values["model"]["name"],)))
+        reports = [preflight(self.trial_cell(self._start | {"model.name": name}).recipe) for name in models]
+        rows = reports[0].preflight.record()["data"]
         return {
             "recipe": self._values,
             "seed": self.study.seeds[0],
             "search": self.section.model_dump(mode="json", exclude={"trials", "finalists"}),
             "rows": {name: rows[name]["fingerprint"] for name in ("train", "dev")},
-            "model": model_fingerprint(report.preflight.folder),
+            "models": [model_fingerprint(report.preflight.folder) for report in reports],
         }
 
     @property
     def _start(self) -> dict[str, Any]:
-        """The first end of each range and the first of all choices."""
+        """The lower end of each range and the first of each list of choices."""
         return {key: boundary_values(space)[0] for key, space in self.section.space.items()}
 
     def boundary_cells(self) -> list[Cell]:

@@ -20,7 +20,7 @@ def values_digest(values: Mapping[str, Any]) -> str:
 
 
 def unique_name(values: Mapping[str, Any]) -> str:
-    """Return a name of values for people, with a digest if there are texts, which can be alike as names of folders."""
+    """Return a readable name for values; with a digest if one is a string, because different ones can have one slug."""
     digest = f" ({values_digest(values)})" if any(isinstance(value, str) for value in values.values()) else ""
     return f"{describe_values(values, digits=6)}{digest}"
 

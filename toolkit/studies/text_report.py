@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from toolkit.studies.charts import entry_name
-from toolkit.studies.page import describe_sizes_at_chance, p_value, points
+from toolkit.studies.page import describe_sizes_at_majority, p_value, points
 from toolkit.utils.terminal import escape_control_characters
 
 
@@ -18,7 +18,8 @@ def text_report(record: Mapping[str, Any]) -> str:
     width = max((len(entry_name(entry)) for entry in entries), default=0)
     lines: list[str] = []
     for evaluation in dict.fromkeys(entry["evaluation"] for entry in entries):
-        lines.append(f"\naccuracy on {evaluation}")
+        is_curve = any(entry["train_size"] for entry in entries)
+        lines.append(f"\naccuracy on {evaluation}{' (n: training rows)' if is_curve else ''}")
         lines += [_describe(entry, width) for entry in entries if entry["evaluation"] == evaluation]
     for curve in record["learning_curves"]:
         low, high = curve["predicted_tenfold_interval"]
@@ -26,8 +27,8 @@ def text_report(record: Mapping[str, Any]) -> str:
             f"\n{curve['variant']} on {curve['evaluation']}: with ten times the rows, a power law predicts "
             f"{curve['predicted_tenfold']:.2%} [{low:.2%}, {high:.2%}]"
         )
-        if curve["at_chance"]:
-            lines.append(f"WARNING: {describe_sizes_at_chance(curve)}")
+        if curve["sizes_at_majority"]:
+            lines.append(f"WARNING: {describe_sizes_at_majority(curve)}")
     return escape_control_characters("\n".join(lines).strip("\n"))
 
 
