@@ -1,5 +1,6 @@
 """Heap fragmentation: the blocks that a layer frees, and the ones that smaller blocks refill."""
 
+import os
 import platform
 import subprocess
 import sys
@@ -121,6 +122,33 @@ def test_freed_blocks_are_returned() -> None:
         command = [sys.executable, "-c", MEMORY_AFTER_FREEING, mode]
         held_bytes.append(int(subprocess.run(command, cwd=ROOT, capture_output=True, check=True).stdout))
     assert held_bytes[0] > 100 << 20 and max(held_bytes[1:]) < 20 << 20
+
+
+MEMORY_OF_KERNELS = """
+import os
+import toolkit
+import psutil, torch
+if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+    os._exit(5)
+layer = torch.nn.Linear(64, 64, dtype=torch.bfloat16)
+before = None
+for rows in range(1, 301):
+    if rows == 101:  # the first kernels also load code and fill the heap
+        before = psutil.Process().memory_info().rss
+    layer(torch.zeros(rows, 64, dtype=torch.bfloat16))
+print(psutil.Process().memory_info().rss - before)
+"""
+
+
+def test_kernels_of_old_shapes_are_freed() -> None:
+    held_bytes = []
+    for environment in ({}, {"LRU_CACHE_CAPACITY": "1024", "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "1024"}):
+        command = [sys.executable, "-c", MEMORY_OF_KERNELS]
+        result = subprocess.run(command, cwd=ROOT, env={**os.environ, **environment}, capture_output=True, check=False)
+        if result.returncode == 5:
+            pytest.skip("torch does not use oneDNN for bfloat16 on this CPU")
+        held_bytes.append(int(result.stdout))
+    assert held_bytes[0] < held_bytes[1] / 4
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
