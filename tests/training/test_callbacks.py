@@ -8,7 +8,7 @@ import pytest
 
 from toolkit.batching.sampling import RowOrder
 from toolkit.training import callbacks
-from toolkit.training.callbacks import EpochOrder, HeapTrimming, Progress, TrainLog
+from toolkit.training.callbacks import EpochOrder, Progress, TrainLog
 
 
 @pytest.mark.parametrize(("progress", "epoch"), [(None, 0), (0, 0), (1.0, 1), (1.33, 1)])
@@ -17,18 +17,6 @@ def test_resumed_epoch_keeps_its_row_order(progress: float | None, epoch: int) -
     expected.set_epoch(epoch)
     EpochOrder(order).on_epoch_begin(None, SimpleNamespace(epoch=progress), None)
     assert list(order) == list(expected)
-
-
-def test_heap_is_trimmed_every_30_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
-    times, steps, trimmed = iter([0, 20, 31, 31, 50, 62, 62]), list[int](), list[int]()
-    monkeypatch.setattr(callbacks, "DEVICE", "cpu")
-    monkeypatch.setattr(callbacks, "trim_heap", lambda: trimmed.append(steps[-1]))
-    monkeypatch.setattr(callbacks, "time", SimpleNamespace(monotonic=lambda: next(times)))
-    callback = HeapTrimming()
-    for step in range(1, 5):
-        steps.append(step)
-        callback.on_step_end(None, None, None)
-    assert trimmed == [2, 4]
 
 
 def test_bar_keeps_the_latest_validation(monkeypatch: pytest.MonkeyPatch) -> None:

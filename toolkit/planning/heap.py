@@ -65,13 +65,3 @@ def return_freed_blocks() -> None:
     """
     with suppress(AttributeError, OSError):  # not glibc
         ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, 1 << 20)
-
-
-def trim_heap() -> None:
-    """Make glibc return all freed pages of the heap to the system, once.
-
-    Trees differ in shape from step to step, so blocks of different sizes are freed. The holes they leave add up over
-    hundreds of steps (docs/memory.md).
-    """
-    with suppress(AttributeError, OSError):  # not glibc
-        ctypes.CDLL(None).malloc_trim(0)

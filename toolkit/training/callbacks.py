@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.batching.sampling import RowOrder
-from toolkit.models.backend import DEVICE, TrainerCallback
-from toolkit.planning.heap import trim_heap
+from toolkit.models.backend import TrainerCallback
 from toolkit.runs.run_folder import finite_or_none
 from toolkit.utils.atomic_io import write_text
 from toolkit.utils.progress import progress_bar
@@ -16,7 +15,6 @@ from toolkit.utils.storage import storage_errors
 
 DEV_METRICS = ("dev_accuracy", "dev_macro_f1", "dev_nll")
 """The metrics of the dev rows in the log of a step, see `training.validation`."""
-_TRIM_SECONDS = 30.0
 
 
 class TrainLog(TrainerCallback):
@@ -102,22 +100,6 @@ class Progress(TrainerCallback):
         """Close the bar."""
         if self._bar is not None:
             self._bar.close()
-
-
-class HeapTrimming(TrainerCallback):
-    """A callback that returns freed memory to the system every 30 seconds on a CPU, see `trim_heap`.
-
-    Returning a gigabyte takes 0.1 to 0.2 s, which is less than 1% of the time between two calls.
-    """
-
-    def __init__(self) -> None:
-        self._last_time = time.monotonic()
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Trim the heap after a step if the last trim was at least 30 seconds ago."""
-        if DEVICE == "cpu" and time.monotonic() - self._last_time >= _TRIM_SECONDS:
-            trim_heap()
-            self._last_time = time.monotonic()
 
 
 class EpochOrder(TrainerCallback):

@@ -13,7 +13,7 @@ from toolkit.batching.sampling import row_length_multiple
 from toolkit.models.backend import DataCollatorWithPadding, Trainer, TrainingArguments, quiet
 from toolkit.models.encoder import attach_encoder_lora, load_encoder
 from toolkit.planning.job import TrainingJob
-from toolkit.training.callbacks import HeapTrimming, Progress
+from toolkit.training.callbacks import Progress
 from toolkit.training.objective import summed_label_loss
 from toolkit.training.trainer import MicroBatchAccumulationMixin, configure_trainer, shared_arguments
 
@@ -95,7 +95,7 @@ def make_encoder_trainer(job: TrainingJob, model: Any, checkpoints: Path) -> Enc
             train_dataset=rows,
             data_collator=NumberedCollator(PairCollator(pad, job.plan.micro_batch_size)),
             processing_class=job.preflight.row_tokenizer.tokenizer,
-            callbacks=[Progress(), HeapTrimming()],
+            callbacks=[Progress()],
         )
     configure_trainer(trainer, job, checkpoints)
     return trainer

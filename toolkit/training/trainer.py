@@ -17,7 +17,7 @@ from toolkit.models.backend import DEVICE, PrinterCallback, SFTConfig, SFTTraine
 from toolkit.planning.job import TrainingJob
 from toolkit.runs.run_folder import RunFolder
 from toolkit.training.atomic_checkpoints import AtomicCheckpointMixin
-from toolkit.training.callbacks import EpochOrder, HeapTrimming, Progress
+from toolkit.training.callbacks import EpochOrder, Progress
 from toolkit.training.divergence import DivergenceGuard
 from toolkit.training.objective import summed_loss
 from toolkit.training.trackers import TRACKERS, TrackerCallback
@@ -179,7 +179,7 @@ def make_trainer(job: TrainingJob, model: Any, checkpoints: Path) -> ClassifierT
             train_dataset=rows,
             data_collator=NumberedCollator(job.collator()),
             processing_class=job.preflight.row_tokenizer.tokenizer,
-            callbacks=[Progress(), HeapTrimming()],
+            callbacks=[Progress()],
         )
     configure_trainer(trainer, job, checkpoints)
     return trainer
