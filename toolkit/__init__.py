@@ -46,9 +46,9 @@ __version__ = "0.1.0"
 # spin for long, they take the cores from other processes, and a step that runs next to others takes twice as long. If
 # they sleep at once, waking them up makes a step a third slower. A short spin avoids both.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
-# On a CPU, torch and oneDNN each keep the compiled kernels of the last 1,024 shapes: 0.5 MB per shape in bfloat16.
-# Nearly every tree has new shapes, so runs grew by up to a gigabyte (pytorch/pytorch#98688). Kernels are reused by all
-# layers of a step, for which 64 are enough (docs/memory.md).
+# On a CPU, torch and oneDNN each cache 1,024 compiled kernels, 0.6 MB per shape of a small bfloat16 layer. Nearly every
+# tree has new shapes, so runs grew by up to a gigabyte (pytorch/pytorch#98688). The layers of a step share their
+# kernels, so 64 are enough (docs/memory.md).
 for _cache in ("LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY"):
     os.environ.setdefault(_cache, "64")
 # When llama.cpp aborts, it starts a debugger for a backtrace, which fills the terminal.
