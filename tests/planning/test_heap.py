@@ -149,6 +149,8 @@ def test_kernels_of_old_shapes_are_freed() -> None:
             pytest.skip("torch does not use oneDNN for bfloat16 on this CPU")
         assert result.returncode == 0, result.stderr
         held_bytes.append(int(result.stdout))
+    if held_bytes[1] < 50 << 20:
+        pytest.skip("kernels take little memory on this CPU")  # 16 MB without bfloat16 instructions, 133 MB with them
     assert held_bytes[0] < held_bytes[1] / 4
 
 
